@@ -1,0 +1,254 @@
+"""Every promise of the data plane in one place: what a Store asks of a connector, and a base for those who write one.
+
+Rules that every connector keeps (the shipped `proxyfab.testing.ConnectorTests` checks them):
+1. Objects are written once. `put` under a key that holds a live object raises KeyExists unless `replace=True`.
+2. A put that returned can be read whole, by whoever has the key, until it is evicted or expires. A put that did not
+   return can never be read in part; it may or may not be readable whole.
+3. Missing is `None` (`get`, `stat`) or `False` (`exists`, `evict`), never an exception; evicted and expired are missing.
+4. `close()` is idempotent and never deletes; `clear()` deletes what its own namespace holds and says how many objects.
+5. Construction does no I/O; the first operation opens. After `close()` operations raise ConnectorError.
+6. Every method may be called from any thread, and in a child after a fork.
+7. Foreign exceptions are translated: nothing but the tree of `proxyfab.errors` comes out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError
+from proxyfab.keys import Key
+from proxyfab.trace import here
+
+Self = TypeVar("Self", bound="BaseConnector")
+
+
+class Stat(NamedTuple):
+    """What is known of a stored object without reading it."""
+
+    key: Key
+    nbytes: int
+    """Bytes of the stored frames."""
+    created: float
+    """Seconds since the epoch."""
+    expires: float | None
+    """Seconds since the epoch; None without a time to live."""
+    namespace: str
+    owner: str
+    """`pid@host` of the process that an ephemeral namespace lives with, `""` for a named one."""
+
+
+class Reclaimed(NamedTuple):
+    """What `reap` took back, or would take back, and why."""
+
+    what: str
+    nbytes: int
+    reason: str
+
+
+class Source(Protocol):
+    """What a Ref needs of a store: enough to fetch, to let go, and to say where it is."""
+
+    @property
+    def url(self) -> str: ...
+    def resolve(self, key: Key, *, timeout: float | None = None) -> Any: ...
+    def exists(self, key: Key) -> bool: ...
+    def evict(self, key: Key) -> bool: ...
+
+
+class Connector(Protocol):
+    """Moves bytes by key. Sync, because an operator on a proxy cannot await."""
+
+    scheme: ClassVar[str]
+    checksums: ClassVar[bool]
+    """Whether payload bytes leave memory, so that the store adds a checksum over them and readers verify it."""
+    local: bool
+    """Whether `get` is as cheap as a cache hit (memory, mapped), so that a store need not cache what it got."""
+
+    @property
+    def spec(self) -> str:
+        """The URL that opens the same place in another process. Never holds a secret."""
+    @property
+    def place(self) -> str:
+        """Where the bytes lie, for links: a host name, or scheme and address."""
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key: ...
+    def get(self, key: Key) -> Frames | None: ...
+    def exists(self, key: Key) -> bool: ...
+    def evict(self, key: Key) -> bool: ...
+    def put_many(
+        self, many: Sequence[Frames], *, keys: Sequence[Key] | None = None, ttl: float | None = None, replace: bool = False
+    ) -> list[Key]: ...
+    def get_many(self, keys: Sequence[Key]) -> list[Frames | None]: ...
+    def exists_many(self, keys: Sequence[Key]) -> list[bool]: ...
+    def evict_many(self, keys: Sequence[Key]) -> list[bool]: ...
+    def reserve(self) -> Key:
+        """A key made here, under which anybody may put later; nothing is stored."""
+    def stat(self, key: Key) -> Stat | None: ...
+    def close(self) -> None: ...
+    def clear(self) -> int: ...
+
+
+@runtime_checkable
+class SupportsWatch(Protocol):
+    """Can wait for an object to appear."""
+
+    wait_bound: float
+    """Seconds that a waiter may sleep past the put at worst; 0 where it is told."""
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        """True as soon as the object is there, False when `timeout` seconds have passed."""
+
+
+@runtime_checkable
+class SupportsRange(Protocol):
+    """Can read a part of an object without moving the rest."""
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None: ...
+
+
+@runtime_checkable
+class SupportsLease(Protocol):
+    """Can move an object's expiry."""
+
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        """Expire `ttl` seconds from now (None: never). False when the object is missing."""
+
+
+@runtime_checkable
+class SupportsScan(Protocol):
+    """Can list what it holds."""
+
+    def scan(self) -> Iterator[Stat]:
+        """Every object of this connector's namespace or, if its URL names none, of all namespaces at its place."""
+
+
+@runtime_checkable
+class SupportsReap(Protocol):
+    """Can take back what ended processes and passed deadlines left behind."""
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]: ...
+
+
+@runtime_checkable
+class SupportsAsync(Protocol):
+    """Has native coroutines; where it has not, a store runs the sync form in a thread."""
+
+    async def aget(self, key: Key) -> Frames | None: ...
+    async def aput(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key: ...
+
+
+class BaseConnector:
+    """For those who implement: write `put`, `get`, `exists`, `evict`, `stat`, `clear`, `spec` and inherit the rest.
+
+    What is inherited is correct anywhere and slower where the backend knows better: batches loop, `get_range` reads the
+    whole object, `wait` polls every 1 to 20 ms.
+    """
+
+    scheme: ClassVar[str]
+    checksums: ClassVar[bool] = True
+    local: bool = False
+    wait_bound: float = 0.02
+
+    @classmethod
+    def from_url(cls: type[Self], url: str, *, name: str | None = None) -> Self:
+        """The connector that `url` describes; `name` makes its namespace persistent."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def place(self) -> str:
+        return here()
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        raise NotImplementedError
+
+    def get(self, key: Key) -> Frames | None:
+        raise NotImplementedError
+
+    def exists(self, key: Key) -> bool:
+        return self.stat(key) is not None
+
+    def evict(self, key: Key) -> bool:
+        raise NotImplementedError
+
+    def stat(self, key: Key) -> Stat | None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what this process holds open; deletes nothing."""
+
+    def clear(self) -> int:
+        raise NotImplementedError
+
+    def reserve(self) -> Key:
+        return Key.draw()
+
+    def put_many(
+        self, many: Sequence[Frames], *, keys: Sequence[Key] | None = None, ttl: float | None = None, replace: bool = False
+    ) -> list[Key]:
+        pairs = zip(many, keys if keys is not None else [None] * len(many), strict=True)
+        return [self.put(frames, key=key, ttl=ttl, replace=replace) for frames, key in pairs]
+
+    def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
+        return [self.get(key) for key in keys]
+
+    def exists_many(self, keys: Sequence[Key]) -> list[bool]:
+        return [self.exists(key) for key in keys]
+
+    def evict_many(self, keys: Sequence[Key]) -> list[bool]:
+        return [self.evict(key) for key in keys]
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
+        check_range(offset, length)
+        frames = self.get(key)
+        return None if frames is None else frames.slice(offset, length)
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for pause in _pauses(self.wait_bound):
+            if self.exists(key):
+                return True
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            time.sleep(left)
+        raise AssertionError("unreachable: pauses never end")
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_url, (self.spec,)
+
+
+def _pauses(longest: float) -> Iterable[float]:
+    pause = 0.001
+    while True:
+        yield min(pause, longest)
+        pause *= 1.5
+
+
+def check_ttl(ttl: float | None) -> None:
+    """Refuse a time to live that is not a positive number of seconds."""
+    if ttl is not None and not ttl > 0:
+        raise ConfigurationError(f"A time to live is a positive number of seconds, not {ttl!r}.")
+
+
+def check_range(offset: int, length: int) -> None:
+    """Refuse a negative range."""
+    if offset < 0 or length < 0:
+        raise ConfigurationError(f"A range needs offset >= 0 and length >= 0, not {offset} and {length}.")

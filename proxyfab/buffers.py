@@ -1,0 +1,97 @@
+"""Buffers and Frames: bytes in pieces that are joined only when somebody asks.
+
+Promises: no payload byte is copied here but by `join` and `copy_into`, and both say so. Leaves the meaning of the
+bytes to `wire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as _Buffer
+
+    Buffer: TypeAlias = _Buffer
+else:
+    Buffer = object
+
+_EMPTY = memoryview(b"")
+
+
+def byte_view(buffer: Buffer) -> memoryview:
+    """One-dimensional unsigned-byte view of any contiguous buffer (C or Fortran order); copies nothing."""
+    view = memoryview(buffer)
+    if view.format == "B" and view.ndim == 1 and view.contiguous:
+        return view
+    if view.nbytes == 0:
+        return _EMPTY
+    if view.c_contiguous:
+        return view.cast("B")
+    # PickleBuffer.raw() is the standard library's way to flatten Fortran order without a copy.
+    from pickle import PickleBuffer
+
+    return PickleBuffer(buffer).raw()
+
+
+class Frames:
+    """An immutable list of byte views with a total length.
+
+    Thread-safe (nothing changes after construction). The views keep their exporters alive, so a mapped file or a
+    leased segment stays valid as long as its Frames, or any view taken from them, does.
+    """
+
+    __slots__ = ("nbytes", "views")
+
+    views: tuple[memoryview, ...]
+    nbytes: int
+
+    def __init__(self, parts: Iterable[Buffer] = ()) -> None:
+        self.views = tuple(map(byte_view, parts))
+        self.nbytes = sum([view.nbytes for view in self.views])
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return iter(self.views)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal bytes in total, however they are cut. Joins both sides: for tests, not for hot paths."""
+        if not isinstance(other, Frames):
+            return NotImplemented
+        return self.nbytes == other.nbytes and self.tobytes() == other.tobytes()
+
+    __hash__ = None  # type: ignore[assignment]  # equality by content of large buffers is no basis for a dict
+
+    def __repr__(self) -> str:
+        return f"Frames({len(self.views)} views, {self.nbytes} bytes)"
+
+    def join(self) -> memoryview:
+        """One view over all bytes: the only view itself when there is one, otherwise a copy of everything."""
+        if len(self.views) == 1:
+            return self.views[0]
+        return memoryview(self.tobytes())
+
+    def tobytes(self) -> bytes:
+        """A copy of all bytes."""
+        return b"".join(self.views)
+
+    def copy_into(self, target: memoryview, offset: int = 0) -> int:
+        """Copy all bytes to `target[offset:]`, one memcpy a view; returns the offset behind the last byte."""
+        for view in self.views:
+            end = offset + view.nbytes
+            target[offset:end] = view
+            offset = end
+        return offset
+
+    def slice(self, offset: int, length: int) -> Frames:
+        """The bytes `[offset, offset + length)`, cut at the end like a Python slice; copies nothing."""
+        end = min(offset + length, self.nbytes)
+        parts, start = [], 0
+        for view in self.views:
+            low, high = max(offset - start, 0), min(end - start, view.nbytes)
+            if low < high:
+                parts.append(view[low:high])
+            start += view.nbytes
+        return Frames(parts)

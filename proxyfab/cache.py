@@ -1,0 +1,65 @@
+"""LRU bounded by bytes. Thread-safe; holds its lock only to touch its own dict, never while anything is loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class ByteLRU(Generic[K, V]):
+    """The most recently used values, at most `limit` bytes of them as `size_of` counts.
+
+    A value larger than the limit is not kept. `limit=0` keeps nothing.
+    """
+
+    def __init__(self, limit: int, size_of: Callable[[V], int]) -> None:
+        self.limit = limit
+        self.nbytes = 0
+        self._size_of = size_of
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """The value, now the youngest; None when it is not here."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: K, value: V) -> None:
+        """Keep the value and drop the oldest ones until the bound holds again."""
+        size = self._size_of(value)
+        with self._lock:
+            self._drop(key)
+            if size > self.limit:
+                return
+            self._values[key] = value
+            self.nbytes += size
+            while self.nbytes > self.limit:
+                self._drop(next(iter(self._values)))
+
+    def pop(self, key: K) -> V | None:
+        """Forget one value and hand it out."""
+        with self._lock:
+            return self._drop(key)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._values.clear()
+            self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _drop(self, key: K) -> V | None:
+        value = self._values.pop(key, None)
+        if value is not None:
+            self.nbytes -= self._size_of(value)
+        return value

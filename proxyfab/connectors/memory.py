@@ -1,0 +1,176 @@
+"""`memory://`: a dict in this process, for tests, threads and single-process scripts.
+
+Promises: a put copies, so what the caller does to its buffers afterwards changes nothing here. A key that was made in
+another process is refused with that process's name instead of found missing; a forked child reads what it inherited.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_ttl
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConnectorError, KeyExists
+from proxyfab.keys import Key
+from proxyfab.osio.memory import allocate
+from proxyfab.spec import ConnectorSpec, check_name
+from proxyfab.trace import here
+
+
+class _Entry:
+    __slots__ = ("created", "expires", "frames")
+
+    def __init__(self, frames: Frames, expires: float | None) -> None:
+        self.frames = frames
+        self.created = time.time()
+        self.expires = expires
+
+    def alive(self) -> bool:
+        return self.expires is None or time.time() < self.expires
+
+
+class _Space:
+    """One namespace. The condition guards the dict and wakes waiters; it is held for dict operations only."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, _Entry] = {}
+        self.changed = threading.Condition()
+
+
+_spaces: dict[str, _Space] = {}
+_counter = itertools.count()
+_ancestors: set[str] = set()
+
+
+def _process() -> str:
+    return f"{os.getpid()}.{here()}"
+
+
+class MemoryConnector(BaseConnector):
+    """Objects in this process's own memory.
+
+    Args:
+        name: A name shares the namespace among all connectors of this process that use it; without one it is this
+            connector's own.
+    """
+
+    scheme: ClassVar[str] = "memory"
+    checksums: ClassVar[bool] = False
+    local = True
+    wait_bound = 0.0
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = f"~{next(_counter)}.{_process()}" if name is None else name
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str, *, name: str | None = None) -> MemoryConnector:
+        spec = ConnectorSpec.parse(url)
+        spec.take()
+        if name is not None:
+            check_name(name)
+        return cls(name or spec.host or None)
+
+    @property
+    def spec(self) -> str:
+        return f"memory://{self.name}"
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        check_ttl(ttl)
+        space = self._space()
+        key = Key.draw(_process()) if key is None else key.at(_process())
+        block = allocate(frames.nbytes)
+        frames.copy_into(block)  # the one copy, into the store
+        entry = _Entry(Frames([block.toreadonly()]), None if ttl is None else time.time() + ttl)
+        with space.changed:
+            old = space.entries.get(key.id)
+            if old is not None and old.alive() and not replace:
+                raise KeyExists(f"{self.spec} already holds {key.id}; objects are written once (say replace=True).")
+            space.entries[key.id] = entry
+            space.changed.notify_all()
+        return key
+
+    def get(self, key: Key) -> Frames | None:
+        entry = self._find(key)
+        return None if entry is None else entry.frames
+
+    def evict(self, key: Key) -> bool:
+        found = self._find(key)
+        with self._space().changed:
+            return self._space().entries.pop(key.id, None) is not None and found is not None
+
+    def stat(self, key: Key) -> Stat | None:
+        entry = self._find(key)
+        return None if entry is None else self._stat(key.id, entry)
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        space = self._space()
+        with space.changed:
+            return space.changed.wait_for(lambda: self._find(key) is not None, timeout)
+
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        check_ttl(ttl)
+        entry = self._find(key)
+        if entry is not None:
+            entry.expires = None if ttl is None else time.time() + ttl
+        return entry is not None
+
+    def scan(self) -> Iterator[Stat]:
+        for id, entry in list(self._space().entries.items()):
+            if entry.alive():
+                yield self._stat(id, entry)
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
+        dead = [(id, entry) for id, entry in list(self._space().entries.items()) if not entry.alive()]
+        if not dry_run:
+            for id, _ in dead:
+                self._space().entries.pop(id, None)
+        return [Reclaimed(f"{self.spec} {id}", entry.frames.nbytes, "its time to live passed") for id, entry in dead]
+
+    def clear(self) -> int:
+        space = self._space()
+        with space.changed:
+            count = sum(entry.alive() for entry in space.entries.values())
+            space.entries.clear()
+        return count
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _space(self) -> _Space:
+        if self._closed:
+            raise ConnectorError(f"{self.spec} was closed; open a new one.")
+        space = _spaces.get(self.name)
+        if space is None:
+            home = self.name.partition(".")[2]
+            if self.name.startswith("~") and home != _process() and home not in _ancestors:
+                raise ConnectorError(f"{self.spec} lives in another process and cannot be opened here; use shm:// between processes.")
+            space = _spaces.setdefault(self.name, _Space())
+        return space
+
+    def _find(self, key: Key) -> _Entry | None:
+        if key.where and key.where != _process() and key.where not in _ancestors:
+            raise ConnectorError(f"{key.id} lies in the memory of process {key.where}, not of {_process()}; use shm:// between processes.")
+        entry = self._space().entries.get(key.id)
+        return entry if entry is not None and entry.alive() else None
+
+    def _stat(self, id: str, entry: _Entry) -> Stat:
+        owner = _process().replace(".", "@", 1) if self.name.startswith("~") else ""
+        return Stat(Key(id, _process()), entry.frames.nbytes, entry.created, entry.expires, self.name, owner)
+
+
+def _remember_parent() -> None:
+    for space in _spaces.values():
+        space.changed = threading.Condition()
+
+
+def _note_process() -> None:
+    _ancestors.add(_process())
+
+
+os.register_at_fork(before=_note_process, after_in_child=_remember_parent)

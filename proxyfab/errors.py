@@ -1,0 +1,76 @@
+"""Every error proxyfab raises, in one tree; each is also a fitting built-in, and each pickles.
+
+    ProxyfabError
+    ├── KeyNotFound           LookupError          no object under this key (evicted, expired, never there)
+    ├── KeyExists             ValueError           objects are written once; say replace=True
+    ├── ConnectorError        ConnectionError      the place where bytes lie cannot be reached or used
+    ├── ResolveTimeout        TimeoutError         a deadline passed
+    ├── IntegrityError        ValueError           bytes are not what was written
+    ├── SerializationError    ValueError           an object cannot become bytes, or bytes an object
+    ├── CapacityError         MemoryError          a disk, a memory or a quota is full
+    ├── AccessDenied          PermissionError      the place refuses
+    ├── BorrowError           RuntimeError         ownership's rules were broken
+    ├── CapabilityError       NotImplementedError  the backend cannot do this at all
+    ├── MissingDependency     ImportError          an extra is not installed (the pip line is in the message)
+    ├── BackPressureError     RuntimeError         a bounded queue is full
+    └── ConfigurationError    ValueError           a URL, an option or a name makes no sense
+
+A message is a sentence: what failed, on what, what to do. It is the only argument, so that every error crosses a
+process boundary whole.
+"""
+
+
+class ProxyfabError(Exception):
+    """Root of the tree: catch this to catch everything proxyfab raises."""
+
+
+class KeyNotFound(ProxyfabError, LookupError):
+    """No object lies under this key: it was evicted, it expired, its owner ended, or it was never there."""
+
+
+class KeyExists(ProxyfabError, ValueError):
+    """An object already lies under this key, and objects are written once."""
+
+
+class ConnectorError(ProxyfabError, ConnectionError):
+    """A connector cannot reach or use the place where its bytes lie."""
+
+
+class ResolveTimeout(ProxyfabError, TimeoutError):
+    """The deadline of a wait passed."""
+
+
+class IntegrityError(ProxyfabError, ValueError):
+    """Bytes are truncated, damaged or not proxyfab's."""
+
+
+class SerializationError(ProxyfabError, ValueError):
+    """An object cannot become bytes, or bytes cannot become an object here."""
+
+
+class CapacityError(ProxyfabError, MemoryError):
+    """A disk, a memory or a quota is full."""
+
+
+class AccessDenied(ProxyfabError, PermissionError):
+    """The place where the bytes lie refuses this process."""
+
+
+class BorrowError(ProxyfabError, RuntimeError):
+    """The rules of ownership were broken."""
+
+
+class CapabilityError(ProxyfabError, NotImplementedError):
+    """The backend lacks this ability, and no slower form of it would be correct."""
+
+
+class MissingDependency(ProxyfabError, ImportError):
+    """An optional package is not installed; the message holds the pip line."""
+
+
+class BackPressureError(ProxyfabError, RuntimeError):
+    """A bounded queue is full and the caller chose an error over waiting."""
+
+
+class ConfigurationError(ProxyfabError, ValueError):
+    """A URL, an option or a name makes no sense; the message says which and what is allowed."""

@@ -1,0 +1,85 @@
+"""Key: the name of some bytes. An id, and an opaque locator that only the connector which made it reads.
+
+Promises: frozen, hashable, printable, and `Key.parse(str(key)) == key`. Not a tuple on purpose: task frameworks walk
+into tuples.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NoReturn
+
+from proxyfab.errors import ConfigurationError
+
+MAX_ID = 200
+
+
+class Key:
+    """Names one object on the data plane.
+
+    Attributes:
+        id: 1 to 200 characters without `@`, control characters or spaces at the ends; 32 hexadecimal digits if drawn.
+        where: locator, `""` for a key that no connector has seen yet.
+    """
+
+    __slots__ = ("id", "where")
+
+    id: str
+    where: str
+
+    def __init__(self, id: str, where: str = "") -> None:
+        if not 0 < len(id) <= MAX_ID or "@" in id or not id.isprintable() or id != id.strip():
+            raise ConfigurationError(
+                f"{id!r} cannot name an object: use 1 to {MAX_ID} printable characters without '@' or outer spaces."
+            )
+        _set(self, "id", id)
+        _set(self, "where", where)
+
+    @classmethod
+    def draw(cls, where: str = "") -> Key:
+        """A key that nobody else has: 128 random bits from the operating system (so safe after a fork)."""
+        self = cls.__new__(cls)
+        _set(self, "id", os.urandom(16).hex())
+        _set(self, "where", where)
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """The inverse of `str(key)`."""
+        id, _, where = text.partition("@")
+        return cls(id, where)
+
+    def at(self, where: str) -> Key:
+        """The same id with a locator."""
+        return Key(self.id, where)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.where}" if self.where else self.id
+
+    def __repr__(self) -> str:
+        return f"Key({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key):
+            return NotImplemented
+        return self.id == other.id and self.where == other.where
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.where))
+
+    def __reduce__(self) -> tuple[type[Key], tuple[str, str]]:
+        return Key, (self.id, self.where)
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"A Key is frozen; make a new one instead of setting {name!r}.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"A Key is frozen; {name!r} cannot be deleted.")
+
+
+_set = object.__setattr__
+
+
+def as_key(key: Key | str) -> Key:
+    """A Key from a Key, or from the text of one."""
+    return key if isinstance(key, Key) else Key.parse(key)

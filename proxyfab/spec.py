@@ -1,0 +1,106 @@
+"""Names of places as data: a connector's URL in parts, a store's URL in parts, and sizes as people write them.
+
+A store's URL is its connector's, with the store's own options behind `#` where they differ from the defaults, so that a
+reference carries some tens of bytes: `shm://~3f9a2c`, `file:///scratch/me?ns=run7#inline=0`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from proxyfab.errors import ConfigurationError
+
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+INLINE_BELOW = 4096
+CACHE = 256 * 2**20
+
+
+class ConnectorSpec(NamedTuple):
+    """A connector's URL in parts. `layers` stand before the scheme: `lz4+redis://` has `("lz4",)`."""
+
+    scheme: str
+    host: str = ""
+    path: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    layers: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, url: str) -> ConnectorSpec:
+        """Cut a URL; a fragment is the store's and is refused here."""
+        match = _URL.match(url)
+        if match is None or match["fragment"] is not None:
+            raise ConfigurationError(f"{url!r} is not a connector's URL: it looks like shm://, file:///path or redis://host:6379/0.")
+        *layers, scheme = match["scheme"].split("+")
+        options = tuple(parse_qsl(match["query"] or "", keep_blank_values=True))
+        return cls(scheme, unquote(match["host"]), unquote(match["path"] or ""), options, tuple(layers))
+
+    def __str__(self) -> str:
+        query = f"?{urlencode(self.options, safe='~/:')}" if self.options else ""
+        return f"{'+'.join((*self.layers, self.scheme))}://{quote(self.host, safe='~:@,[]')}{quote(self.path, safe='/~')}{query}"
+
+    def take(self, *known: str) -> dict[str, str]:
+        """The options as a dict.
+
+        Raises:
+            ConfigurationError: There is one that is not in `known`, or layers that this connector cannot carry.
+        """
+        options = dict(self.options)
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ConfigurationError(f"{self.scheme}:// has no option {unknown[0]!r}; it knows {', '.join(known) or 'none'}.")
+        if self.layers:
+            raise ConfigurationError(f"{self.layers[0]}+ cannot be stacked on {self.scheme}:// in this version.")
+        return options
+
+
+class StoreSpec(NamedTuple):
+    """Everything that makes two stores the same store: where their bytes lie and how objects become bytes."""
+
+    connector: str
+    cache: int = CACHE
+    inline_below: int = INLINE_BELOW
+    serializer: str = "default"
+
+    @classmethod
+    def parse(cls, url: str) -> StoreSpec:
+        """The inverse of `str(spec)`."""
+        connector, _, fragment = url.partition("#")
+        options = dict(parse_qsl(fragment))
+        unknown = sorted(set(options) - {"cache", "inline", "serializer"})
+        if unknown:
+            raise ConfigurationError(f"A store has no option {unknown[0]!r} behind '#'; it knows cache, inline and serializer.")
+        return cls(
+            connector,
+            nbytes(options.get("cache", CACHE)),
+            nbytes(options.get("inline", INLINE_BELOW)),
+            options.get("serializer", "default"),
+        )
+
+    def __str__(self) -> str:
+        options = {"cache": (self.cache, CACHE), "inline": (self.inline_below, INLINE_BELOW), "serializer": (self.serializer, "default")}
+        fragment = urlencode({name: value for name, (value, usual) in options.items() if value != usual})
+        return f"{self.connector}#{fragment}" if fragment else self.connector
+
+
+def nbytes(size: int | str) -> int:
+    """A number of bytes from `4096`, `"4 KiB"`, `"100 KB"` (1,000 a step without the i) or `"1.5GiB"`."""
+    if isinstance(size, int):
+        if size < 0:
+            raise ConfigurationError(f"A size is not negative: {size}.")
+        return size
+    match = _SIZE.match(size)
+    if match is None:
+        raise ConfigurationError(f"{size!r} is not a size; write 4096, '4 KiB' or '100 MB'.")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+
+
+def check_name(name: str) -> str:
+    """A name that may stand in a URL, a directory and a Redis key; raises ConfigurationError otherwise."""
+    if not _NAME.match(name):
+        raise ConfigurationError(f"{name!r} cannot name a store: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first.")
+    return name
