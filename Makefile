@@ -1,0 +1,75 @@
+# Each target makes what it needs, from a fresh clone on a machine with Python >= 3.11, and leaves nothing running.
+#
+#   make demo       stream a real data set through the fabric; writes demo/report.html
+#   make test       the test suite                    (ARGS="-k name" goes to pytest)
+#   make test-slow  the tests marked slow or timing
+#   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/
+#   make lint       ruff, mypy, pyright and the floors
+#   make docs       the documentation, into site/
+#   make format     rewrite the code as ruff formats it
+#   make clean      remove everything that was made here
+#
+# PYTHON=python3.12 chooses the interpreter, which then has an environment of its own (.venv-3.12).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+ifndef VENV
+ifdef PYTHON
+VERSION := $(shell tools/find-python --version $(PYTHON))
+VENV := $(if $(VERSION),.venv-$(VERSION),$(error PYTHON=$(PYTHON) cannot be used))
+else
+VENV := .venv
+endif
+endif
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-slow bench lint docs format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# An environment that exists is kept, whichever Python it was made with; `make clean` lets go of it.
+$(BIN)/python:
+	@python=$$(tools/find-python $(PYTHON)); echo "making $(VENV) with $$python"; tools/make-venv $$python $(VENV)
+
+# One stamp per extra: only what a target needs is installed, and only again when pyproject.toml changed.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "installing proxyfab[$*] into $(VENV) (minutes the first time, then never)"
+	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	@$(BIN)/proxyfab demo $(ARGS)
+
+test: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -m 'not slow and not timing' $(ARGS)
+
+test-slow: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -m 'slow or timing' $(ARGS)
+
+bench: $(VENV)/.installed-demo $(VENV)/.installed-bench
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.installed-lint
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.installed-docs
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+format: $(VENV)/.installed-lint
+	@$(BIN)/ruff check --fix --select I
+	@$(BIN)/ruff format
+
+clean:
+	@rm -rf .venv .venv-3.* *.egg-info build dist site demo bench .hypothesis .import_linter_cache .*_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
