@@ -1,3 +1,169 @@
-"""The public API in every intended use. Read by mypy and pyright, never run."""
+"""The public API in every intended use. Read by mypy and pyright, never run.
+
+A line that a checker must refuse carries a `type: ignore` or `pyright: ignore` with its code: both report one that is
+not needed, so that a promise which stops being refused fails here.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, assert_type
+
+from proxyfab import (
+    Key,
+    Proxy,
+    Ref,
+    Store,
+    is_proxy,
+    is_resolved,
+    open_store,
+    prefetch,
+    ref_of,
+    resolve,
+    unwrap,
+)
+from proxyfab.abc import (
+    BaseConnector,
+    Connector,
+    Source,
+    SupportsLease,
+    SupportsRange,
+    SupportsReap,
+    SupportsScan,
+    SupportsWatch,
+)
+from proxyfab.buffers import Frames
+from proxyfab.connectors.file import FileConnector
+from proxyfab.connectors.memory import MemoryConnector
+from proxyfab.connectors.shm import SharedMemoryConnector
+from proxyfab.errors import KeyNotFound, ProxyfabError
+from proxyfab.trace import Link, Span, Total, listen, totals
+
+
+class Image:
+    """Somebody's own class."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def scaled(self, factor: float) -> Image:
+        return Image(int(self.width * factor))
+
+
+def length(text: str) -> int:
+    return len(text)
+
+
+# -- stores ------------------------------------------------------------------------------------------------------------
+
+store = Store()
+Store("file:///scratch/me", name="run7", cache="1 GiB", inline_below=0, serializer="safe")
+Store(MemoryConnector())
+Store(name="run7", seal=None)
+Store("shm://", "run7")  # type: ignore[misc]  # options are keyword-only  # pyright: ignore[reportCallIssue]
+assert_type(open_store("shm://run7"), Store)
+
+with Store() as entered:
+    assert_type(entered, Store)
+
+# -- objects by key ----------------------------------------------------------------------------------------------------
+
+key = store.put([1, 2], ttl=60)
+assert_type(key, Key)
+assert_type(store.put("x", key=store.reserve(), replace=True), Key)
+assert_type(store.put_many(["a", "b"]), list[Key])
+assert_type(store.exists(key), bool)
+assert_type(store.exists_many([key]), list[bool])
+assert_type(store.evict(key), bool)
+assert_type(store.evict_many([key]), list[bool])
+assert_type(store.clear(), int)
+assert_type(Key.parse(str(key)), Key)
+found: list[int] = store.get(key)
+found = store.get(str(key), default=[])
+many: list[list[int]] = store.get_many([key, key], default=[])
+
+# -- proxies are typed as what they stand for --------------------------------------------------------------------------
+
+image = store.proxy(Image(640))
+assert_type(image, Image)
+assert_type(image.width, int)
+assert_type(image.scaled(0.5), Image)
+assert_type(store.proxy("text"), str)
+assert_type(store.proxy({"a": 1.0}, once=True, ttl=5.0), dict[str, float])
+assert_type(store.proxy_many([Image(1), Image(2)]), list[Image])
+length(store.proxy("text"))
+length(store.proxy(3))  # type: ignore[arg-type]  # a proxy of an int is no str  # pyright: ignore[reportArgumentType]
+image.height  # type: ignore[attr-defined]  # an Image has none  # pyright: ignore[reportAttributeAccessIssue]
+anything: Image = store.proxy_from_key(key)
+
+assert_type(is_proxy(image), bool)
+assert_type(is_resolved(image), bool)
+assert_type(unwrap(image), Image)
+assert_type(unwrap(image, writable=True), Image)
+resolve(image)
+resolve(image, timeout=5.0)
+prefetch(image, store.ref(Image(1)))
+disguise: type[Proxy[Any]] = Proxy
+
+# -- references --------------------------------------------------------------------------------------------------------
+
+ref = store.ref(Image(640))
+assert_type(ref, Ref[Image])
+assert_type(ref(), Image)
+assert_type(ref.resolve(), Image)
+assert_type(ref.resolve(timeout=5.0), Image)
+assert_type(ref.proxy(), Image)
+assert_type(ref.nbytes, int)
+assert_type(ref.exists(), bool)
+assert_type(ref.evict(), bool)
+back: Ref[Image] = ref_of(image)
+by_key: Ref[Image] = store.ref_from_key(key)
+lazy: Callable[[], Image] = ref
+wider: Ref[object] = ref  # a Ref only gives, so it is covariant
+
+with store.ref(Image(640), once=True) as used:
+    assert_type(used, Image)
+
+
+async def coroutines() -> None:
+    assert_type(await store.aput([1]), Key)
+    assert_type(await store.aproxy(Image(640)), Image)
+    assert_type(await store.aevict(key), bool)
+    assert_type(await ref, Image)
+    value: list[int] = await store.aget(key, default=[])
+    waiting: Awaitable[Image] = ref
+    assert value
+    assert waiting
+
+
+# -- connectors keep the promise, statically ---------------------------------------------------------------------------
+
+source: Source = store
+connectors: list[Connector] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+waits: list[SupportsWatch] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+reads_parts: list[SupportsRange] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+renews: list[SupportsLease] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+lists: list[SupportsScan] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+reaps: list[SupportsReap] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+base: list[BaseConnector] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
+raw = MemoryConnector().put(Frames([b"bytes", bytearray(b"and more")]))
+assert_type(MemoryConnector().get(raw), Frames | None)
+
+# -- errors and observation --------------------------------------------------------------------------------------------
+
+try:
+    ref()
+except KeyNotFound as error:
+    missing: LookupError = error
+except ProxyfabError as error:
+    anything_else: Exception = error
+
+
+def note(span: Span) -> None:
+    assert_type(span.link, Link)
+    assert_type(span.seconds, float)
+
+
+stop = listen(note)
+stop()
+assert_type(totals.by_operation(), dict[str, Total])
