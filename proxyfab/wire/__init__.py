@@ -1,0 +1,1 @@
+"""What two machines must agree on: bytes in, events out; no socket, clock, thread or random source."""

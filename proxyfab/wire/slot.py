@@ -1,0 +1,101 @@
+"""The 64 bytes in front of every stored object: whose they are, how long, and until when. Sans-IO.
+
+Layout, little-endian, 64 bytes, so that a payload behind it in a mapped file stays aligned to 64:
+
+    0   8  magic `PFABSLOT`
+    8   2  version (1)
+    10  2  bytes of the key's id behind the payload (0: the file's name tells it)
+    12  4  reserved, zero
+    16  8  payload length
+    24  8  created, seconds since the epoch (float)
+    32  8  expires, seconds since the epoch (float); 0 for never
+    40  8  hash of the key's id (BLAKE2b, 64 bits)
+    48  8  capacity: bytes that the file has room for behind the header, for files that are recycled; 0 where it does not matter
+    56  4  reserved, zero
+    60  4  CRC-32 of bytes 0 to 59
+
+Promises: whatever bytes are given to `unpack`, the answer is a Slot or IntegrityError, and nothing is allocated from a
+length found inside. Lengths are not believed before `unpack` was told how much there really is. The payload itself is
+not covered: `wire.payload` checks it.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from typing import NamedTuple
+from zlib import crc32
+
+from proxyfab.errors import IntegrityError
+
+SIZE = 64
+MAGIC = b"PFABSLOT"
+VERSION = 1
+_FIELDS = struct.Struct("<8sHHIQddQQI")
+_CRC = struct.Struct("<I")
+_LARGEST = 1 << 62
+
+
+class Slot(NamedTuple):
+    """What the header of an object file says."""
+
+    length: int
+    """Payload bytes behind the header."""
+    created: float
+    """Seconds since the epoch."""
+    expires: float
+    """Seconds since the epoch; 0.0 for never."""
+    id_hash: int
+    """`id_hash(key.id)` of the key it was written under."""
+    id_length: int = 0
+    """Bytes of the key's id that follow the payload."""
+    capacity: int = 0
+    """Bytes the file has room for behind the header; 0 where it does not matter."""
+
+    def alive(self, now: float) -> bool:
+        """Whether it has not expired at `now`, seconds since the epoch."""
+        return not self.expires or now < self.expires
+
+    @property
+    def total(self) -> int:
+        """Bytes a file needs to hold all this."""
+        return SIZE + self.length + self.id_length
+
+
+def id_hash(id: str) -> int:
+    """64 bits of a key's id, to notice a file under the wrong name."""
+    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "little")
+
+
+def pack(slot: Slot) -> bytes:
+    """The 64 bytes."""
+    body = _FIELDS.pack(
+        MAGIC, VERSION, slot.id_length, 0, slot.length, slot.created, slot.expires, slot.id_hash, slot.capacity, 0
+    )
+    return body + _CRC.pack(crc32(body))
+
+
+def unpack(header: bytes | memoryview, *, available: int | None = None) -> Slot:
+    """Read a header.
+
+    Args:
+        header: At least 64 bytes; what follows is not looked at.
+        available: Bytes of the whole file. A header that promises more is refused.
+
+    Raises:
+        IntegrityError: Too short, foreign, damaged, of a newer version, or longer than the file. The message starts
+            with what is wrong and names no file: the caller knows it.
+    """
+    if len(header) < SIZE:
+        raise IntegrityError(f"it is cut off inside its header ({len(header)} of {SIZE} bytes)")
+    magic, version, id_length, _, length, created, expires, hashed, capacity, _ = _FIELDS.unpack_from(header)
+    if magic != MAGIC:
+        raise IntegrityError("it does not begin like an object of proxyfab")
+    if crc32(header[: SIZE - 4]) != _CRC.unpack_from(header, SIZE - 4)[0]:
+        raise IntegrityError("its header is damaged (checksum mismatch)")
+    if version != VERSION:
+        raise IntegrityError(f"its header has version {version} and this proxyfab reads {VERSION}; upgrade the reader")
+    slot = Slot(length, created, expires, hashed, id_length, capacity)
+    if length > _LARGEST or (available is not None and slot.total > available):
+        raise IntegrityError(f"it is cut off: {slot.total} bytes were written and {available} are there")
+    return slot
