@@ -60,7 +60,7 @@ store = Store()
 Store("file:///scratch/me", name="run7", cache="1 GiB", inline_below=0, serializer="safe")
 Store(MemoryConnector())
 Store(name="run7", seal=None)
-Store("shm://", "run7")  # type: ignore[misc]  # options are keyword-only  # pyright: ignore[reportCallIssue]
+Store("shm://", "run7")  # type: ignore[call-arg]  # options are keyword-only  # pyright: ignore[reportCallIssue]
 assert_type(open_store("shm://run7"), Store)
 
 with Store() as entered:
@@ -132,8 +132,8 @@ async def coroutines() -> None:
     assert_type(await ref, Image)
     value: list[int] = await store.aget(key, default=[])
     waiting: Awaitable[Image] = ref
-    assert value
-    assert waiting
+    await waiting
+    value.append(1)
 
 
 # -- connectors keep the promise, statically ---------------------------------------------------------------------------
