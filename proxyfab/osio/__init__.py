@@ -1,1 +1,1 @@
-"""What the operating system gives to connectors: memory, mappings, locks, notices, files. Knows no store and no codec."""
+"""What the operating system gives to connectors: memory, mappings, locks, notices, files. Knows no store, no codec."""

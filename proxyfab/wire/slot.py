@@ -10,7 +10,7 @@ Layout, little-endian, 64 bytes, so that a payload behind it in a mapped file st
     24  8  created, seconds since the epoch (float)
     32  8  expires, seconds since the epoch (float); 0 for never
     40  8  hash of the key's id (BLAKE2b, 64 bits)
-    48  8  capacity: bytes that the file has room for behind the header, for files that are recycled; 0 where it does not matter
+    48  8  capacity: bytes that the file has room for behind the header, where it is recycled; else 0
     56  4  reserved, zero
     60  4  CRC-32 of bytes 0 to 59
 

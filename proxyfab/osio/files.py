@@ -1,0 +1,195 @@
+"""Files: errors in words, names for temporary files that tell who writes them, and writes that end.
+
+Promises: `translate` is the one place where an OSError becomes an error of proxyfab. A temporary's name carries its
+writer, so that whoever finds one knows whether it may go. `write_all` joins nothing and returns when all is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, ProxyfabError
+from proxyfab.osio.owner import Writer, running, this_process
+
+PIECE = 16 * 2**20
+"""Bytes a single write call is given at most: between two pieces Python handles signals."""
+_IOV_MAX = 1024
+TEMPORARY = ".t-"
+_OLD = 24 * 3600.0
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_HINTS = {
+    errno.ENOSPC: "free some space, evict objects or run `proxyfab gc`",
+    errno.EDQUOT: "the quota is used up: evict objects or ask for more",
+    errno.EFBIG: "the file system or `ulimit -f` allows no larger file",
+    errno.ENOMEM: "the machine is out of memory",
+    errno.EACCES: "check the permissions and the user",
+    errno.EPERM: "check the permissions and the user",
+    errno.EROFS: "the file system is mounted read-only; choose another path",
+    errno.EMFILE: "this process has too many open files (`ulimit -n`); let go of objects or raise the limit",
+    errno.ENFILE: "the machine has too many open files",
+    errno.ENOTDIR: "a part of the path is a file; choose another path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EIO: "the device reports a failure; check the disk or the mount",
+    errno.ESTALE: "the file server has lost this directory; remount it or choose another path",
+}
+
+
+def translate(error: OSError, doing: str, path: str) -> ProxyfabError:
+    """The error of proxyfab that says what failed on which path and what to do; raise it `from error`.
+
+    Args:
+        error: What the operating system said.
+        doing: What was tried, as in "Cannot {doing} /path": `"write"`, `"open"`.
+        path: On what.
+    """
+    number = error.errno or 0
+    kind = CapacityError if number in _FULL else AccessDenied if number in _REFUSED else ConnectorError
+    hint = _HINTS.get(number, "check that the directory is mounted and healthy")
+    return kind(f"Cannot {doing} {path}: {error.strerror or error}; {hint}.")
+
+
+def write_all(fd: int, parts: Sequence[memoryview | bytes]) -> int:
+    """Write all parts one behind the other, without joining them; returns the number of bytes."""
+    if len(parts) <= _IOV_MAX:  # nearly always one call does it
+        total = sum([len(part) for part in parts])
+        if total <= PIECE:
+            done = os.writev(fd, parts)
+            if done == total:
+                return total
+            return done + _write_rest(fd, parts, done)
+    return _write_rest(fd, parts, 0)
+
+
+def _write_rest(fd: int, parts: Sequence[memoryview | bytes], skip: int) -> int:
+    total = 0
+    for batch in _pieces(parts, skip):
+        total += _write_batch(fd, batch)
+    return total
+
+
+def _write_batch(fd: int, batch: list[memoryview]) -> int:
+    total = 0
+    while batch:
+        done = os.writev(fd, batch)
+        total += done
+        while batch and done >= batch[0].nbytes:
+            done -= batch.pop(0).nbytes
+        if batch and done:
+            batch[0] = batch[0][done:]
+    return total
+
+
+def _pieces(parts: Sequence[memoryview | bytes], skip: int) -> Iterator[list[memoryview]]:
+    """The parts behind `skip` bytes in batches of at most PIECE bytes and 1,024 views."""
+    batch: list[memoryview] = []
+    room = PIECE
+    for part in parts:
+        view = memoryview(part)
+        if skip >= view.nbytes:
+            skip -= view.nbytes
+            continue
+        view, skip = view[skip:], 0
+        while view.nbytes:
+            batch.append(view[:room])
+            view = view[room:]
+            room -= batch[-1].nbytes
+            if not room or len(batch) == _IOV_MAX:
+                yield batch
+                batch, room = [], PIECE
+    if batch:
+        yield batch
+
+
+_counter = itertools.count()
+_prefix = ""
+_prefix_pid = 0
+
+
+def temporary_name() -> str:
+    """A name that no other thread, process or machine uses, and that tells who writes: `.t-machine-pid-start-n`."""
+    global _prefix, _prefix_pid
+    if _prefix_pid != os.getpid():
+        writer = this_process().writer
+        _prefix = f"{TEMPORARY}{writer.machine}-{writer.pid}-{writer.start}-"
+        _prefix_pid = writer.pid
+    return f"{_prefix}{next(_counter)}"
+
+
+def is_abandoned(name: str, modified: float, now: float) -> bool:
+    """Whether the temporary `name` has lost its writer.
+
+    A writer of this machine is looked up. Of another machine, or of this one before it was started anew, nothing is
+    known; then a file that has not grown for a day is taken for abandoned.
+    """
+    try:
+        machine, pid, start, _ = name.removeprefix(TEMPORARY).split("-")
+        found = running(Writer(machine, int(pid), int(start)))
+    except ValueError:
+        return False  # not one of ours
+    return now - modified > _OLD if found is None else not found
+
+
+class Removed(NamedTuple):
+    """What a removal came to."""
+
+    files: int
+    nbytes: int
+
+
+def tree_size(path: str) -> Removed:
+    """Files and bytes under a directory, links not followed; what vanishes meanwhile is not counted."""
+    return _walk(path, remove=False)
+
+
+def remove_tree(path: str) -> Removed:
+    """Remove a directory with all it holds, links not followed; what others remove meanwhile is no error."""
+    return _walk(path, remove=True)
+
+
+def _walk(path: str, *, remove: bool) -> Removed:
+    files = nbytes = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    inner = _walk(entry.path, remove=remove)
+                else:
+                    inner = _leaf(entry, remove)
+                files, nbytes = files + inner.files, nbytes + inner.nbytes
+        if remove:
+            os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    return Removed(files, nbytes)
+
+
+def _leaf(entry: os.DirEntry[str], remove: bool) -> Removed:
+    try:
+        size = entry.stat(follow_symlinks=False).st_size
+        if remove:
+            os.unlink(entry.path)
+    except FileNotFoundError:
+        return Removed(0, 0)
+    return Removed(0 if entry.name.startswith(".") else 1, size)
+
+
+def make_directory(path: str, *, parents: bool = False) -> None:
+    """Make a directory for this user only, whatever the umask; one that is there already stays as it is."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if not parents or os.path.dirname(path) in ("", path):
+            raise
+        make_directory(os.path.dirname(path), parents=True)
+        make_directory(path)
+        return
+    if stat.S_IMODE(os.lstat(path).st_mode) & 0o700 != 0o700:  # an umask that takes the owner's own bits
+        os.chmod(path, 0o700)
