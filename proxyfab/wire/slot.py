@@ -10,7 +10,7 @@ Layout, little-endian, 64 bytes, so that a payload behind it in a mapped file st
     24  8  created, seconds since the epoch (float)
     32  8  expires, seconds since the epoch (float); 0 for never
     40  8  hash of the key's id (BLAKE2b, 64 bits)
-    48  8  capacity: bytes that the file has room for behind the header, where it is recycled; else 0
+    48  8  home: where the file returns to when the object is gone, for files that are recycled (`osio.segments`); else 0
     56  4  reserved, zero
     60  4  CRC-32 of bytes 0 to 59
 
@@ -49,8 +49,8 @@ class Slot(NamedTuple):
     """`id_hash(key.id)` of the key it was written under."""
     id_length: int = 0
     """Bytes of the key's id that follow the payload."""
-    capacity: int = 0
-    """Bytes the file has room for behind the header; 0 where it does not matter."""
+    home: int = 0
+    """Where the file returns to when the object is gone, as `osio.segments` counts; 0 for a file that is not recycled."""
 
     def alive(self, now: float) -> bool:
         """Whether it has not expired at `now`, seconds since the epoch."""
@@ -70,7 +70,7 @@ def id_hash(id: str) -> int:
 def pack(slot: Slot) -> bytes:
     """The 64 bytes."""
     body = _FIELDS.pack(
-        MAGIC, VERSION, slot.id_length, 0, slot.length, slot.created, slot.expires, slot.id_hash, slot.capacity, 0
+        MAGIC, VERSION, slot.id_length, 0, slot.length, slot.created, slot.expires, slot.id_hash, slot.home, 0
     )
     return body + _CRC.pack(crc32(body))
 
@@ -88,14 +88,14 @@ def unpack(header: bytes | memoryview, *, available: int | None = None) -> Slot:
     """
     if len(header) < SIZE:
         raise IntegrityError(f"it is cut off inside its header ({len(header)} of {SIZE} bytes)")
-    magic, version, id_length, _, length, created, expires, hashed, capacity, _ = _FIELDS.unpack_from(header)
+    magic, version, id_length, _, length, created, expires, hashed, home, _ = _FIELDS.unpack_from(header)
     if magic != MAGIC:
         raise IntegrityError("it does not begin like an object of proxyfab")
     if crc32(header[: SIZE - 4]) != _CRC.unpack_from(header, SIZE - 4)[0]:
         raise IntegrityError("its header is damaged (checksum mismatch)")
     if version != VERSION:
         raise IntegrityError(f"its header has version {version} and this proxyfab reads {VERSION}; upgrade the reader")
-    slot = Slot(length, created, expires, hashed, id_length, capacity)
+    slot = Slot(length, created, expires, hashed, id_length, home)
     if length > _LARGEST or (available is not None and slot.total > available):
         raise IntegrityError(f"it is cut off: {slot.total} bytes were written and {available} are there")
     return slot
