@@ -4,7 +4,7 @@ Rules that every connector keeps (the shipped `proxyfab.testing.ConnectorTests` 
 1. Objects are written once. `put` under a key that holds a live object raises KeyExists unless `replace=True`.
 2. A put that returned can be read whole, by whoever has the key, until it is evicted or expires. A put that did not
    return can never be read in part; it may or may not be readable whole.
-3. Missing is `None` (`get`, `stat`) or `False` (`exists`, `evict`), never an exception; evicted and expired are missing.
+3. Missing is `None` (`get`, `stat`) or `False` (`exists`, `evict`), never an error; evicted and expired are missing.
 4. `close()` is idempotent and never deletes; `clear()` deletes what its own namespace holds and says how many objects.
 5. Construction does no I/O; the first operation opens. After `close()` operations raise ConnectorError.
 6. Every method may be called from any thread, and in a child after a fork.
@@ -71,21 +71,31 @@ class Connector(Protocol):
     @property
     def spec(self) -> str:
         """The URL that opens the same place in another process. Never holds a secret."""
+
     @property
     def place(self) -> str:
         """Where the bytes lie, for links: a host name, or scheme and address."""
-    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key: ...
+
+    def put(
+        self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False
+    ) -> Key: ...
     def get(self, key: Key) -> Frames | None: ...
     def exists(self, key: Key) -> bool: ...
     def evict(self, key: Key) -> bool: ...
     def put_many(
-        self, many: Sequence[Frames], *, keys: Sequence[Key] | None = None, ttl: float | None = None, replace: bool = False
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
     ) -> list[Key]: ...
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]: ...
     def exists_many(self, keys: Sequence[Key]) -> list[bool]: ...
     def evict_many(self, keys: Sequence[Key]) -> list[bool]: ...
     def reserve(self) -> Key:
         """A key made here, under which anybody may put later; nothing is stored."""
+
     def stat(self, key: Key) -> Stat | None: ...
     def close(self) -> None: ...
     def clear(self) -> int: ...
@@ -137,7 +147,9 @@ class SupportsAsync(Protocol):
     """Has native coroutines; where it has not, a store runs the sync form in a thread."""
 
     async def aget(self, key: Key) -> Frames | None: ...
-    async def aput(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key: ...
+    async def aput(
+        self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False
+    ) -> Key: ...
 
 
 class BaseConnector:
@@ -190,8 +202,14 @@ class BaseConnector:
         return Key.draw()
 
     def put_many(
-        self, many: Sequence[Frames], *, keys: Sequence[Key] | None = None, ttl: float | None = None, replace: bool = False
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
     ) -> list[Key]:
+        check_batch(many, keys)
         pairs = zip(many, keys if keys is not None else [None] * len(many), strict=True)
         return [self.put(frames, key=key, ttl=ttl, replace=replace) for frames, key in pairs]
 
@@ -246,6 +264,12 @@ def check_ttl(ttl: float | None) -> None:
     """Refuse a time to live that is not a positive number of seconds."""
     if ttl is not None and not ttl > 0:
         raise ConfigurationError(f"A time to live is a positive number of seconds, not {ttl!r}.")
+
+
+def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
+    """Refuse a batch whose keys and objects are not as many, before any of it is stored."""
+    if keys is not None and len(keys) != len(many):
+        raise ConfigurationError(f"A batch of {len(many)} objects needs as many keys, not {len(keys)}.")
 
 
 def check_range(offset: int, length: int) -> None:

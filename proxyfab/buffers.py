@@ -20,7 +20,7 @@ _EMPTY = memoryview(b"")
 
 
 def byte_view(buffer: Buffer) -> memoryview:
-    """One-dimensional unsigned-byte view of any contiguous buffer (C or Fortran order); copies nothing."""
+    """One-dimensional unsigned-byte view of any buffer; copies nothing, unless there are gaps between its elements."""
     view = memoryview(buffer)
     if view.format == "B" and view.ndim == 1 and view.contiguous:
         return view
@@ -28,6 +28,8 @@ def byte_view(buffer: Buffer) -> memoryview:
         return _EMPTY
     if view.c_contiguous:
         return view.cast("B")
+    if not view.f_contiguous:
+        return memoryview(view.tobytes())  # a copy: bytes with gaps between them have no flat view
     # PickleBuffer.raw() is the standard library's way to flatten Fortran order without a copy.
     from pickle import PickleBuffer
 

@@ -12,9 +12,12 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from proxyfab.errors import ConfigurationError
 
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$")
+_URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?"
+    r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$"
+)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 INLINE_BELOW = 4096
 CACHE = 256 * 2**20
 
@@ -31,16 +34,19 @@ class ConnectorSpec(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> ConnectorSpec:
         """Cut a URL; a fragment is the store's and is refused here."""
-        match = _URL.match(url)
+        match = _URL.fullmatch(url)
         if match is None or match["fragment"] is not None:
-            raise ConfigurationError(f"{url!r} is not a connector's URL: it looks like shm://, file:///path or redis://host:6379/0.")
+            raise ConfigurationError(
+                f"{url!r} is not a connector's URL: it looks like shm://, file:///path or redis://host:6379/0."
+            )
         *layers, scheme = match["scheme"].split("+")
         options = tuple(parse_qsl(match["query"] or "", keep_blank_values=True))
         return cls(scheme, unquote(match["host"]), unquote(match["path"] or ""), options, tuple(layers))
 
     def __str__(self) -> str:
         query = f"?{urlencode(self.options, safe='~/:')}" if self.options else ""
-        return f"{'+'.join((*self.layers, self.scheme))}://{quote(self.host, safe='~:@,[]')}{quote(self.path, safe='/~')}{query}"
+        scheme = "+".join((*self.layers, self.scheme))
+        return f"{scheme}://{quote(self.host, safe='~:@,[]')}{quote(self.path, safe='/~')}{query}"
 
     def take(self, *known: str) -> dict[str, str]:
         """The options as a dict.
@@ -51,7 +57,9 @@ class ConnectorSpec(NamedTuple):
         options = dict(self.options)
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise ConfigurationError(f"{self.scheme}:// has no option {unknown[0]!r}; it knows {', '.join(known) or 'none'}.")
+            raise ConfigurationError(
+                f"{self.scheme}:// has no option {unknown[0]!r}; it knows {', '.join(known) or 'none'}."
+            )
         if self.layers:
             raise ConfigurationError(f"{self.layers[0]}+ cannot be stacked on {self.scheme}:// in this version.")
         return options
@@ -72,7 +80,9 @@ class StoreSpec(NamedTuple):
         options = dict(parse_qsl(fragment))
         unknown = sorted(set(options) - {"cache", "inline", "serializer"})
         if unknown:
-            raise ConfigurationError(f"A store has no option {unknown[0]!r} behind '#'; it knows cache, inline and serializer.")
+            raise ConfigurationError(
+                f"A store has no option {unknown[0]!r} behind '#'; it knows cache, inline and serializer."
+            )
         return cls(
             connector,
             nbytes(options.get("cache", CACHE)),
@@ -81,7 +91,11 @@ class StoreSpec(NamedTuple):
         )
 
     def __str__(self) -> str:
-        options = {"cache": (self.cache, CACHE), "inline": (self.inline_below, INLINE_BELOW), "serializer": (self.serializer, "default")}
+        options = {
+            "cache": (self.cache, CACHE),
+            "inline": (self.inline_below, INLINE_BELOW),
+            "serializer": (self.serializer, "default"),
+        }
         fragment = urlencode({name: value for name, (value, usual) in options.items() if value != usual})
         return f"{self.connector}#{fragment}" if fragment else self.connector
 
@@ -92,7 +106,7 @@ def nbytes(size: int | str) -> int:
         if size < 0:
             raise ConfigurationError(f"A size is not negative: {size}.")
         return size
-    match = _SIZE.match(size)
+    match = _SIZE.fullmatch(size)
     if match is None:
         raise ConfigurationError(f"{size!r} is not a size; write 4096, '4 KiB' or '100 MB'.")
     number, prefix, binary = match.groups()
@@ -101,6 +115,8 @@ def nbytes(size: int | str) -> int:
 
 def check_name(name: str) -> str:
     """A name that may stand in a URL, a directory and a Redis key; raises ConfigurationError otherwise."""
-    if not _NAME.match(name):
-        raise ConfigurationError(f"{name!r} cannot name a store: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first.")
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} cannot name a store: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first."
+        )
     return name

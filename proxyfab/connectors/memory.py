@@ -80,10 +80,13 @@ class MemoryConnector(BaseConnector):
     def spec(self) -> str:
         return f"memory://{self.name}"
 
+    def reserve(self) -> Key:
+        return Key.draw(_process())
+
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         space = self._space()
-        key = Key.draw(_process()) if key is None else key.at(_process())
+        key = self.reserve() if key is None else self._own(key)
         block = allocate(frames.nbytes)
         frames.copy_into(block)  # the one copy, into the store
         entry = _Entry(Frames([block.toreadonly()]), None if ttl is None else time.time() + ttl)
@@ -100,9 +103,12 @@ class MemoryConnector(BaseConnector):
         return None if entry is None else entry.frames
 
     def evict(self, key: Key) -> bool:
-        found = self._find(key)
-        with self._space().changed:
-            return self._space().entries.pop(key.id, None) is not None and found is not None
+        space = self._space()
+        with space.changed:
+            found = self._find(key)
+            if found is not None:
+                del space.entries[key.id]
+        return found is not None
 
     def stat(self, key: Key) -> Stat | None:
         entry = self._find(key)
@@ -126,10 +132,11 @@ class MemoryConnector(BaseConnector):
                 yield self._stat(id, entry)
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
-        dead = [(id, entry) for id, entry in list(self._space().entries.items()) if not entry.alive()]
-        if not dry_run:
-            for id, _ in dead:
-                self._space().entries.pop(id, None)
+        space = self._space()
+        with space.changed:  # a dead entry that a put has just replaced must not take the new one along
+            dead = [(id, entry) for id, entry in space.entries.items() if not entry.alive()]
+            for id, _ in () if dry_run else dead:
+                del space.entries[id]
         return [Reclaimed(f"{self.spec} {id}", entry.frames.nbytes, "its time to live passed") for id, entry in dead]
 
     def clear(self) -> int:
@@ -149,19 +156,33 @@ class MemoryConnector(BaseConnector):
         if space is None:
             home = self.name.partition(".")[2]
             if self.name.startswith("~") and home != _process() and home not in _ancestors:
-                raise ConnectorError(f"{self.spec} lives in another process and cannot be opened here; use shm:// between processes.")
+                raise ConnectorError(
+                    f"{self.spec} lives in another process and cannot be opened here; use shm:// between processes."
+                )
             space = _spaces.setdefault(self.name, _Space())
         return space
 
+    def _own(self, key: Key) -> Key:
+        """The key as it is written here; one of another process (or of this one's parent) would be waited for there."""
+        if key.where and key.where != _process():
+            raise _elsewhere(key)
+        return key.at(_process())
+
     def _find(self, key: Key) -> _Entry | None:
         if key.where and key.where != _process() and key.where not in _ancestors:
-            raise ConnectorError(f"{key.id} lies in the memory of process {key.where}, not of {_process()}; use shm:// between processes.")
+            raise _elsewhere(key)
         entry = self._space().entries.get(key.id)
         return entry if entry is not None and entry.alive() else None
 
     def _stat(self, id: str, entry: _Entry) -> Stat:
         owner = _process().replace(".", "@", 1) if self.name.startswith("~") else ""
         return Stat(Key(id, _process()), entry.frames.nbytes, entry.created, entry.expires, self.name, owner)
+
+
+def _elsewhere(key: Key) -> ConnectorError:
+    return ConnectorError(
+        f"{key.id} belongs to the memory of process {key.where}, not of {_process()}; use shm:// between processes."
+    )
 
 
 def _remember_parent() -> None:

@@ -1,0 +1,35 @@
+"""The suites that every connector passes, and what they are built of. Shipped, so that others are judged by the same.
+
+| name | what |
+|---|---|
+| ConnectorTests | the conformance suite of connectors: subclass it, say how to open yours, run pytest |
+| ConnectorMachine | a Hypothesis state machine that compares a connector with a dict |
+| FaultyConnector | a connector around a connector: counts, delays, fails on demand |
+| Child, in_fork | processes with a deadline, to talk to and to kill at a chosen moment |
+| until | waits for a condition, with a deadline |
+| no_leaks | a pytest fixture: file descriptors, threads and shared memory that a test leaves behind fail it |
+| leaked_keys | the objects that a block of code left in a connector |
+
+Each is loaded when it is asked for: child processes use half of this package and need neither pytest nor Hypothesis.
+"""
+
+import importlib
+
+_HOMES = {
+    "Child": "processes",
+    "ConnectorMachine": "stateful",
+    "ConnectorTests": "connectors",
+    "FaultyConnector": "faults",
+    "in_fork": "processes",
+    "leaked_keys": "leaks",
+    "no_leaks": "leaks",
+    "until": "processes",
+}
+
+__all__ = [*sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

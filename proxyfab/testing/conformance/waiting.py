@@ -1,0 +1,96 @@
+"""Waiting for an object: told when it comes, back when the time is over."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from proxyfab.buffers import Frames
+from proxyfab.keys import Key
+from proxyfab.testing import roles
+from proxyfab.testing.conformance.base import Open, Suite, content
+from proxyfab.testing.processes import DEADLINE, Child, at_once
+
+SLACK = 3.0
+"""Seconds that a busy machine may take to wake somebody."""
+
+
+class WaitTests(Suite):
+    """`wait`, between threads and between processes."""
+
+    def test_what_is_there_is_not_waited_for(self, one: Any) -> None:
+        key = one.put(Frames([b"x"]))
+
+        assert one.wait(key) is True
+        assert one.wait(key, 0) is True
+        assert one.wait(key, timeout=DEADLINE) is True
+
+    def test_a_wait_ends_in_time(self, one: Any) -> None:
+        for timeout in (0, 0.05, -1):
+            started = time.monotonic()
+            assert one.wait(one.reserve(), timeout) is False
+            assert timeout <= time.monotonic() - started + 0.005
+            assert time.monotonic() - started < SLACK
+
+    def test_all_waiters_are_told(self, one: Any) -> None:
+        keys = [Key("a"), one.reserve()]
+
+        def put() -> float:
+            for key in keys:
+                one.put(Frames([b"here"]), key=key)
+            return time.monotonic()
+
+        def wait(key: Key) -> float:
+            assert one.wait(key, DEADLINE)
+            assert content(one.get(key)) == b"here"
+            return time.monotonic()
+
+        put_at, *woken_at = at_once([put, *(lambda key=key: wait(key) for key in keys * 3)])
+
+        assert [at for at in woken_at if not isinstance(at, float)] == []
+        assert max(woken_at) - put_at < one.wait_bound + SLACK
+
+    def test_other_objects_wake_nobody(self, one: Any) -> None:
+        def put_others() -> None:
+            for number in range(20):
+                one.put(Frames([b"other"]), key=Key(f"other-{number}"))
+
+        waited, _ = at_once([lambda: one.wait(Key("mine"), 0.2), put_others])
+
+        assert waited is False
+
+    def test_a_batch_wakes_too(self, one: Any) -> None:
+        key = Key("a")
+        waited, _ = at_once([lambda: one.wait(key, DEADLINE), lambda: one.put_many([Frames([b"x"])], keys=[key])])
+
+        assert waited is True
+
+    def test_one_connector_waits_for_another(self, connect: Open) -> None:
+        one, other = connect("shared"), connect("shared")
+        waited, _ = at_once([lambda: one.wait(Key("k"), DEADLINE), lambda: other.put(Frames([b"x"]), key=Key("k"))])
+
+        assert waited is True
+
+    def test_a_wait_for_another_process(self, one: Any) -> None:
+        self.claim("crosses_processes")
+        key = one.reserve()
+        with Child(roles.race, one, key, 1) as child:
+            child.receive()
+            child.send("start")
+            assert one.wait(key, DEADLINE) is True
+            assert one.get(key) is not None
+            assert child.result() is True
+
+    def test_another_process_waits(self, one: Any) -> None:
+        self.claim("crosses_processes")
+        key = one.reserve()
+        with Child(roles.wait_for, one, key, DEADLINE) as child:
+            child.receive()
+            one.put(Frames([b"for you"]), key=key)
+            assert child.result() == b"for you"
+
+    def test_another_process_waits_in_vain(self, one: Any) -> None:
+        self.claim("crosses_processes")
+        with Child(roles.wait_for, one, one.reserve(), 0.05) as child:
+            child.receive()
+            assert child.result() is None
