@@ -1,0 +1,73 @@
+"""The scripts behind the Makefile find a Python that works, and say what to do where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A PATH with nothing but a shell's needs, and a home without pyenv."""
+    for name in ("bash", "env", "mktemp", "cat", "rm"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    return tmp_path
+
+
+def command(machine: Path, name: str, script: str) -> None:
+    path = machine / name
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
+def run(machine: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": str(machine), "HOME": str(machine)}
+    return subprocess.run(
+        [TOOLS / tool, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_the_newest_python_that_works_is_taken(machine: Path) -> None:
+    command(machine, "python3.13", "echo 'a shim: not found' >&2; exit 127")
+    command(machine, "python3", f'exec {sys.executable} "$@"')
+
+    found = run(machine, "find-python")
+
+    assert os.path.realpath(found.stdout.strip()) == os.path.realpath(sys.executable)
+    assert run(machine, "find-python", "--version").stdout.strip() == "{}.{}".format(*sys.version_info)
+
+
+def test_an_old_python_is_named_and_the_way_out_is_told(machine: Path) -> None:
+    command(machine, "python3", '[ "$1" = --version ] && echo Python 3.9.2 || exit 3')
+
+    found = run(machine, "find-python")
+
+    assert found.returncode == 1
+    assert "3.11 or newer" in found.stderr
+    assert "Python 3.9.2" in found.stderr
+    assert "apt install" in found.stderr
+
+
+def test_a_python_is_found_among_pyenvs(machine: Path) -> None:
+    (machine / ".pyenv/versions/3.99.0/bin").mkdir(parents=True)
+    (machine / ".pyenv/versions/3.99.0/bin/python3.99").symlink_to(sys.executable)
+
+    assert run(machine, "find-python", "python3.99").returncode == 0
+    assert run(machine, "find-python", "python3.98").returncode == 1
+
+
+def test_a_python_without_pip_is_told_the_apt_line(machine: Path) -> None:
+    command(machine, "python3", '[ "$1" = -c ] && echo 3.11 || { echo "No module named $2" >&2; exit 1; }')
+
+    made = run(machine, "make-venv", str(machine / "python3"), str(machine / "venv"))
+
+    assert made.returncode == 1
+    assert "apt install python3.11-venv" in made.stderr
+    assert not (machine / "venv").exists()
