@@ -21,6 +21,7 @@ KINDS = {"python", "console", "text", "json", "toml", "ini", "html"}
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>\w*)[^\n`]*\n(?P<body>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL
 )
+FORK = "ignore:This process:DeprecationWarning"  # a pool forks while NumPy's threads run; readers do the same
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S.*?) -->\s*$")
 
 
@@ -73,7 +74,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     script.write_text(source)
 
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "faulthandler", script.name],
+        [sys.executable, "-W", "error", "-W", FORK, "-X", "faulthandler", script.name],
         cwd=tmp_path,
         env={**os.environ, "PROXYFAB_SHM_DIR": str(tmp_path / "shm")},
         capture_output=True,
