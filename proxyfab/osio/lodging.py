@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import sys
 import threading
-import weakref
 
-from proxyfab.errors import ConnectorError, ProxyfabError
+from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.osio.namespace import Namespace, disown, remove_owned
+from proxyfab.osio.owner import running, this_process
 from proxyfab.osio.root import Root
 
 
@@ -26,26 +27,19 @@ class Lodging:
     Args:
         path: Of the root; absolute.
         name: Of the namespace. None draws an ephemeral one that lives with this process; an ephemeral name from
-            elsewhere is attached to and never made.
+            elsewhere is attached to, and made for its owner if need be.
+
+    Raises:
+        ConfigurationError: The name begins with `~` and tells no owner.
     """
 
     def __init__(self, path: str, name: str | None) -> None:
         self.path = path
-        self.name = f"~{os.urandom(6).hex()}" if name is None else name
-        self._draws = os.getpid() if name is None else 0
+        self.name = f"~{this_process().writer.pack(next(_counter))}" if name is None else name
         self._found: tuple[Root, Namespace] | None = None
-        if name is None:
-            _drawn.add(self)
-
-    @property
-    def owned(self) -> bool:
-        """Whether the namespace lives with the calling process through this lodging."""
-        return self._draws == os.getpid()
-
-    @property
-    def made(self) -> bool:
-        """Whether it was found or made already."""
-        return self._found is not None
+        self._pid = 0
+        if self.name.startswith("~") and Namespace(path, self.name, network=False).writer() is None:
+            raise ConfigurationError(f"{self.name!r} names no unnamed store; take the URL as the store gives it.")
 
     def root(self) -> Root | None:
         """The root; None when there is none at the path yet."""
@@ -72,10 +66,11 @@ class Lodging:
         """Root and namespace, made where they are missing.
 
         Raises:
-            ConnectorError: The namespace is another process's and is not there.
+            ConnectorError: The process that the namespace lives with has ended.
         """
-        if self._found is None:
+        if self._found is None or self._pid != os.getpid():
             self._found = self._make()
+            self._pid = os.getpid()
         return self._found
 
     def reopen(self) -> tuple[Root, Namespace]:
@@ -86,23 +81,21 @@ class Lodging:
     def _make(self) -> tuple[Root, Namespace]:
         root = Root.make(self.path)
         namespace = root.namespace(self.name)
-        if namespace.ephemeral and not self.owned:
-            if not namespace.exists():
-                raise ConnectorError(
-                    f"{namespace.path} is not there: the process that it lives with has ended, or has not used it yet. "
-                    "Name the store to keep objects beyond a process."
-                )
-        else:
-            # Held over a few system calls: two threads must not both own it, and no fork may copy a lock in the making.
-            with _making:
-                namespace.make(own=namespace.ephemeral)
-            if namespace.ephemeral:
-                _end_with_multiprocessing()
+        writer = namespace.writer()
+        if writer is not None and running(writer) is False:
+            raise ConnectorError(
+                f"Cannot write to {namespace.path}: it lived with process {writer.pid}, which has ended. "
+                "Name the store to keep objects beyond a process."
+            )
+        # Held over a few system calls: two threads must not both own it, and no fork may copy a lock in the making.
+        with _making:
+            namespace.make()
+        _end_with_multiprocessing()
         _reap_once(root)
         return root, namespace
 
 
-_drawn: weakref.WeakSet[Lodging] = weakref.WeakSet()
+_counter = itertools.count()
 _making = threading.Lock()
 _reaped: set[str] = set()
 
@@ -116,7 +109,7 @@ def _reap_once(root: Root) -> None:
 
 
 def _end_with_multiprocessing() -> None:
-    """A child forked by multiprocessing ends by `os._exit`, which skips atexit but runs multiprocessing's finalizers."""
+    """A child of multiprocessing may end by `os._exit`, which skips atexit but runs multiprocessing's finalizers."""
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         from multiprocessing.util import Finalize
@@ -124,28 +117,10 @@ def _end_with_multiprocessing() -> None:
         Finalize(None, remove_owned, exitpriority=-100)
 
 
-def _before_fork() -> None:
-    """Make what was drawn and not made yet: it shall live with the parent, even if a child writes first."""
-    for lodging in _snapshot():
-        if lodging.owned and not lodging.made:
-            with contextlib.suppress(ProxyfabError):  # it will be said at first use
-                lodging.open()
-    _making.acquire()
-
-
-def _snapshot() -> list[Lodging]:
-    while True:
-        try:
-            return list(_drawn)
-        except RuntimeError:  # another thread drew one meanwhile
-            continue
-
-
 def _in_child() -> None:
     _making.release()
-    _drawn.clear()
     disown()
 
 
 atexit.register(remove_owned)
-os.register_at_fork(before=_before_fork, after_in_parent=_making.release, after_in_child=_in_child)
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_in_child)

@@ -2,13 +2,14 @@
 
 Rules:
 1. A namespace is ours when it holds an `.owner` file (JSON). It is written whole, by rename, before anything else.
-2. The owner of an ephemeral namespace (`~` and 12 hexadecimal digits) holds an exclusive flock on `.owner` for life.
+2. The name of an ephemeral namespace (`~` and 24 characters) tells its owner: machine, process id, start time. So whoever
+   writes first may make it, a forked child or a worker that was sent the URL, and it is still its owner's.
+3. As soon as it uses it the owner holds an exclusive flock on `.owner` for life.
    A forked child closes its copy, so that only the owner's end frees the lock, and frees it even after SIGKILL.
-3. Whoever gets the lock and finds nothing that speaks for life may remove the namespace (`Root.reap`).
-4. At normal exit the owner removes what it owns. `close()` of a connector never does.
-5. Before a fork every namespace drawn but not yet made is made, so that it is the parent's, whoever writes first.
+4. Whoever gets the lock and finds nothing that speaks for life may remove the namespace (`Root.reap`).
+5. At normal exit the owner removes what it owns. `close()` of a connector never does.
 
-Connectors do not come here directly: `osio.lodging` opens root and namespace for them, and keeps rules 4 and 5.
+Connectors do not come here directly: `osio.lodging` opens root and namespace for them, and keeps rule 5.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from proxyfab.osio.files import (
     translate,
     write_all,
 )
-from proxyfab.osio.owner import Process, Writer, running, this_process, try_lock
+from proxyfab.osio.owner import Writer, running, this_process, try_lock
 from proxyfab.trace import here
 
 OWNER = ".owner"
@@ -75,26 +76,30 @@ class Namespace:
         """Whether it is there and ours."""
         return os.path.exists(f"{self.path}/{OWNER}")
 
-    def owner(self) -> Process | None:
-        """The process that an ephemeral namespace lives with; None for a named or missing one."""
+    def writer(self) -> Writer | None:
+        """The process that an ephemeral namespace lives with; None for a named one."""
         try:
-            with open(f"{self.path}/{OWNER}", "rb") as file:
-                content = json.loads(file.read(4096))
-            if content["pid"] is None:
-                return None
-            writer = Writer(str(content["machine"]), int(content["pid"]), int(content["start"]))
-            return Process(writer, str(content["host"]), str(content["command"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            return Writer.unpack(self.name[1:]) if self.ephemeral else None
+        except ValueError:
             return None
 
-    def make(self, *, own: bool) -> None:
-        """Make it, for good or (`own`) to live with this process. One that is there already is kept and attached to.
+    def owner(self) -> str:
+        """The process that an ephemeral namespace lives with as `pid@host`, `""` for a named or missing one."""
+        try:
+            with open(f"{self.path}/{OWNER}", "rb") as file:
+                return _Card.parse(file.read(4096)).owner
+        except OSError:
+            return ""
+
+    def make(self) -> None:
+        """Make it, and own it if it is to live with this process. One that is there already is kept.
 
         Raises:
             AccessDenied: A directory of this name is there and is not ours, or may not be made.
         """
+        own = self.writer() == this_process().writer
         try:
-            while not self.exists():
+            while not self.exists() or (own and self.path not in _owned):
                 make_directory(self.path)
                 try:
                     self._settle(own)
@@ -115,7 +120,7 @@ class Namespace:
             os.fchmod(fd, 0o600)
             if own:
                 try_lock(fd)  # before the file has a name that a reaper looks at
-            write_all(fd, [_card(own)])
+            write_all(fd, [_Card.of(self.writer(), own).pack()])
             os.rename(temporary, f"{self.path}/{OWNER}")
         except BaseException:
             os.close(fd)
@@ -123,8 +128,11 @@ class Namespace:
                 os.unlink(temporary)
             raise
         if own:
-            _owned[self.path] = fd  # open for the life of this process: it holds the lock
-        else:
+            fd, _owned[self.path] = (
+                _owned.get(self.path, -1),
+                fd,
+            )  # open for the life of this process: it holds the lock
+        if fd >= 0:
             os.close(fd)
 
     @contextlib.contextmanager
@@ -140,7 +148,9 @@ class Namespace:
             yield Verdict(State.UNKNOWN, str(translate(error, "open", f"{self.path}/{OWNER}")))
             return
         try:
-            yield self._judge(try_lock(fd))
+            locked = try_lock(fd)
+            # Read what was locked: meanwhile another file may have taken its name.
+            yield self._judge(_Card.parse(os.pread(fd, 4096, 0)), locked)
         finally:
             os.close(fd)
 
@@ -159,35 +169,60 @@ class Namespace:
         except OSError as error:
             raise translate(error, "remove", self.path) from error
 
-    def _judge(self, locked: bool | None) -> Verdict:
-        owner = self.owner()
-        if not self.ephemeral:
+    def _judge(self, card: _Card, locked: bool | None) -> Verdict:
+        writer = self.writer()
+        if writer is None:
             return Verdict(State.NAMED, "a named namespace stays until it is cleared")
         if locked is False:
-            return Verdict(State.ALIVE, f"its owner {owner} holds its lock")
-        if locked and not self.network:
-            return Verdict(State.DEAD, f"its owner {owner} has ended")
-        found = None if owner is None else running(owner.writer)
-        if found is None and locked and owner is not None and owner.host == here():
-            # This host's name, a free lock and another boot: the machine was started anew since.
-            return Verdict(State.DEAD, f"its owner {owner} ended before this machine or container was started")
-        if found is None:
+            return Verdict(State.ALIVE, f"its owner {card.owner} holds its lock")
+        if locked and card.locked and not self.network:
+            return Verdict(State.DEAD, f"its owner {card.owner} has ended")
+        found = running(writer)
+        if found is not None:
             return Verdict(
-                State.UNKNOWN, f"its owner {owner or '(unreadable)'} cannot be looked up from {here()}; reap there"
+                State.ALIVE if found else State.DEAD, f"its owner {card.owner} {'runs' if found else 'has ended'}"
             )
-        return Verdict(State.ALIVE if found else State.DEAD, f"its owner {owner} {'runs' if found else 'has ended'}")
+        if locked and card.locked and card.host == here():
+            # This host's name, a free lock and another boot: the machine was started anew since.
+            return Verdict(State.DEAD, f"its owner {card.owner} ended before this machine or container was started")
+        return Verdict(State.UNKNOWN, f"its owner {card.owner} cannot be looked up from {here()}; reap there")
+
+
+class _Card(NamedTuple):
+    """What an `.owner` file says."""
+
+    pid: int = 0
+    host: str = ""
+    locked: bool = False
+    """The owner itself wrote this and held the lock before; otherwise somebody did who was first to write."""
+
+    @property
+    def owner(self) -> str:
+        return f"{self.pid}@{self.host}" if self.pid else ""
+
+    @classmethod
+    def of(cls, writer: Writer | None, own: bool) -> _Card:
+        if writer is None:
+            return cls()
+        # Another process of the same machine has the same host's name.
+        return cls(writer.pid, here() if writer.machine == this_process().writer.machine else "", own)
+
+    def pack(self) -> bytes:
+        made = round(time.time(), 3)
+        command = this_process().command if self.locked else ""
+        return json.dumps({"proxyfab": 1, "made": made, "command": command, **self._asdict()}).encode()
+
+    @classmethod
+    def parse(cls, text: bytes) -> _Card:
+        """Damaged ones say nothing."""
+        try:
+            content = json.loads(text)
+            return cls(int(content["pid"]), str(content["host"]), bool(content["locked"]))
+        except (ValueError, KeyError, TypeError):
+            return cls()
 
 
 _owned: dict[str, int] = {}
-
-
-def _card(own: bool) -> bytes:
-    process = this_process()
-    content: dict[str, object] = {"proxyfab": 1, "made": round(time.time(), 3), "pid": None}
-    if own:
-        machine, pid, start = process.writer
-        content |= {"machine": machine, "pid": pid, "start": start, "host": process.host, "command": process.command}
-    return json.dumps(content).encode()
 
 
 def _remove_unsettled(path: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from base64 import b32decode, b32encode
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -26,6 +27,19 @@ class Writer(NamedTuple):
     pid: int
     start: int
     """Clock ticks from the machine's start to the process's."""
+
+    def pack(self, number: int) -> str:
+        """24 characters that name the writer and one of its things: lower-case letters and the digits 2 to 7."""
+        parts = (self.pid.to_bytes(3, "big"), self.start.to_bytes(5, "big"), number.to_bytes(3, "big"))
+        return b32encode(bytes.fromhex(self.machine) + b"".join(parts)).decode().lower()
+
+    @classmethod
+    def unpack(cls, text: str) -> Writer:
+        """The writer in what `pack` made; ValueError for anything else."""
+        data = b32decode(text.upper())
+        if len(data) != 15:
+            raise ValueError(f"{text!r} names no process")
+        return cls(data[:4].hex(), int.from_bytes(data[4:7], "big"), int.from_bytes(data[7:12], "big"))
 
 
 class Process(NamedTuple):
