@@ -23,6 +23,7 @@ TEMPORARY = ".t-"
 _OLD = 24 * 3600.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
 _HINTS = {
     errno.ENOSPC: "free some space, evict objects or run `proxyfab gc`",
     errno.EDQUOT: "the quota is used up: evict objects or ask for more",
@@ -133,6 +134,33 @@ def is_abandoned(name: str, modified: float, now: float) -> bool:
     except ValueError:
         return False  # not one of ours
     return now - modified > _OLD if found is None else not found
+
+
+class NoLinks(Exception):  # noqa: N818  # never leaves this package
+    """This file system knows no hard links."""
+
+
+def link_new(source: str, target: str) -> None:
+    """Give a complete file a second name that must be free.
+
+    Raises:
+        FileExistsError: It is taken.
+        NoLinks: The file system cannot; look for another way.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise NoLinks(target) from error
+        raise
+
+
+def discard(path: str) -> None:
+    """Unlink, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 class Removed(NamedTuple):

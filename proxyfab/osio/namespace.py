@@ -2,8 +2,8 @@
 
 Rules:
 1. A namespace is ours when it holds an `.owner` file (JSON). It is written whole, by rename, before anything else.
-2. The name of an ephemeral namespace (`~` and 24 characters) tells its owner: machine, process id, start time. So whoever
-   writes first may make it, a forked child or a worker that was sent the URL, and it is still its owner's.
+2. The name of an ephemeral namespace (`~` and 24 characters) tells its owner: machine, process id, start time. So
+   whoever writes first may make it, a forked child or a worker that was sent the URL, and it is still its owner's.
 3. As soon as it uses it the owner holds an exclusive flock on `.owner` for life.
    A forked child closes its copy, so that only the owner's end frees the lock, and frees it even after SIGKILL.
 4. Whoever gets the lock and finds nothing that speaks for life may remove the namespace (`Root.reap`).
@@ -128,7 +128,8 @@ class Namespace:
                 os.unlink(temporary)
             raise
         if own:
-            fd, _owned[self.path] = (
+            # Open for the life of this process: it holds the lock.
+            fd, _owned[self.path] = _owned.get(self.path, -1), fd
                 _owned.get(self.path, -1),
                 fd,
             )  # open for the life of this process: it holds the lock

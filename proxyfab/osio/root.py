@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +17,17 @@ from collections.abc import Iterator
 from proxyfab.abc import Reclaimed
 from proxyfab.errors import ConnectorError
 from proxyfab.osio import mounts
-from proxyfab.osio.files import make_directory, remove_tree, temporary_name, translate, tree_size, write_all
+from proxyfab.osio.files import (
+    NoLinks,
+    discard,
+    link_new,
+    make_directory,
+    remove_tree,
+    temporary_name,
+    translate,
+    tree_size,
+    write_all,
+)
 from proxyfab.osio.namespace import DOOMED, OWNER, Namespace, State
 
 MARKER = ".proxyfab"
@@ -146,31 +155,8 @@ def _write_marker(path: str) -> None:
         link_new(temporary, f"{path}/{MARKER}")
     except FileExistsError:
         pass
+    except NoLinks:
+        os.rename(temporary, f"{path}/{MARKER}")  # two that make one root at the same instant are not told apart here
     finally:
         os.close(fd)
-        os.unlink(temporary)
-
-
-def link_new(source: str, target: str) -> None:
-    """Give a complete file a second name that must be free (FileExistsError otherwise)."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
-            raise
-        _without_links(source, target)
-
-
-def _without_links(source: str, target: str) -> None:
-    """For file systems that know no hard links: claim the name, then put the complete file in the claim's place."""
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        with open(source, "rb") as file:
-            content = file.read()
-        copy = f"{target}{temporary_name()}"
-        with open(copy, "xb") as file:
-            file.write(content)
-        os.rename(copy, target)
-    except BaseException:
-        os.unlink(target)
-        raise
+        discard(temporary)
