@@ -136,7 +136,7 @@ def is_abandoned(name: str, modified: float, now: float) -> bool:
     return now - modified > _OLD if found is None else not found
 
 
-class NoLinks(Exception):  # noqa: N818  # never leaves this package
+class NoLinks(Exception):
     """This file system knows no hard links."""
 
 

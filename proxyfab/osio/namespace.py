@@ -112,7 +112,7 @@ class Namespace:
         strangers = [name for name in os.listdir(self.path) if not name.startswith(".")]
         if strangers and not self.exists():
             raise AccessDenied(
-                f"{self.path} holds somebody else's files ({strangers[0]!r}) and no {OWNER}; choose another name or path."
+                f"{self.path} holds others' files ({strangers[0]!r}) and no {OWNER}; choose another name or path."
             )
         temporary = f"{self.path}/{temporary_name()}"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -130,9 +130,6 @@ class Namespace:
         if own:
             # Open for the life of this process: it holds the lock.
             fd, _owned[self.path] = _owned.get(self.path, -1), fd
-                _owned.get(self.path, -1),
-                fd,
-            )  # open for the life of this process: it holds the lock
         if fd >= 0:
             os.close(fd)
 

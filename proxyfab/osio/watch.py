@@ -1,8 +1,8 @@
 """Being told that something appeared in a directory: inotify, and bounded polling where the kernel cannot tell.
 
-Promises: a wait ends at its deadline; a notice that comes between two looks is not lost, because the watch is set before
-the first look; and whatever happens to the watch (a removed directory, a full queue, no instance left), a look is taken
-at least every second. inotify sees what processes of this machine do: on a network file system use polling.
+Promises: a wait ends at its deadline; a notice that comes between two looks is not lost, because a look follows the
+setting of the watch; and whatever happens to the watch (a removed directory, a full queue, no instance left), a look is
+taken at least every second. inotify sees what processes of this machine do: on a network file system use polling.
 """
 
 from __future__ import annotations
