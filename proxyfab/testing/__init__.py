@@ -26,7 +26,16 @@ _HOMES = {
     "until": "processes",
 }
 
-__all__ = [*sorted(_HOMES)]
+__all__ = [
+    "Child",
+    "ConnectorMachine",
+    "ConnectorTests",
+    "FaultyConnector",
+    "in_fork",
+    "leaked_keys",
+    "no_leaks",
+    "until",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -77,6 +77,11 @@ class Child:
         """Give the child something to `talk.recv()`."""
         self.talk.send(message)
 
+    def ask(self, *question: Any, timeout: float = DEADLINE) -> Any:
+        """Send a question and receive the answer."""
+        self.send(question)
+        return self.receive(timeout)
+
     def receive(self, timeout: float = DEADLINE) -> Any:
         """What the child sends next."""
         message = self._next(timeout)
@@ -211,14 +216,14 @@ def until(condition: Callable[[], object], timeout: float = DEADLINE) -> bool:
     return True
 
 
-def at_once(works: list[Callable[[], R]], timeout: float = DEADLINE) -> list[R | BaseException]:
+def at_once(works: list[Callable[[], Any]], timeout: float = DEADLINE) -> list[Any]:
     """What each call returns or raises; all start together, each in its own thread.
 
     Raises:
         ChildFailed: One did not finish in time.
     """
     start = threading.Barrier(len(works))
-    results: list[R | BaseException] = [ChildFailed("It did not finish.")] * len(works)
+    results: list[Any] = [ChildFailed("It did not finish.")] * len(works)
 
     def one(index: int) -> None:
         start.wait(timeout)

@@ -77,6 +77,19 @@ def visit(talk: Connection, kind: Any, url: str) -> bool:
     return bool(connector.evict(key))
 
 
+def follow(talk: Connection, connector: Any) -> None:
+    """Do single operations on command, until the line is cut."""
+    while True:
+        operation, key, *rest = talk.recv()
+        if operation == "get":
+            found = connector.get(key)
+            talk.send(None if found is None else found.tobytes())
+        elif operation == "replace":
+            talk.send(connector.put(Frames(rest), key=key, replace=True))
+        else:
+            talk.send(getattr(connector, operation)(key))
+
+
 def race(talk: Connection, connector: Any, key: Key, seed: int) -> bool:
     """Say ready, wait for the start, put under `key`; whether this process won."""
     frames = signed(200_000, seed)

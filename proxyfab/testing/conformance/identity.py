@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class IdentityTests(Suite):
     def test_what_is_closed_says_so(self, one: Any) -> None:
         key = one.put(Frames([b"x"]))
         one.close()
-        calls = [
+        calls: list[Callable[[], Any]] = [
             lambda: one.put(Frames([b"x"])),
             lambda: one.get(key),
             lambda: one.exists(key),
@@ -139,8 +140,14 @@ class IdentityTests(Suite):
                 call()
 
     def test_a_with_block_closes(self, connect: Open) -> None:
-        with pytest.raises(RuntimeError, match="mine"), connect() as one:
-            raise RuntimeError("mine")
+        one = connect()
+
+        def fail_inside() -> None:
+            with one:
+                raise RuntimeError("mine")
+
+        with pytest.raises(RuntimeError, match="mine"):
+            fail_inside()
         with pytest.raises(ConnectorError):
             one.exists(Key("k"))
 

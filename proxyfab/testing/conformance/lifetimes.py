@@ -24,7 +24,7 @@ class LifetimeTests(Suite):
         """The key of an object that has just expired."""
         key = connector.put(Frames([b"short"]), key=key, ttl=SHORT)
         assert until(lambda: not connector.exists(key))
-        return key  # type: ignore[no-any-return]  # connectors are Any here, for third parties' sake
+        return key
 
     def test_a_time_to_live_is_told(self, one: Any) -> None:
         key = one.put(Frames([b"x"]), ttl=LONG)

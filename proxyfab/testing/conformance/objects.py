@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -206,7 +207,7 @@ class ObjectTests(Suite):
 
     def test_a_key_of_another_store_is_refused(self, one: Any) -> None:
         stranger = Key("0" * 32, "some-other-place.example:7")
-        calls = [
+        calls: list[Callable[[], Any]] = [
             lambda: one.get(stranger),
             lambda: one.exists(stranger),
             lambda: one.evict(stranger),

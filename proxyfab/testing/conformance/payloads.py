@@ -60,10 +60,18 @@ class PayloadTests(Suite):
         assert one.get(one.put(frames)).tobytes() == frames.tobytes()
 
     def test_borrowed_typed_and_read_only_memory(self, one: Any) -> None:
-        numbers = array("d", range(1000))
+        numbers: Any = array("d", range(1000))
         matrix = memoryview(array("i", range(12))).cast("B").cast("i", (3, 4))
         flat = memoryview(numbers)
-        parts = [b"ro", bytearray(b"rw"), memoryview(b"0123456789")[2:7], numbers, matrix, flat.toreadonly(), b""]
+        parts: list[Any] = [
+            b"ro",
+            bytearray(b"rw"),
+            memoryview(b"0123456789")[2:7],
+            numbers,
+            matrix,
+            flat.toreadonly(),
+            b"",
+        ]
         expected = b"".join(memoryview(part).tobytes() for part in parts)
 
         assert content(one.get(one.put(Frames(parts)))) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 from proxyfab.buffers import Frames
@@ -30,7 +31,7 @@ class ThreadTests(Suite):
             whole = all(is_whole(one.get(key)) for key in keys)
             return whole and one.evict_many(keys) == [True] * 20
 
-        assert at_once([lambda seed=seed: work(seed) for seed in range(THREADS)]) == [True] * THREADS
+        assert at_once([partial(work, seed) for seed in range(THREADS)]) == [True] * THREADS
 
     def test_the_first_operation_may_be_many(self, one: Any) -> None:
         """Opening is lazy, so that threads may all be the first."""
@@ -42,9 +43,7 @@ class ThreadTests(Suite):
     def test_of_many_writers_one_wins(self, one: Any) -> None:
         for number in range(10):
             key = Key(f"prize-{number}")
-            results = at_once(
-                [lambda seed=seed, key=key: one.put(signed(5000, seed), key=key) for seed in range(THREADS)]
-            )
+            results = at_once([partial(one.put, signed(5000, seed), key=key) for seed in range(THREADS)])
             losers = failures(results)
 
             assert [type(loser) for loser in losers] == [KeyExists] * (THREADS - 1)
@@ -54,7 +53,7 @@ class ThreadTests(Suite):
     def test_of_many_evictors_one_wins(self, one: Any) -> None:
         for number in range(10):
             key = one.put(Frames([b"x"]), key=Key(f"k-{number}"))
-            results = at_once([lambda key=key: one.evict(key)] * THREADS)
+            results = at_once([partial(one.evict, key)] * THREADS)
 
             assert sorted(results) == [False] * (THREADS - 1) + [True]
 
@@ -64,7 +63,8 @@ class ThreadTests(Suite):
         prepared = [signed(nbytes, nbytes) for nbytes in (32, 5_000, 300_000, 301_000)]
 
         def work(seed: int) -> int:
-            dice, held = random.Random(seed), []
+            dice = random.Random(seed)
+            held: list[Frames] = []
             for _ in range(ROUNDS):
                 key = dice.choice(keys)
                 step = dice.random()
@@ -78,7 +78,7 @@ class ThreadTests(Suite):
             assert all(map(is_whole, held)), "what was got has changed"
             return ROUNDS
 
-        assert failures(at_once([lambda seed=seed: work(seed) for seed in range(THREADS)])) == []
+        assert failures(at_once([partial(work, seed) for seed in range(THREADS)])) == []
 
     def test_a_put_after_an_evict_is_never_lost(self, one: Any) -> None:
         """Each key has one owner who puts it and looks; others reap, clear nothing, and list meanwhile."""
@@ -97,7 +97,7 @@ class ThreadTests(Suite):
                 if self.scans:
                     assert all(stat.nbytes == 200 for stat in one.scan())
 
-        assert failures(at_once([*(lambda seed=seed: owner(seed) for seed in range(4)), sweeper, sweeper])) == []
+        assert failures(at_once([*(partial(owner, seed) for seed in range(4)), sweeper, sweeper])) == []
 
     def test_the_expired_key_has_one_new_writer(self, one: Any) -> None:
         for number in range(5):
@@ -105,9 +105,7 @@ class ThreadTests(Suite):
             one.put(Frames([b"old"]), key=key, ttl=0.001)
             while one.exists(key):
                 pass
-            results = at_once(
-                [lambda seed=seed, key=key: one.put(signed(64, seed), key=key) for seed in range(THREADS)]
-            )
+            results = at_once([partial(one.put, signed(64, seed), key=key) for seed in range(THREADS)])
             winners = [seed for seed, result in enumerate(results) if not isinstance(result, BaseException)]
 
             assert len(winners) == 1

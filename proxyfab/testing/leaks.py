@@ -1,0 +1,110 @@
+"""What a test must not leave behind: file descriptors, threads, child processes, shared memory, keys.
+
+`no_leaks` is a pytest fixture; import it in a conftest.py (and make it autouse there, or ask for it by name).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from proxyfab.testing.processes import until
+
+GRACE = 3.0
+"""Seconds for what ends by itself soon."""
+
+KEPT_FILES = re.compile(r"/\.owner(\.lock)?( \(deleted\))?$")
+"""An unnamed place is locked for as long as its process lives; that is how others know."""
+
+KEPT_THREADS = re.compile(r"^proxyfab-background")
+"""They end by themselves when they have idled for ten seconds."""
+
+SHARED = Path("/dev/shm")
+
+
+class Belongings(NamedTuple):
+    """What this process has open."""
+
+    files: Counter[str]
+    threads: frozenset[threading.Thread]
+    children: frozenset[int]
+    shared: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Belongings:
+        """A snapshot."""
+        threads = frozenset(thread for thread in threading.enumerate() if not KEPT_THREADS.match(thread.name))
+        return cls(_files(), threads, _children(), _shared())
+
+    def since(self, before: Belongings) -> list[str]:
+        """What is here and was not before, in words."""
+        return [
+            *(f"file descriptor of {path}" for path in (self.files - before.files).elements()),
+            *(f"thread {thread.name!r}" for thread in self.threads - before.threads),
+            *(f"child process {pid}" for pid in self.children - before.children),
+            *(f"shared memory {path}" for path in self.shared - before.shared),
+        ]
+
+
+def _files() -> Counter[str]:
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the descriptor of this very listing is closed by now
+            target = os.readlink(f"/proc/self/fd/{number}")
+            if not KEPT_FILES.search(target):
+                found[re.sub(r"\d+", "N", target) if target.startswith("anon_inode") else target] += 1
+    return found
+
+
+def _children() -> frozenset[int]:
+    pids: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # a thread that ended meanwhile
+            pids.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+    return frozenset(pids)
+
+
+def _shared() -> frozenset[str]:
+    """Objects of named places in shared memory; /dev/shm as a whole is changed by others at any time."""
+    root = Path(os.environ.get("PROXYFAB_SHM_DIR") or SHARED / f"proxyfab-{os.getuid()}")
+    found = (Path(top) / name for top, _, names in os.walk(root) for name in names if not name.startswith("."))
+    return frozenset(str(path) for path in found if "~" not in str(path.relative_to(root)))
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fails a test that leaves a file descriptor, a thread, a child process or an object in shared memory behind."""
+    before = Belongings.now()
+    yield
+    if Belongings.now().since(before):
+        gc.collect()  # cycles hold mapped views; only a leak that survives is one
+        until(lambda: not Belongings.now().since(before), GRACE)
+    assert Belongings.now().since(before) == [], "this test left something behind"
+
+
+@contextlib.contextmanager
+def leaked_keys(connector: Any) -> Iterator[list[str]]:
+    """A list that holds, after the block, the ids of objects that the block put and did not evict.
+
+    The connector must be able to `scan`.
+    """
+    before = {str(stat.key) for stat in connector.scan()}
+    left: list[str] = []
+    yield left
+    left.extend(sorted({str(stat.key) for stat in connector.scan()} - before))
+
+
+def stray_places(root: Path) -> list[str]:
+    """Unnamed namespaces under `root` that have no owner any more, or one that is not this process."""
+    mine = f'"pid": {os.getpid()}'
+    owners = {path.parent: path.read_text(errors="replace") for path in root.glob("~*/.owner")}
+    return sorted(str(place) for place in root.glob("~*") if mine not in owners.get(place, ""))

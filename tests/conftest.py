@@ -1,0 +1,83 @@
+"""For every test: a clean place, nothing left behind, a deadline (pyproject.toml), and no silent skips.
+
+Hypothesis profiles: `ci` (short, the default in CI), `dev` (the default elsewhere) and `thorough`;
+HYPOTHESIS_PROFILE chooses. A run in CI (the variable CI is set) fails where a test was skipped for a reason that is not
+on the list below.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("proxyfab.testing")
+
+from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # after assertions are rewritten
+
+__all__ = ["no_leaks"]
+
+ALLOWED_SKIPS = [
+    r" does not claim ",  # a statement in a connector's own test file, which a reviewer sees
+    r"^mounting a small tmpfs (needs root|is not allowed here)",
+    r"^could not import '(pandas|polars|pyarrow|torch|xarray|dask)",  # optional packages, tested where they are
+    r"^only on Python",
+    r"^needs Python",
+]
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+settings.register_profile("ci", max_examples=20, stateful_step_count=30, derandomize=True, **_COMMON)
+settings.register_profile("dev", max_examples=30, stateful_step_count=30, **_COMMON)
+settings.register_profile("thorough", max_examples=1000, stateful_step_count=60, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+_bad_skips: list[str] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_memory_root() -> Iterator[Path]:
+    """Shared memory of this run only, so that nobody's objects meet; at the end nothing of ended processes is in it."""
+    base = SHARED if os.access(SHARED, os.W_OK) else None
+    root = Path(tempfile.mkdtemp(prefix="proxyfab-tests-", dir=base))
+    os.environ["PROXYFAB_SHM_DIR"] = str(root)
+    yield root
+    strays = stray_places(root)
+    shutil.rmtree(root, ignore_errors=True)
+    assert strays == [], "processes that have ended left unnamed namespaces behind"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(no_leaks: None) -> None:
+    """Applies `no_leaks` to all; an automatic fixture is the last to end."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not any(re.search(allowed, reason) for allowed in ALLOWED_SKIPS):
+            _bad_skips.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not any(re.search(allowed, reason) for allowed in ALLOWED_SKIPS):
+            _bad_skips.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if _bad_skips and os.environ.get("CI") and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _bad_skips:
+        terminalreporter.section("skipped, and not on the list of allowed reasons (tests/conftest.py)")
+        for line in _bad_skips:
+            terminalreporter.line(line)
