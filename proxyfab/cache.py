@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from proxyfab.fork import on_fork
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -23,6 +25,13 @@ class ByteLRU(Generic[K, V]):
         self._size_of = size_of
         self._values: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """A child starts empty: its parent may have been in the middle of a change."""
+        self._lock = threading.Lock()
+        self._values = OrderedDict()
+        self.nbytes = 0
 
     def get(self, key: K) -> V | None:
         """The value, now the youngest; None when it is not here."""

@@ -9,13 +9,12 @@ Promises:
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from proxyfab.errors import ProxyfabError, ResolveTimeout
+from proxyfab.fork import on_fork
 
 V = TypeVar("V")
 
@@ -38,7 +37,7 @@ class SingleFlight(Generic[V]):
 
     def __init__(self) -> None:
         self._flying: dict[Hashable, _Flight] = {}
-        _all.add(self)
+        on_fork(self)
 
     def do(self, key: Hashable, fetch: Callable[[], V], timeout: float | None = None) -> V:
         """The result of `fetch()`, fetched by this thread or by another one that was already at it.
@@ -65,6 +64,10 @@ class SingleFlight(Generic[V]):
             self._flying.pop(key, None)
             mine.landed.release()
 
+    def after_fork(self) -> None:
+        """Forget flights whose pilots stayed in the parent."""
+        self._flying = {}
+
     def _join(self, key: Hashable, flight: _Flight, timeout: float | None) -> V:
         if flight.pilot == threading.get_ident():
             raise ProxyfabError(f"Resolving {key} needs {key} itself: its own bytes hold a reference to it.")
@@ -74,14 +77,3 @@ class SingleFlight(Generic[V]):
         if flight.error is not None:
             raise flight.error
         return flight.value  # type: ignore[no-any-return]  # the value is what fetch() of the same key returned
-
-
-_all: weakref.WeakSet[SingleFlight[Any]] = weakref.WeakSet()
-
-
-def _forget_parent() -> None:
-    for flights in list(_all):
-        flights._flying = {}
-
-
-os.register_at_fork(after_in_child=_forget_parent)

@@ -49,13 +49,17 @@ def _find(group: str, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         hint = f"pip install 'proxyfab[{extra}]'" if extra else f"pip install {error.name}"
-        raise MissingDependency(f"{name}:// needs the package {error.name!r}, which is not installed: {hint}") from error
+        raise MissingDependency(
+            f"{name}:// needs the package {error.name!r}, which is not installed: {hint}"
+        ) from error
 
 
 def _plugin(group: str, name: str) -> Any:
     point = _entry_points(group).get(name)
     if point is None:
-        raise ConfigurationError(f"Unknown scheme {name!r} among proxyfab's {group}; known here: {', '.join(names(group))}.")
+        raise ConfigurationError(
+            f"Unknown scheme {name!r} among proxyfab's {group}; known here: {', '.join(names(group))}."
+        )
     try:
         return point.load()
     except ImportError as error:

@@ -8,12 +8,13 @@ everywhere. With no listener a span costs about a microsecond.
 from __future__ import annotations
 
 import os
-
 import threading
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
 from typing import NamedTuple
+
+from proxyfab.fork import on_fork
 
 
 class Link(NamedTuple):
@@ -27,10 +28,19 @@ class Link(NamedTuple):
 class Total(NamedTuple):
     """What an operation on a link came to: calls, failed calls among them, payload bytes, seconds of wall time."""
 
-    count: int
-    errors: int
+    calls: int
+    failures: int
     nbytes: int
     seconds: float
+
+    def plus(self, other: Total) -> Total:
+        """Both together."""
+        return Total(
+            self.calls + other.calls,
+            self.failures + other.failures,
+            self.nbytes + other.nbytes,
+            self.seconds + other.seconds,
+        )
 
 
 _NOTHING = Total(0, 0, 0, 0.0)
@@ -39,18 +49,19 @@ _NOTHING = Total(0, 0, 0, 0.0)
 class Meter:
     """Totals per (operation, link). Thread-safe; a forked child starts from its parent's figures."""
 
-    __slots__ = ("_lock", "_totals")
+    __slots__ = ("__weakref__", "_lock", "_totals")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._totals: dict[tuple[str, Link], Total] = {}
+        on_fork(self)
 
     def add(self, operation: str, link: Link, nbytes: int, seconds: float, *, failed: bool = False) -> None:
         """Count one call."""
         key = operation, link
         with self._lock:
-            count, errors, total, spent = self._totals.get(key, _NOTHING)
-            self._totals[key] = Total(count + 1, errors + failed, total + nbytes, spent + seconds)
+            calls, failures, moved, spent = self._totals.get(key, _NOTHING)
+            self._totals[key] = Total(calls + 1, failures + failed, moved + nbytes, spent + seconds)
 
     def totals(self) -> dict[tuple[str, Link], Total]:
         """A copy of all totals."""
@@ -61,11 +72,11 @@ class Meter:
         """Totals per operation over all links."""
         sums: dict[str, Total] = {}
         for (operation, _), total in self.totals().items():
-            sums[operation] = Total(*(a + b for a, b in zip(sums.get(operation, _NOTHING), total, strict=True)))
+            sums[operation] = sums.get(operation, _NOTHING).plus(total)
         return sums
 
-    def unlock(self) -> None:
-        """Give a forked child a lock that no thread of its parent holds."""
+    def after_fork(self) -> None:
+        """Give a child a lock that no thread of its parent holds."""
         self._lock = threading.Lock()
 
 
@@ -83,7 +94,9 @@ class Span:
 
     __slots__ = ("_meter", "_started", "error", "key", "link", "nbytes", "operation", "seconds")
 
-    def __init__(self, operation: str, link: Link, key: object = "", nbytes: int = 0, meter: Meter | None = None) -> None:
+    def __init__(
+        self, operation: str, link: Link, key: object = "", nbytes: int = 0, meter: Meter | None = None
+    ) -> None:
         self.operation = operation
         self.link = link
         self.key = key
@@ -136,6 +149,3 @@ def here() -> str:
     if _hostname is None:
         _hostname = os.uname().nodename
     return _hostname
-
-
-os.register_at_fork(after_in_child=totals.unlock)

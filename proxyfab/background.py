@@ -1,0 +1,115 @@
+"""Work beside the caller's: a few daemon threads that fetch ahead and give blocking calls a deadline.
+
+Promises: no thread keeps the interpreter alive; after a fork a child starts with none and makes its own; a task that is
+never waited for costs nothing more. A thread that idles for ten seconds ends.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from proxyfab.errors import ResolveTimeout
+from proxyfab.fork import on_fork
+
+R = TypeVar("R")
+THREADS = 8
+_IDLE = 10.0
+
+
+class Task(Generic[R]):
+    """One call that runs in the background. `result` may be asked for any number of times, from any thread."""
+
+    __slots__ = ("_call", "_done", "_error", "_value", "what")
+
+    def __init__(self, call: Callable[[], R], what: str) -> None:
+        self.what = what
+        self._call: Callable[[], R] | None = call
+        self._done = threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work, once, in this thread."""
+        call, self._call = self._call, None
+        try:
+            self._value = call() if call is not None else None
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+            self._error = error
+        finally:
+            self._done.set()
+
+    def result(self, timeout: float | None = None) -> R:
+        """What the call returned or raised.
+
+        Raises:
+            ResolveTimeout: It has not finished within `timeout` seconds; it goes on in the background.
+        """
+        if not self._done.wait(timeout):
+            raise ResolveTimeout(
+                f"{self.what} has not finished within {timeout} s; wait longer or look at the other side."
+            )
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[no-any-return]  # it is what the call returned
+
+
+class _Pool:
+    """Threads by need, at most THREADS; rebuilt in a forked child, whose parent's threads do not exist."""
+
+    def __init__(self) -> None:
+        self.tasks: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
+        self.lock = threading.Lock()
+        self.threads = 0
+        self.idle = 0
+
+    after_fork = __init__
+
+    def submit(self, task: Task[Any]) -> None:
+        with self.lock:
+            self.tasks.put(task)
+            if self.idle >= self.tasks.qsize() or self.threads >= THREADS:
+                return
+            self.threads += 1
+        threading.Thread(target=self._work, name="proxyfab-background", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                self.idle += 1
+            try:
+                task = self.tasks.get(timeout=_IDLE)
+            except queue.Empty:
+                task = None
+            with self.lock:
+                self.idle -= 1
+                if task is None and self.tasks.empty():
+                    self.threads -= 1
+                    return
+            if task is not None:
+                task.run()
+
+
+_pool = _Pool()
+on_fork(_pool)
+
+
+def start(call: Callable[[], R], what: str) -> Task[R]:
+    """Run `call()` in the background; `what` names it in a timeout's message."""
+    task = Task(call, what)
+    _pool.submit(task)
+    return task
+
+
+def within(timeout: float | None, call: Callable[[], R], what: str) -> R:
+    """`call()`, given up after `timeout` seconds; without a timeout simply `call()` in this thread.
+
+    With a timeout the call has a thread of its own, so that no number of hanging calls can hold up another.
+    """
+    if timeout is None:
+        return call()
+    task = Task(call, what)
+    threading.Thread(target=task.run, name="proxyfab-deadline", daemon=True).start()
+    return task.result(timeout)

@@ -1,0 +1,92 @@
+"""`ls`, `du` and `inspect`: what lies in a store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, cast
+
+import click
+
+from proxyfab.abc import Connector, Stat, SupportsScan
+from proxyfab.cli.output import age, as_json, show, show_json, size, store_url
+from proxyfab.errors import CapabilityError, IntegrityError, KeyNotFound
+from proxyfab.keys import Key
+from proxyfab.registry import load
+from proxyfab.spec import ConnectorSpec, StoreSpec
+from proxyfab.wire.payload import decode
+
+
+def connect(url: str) -> Connector:
+    """The connector behind a store's URL."""
+    place = StoreSpec.parse(url).connector
+    return cast(Connector, load("connectors", ConnectorSpec.parse(place).scheme).from_url(place))
+
+
+def holdings(connector: Connector) -> list[Stat]:
+    """Everything that lies there, oldest first."""
+    if not isinstance(connector, SupportsScan):
+        raise CapabilityError(f"{connector.scheme}:// cannot list what it holds.")
+    return sorted(connector.scan(), key=lambda stat: stat.created)
+
+
+@click.command()
+@store_url
+@as_json
+def ls(url: str, as_json: bool) -> None:
+    """List the objects of a store, oldest first. URL defaults to shm://, all stores in this machine's shared memory."""
+    found = holdings(connect(url))
+    if as_json:
+        show_json([stat._asdict() | {"key": str(stat.key)} for stat in found])
+        return
+    rows = [
+        (stat.key, size(stat.nbytes), age(stat.created), age(stat.expires) if stat.expires else "never", _owner(stat))
+        for stat in found
+    ]
+    show(("key", "size", "age", "expires in", "owner"), rows)
+
+
+@click.command()
+@store_url
+@as_json
+def du(url: str, as_json: bool) -> None:
+    """Sum up the objects of a store per namespace."""
+    sums: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for stat in holdings(connect(url)):
+        sums[stat.namespace, _owner(stat)].append(stat.nbytes)
+    rows = [(name, owner, len(sizes), sum(sizes)) for (name, owner), sizes in sorted(sums.items())]
+    total = ("total", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
+    if as_json:
+        show_json([dict(zip(("namespace", "owner", "objects", "bytes"), row, strict=True)) for row in rows])
+        return
+    cells = [(name, owner, count, size(nbytes)) for name, owner, count, nbytes in [*rows, total]]
+    show(("namespace", "owner", "objects", "size"), cells)
+
+
+@click.command()
+@click.argument("key")
+@store_url
+@as_json
+def inspect(key: str, url: str, as_json: bool) -> None:
+    """Show what an object is without unpickling it, and verify its bytes. KEY is as `ls` prints it."""
+    connector = connect(url)
+    stat = connector.stat(Key.parse(key))
+    frames = connector.get(Key.parse(key))
+    if stat is None or frames is None:
+        raise KeyNotFound(f"Nothing lies under {key} in {url}; `proxyfab ls {url}` lists what does.")
+    found: dict[str, Any] = stat._asdict() | {"key": str(stat.key)}
+    try:
+        payload = decode(frames)
+        found |= {"type": payload.type, "codec": payload.codec, "origin": payload.origin, "meta": payload.meta}
+        found |= {"buffers": [view.nbytes for view in payload.buffers], "intact": True}
+    except IntegrityError as error:
+        found |= {"intact": False, "damage": str(error)}
+    if as_json:
+        show_json(found)
+    else:
+        show(("", ""), [(name, "-" if value is None or value == "" else value) for name, value in found.items()])
+    if not found["intact"]:
+        raise IntegrityError(f"{key} in {url} is damaged: {found['damage']}")
+
+
+def _owner(stat: Stat) -> str:
+    return stat.owner or "named, persistent"

@@ -1,0 +1,45 @@
+"""The one command and how it finds its subcommands: each lives in its own module and is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from proxyfab.errors import ProxyfabError
+
+_COMMANDS = {
+    "bench": "proxyfab.cli.bench",
+    "demo": "proxyfab.cli.run",
+    "doctor": "proxyfab.cli.doctor",
+    "du": "proxyfab.cli.holdings",
+    "gc": "proxyfab.cli.gc",
+    "inspect": "proxyfab.cli.holdings",
+    "ls": "proxyfab.cli.holdings",
+}
+
+
+class _Commands(click.Group):
+    """Loads a subcommand's module when it is named, and turns the library's errors into one line and status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        return getattr(importlib.import_module(module), cmd_name)  # type: ignore[no-any-return]  # the table names commands
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ProxyfabError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="proxyfab")
+def main() -> None:
+    """Move large objects by reference: look at stores, clean them up, check this machine, see it work."""

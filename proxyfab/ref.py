@@ -1,0 +1,275 @@
+"""Ref[T]: names one object, can fetch it, and pickles small. What a Proxy wraps.
+
+Rules:
+1. A Ref never changes what it names. An object that was resolved, mutated and sent on goes as a new object.
+2. A small object travels inside its Ref (`key` is None then); everything else lies in the store that `url` names.
+3. Unpickling opens nothing: the store is found, or opened, at the first touch. A process that lacks the backend, or
+   the packages of the object's type, can pass a Ref on.
+4. `once` is released when its use is acknowledged, not when it is read: a task that dies and is retried finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from proxyfab import background
+from proxyfab.abc import Source
+from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
+from proxyfab.keys import Key
+from proxyfab.proxy import Kind, factory_of, make
+from proxyfab.serialize import dumps, loads
+from proxyfab.wire.payload import Payload, digest
+
+if TYPE_CHECKING:
+    from typing import Self
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_ONCE = 1
+_SAFE = 2
+
+openers: list[Callable[[str], Any]] = []
+"""Filled by `store`, which stands above: from a store's URL to this process's live store for it."""
+
+
+class Ref(Generic[T_co]):
+    """A reference to one object of type T. Thread-safe; equal to any Ref that names the same object.
+
+    Attributes:
+        key: Where the object lies in its store; None when it travels inside this Ref.
+        nbytes: Its size in bytes as serialized.
+        kind: Its type's name and operators, for a proxy that need not fetch to know them; None when not known.
+        once: Released when its first use is acknowledged.
+        url: The store's URL.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ahead",
+        "_inline",
+        "_safe",
+        "_sent",
+        "_source",
+        "key",
+        "kind",
+        "nbytes",
+        "once",
+        "url",
+    )
+
+    def __init__(
+        self,
+        url: str,
+        key: Key | None,
+        *,
+        source: Source | None = None,
+        inline: Payload | None = None,
+        nbytes: int = 0,
+        kind: Kind | None = None,
+        once: bool = False,
+        safe: bool = False,
+    ) -> None:
+        self.url = url
+        self.key = key
+        self.nbytes = nbytes
+        self.kind = kind
+        self.once = once
+        self._source = source
+        self._inline = inline
+        self._safe = safe
+        self._ahead: background.Task[Payload] | None = None
+        self._sent: tuple[int, Ref[Any]] | None = None
+
+    @property
+    def store(self) -> Any:
+        """This process's live Store for `url`, opened now if it was not."""
+        source = self._source
+        if source is None:
+            source = self._source = openers[0](self.url)
+        return source
+
+    def __call__(self) -> T_co:
+        return self.resolve()
+
+    def resolve(self, timeout: float | None = None) -> T_co:
+        """The object, fetched and decoded anew on each call (its bytes may come from a cache or from shared memory).
+
+        Args:
+            timeout: Seconds for the fetch; None for the connector's own deadline.
+
+        Raises:
+            KeyNotFound: It was evicted, it expired, or its owner ended.
+            ResolveTimeout: `timeout` passed.
+            IntegrityError: The bytes are not what was written.
+            SerializationError: They cannot become an object here.
+        """
+        return loads(self._payload(timeout), mode="safe" if self._safe else "default")  # type: ignore[no-any-return]
+
+    def _payload(self, timeout: float | None) -> Payload:
+        if self._inline is not None:
+            return self._inline
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            try:
+                return ahead.result(timeout)
+            except ResolveTimeout:
+                self._ahead = ahead  # still under way: the next call may find it done
+                raise
+            except ProxyfabError:
+                pass  # what failed then may work now, and if not, fails with this call's own story
+        return background.within(timeout, self._fetch, f"Fetching {self.key} from {self.url}")
+
+    def _fetch(self) -> Payload:
+        return self.store.fetch(self.key)  # type: ignore[no-any-return]  # a Store's fetch, behind the floor
+
+    def prefetch(self) -> None:
+        """Move the bytes now, in the background; the next `resolve` decodes them in its own thread."""
+        if self._inline is None and self._ahead is None:
+            self._ahead = background.start(self._fetch, f"Fetching {self.key} from {self.url}")
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        return self._aresolve().__await__()
+
+    async def _aresolve(self) -> T_co:
+        if self._inline is None and not self.store.local:
+            import asyncio
+
+            await asyncio.to_thread(self.prefetch_here)
+        return self.resolve()
+
+    def prefetch_here(self) -> None:
+        """Move the bytes now, in this thread."""
+        if self._inline is None and self._ahead is None:
+            task = background.Task(self._fetch, f"Fetching {self.key} from {self.url}")
+            task.run()
+            self._ahead = task
+
+    def exists(self) -> bool:
+        """Whether the object can be resolved now (asked of the store, not of a cache)."""
+        return True if self.key is None else bool(self.store.exists(self.key))
+
+    def evict(self) -> bool:
+        """Delete the object; False when there was nothing to delete."""
+        return False if self.key is None else bool(self.store.evict(self.key))
+
+    def ack(self) -> None:
+        """Say that the use of a `once` object has succeeded: it is released now. Nothing happens to others."""
+        if self.once:
+            self.evict()
+
+    def __enter__(self) -> T_co:
+        return self.resolve()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.ack()
+
+    def proxy(self) -> T_co:
+        """The object in disguise: resolved at first use."""
+        return make(self, self.kind)  # type: ignore[no-any-return]  # a proxy of T is typed as T where it is handed out
+
+    def reduce_proxy(self, _kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
+        """How a proxy of this Ref pickles: as this Ref, or as a new object's if its target was changed meanwhile."""
+        ref = self._current(target) if resolved and not is_frozen(target) else self
+        return load_proxy, ref._state()
+
+    def _current(self, target: Any) -> Ref[Any]:
+        """This Ref if `target` still is what it names; otherwise a Ref to `target` stored anew (rule 1)."""
+        changed = dumps(target, mode="safe" if self._safe else "default")
+        now = digest(changed)
+        if self._inline is not None:
+            then: int | None = digest(self._inline)
+        else:
+            payload = self.store.peek(self.key)
+            then = None if payload is None else digest(payload)
+        if now == then:
+            return self
+        if self._sent is None or self._sent[0] != now or not self._sent[1].exists():
+            self._sent = now, self.store.ref_payload(changed, target, once=self.once)
+        return self._sent[1]
+
+    def _state(self) -> tuple[Any, ...]:
+        flags = _ONCE * self.once | _SAFE * self._safe
+        name, mask = self.kind or ("", 0)
+        if self._inline is not None:
+            return (self.url, self._inline.pack(), self.nbytes, name, mask, flags)
+        key = self.key
+        assert key is not None
+        return (self.url, key.id, key.where, self.nbytes, name, mask, flags)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, self._state()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("proxyfab.Ref", *self._state())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ref):
+            return NotImplemented
+        return self is other or self._state() == other._state()
+
+    def __hash__(self) -> int:
+        return hash((self.url, self.key, self.nbytes))
+
+    def __repr__(self) -> str:
+        what = self.kind.name.replace(":", ".") if self.kind else "object"
+        where = "inline" if self.key is None else f"{self.key} in {self.url}"
+        return f"<Ref to {what}, {self.nbytes} bytes, {where}>"
+
+
+def load(url: str, *state: Any) -> Ref[Any]:
+    """Unpickle a Ref; opens and imports nothing."""
+    *place, nbytes, name, mask, flags = state
+    kind = Kind(name, mask) if name else None
+    once, safe = bool(flags & _ONCE), bool(flags & _SAFE)
+    if len(place) == 1:
+        payload = Payload.unpack(place[0])
+        return Ref(url, None, inline=payload, nbytes=nbytes, kind=kind, once=once, safe=safe)
+    return Ref(url, Key(*place), nbytes=nbytes, kind=kind, once=once, safe=safe)
+
+
+def load_proxy(*state: Any) -> Any:
+    """Unpickle a proxy of a Ref."""
+    return load(*state).proxy()
+
+
+def ref_of(proxy: object) -> Ref[Any]:
+    """The Ref behind a proxy.
+
+    Raises:
+        ConfigurationError: The object is no proxy, or one that does not come from a store.
+    """
+    factory = factory_of(proxy)
+    if not isinstance(factory, Ref):
+        raise ConfigurationError("This proxy was made from a plain callable, not from a store; it has no Ref.")
+    return factory
+
+
+def prefetch(*proxies: object) -> None:
+    """Move the bytes of these proxies (or Refs) now, in the background. Their first use then only decodes."""
+    for proxy in proxies:
+        (proxy if isinstance(proxy, Ref) else ref_of(proxy)).prefetch()
+
+
+_FROZEN = frozenset({int, float, complex, bool, str, bytes, range, type, type(len), type(lambda: 0), type(None)})
+
+
+def is_frozen(target: Any) -> bool:
+    """Whether the object certainly cannot have been mutated; read-only arrays of plain numbers are."""
+    kind = type(target)
+    if kind in _FROZEN:
+        return True
+    if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
+        return not target.flags.writeable and not target.dtype.hasobject
+    return False

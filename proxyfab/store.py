@@ -1,0 +1,356 @@
+"""Store: puts objects where a connector keeps bytes, gets them back, and hands out references to them.
+
+Rules:
+1. An object is serialized once; then it is decided whether it travels inside its reference or is stored.
+2. No lock is held while bytes move (see `transport`) or objects are (de)serialized.
+3. Each `get` answers with an object of its own; what is cached are received bytes, never objects.
+4. The same unchanged object handed out twice is stored once, which is verified by content and not by identity alone.
+5. A Store pickles as its URL and unpickles to this process's live store for that URL, opened on first use.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from proxyfab.abc import Connector
+from proxyfab.errors import CapabilityError, ConfigurationError, KeyNotFound
+from proxyfab.keys import Key, as_key
+from proxyfab.proxy import is_proxy, is_singleton, kind_of, unwrap
+from proxyfab.ref import Ref, openers, ref_of
+from proxyfab.registry import load
+from proxyfab.reuse import Reuse
+from proxyfab.serialize import dumps, loads
+from proxyfab.spec import CACHE, INLINE_BELOW, ConnectorSpec, StoreSpec, check_name, nbytes
+from proxyfab.transport import Transport
+from proxyfab.wire.payload import Payload
+
+if TYPE_CHECKING:
+    from typing import Self
+
+T = TypeVar("T")
+R = TypeVar("R")
+_MODES = ("default", "safe")
+
+
+class Store:
+    """Moves objects. Thread-safe, fork-safe, picklable.
+
+    Args:
+        connector: A URL (`shm://`, `file:///scratch/me`, `memory://`) or a Connector. The default needs no server:
+            shared memory of this machine.
+        name: Objects of a named store stay until they are evicted, expire or are cleared. Those of an unnamed one are
+            reclaimed when the process that made it ends, however it ends.
+        cache: How many bytes received from a connector are kept for a second `get`, as a number or `"256 MiB"`. Nothing
+            is cached where a get costs no more than a cache hit (shared memory, mapped files).
+        inline_below: Objects whose serialized form is smaller travel inside their reference. 0 stores everything.
+        serializer: `"default"` (pickle 5 and codecs) or `"safe"` (codecs only; nothing is ever unpickled).
+        seal: Reserved for signing and encryption, which this version does not have.
+
+    Raises:
+        ConfigurationError: An argument makes no sense.
+        MissingDependency: The URL's scheme needs a package that is not installed.
+    """
+
+    def __init__(
+        self,
+        connector: str | Connector = "shm://",
+        *,
+        name: str | None = None,
+        cache: int | str = CACHE,
+        inline_below: int | str = INLINE_BELOW,
+        serializer: str = "default",
+        seal: object = None,
+    ) -> None:
+        if seal is not None:
+            raise CapabilityError("seal= (signing and encryption) is not in this version of proxyfab; leave it out.")
+        if serializer not in _MODES:
+            raise ConfigurationError(f"There is no serializer {serializer!r}; choose one of {', '.join(_MODES)}.")
+        if name is not None and not isinstance(connector, str):
+            raise ConfigurationError(
+                f"Give the name {name!r} to the connector itself: the store was handed a ready one."
+            )
+        self._owns_connector = isinstance(connector, str)
+        self.connector: Connector = _open_connector(connector, name) if isinstance(connector, str) else connector
+        self.name = name
+        spec = StoreSpec(self.connector.spec, nbytes(cache), nbytes(inline_below), serializer)
+        self.url = str(spec)
+        self._inline_below = spec.inline_below
+        self._mode = serializer
+        self._transport = Transport(self.connector, spec.cache)
+        self._reuse = Reuse(self._transport)
+        _live.setdefault(self.url, self)
+
+    # -- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def local(self) -> bool:
+        """Whether a get costs no more than a cache hit."""
+        return self.connector.local
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r}{', closed' if self._transport.closed else ''})"
+
+    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
+        return open_store, (self.url,)
+
+    # -- objects by key ------------------------------------------------------------------------------------------
+
+    def put(self, obj: object, *, key: Key | str | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        """Store an object.
+
+        Args:
+            obj: Anything that pickles (or, in a safe store, has a codec). Of a proxy its target is stored.
+            key: Where to put it; drawn if None.
+            ttl: Seconds until it expires; None for never.
+            replace: Overwrite what lies under `key`.
+
+        Raises:
+            KeyExists: `key` holds an object and `replace` is not set.
+            SerializationError: The object cannot become bytes.
+            CapacityError: There is no room.
+        """
+        return self._transport.put(self._dumps(obj), None if key is None else as_key(key), ttl, replace)
+
+    def put_many(
+        self,
+        objs: Iterable[object],
+        *,
+        keys: Sequence[Key | str] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        """Store several objects, in one round trip where the connector can."""
+        payloads = [self._dumps(obj) for obj in objs]
+        wanted = None if keys is None else [as_key(key) for key in keys]
+        return self._transport.put_many(payloads, wanted, ttl, replace)
+
+    def get(self, key: Key | str, default: Any = None) -> Any:
+        """The object under `key`, or `default` when there is none. Arrays come back read-only."""
+        payload = self._transport.get(as_key(key))
+        return default if payload is None else loads(payload, mode=self._mode)
+
+    def get_many(self, keys: Iterable[Key | str], default: Any = None) -> list[Any]:
+        """The objects under `keys`, in one round trip where the connector can."""
+        wanted = [as_key(key) for key in keys]
+        found = self._transport.get_many(wanted)
+        return [loads(found[key], mode=self._mode) if key in found else default for key in wanted]
+
+    def exists(self, key: Key | str) -> bool:
+        """Whether an object lies under `key`: asked of the connector, never of a cache."""
+        return self._transport.exists([as_key(key)])[0]
+
+    def exists_many(self, keys: Iterable[Key | str]) -> list[bool]:
+        """`exists` of each."""
+        return self._transport.exists([as_key(key) for key in keys])
+
+    def evict(self, key: Key | str) -> bool:
+        """Delete the object under `key`; False when there was none. Objects already got stay valid."""
+        return self._transport.evict([as_key(key)])[0]
+
+    def evict_many(self, keys: Iterable[Key | str]) -> list[bool]:
+        """`evict` of each."""
+        return self._transport.evict([as_key(key) for key in keys])
+
+    def reserve(self) -> Key:
+        """A key under which nothing lies yet and anybody may put later."""
+        return self.connector.reserve()
+
+    # -- references ----------------------------------------------------------------------------------------------
+
+    def ref(self, obj: T, *, once: bool = False, ttl: float | None = None) -> Ref[T]:
+        """A reference to `obj`, which is stored now, or carried inside when it is small.
+
+        The same unchanged object handed out twice is stored once (not with `once` or `ttl`, which are each their own).
+
+        Args:
+            obj: Of a proxy its own reference is handed out.
+            once: Release the object when its first use is acknowledged (`Ref.ack`, or leaving `with ref as x:` well).
+            ttl: Seconds until it expires; None for never.
+        """
+        if is_proxy(obj):
+            return ref_of(obj)
+        return self.ref_payload(self._dumps(obj), obj, once=once, ttl=ttl)
+
+    def proxy(self, obj: T, *, once: bool = False, ttl: float | None = None) -> T:
+        """A lazy, transparent proxy of `obj`, which is stored now. None, True, False and the like come back bare."""
+        if is_singleton(obj) or is_proxy(obj):
+            return obj
+        return self.ref(obj, once=once, ttl=ttl).proxy()
+
+    def proxy_many(self, objs: Iterable[T], *, once: bool = False, ttl: float | None = None) -> list[T]:
+        """A proxy of each, stored in one round trip where the connector can."""
+        objs = list(objs)
+        plain = [obj for obj in objs if not is_singleton(obj) and not is_proxy(obj)]
+        payloads = [self._dumps(obj) for obj in plain]
+        keys = iter(self._transport.put_many([p for p in payloads if p.nbytes >= self._inline_below], None, ttl, False))
+        refs = iter(
+            [
+                self._ref(payload, obj, None if payload.nbytes < self._inline_below else next(keys), once)
+                for payload, obj in zip(payloads, plain, strict=True)
+            ]
+        )
+        return [obj if is_singleton(obj) or is_proxy(obj) else cast(T, next(refs).proxy()) for obj in objs]
+
+    def ref_from_key(self, key: Key | str) -> Ref[Any]:
+        """A reference to what lies, or will lie, under `key`."""
+        return Ref(self.url, as_key(key), source=self, safe=self._mode == "safe")
+
+    def proxy_from_key(self, key: Key | str) -> Any:
+        """A proxy of what lies, or will lie, under `key`. Its type is known only when it is resolved."""
+        return self.ref_from_key(key).proxy()
+
+    def ref_payload(self, payload: Payload, obj: object, *, once: bool = False, ttl: float | None = None) -> Ref[Any]:
+        """A reference to an object that is already serialized; for those who build on stores."""
+        if payload.nbytes < self._inline_below:
+            return self._ref(payload, obj, None, once)
+        shared = not once and ttl is None
+        key = self._reuse.find(obj, payload) if shared else None
+        if key is None:
+            key = self._transport.put(payload, None, ttl, False)
+            if shared:
+                self._reuse.remember(obj, payload, key)
+        return self._ref(payload, obj, key, once)
+
+    def fetch(self, key: Key) -> Payload:
+        """The serialized object under `key`; for those who build on stores.
+
+        Raises:
+            KeyNotFound: There is none.
+        """
+        payload = self._transport.get(key)
+        if payload is None:
+            raise KeyNotFound(
+                f"Nothing lies under {key} in {self.url}: it was evicted, it expired, or its owner's process ended."
+            )
+        return payload
+
+    def peek(self, key: Key) -> Payload | None:
+        """The serialized object under `key` without verifying its data, None when there is none."""
+        return self._transport.peek(key)
+
+    def resolve(self, key: Key | str, *, timeout: float | None = None) -> Any:
+        """The object under `key`; KeyNotFound when there is none."""
+        return self.ref_from_key(key).resolve(timeout)
+
+    # -- coroutines ----------------------------------------------------------------------------------------------
+
+    async def aput(
+        self, obj: object, *, key: Key | str | None = None, ttl: float | None = None, replace: bool = False
+    ) -> Key:
+        """`put`, without blocking the event loop."""
+        return await _in_thread(lambda: self.put(obj, key=key, ttl=ttl, replace=replace))
+
+    async def aget(self, key: Key | str, default: Any = None) -> Any:
+        """`get`, without blocking the event loop."""
+        if self.local:  # some tens of microseconds; a thread would cost more than it saves
+            return self.get(key, default)
+        return await _in_thread(lambda: self.get(key, default))
+
+    async def aproxy(self, obj: T, *, once: bool = False, ttl: float | None = None) -> T:
+        """`proxy`, without blocking the event loop."""
+        return await _in_thread(lambda: self.proxy(obj, once=once, ttl=ttl))
+
+    async def aevict(self, key: Key | str) -> bool:
+        """`evict`, without blocking the event loop."""
+        return await _in_thread(lambda: self.evict(key))
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """`count`, `errors` among them, `bytes` and `seconds` per operation of this Store object in this process."""
+        return {
+            operation: {"count": calls, "errors": failures, "bytes": moved, "seconds": seconds}
+            for operation, (calls, failures, moved, seconds) in self._transport.meter.by_operation().items()
+        }
+
+    def clear(self) -> int:
+        """Delete every object of this store's own namespace; says how many."""
+        self._reuse.clear()
+        return self._transport.clear()
+
+    def close(self) -> None:
+        """Release what this process holds open; deletes nothing. References stay valid: they open the store again."""
+        self._transport.close()
+        self._reuse.clear()
+        if _live.get(self.url) is self:
+            del _live[self.url]
+        _opened.pop(self.url, None)
+        if self._owns_connector:
+            self.connector.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _dumps(self, obj: object) -> Payload:
+        return dumps(unwrap(obj) if is_proxy(obj) else obj, mode=self._mode)
+
+    def _ref(self, payload: Payload, obj: object, key: Key | None, once: bool) -> Ref[Any]:
+        return Ref(
+            self.url,
+            key,
+            source=self,
+            inline=payload.detached() if key is None else None,  # a few KiB: the object may change after this
+            nbytes=payload.nbytes,
+            kind=kind_of(obj),
+            once=once,
+            safe=self._mode == "safe",
+        )
+
+
+def open_store(spec: str | StoreSpec) -> Store:
+    """This process's live store for a store's URL; made now, and opened on first use, if there is none."""
+    url = str(spec)
+    store = _live.get(url)
+    if store is None:
+        with _opening:
+            store = _live.get(url) or _opened.get(url) or _make(url)
+            _opened[url] = store  # held: a task's references come and go, its store should stay
+            _live[url] = store
+            while len(_opened) > _HELD:
+                _opened.popitem(last=False)
+    return store
+
+
+def _make(url: str) -> Store:
+    spec = StoreSpec.parse(url)
+    return Store(spec.connector, cache=spec.cache, inline_below=spec.inline_below, serializer=spec.serializer)
+
+
+def _open_connector(url: str, name: str | None) -> Connector:
+    if name is not None:
+        check_name(name)
+    return cast(Connector, load("connectors", ConnectorSpec.parse(url).scheme).from_url(url, name=name))
+
+
+async def _in_thread(call: Callable[[], R]) -> R:
+    import asyncio  # not at the top: it would double the time to import proxyfab
+
+    return await asyncio.to_thread(call)
+
+
+_HELD = 64
+_live: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_opened: OrderedDict[str, Store] = OrderedDict()
+_opening = threading.Lock()
+
+
+def _unlock() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+openers.append(open_store)

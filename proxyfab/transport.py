@@ -1,0 +1,138 @@
+"""Moves serialized objects between a connector and this process: one cache, one flight per key, one span per step.
+
+Promises: no lock is held while bytes move; several threads that want the same remote bytes share one fetch; what is
+kept for a second get are received bytes, and only where a get costs more than a cache hit; data is verified on arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxyfab.abc import Connector
+from proxyfab.cache import ByteLRU
+from proxyfab.errors import ConnectorError
+from proxyfab.flight import SingleFlight
+from proxyfab.keys import Key
+from proxyfab.trace import Link, Meter, here, span
+from proxyfab.wire.payload import Payload, decode, encode
+
+
+class Transport:
+    """Payloads by key over one connector. Thread-safe, fork-safe.
+
+    Args:
+        connector: Where bytes lie.
+        cache: How many received bytes to keep.
+    """
+
+    def __init__(self, connector: Connector, cache: int) -> None:
+        self.connector = connector
+        self.meter = Meter()
+        self.closed = False
+        self._cache: ByteLRU[Key, Payload] = ByteLRU(cache, _size)
+        self._flights: SingleFlight[Payload | None] = SingleFlight()
+        scheme, place = connector.scheme, connector.place
+        self._out, self._in = Link(here(), place, scheme), Link(place, here(), scheme)
+
+    def put(self, payload: Payload, key: Key | None, ttl: float | None, replace: bool) -> Key:
+        """Encode and store one payload."""
+        connector = self._use()
+        frames = encode(payload, checksum=connector.checksums)
+        with self._span("put", self._out, key or "", frames.nbytes):
+            done = connector.put(frames, key=key, ttl=ttl, replace=replace)
+        if replace:
+            self._cache.pop(done)
+        return done
+
+    def put_many(
+        self, payloads: Sequence[Payload], keys: Sequence[Key] | None, ttl: float | None, replace: bool
+    ) -> list[Key]:
+        """Encode and store several payloads, in one round trip where the connector can."""
+        connector = self._use()
+        many = [encode(payload, checksum=connector.checksums) for payload in payloads]
+        if not many:
+            return []
+        with self._span("put_many", self._out, f"{len(many)} keys", sum(frames.nbytes for frames in many)):
+            done = connector.put_many(many, keys=keys, ttl=ttl, replace=replace)
+        for key in done if replace else ():
+            self._cache.pop(key)
+        return done
+
+    def get(self, key: Key) -> Payload | None:
+        """The payload under `key`, verified; None when there is none."""
+        if self._use().local:
+            return self._fetch(key)
+        return self._cache.get(key) or self._flights.do(key, lambda: self._fetch(key))
+
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Payload]:
+        """The payloads under `keys` that exist; one round trip for those not cached."""
+        connector = self._use()
+        found = {key: payload for key in keys if (payload := self._cache.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if not missing:
+            return found
+        with self._span("get_many", self._in, f"{len(missing)} keys") as step:
+            for key, frames in zip(missing, connector.get_many(missing), strict=True):
+                if frames is not None:
+                    found[key] = decode(frames)
+                    self._keep(key, found[key])
+                    step.nbytes += frames.nbytes
+        return found
+
+    def peek(self, key: Key) -> Payload | None:
+        """The payload under `key` as it lies there now, unverified and not cached; None when there is none."""
+        frames = self._use().get(key)
+        return None if frames is None else decode(frames, verify=False)
+
+    def exists(self, keys: Sequence[Key]) -> list[bool]:
+        """Whether objects lie under `keys`: asked of the connector, never of the cache."""
+        with self._span("exists", self._out, _name(keys)):
+            return self._use().exists_many(keys)
+
+    def evict(self, keys: Sequence[Key]) -> list[bool]:
+        """Delete what lies under `keys`."""
+        for key in keys:
+            self._cache.pop(key)
+        with self._span("evict", self._out, _name(keys)):
+            return self._use().evict_many(keys)
+
+    def clear(self) -> int:
+        """Delete everything in the connector's namespace."""
+        self._cache.clear()
+        with self._span("clear", self._out):
+            return self._use().clear()
+
+    def close(self) -> None:
+        """Refuse further work and forget what was received."""
+        self.closed = True
+        self._cache.clear()
+
+    def _use(self) -> Connector:
+        if self.closed:
+            raise ConnectorError(f"The store on {self.connector.spec} was closed; make a new one or use open_store().")
+        return self.connector
+
+    def _span(self, operation: str, link: Link, key: object = "", size: int = 0) -> span:
+        return span(operation, link, key, size, self.meter)
+
+    def _fetch(self, key: Key) -> Payload | None:
+        with self._span("get", self._in, key) as step:
+            frames = self.connector.get(key)
+            if frames is None:
+                return None
+            step.nbytes = frames.nbytes
+            payload = decode(frames)
+        self._keep(key, payload)
+        return payload
+
+    def _keep(self, key: Key, payload: Payload) -> None:
+        if not self.connector.local:
+            self._cache.put(key, payload)
+
+
+def _size(payload: Payload) -> int:
+    return payload.nbytes
+
+
+def _name(keys: Sequence[Key]) -> object:
+    return keys[0] if len(keys) == 1 else f"{len(keys)} keys"
