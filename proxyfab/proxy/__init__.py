@@ -1,0 +1,24 @@
+"""Lazy transparent proxies of anything a callable returns. Knows no store."""
+
+from proxyfab.proxy.classes import Proxy, kind_of, make
+from proxyfab.proxy.copying import json_default, rebuild, unwrap
+from proxyfab.proxy.kind import Kind, find_type, is_singleton, kind_of_type
+from proxyfab.proxy.layout import factory_of, is_proxy, is_resolved
+from proxyfab.proxy.waking import resolve
+
+__all__ = [
+    "Kind",
+    "Proxy",
+    "factory_of",
+    "find_type",
+    "is_proxy",
+    "is_resolved",
+    "is_singleton",
+    "json_default",
+    "kind_of",
+    "kind_of_type",
+    "make",
+    "rebuild",
+    "resolve",
+    "unwrap",
+]

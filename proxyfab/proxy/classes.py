@@ -1,0 +1,171 @@
+"""Proxy, and the two classes of each kind: one while the target is elsewhere, one when it is here.
+
+Rules:
+1. A class has only the operators of its kind, so callable(), hasattr() and collections.abc tell the truth.
+2. Both classes of a kind follow from the kind alone: no type is imported to make them.
+3. A proxy changes from the first to the second when it resolves; the second is chosen by what really came.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections import abc
+from collections.abc import Callable
+from functools import lru_cache
+from types import MethodType
+from typing import Any, Generic, TypeVar
+
+from proxyfab.proxy import arrays, copying, waking
+from proxyfab.proxy.kind import DATACLASS_NAMES, OPERATORS, UNKNOWN, Kind, find_type, kind_of_type
+from proxyfab.proxy.layout import Body, Traits, getter_slot, new_body, set_factory, target_of, target_slot, traits
+from proxyfab.proxy.operators import ALWAYS, TABLE
+from proxyfab.proxy.reflection import CAREFUL, CAREFUL_NUMBER
+
+T = TypeVar("T")
+
+
+class Proxy(Body, Generic[T]):
+    """Pretends to be the object that `factory()` returns, and calls it when first used.
+
+    `Proxy(factory)` knows nothing of its target and has every operator until it resolves; `make(factory, kind)` says
+    what the target will be. Thread-safe, fork-safe, picklable if the factory is.
+
+    Args:
+        factory: Returns the target. Two optional methods: `resolve(timeout=...)`, called instead when there is a
+            deadline, and `reduce_proxy(kind, resolved, target)`, which answers pickle with a reduce tuple.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, factory: Callable[[], T]) -> Proxy[T]:
+        if not callable(factory):
+            raise TypeError(f"A proxy needs a callable that returns its target, not {factory!r}.")
+        return make(factory, UNKNOWN)  # type: ignore[no-any-return]  # make returns what pretends to be a T
+
+
+def make(factory: Callable[[], Any], kind: Kind | None = None) -> Any:
+    """An unresolved proxy of what `factory()` will return, announced as `kind` (None: it may be anything)."""
+    if kind is None or not kind.name:
+        kind = UNKNOWN
+    pair = _pairs.get(kind)
+    proxy = new_body((_build(kind) if pair is None else pair)[0])
+    set_factory(proxy, factory)
+    return proxy
+
+
+def kind_of(obj: object) -> Kind:
+    """The kind that a proxy of `obj` announces; of a proxy, what it announces or has. Never fetches."""
+    cls: Any = type(obj)
+    known = traits.get(cls)
+    return kind_of_type(cls) if known is None else known.kind
+
+
+@lru_cache(maxsize=1024)
+def _resolved_class(target_type: type) -> type:
+    kind = kind_of_type(target_type)
+    return (_pairs.get(kind) or _build(kind))[1]
+
+
+waking.class_for.append(_resolved_class)
+
+_pairs: dict[Kind, tuple[type, type]] = {}
+_COLLECTIONS: dict[str, abc.Callable[[type], object]] = {
+    "sequence": abc.Sequence.register,
+    "mutable_sequence": abc.MutableSequence.register,
+    "mapping": abc.Mapping.register,
+    "mutable_mapping": abc.MutableMapping.register,
+    "set": abc.Set.register,
+    "mutable_set": abc.MutableSet.register,
+}
+
+
+def _build(kind: Kind) -> tuple[type, type]:
+    operators = {name: TABLE[name] for name in OPERATORS if kind.has(name)}
+    is_number = any(kind.has(name) for name in ("__float__", "__complex__", "__index__")) and not kind.has("__len__")
+    reflected = CAREFUL_NUMBER if is_number else CAREFUL
+    operators |= {name: reflected[name] for name in operators.keys() & reflected.keys()}
+    own = _own_names(kind)
+    shared = _shared(kind)
+    lazy = shared | {name: waking.waking(function) for name, function in (ALWAYS | operators).items()}
+    lazy |= {
+        "__getattribute__": waking.attribute,
+        "__setattr__": waking.set_attribute,
+        "__repr__": waking.text,
+        "__dir__": waking.names,
+    }
+    del lazy["__sizeof__"]  # the size of the proxy itself while there is nothing else
+    here = shared | ALWAYS | operators | {"__getattribute__": getter_slot, "__getattr__": waking.missing}
+    if "__call__" in here:
+        here["__call__"] = target_slot
+    if kind.has("torch"):
+        here["__getattribute__"] = _with_torch_function
+    if not kind.has("__hash__"):
+        lazy["__hash__"] = here["__hash__"] = None
+    # setdefault: when two threads build one pair, both go on with the first.
+    return _pairs.setdefault(kind, (_class(kind, lazy, own, False), _class(kind, here, own, True)))
+
+
+def _class(kind: Kind, namespace: dict[str, Any], own: dict[str, Callable[..., Any]], resolved: bool) -> type:
+    name = f"Proxy[{kind.name.rpartition(':')[2] or '?'}]"
+    cls = type(name, (Proxy,), {"__slots__": (), "__module__": "proxyfab.proxy", **namespace})
+    traits[cls] = Traits(kind, own, resolved)
+    copyreg.pickle(cls, copying.reduce)
+    for flag, register in _COLLECTIONS.items():
+        if kind.has(flag):
+            register(cls)
+    return cls
+
+
+def _shared(kind: Kind) -> dict[str, Any]:
+    """What both classes of a kind have beside its operators."""
+    found: dict[str, Any] = {"__copy__": copying.shallow}
+    if kind.has("dataclass"):
+        found |= {name: _OfType(kind, name) for name in DATACLASS_NAMES}
+    if kind.has("ufunc"):
+        found["__array_ufunc__"] = arrays.array_ufunc
+    elif kind.has("no_ufunc"):
+        found["__array_ufunc__"] = None
+    if kind.has("array_function"):
+        found["__array_function__"] = arrays.array_function
+    return found
+
+
+def _own_names(kind: Kind) -> dict[str, Callable[..., Any]]:
+    """Names that a proxy answers itself while unresolved, and afterwards where its target has no such name."""
+    own: dict[str, Callable[..., Any]] = {
+        "__copy__": copying.shallow,
+        "__deepcopy__": copying.deep,
+        "__reduce__": copying.reduce,
+        "__reduce_ex__": copying.reduce,
+        "__dask_tokenize__": copying.dask_token,
+    }
+    if kind.has("class"):
+        own["__mro_entries__"] = copying.mro_entries
+    if kind.has("__call__"):
+        own["__signature__"] = copying.signature
+    if kind.has("torch"):
+        own["__torch_function__"] = arrays.torch_function
+    if kind.has("__float__") and not kind.has("array_function"):
+        own["__array__"] = arrays.array
+    return own
+
+
+class _OfType:
+    """A class attribute that is read from the target's type when somebody asks."""
+
+    def __init__(self, kind: Kind, name: str) -> None:
+        self._kind = kind
+        self._name = name
+
+    def __get__(self, proxy: object, cls: type) -> Any:
+        try:
+            return getattr(find_type(self._kind.name), self._name)
+        except (ImportError, LookupError):
+            return () if self._name == "__match_args__" else {}
+
+
+def _with_torch_function(proxy: Any, name: str) -> Any:
+    """Torch asks the instance, and the tensor's own answer would refuse to deal with a proxy."""
+    if name == "__torch_function__":
+        return MethodType(arrays.torch_function, proxy)
+    return getattr(target_of(proxy), name)

@@ -1,0 +1,97 @@
+"""How a proxy becomes something else: its target, a copy of it, a pickle, a JSON value, a base class.
+
+Rules:
+1. Copies are real: they have the target's type and share no state with the proxy beyond what copying the target shares.
+2. A pickle holds the factory and the kind, never the target, unless the factory's `reduce_proxy` decides otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+from proxyfab.proxy.kind import UNKNOWN, Kind
+from proxyfab.proxy.layout import factory_of, target_of, traits
+from proxyfab.proxy.waking import resolve
+
+
+def unwrap(proxy: Any, writable: bool = False) -> Any:
+    """The target itself, fetched if need be; anything that is no proxy as it is.
+
+    Args:
+        proxy: A proxy or any object.
+        writable: Return a private deep copy. Its arrays can be written to (those of a mapped store cannot) and keep
+            their memory order; a memoryview becomes one of fresh memory.
+
+    Raises:
+        ProxyfabError: The target could not be fetched.
+    """
+    target = resolve(proxy)
+    if not writable:
+        return target
+    if type(target) is memoryview:
+        return memoryview(bytearray(target)).cast("B").cast(target.format, target.shape)  # type: ignore[call-overload]
+    return copy.deepcopy(target)
+
+
+def json_default(obj: Any) -> Any:
+    """For `json.dumps(..., default=json_default)`: a proxy is written as its target.
+
+    Raises:
+        TypeError: `obj` is no proxy: JSON has no form for it.
+    """
+    if type(obj) in traits:
+        return resolve(obj)
+    raise TypeError(f"Object of type {type(obj).__name__} is not JSON serializable")
+
+
+def shallow(proxy: Any) -> Any:
+    """`copy.copy`."""
+    return copy.copy(resolve(proxy))
+
+
+def deep(proxy: Any, memo: dict[int, Any]) -> Any:
+    """`copy.deepcopy`."""
+    return copy.deepcopy(resolve(proxy), memo)
+
+
+def reduce(proxy: Any, _protocol: int = 2) -> tuple[Any, ...]:
+    """`pickle`."""
+    known = traits[type(proxy)]
+    factory = factory_of(proxy)
+    hook = getattr(factory, "reduce_proxy", None)
+    if hook is not None:
+        return hook(known.kind, known.resolved, target_of(proxy) if known.resolved else None)  # type: ignore[no-any-return]  # the hook's promise
+    return rebuild, (factory, *known.kind)
+
+
+def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
+    """The inverse of `reduce`, by name in every pickled proxy: it must keep its name and arguments."""
+    from proxyfab.proxy.classes import make  # the classes are made of this module's functions
+
+    return make(factory, Kind(name, mask))
+
+
+rebuild.__module__ = "proxyfab.proxy"  # shorter in every pickle, and free to move
+
+
+def dask_token(proxy: Any) -> tuple[str, Any]:
+    """`__dask_tokenize__`: a proxy is named by where its target comes from, so that naming it never fetches."""
+    dask: Any = sys.modules["dask.base"]  # it is Dask that asks
+    return "proxyfab.Proxy", dask.normalize_token(factory_of(proxy))
+
+
+def signature(proxy: Any) -> Any:
+    """`__signature__`: `inspect` would otherwise look at the proxy's class."""
+    import inspect  # costs 10 ms; whoever asks has imported it
+
+    try:
+        return inspect.signature(resolve(proxy))
+    except ValueError as error:
+        raise AttributeError("__signature__") from error
+
+
+def mro_entries(proxy: Any, _bases: tuple[Any, ...]) -> tuple[type]:
+    """`class Sub(proxy_of_a_class)`."""
+    return (resolve(proxy),)

@@ -1,0 +1,75 @@
+"""What every proxy is made of: three slots and a weak reference, read only through descriptors captured here.
+
+Rules:
+1. `target` and `getter` are unset while the target is not here; `factory` is always set.
+2. They are set together, target first, and the class changes last: whoever sees the resolved class sees both.
+3. Nothing but these descriptors touches a slot: names looked up on a proxy belong to its target.
+
+Why so: a slot descriptor is a C function. `__getattribute__ = getter slot` lets the interpreter fetch the slot's value,
+a bound `getattr`, and call it without a Python frame; `__call__ = target slot` lets it call the target itself.
+`benchmarks/bench_proxy.py` has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from proxyfab.proxy.kind import Kind
+
+
+class Body:
+    """The layout that all proxy classes share, so that an object may change from one to another."""
+
+    __slots__ = ("__weakref__", "factory", "getter", "target")
+
+
+target_slot = Body.__dict__["target"]
+getter_slot = Body.__dict__["getter"]
+factory_slot = Body.__dict__["factory"]
+for _name in ("target", "getter", "factory"):
+    delattr(Body, _name)
+
+target_of: Callable[[Any], Any] = target_slot.__get__
+"""The target of a resolved proxy; AttributeError on an unresolved one."""
+factory_of: Callable[[Any], Callable[[], Any]] = factory_slot.__get__
+set_factory: Callable[[Any, Callable[[], Any]], None] = factory_slot.__set__
+new_body: Callable[[type], Any] = object.__new__
+
+_set_target = target_slot.__set__
+_set_getter = getter_slot.__set__
+_set_class = object.__dict__["__class__"].__set__
+
+
+class Traits:
+    """What is known of a proxy class: the kind it stands for, and the names it answers where its target does not."""
+
+    __slots__ = ("kind", "own", "resolved")
+
+    def __init__(self, kind: Kind, own: dict[str, Callable[..., Any]], resolved: bool) -> None:
+        self.kind = kind
+        self.own = own
+        self.resolved = resolved
+
+
+traits: dict[type, Traits] = {}
+"""Every proxy class there is. `type(x) in traits` asks, without touching `x`, whether it is a proxy."""
+
+
+def settle(proxy: Any, target: Any, resolved_class: type) -> None:
+    """Put the target into its proxy."""
+    _set_target(proxy, target)
+    _set_getter(proxy, MethodType(getattr, target))
+    _set_class(proxy, resolved_class)
+
+
+def is_proxy(obj: object) -> bool:
+    """Whether `obj` is a proxy, resolved or not. Never fetches."""
+    return type(obj) in traits
+
+
+def is_resolved(proxy: object) -> bool:
+    """Whether the target is here; True for anything that is no proxy. Never fetches."""
+    known = traits.get(type(proxy))
+    return known is None or known.resolved

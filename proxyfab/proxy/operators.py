@@ -1,0 +1,135 @@
+"""The table: how each operator of a resolved proxy reaches its target. Plain functions, one line each.
+
+Each line spells the operation rather than the method, so that Python's own rules (reflection, subclasses, fallbacks)
+decide on the target exactly as they would without a proxy. A class gets only the lines that its target's type has;
+`kind.OPERATORS` names the bits, and says which operators are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from proxyfab.proxy.layout import target_of
+
+Operator = Callable[..., Any]
+in_place: Any = operator  # typeshed leaves iadd and its like untyped
+
+
+def _kept(proxy: Any, target: Any, result: Any) -> Any:
+    """An in-place operation keeps the proxy when it kept the target."""
+    return proxy if result is target else result
+
+
+def _special(target: Any, name: str) -> Any:
+    """A method as the interpreter looks it up: on the type."""
+    return getattr(type(target), name).__get__(target)
+
+
+TABLE: dict[str, Operator] = {
+    "__hash__": lambda p: hash(target_of(p)),
+    "__bool__": lambda p: bool(target_of(p)),
+    "__call__": lambda p, /, *args, **kwargs: target_of(p)(*args, **kwargs),
+    "__len__": lambda p: len(target_of(p)),
+    "__length_hint__": lambda p: operator.length_hint(target_of(p)),
+    "__getitem__": lambda p, i: target_of(p)[i],
+    "__setitem__": lambda p, i, value: operator.setitem(target_of(p), i, value),
+    "__delitem__": lambda p, i: operator.delitem(target_of(p), i),
+    "__contains__": lambda p, x: x in target_of(p),
+    "__iter__": lambda p: iter(target_of(p)),
+    "__next__": lambda p: next(target_of(p)),
+    "__reversed__": lambda p: reversed(target_of(p)),
+    "__add__": lambda p, x: target_of(p) + x,
+    "__radd__": lambda p, x: x + target_of(p),
+    "__iadd__": lambda p, x: _kept(p, t := target_of(p), in_place.iadd(t, x)),
+    "__sub__": lambda p, x: target_of(p) - x,
+    "__rsub__": lambda p, x: x - target_of(p),
+    "__isub__": lambda p, x: _kept(p, t := target_of(p), in_place.isub(t, x)),
+    "__mul__": lambda p, x: target_of(p) * x,
+    "__rmul__": lambda p, x: x * target_of(p),
+    "__imul__": lambda p, x: _kept(p, t := target_of(p), in_place.imul(t, x)),
+    "__matmul__": lambda p, x: target_of(p) @ x,
+    "__rmatmul__": lambda p, x: x @ target_of(p),
+    "__imatmul__": lambda p, x: _kept(p, t := target_of(p), in_place.imatmul(t, x)),
+    "__truediv__": lambda p, x: target_of(p) / x,
+    "__rtruediv__": lambda p, x: x / target_of(p),
+    "__itruediv__": lambda p, x: _kept(p, t := target_of(p), in_place.itruediv(t, x)),
+    "__floordiv__": lambda p, x: target_of(p) // x,
+    "__rfloordiv__": lambda p, x: x // target_of(p),
+    "__ifloordiv__": lambda p, x: _kept(p, t := target_of(p), in_place.ifloordiv(t, x)),
+    "__mod__": lambda p, x: target_of(p) % x,
+    "__rmod__": lambda p, x: x % target_of(p),
+    "__imod__": lambda p, x: _kept(p, t := target_of(p), in_place.imod(t, x)),
+    "__divmod__": lambda p, x: divmod(target_of(p), x),
+    "__rdivmod__": lambda p, x: divmod(x, target_of(p)),
+    "__pow__": lambda p, x, mod=None: target_of(p) ** x if mod is None else pow(target_of(p), x, mod),
+    "__rpow__": lambda p, x, mod=None: x ** target_of(p) if mod is None else pow(x, target_of(p), mod),
+    "__ipow__": lambda p, x: _kept(p, t := target_of(p), in_place.ipow(t, x)),
+    "__lshift__": lambda p, x: target_of(p) << x,
+    "__rlshift__": lambda p, x: x << target_of(p),
+    "__ilshift__": lambda p, x: _kept(p, t := target_of(p), in_place.ilshift(t, x)),
+    "__rshift__": lambda p, x: target_of(p) >> x,
+    "__rrshift__": lambda p, x: x >> target_of(p),
+    "__irshift__": lambda p, x: _kept(p, t := target_of(p), in_place.irshift(t, x)),
+    "__and__": lambda p, x: target_of(p) & x,
+    "__rand__": lambda p, x: x & target_of(p),
+    "__iand__": lambda p, x: _kept(p, t := target_of(p), in_place.iand(t, x)),
+    "__or__": lambda p, x: target_of(p) | x,
+    "__ror__": lambda p, x: x | target_of(p),
+    "__ior__": lambda p, x: _kept(p, t := target_of(p), in_place.ior(t, x)),
+    "__xor__": lambda p, x: target_of(p) ^ x,
+    "__rxor__": lambda p, x: x ^ target_of(p),
+    "__ixor__": lambda p, x: _kept(p, t := target_of(p), in_place.ixor(t, x)),
+    "__neg__": lambda p: -target_of(p),
+    "__pos__": lambda p: +target_of(p),
+    "__abs__": lambda p: abs(target_of(p)),
+    "__invert__": lambda p: ~target_of(p),
+    "__int__": lambda p: int(target_of(p)),
+    "__float__": lambda p: float(target_of(p)),
+    "__complex__": lambda p: complex(target_of(p)),
+    "__index__": lambda p: operator.index(target_of(p)),
+    "__round__": lambda p, *digits: round(target_of(p), *digits),
+    "__trunc__": lambda p: math.trunc(target_of(p)),
+    "__floor__": lambda p: math.floor(target_of(p)),
+    "__ceil__": lambda p: math.ceil(target_of(p)),
+    "__bytes__": lambda p: bytes(target_of(p)),
+    "__fspath__": lambda p: os.fspath(target_of(p)),
+    "__enter__": lambda p: _special(target_of(p), "__enter__")(),
+    "__exit__": lambda p, *error: _special(target_of(p), "__exit__")(*error),
+    "__await__": lambda p: _special(target_of(p), "__await__")(),
+    "__aiter__": lambda p: aiter(target_of(p)),
+    "__anext__": lambda p: _special(target_of(p), "__anext__")(),
+    "__aenter__": lambda p: _special(target_of(p), "__aenter__")(),
+    "__aexit__": lambda p, *error: _special(target_of(p), "__aexit__")(*error),
+    "__get__": lambda p, obj, cls=None: _special(target_of(p), "__get__")(obj, cls),
+    "__set__": lambda p, obj, value: _special(target_of(p), "__set__")(obj, value),
+    "__delete__": lambda p, obj: _special(target_of(p), "__delete__")(obj),
+    "__instancecheck__": lambda p, x: isinstance(x, target_of(p)),
+    "__subclasscheck__": lambda p, x: issubclass(x, target_of(p)),
+    "__buffer__": lambda p, _: memoryview(target_of(p)),
+}
+"""Operators that a type may have."""
+
+ALWAYS: dict[str, Operator] = {
+    "__eq__": lambda p, x: target_of(p) == x,
+    "__ne__": lambda p, x: target_of(p) != x,
+    "__lt__": lambda p, x: target_of(p) < x,
+    "__le__": lambda p, x: target_of(p) <= x,
+    "__gt__": lambda p, x: target_of(p) > x,
+    "__ge__": lambda p, x: target_of(p) >= x,
+    "__str__": lambda p: str(target_of(p)),
+    "__repr__": lambda p: repr(target_of(p)),
+    "__format__": lambda p, spec: format(target_of(p), spec),
+    "__dir__": lambda p: dir(target_of(p)),
+    "__sizeof__": lambda p: sys.getsizeof(target_of(p)),
+    "__setattr__": lambda p, name, value: setattr(target_of(p), name, value),
+    "__delattr__": lambda p, name: delattr(target_of(p), name),
+}
+"""Operators that every object has."""
+
+for _name, _function in (*TABLE.items(), *ALWAYS.items()):
+    _function.__name__ = _function.__qualname__ = _name  # for tracebacks
