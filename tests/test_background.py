@@ -1,0 +1,56 @@
+"""Background tasks: results, errors, deadlines, forks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from proxyfab import background
+from proxyfab.errors import ResolveTimeout
+
+
+def test_results_and_errors_reach_whoever_asks():
+    """As often as they ask."""
+    task = background.start(lambda: 7, "seven")
+    assert task.result(5) == task.result() == 7
+    task = background.start(lambda: 1 / 0, "division")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            task.result(5)
+
+
+def test_more_tasks_than_threads():
+    """Eight at once, the rest wait their turn."""
+    gate = threading.Event()
+    tasks = [background.start(lambda n=n: gate.wait(10) and n, "waiting") for n in range(20)]
+    gate.set()
+    assert [task.result(10) for task in tasks] == list(range(20))
+
+
+def test_deadline_names_what_hangs():
+    """And the call goes on; a hanging one holds up no other."""
+    gate = threading.Event()
+    with pytest.raises(ResolveTimeout, match="the moon"):
+        background.within(0.01, gate.wait, "the moon")
+    assert background.within(5, lambda: 3, "three") == 3
+    assert background.within(None, threading.get_ident, "here") == threading.get_ident()
+    gate.set()
+
+
+def test_works_in_a_forked_child():
+    """The parent's threads do not exist there."""
+    background.start(lambda: 1, "one").result(5)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if background.start(lambda: 2, "two").result(5) == 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_thread_keeps_the_interpreter_alive():
+    """A task that never ends does not delay exit."""
+    script = "import threading; from proxyfab import background; background.start(threading.Event().wait, 'ever')"
+    subprocess.run([sys.executable, "-c", script], timeout=20, check=True)
