@@ -1,0 +1,118 @@
+"""`python -m benchmarks`: measure, write bench/results.json, results.md and pictures, say what was reached."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from benchmarks import plots, report
+from benchmarks.harness import Outcome, Place, Settings, Skipped, filesystem, machine
+from benchmarks.pairs import ROOT
+from benchmarks.payloads import KB, MB
+from benchmarks.results import Results
+from benchmarks.targets import Verdict, check
+
+BENCHES = ("limits", "store", "small", "memory", "concurrency", "import", "proxy", "serialize", "shm")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer sizes, kinds and rounds: two minutes, and README stays as it is.")
+@click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Only this benchmark; may be repeated.")
+@click.option("--systems", multiple=True, help="Only this system; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "bench", help="Where results go.")
+@click.option("--tmpfs", default="/dev/shm", show_default=True, help="A directory on tmpfs.")
+@click.option("--disk", default=None, help="A directory on a disk; by default where the results go.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
+def main(
+    quick: bool, only: tuple[str, ...], systems: tuple[str, ...], out: Path, tmpfs: str, disk: str | None, strict: bool
+) -> None:
+    """Measure proxyfab beside its peers and beside what the machine can do."""
+    signal.signal(signal.SIGTERM, _end)
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results.load(out / "results.json", machine())
+    with _place(tmpfs, disk or str(out)) as place:
+        results.machine["filesystems"] = {"tmpfs": filesystem(place.tmpfs), "disk": filesystem(place.disk)}
+        settings = _settings(place, quick, systems)
+        for bench in only or BENCHES:
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} {bench} ...", err=True)
+            results.add(bench, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", run(bench, settings))
+            _write(results, out)
+    verdicts = check(results)
+    _publish(results, verdicts, out, everywhere=not (quick or only or systems))
+    if strict and any(verdict.verdict == "missed" for verdict in verdicts):
+        sys.exit(1)
+
+
+def run(bench: str, settings: Settings) -> Outcome:
+    """One benchmark's outcome. One that fails is skipped with the reason: hours of others must not be lost with it."""
+    try:
+        outcome: Outcome = importlib.import_module(f"benchmarks.bench_{bench}").run(settings)
+    except Exception as error:  # whatever a measured system raises belongs in the report
+        click.echo("".join(traceback.format_exception(error)), err=True)
+        return Outcome([], [Skipped(bench, "all", f"{type(error).__name__}: {error}")])
+    return outcome
+
+
+def _settings(place: Place, quick: bool, systems: tuple[str, ...]) -> Settings:
+    if quick:
+        return Settings(place, (KB, MB, 100 * MB), ("ndarray", "bytes"), scale=0.3, systems=systems)
+    return Settings(place, systems=systems)
+
+
+@contextmanager
+def _place(tmpfs: str, disk: str) -> Iterator[Place]:
+    """Directories for this run, on the two file systems; gone afterwards. PROXYFAB_SHM_DIR points into them."""
+    place = Place(tempfile.mkdtemp(prefix="bench-", dir=tmpfs), tempfile.mkdtemp(prefix="bench-", dir=disk))
+    os.environ["PROXYFAB_SHM_DIR"] = os.path.join(place.tmpfs, "shm")
+    try:
+        yield place
+    finally:
+        for folder in place:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(143)
+
+
+def _write(results: Results, out: Path) -> None:
+    verdicts = check(results)
+    results.save(out / "results.json", {"targets": [verdict._asdict() for verdict in verdicts]})
+    (out / "results.md").write_text(report.full(results, verdicts))
+
+
+def _publish(results: Results, verdicts: Sequence[Verdict], out: Path, *, everywhere: bool) -> None:
+    pictures = plots.draw(results, out)
+    click.echo(_aligned(verdicts))
+    click.echo(f"\n{out / 'results.md'}, results.json, {', '.join(path.name for path in pictures) or 'no pictures'}")
+    if everywhere:
+        text = report.short(results)
+        for document in DOCUMENTS:
+            if report.fill(document, text):
+                click.echo(f"filled the table of {document.relative_to(ROOT)}")
+
+
+def _aligned(verdicts: Sequence[Verdict]) -> str:
+    lines = [Verdict("target", "goal", "measured", "verdict"), *verdicts]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    return "\n".join(
+        "  ".join([line[3].ljust(12), *[line[column].ljust(widths[column]) for column in range(3)]]).rstrip()
+        for line in lines
+    )
+
+
+if __name__ == "__main__":
+    main()

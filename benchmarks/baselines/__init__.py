@@ -1,0 +1,1 @@
+"""Peers, used as their own documentation recommends, and what the machine does without any library."""

@@ -1,0 +1,294 @@
+"""What proxyfab promises to reach, and whether this run reached it.
+
+"Never slower" allows 5 % for noise. Where several kinds or sizes are meant, the worst one decides and is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from benchmarks.payloads import GB, KB, MB, size_name
+from benchmarks.results import NotMeasured, Results
+
+NOISE = 1.05
+
+
+class Verdict(NamedTuple):
+    """One line of the table."""
+
+    target: str
+    goal: str
+    measured: str
+    verdict: str
+    """`reached`, `missed` or `not measured`."""
+
+
+class Target(NamedTuple):
+    """A promise, and how to read it off the results: the figure as text, and whether it is good enough."""
+
+    name: str
+    goal: str
+    check: Callable[[Results], tuple[str, bool]]
+
+
+def check(results: Results) -> list[Verdict]:
+    """Every target's verdict."""
+    return [_check(target, results) for target in _targets()]
+
+
+def _check(target: Target, results: Results) -> Verdict:
+    try:
+        measured, good = target.check(results)
+    except NotMeasured as missing:
+        return Verdict(target.name, target.goal, f"no figure: {missing}", "not measured")
+    return Verdict(target.name, target.goal, measured, "reached" if good else "missed")
+
+
+def _targets() -> Iterator[Target]:
+    yield from _shared_memory()
+    yield from _memory()
+    yield from _files()
+    yield from _small()
+    yield from _proxies()
+    yield from _ray()
+    yield from _threads()
+
+
+def _shared_memory() -> Iterator[Target]:
+    shm = "proxyfab-shm"
+    yield Target("shm: get of an array, 1 GB against 1 MB", "at most 2x", _get_is_flat)
+    yield Target("shm: get of an array in another process, slowest of 1 MB to 1 GB", "< 150 µs", _get_is_quick)
+    yield at_most(
+        "shm: put of a 100 MB array against memcpy into warm memory", 1.4, ("put", shm), ("put", "raw-memcpy")
+    )
+    yield Target(
+        "shm: put against write() into a new tmpfs file, worst size",
+        "never slower",
+        lambda results: _never_slower(results, [(shm, "raw-tmpfs", "put")], ["ndarray", "bytes"]),
+    )
+    yield faster(
+        "shm: put to read of a 100 MB array against ProxyStore's files on tmpfs", 10, "total", shm, "proxystore-tmpfs"
+    )
+
+
+def _memory() -> Iterator[Target]:
+    yield Target("shm: peak extra memory of a 100 MB put", "at most 1.05x the payload", _put_memory)
+    yield Target("shm: peak extra memory of a 100 MB array's get", "< 1 MB", _get_memory)
+
+
+def _files() -> Iterator[Target]:
+    for place in ("tmpfs", "disk"):
+        for kind in ("ndarray", "bytes"):
+            for what in ("put", "get"):
+                name = f"file on {place}: {what} of 100 MB ({kind}) against ProxyStore's file connector"
+                yield faster(name, 3, what, f"proxyfab-{place}", f"proxystore-{place}", kind=kind)
+        yield Target(
+            f"file on {place}: put and get against ProxyStore's file connector, worst kind and size",
+            "never slower",
+            lambda results, place=place: _never_slower(  # type: ignore[misc]
+                results, [(f"proxyfab-{place}", f"proxystore-{place}", what) for what in ("put", "get")]
+            ),
+        )
+    yield Target("file on tmpfs: get of 100 MB against a fresh bytearray alone", "faster", _fresh_memory)
+
+
+def _small() -> Iterator[Target]:
+    for place in ("tmpfs", "disk"):
+        yield Target(
+            f"file on {place}: put + get of 1 KB, rate against ProxyStore's file connector, worse kind",
+            "at least 2x",
+            lambda results, place=place: _rate(results, place),  # type: ignore[misc]
+        )
+    yield Target("inlined 1 KB object: proxy + pickle + unpickle + use, worse kind", "< 30 µs", _inline)
+    yield Target("pickled proxy of a stored object, largest", "at most 250 B", _stored_size)
+    yield Target("pickled proxy of an inlined 100-byte object", "at most 400 B", _inline_size)
+    yield Target("import proxyfab, above bare Python", "< 60 ms", _import)
+    yield Target("import proxyfab: optional packages imported", "none", _unwanted)
+
+
+def _proxies() -> Iterator[Target]:
+    yield Target("resolved proxy: added time on attributes against ProxyStore's", "at least 3x less", _attribute)
+    yield Target("resolved proxy: added time on method calls against ProxyStore's", "at least 3x less", _method)
+    yield Target("resolved proxy: any operation against ProxyStore's, worst", "never slower", _operations)
+
+
+def _ray() -> Iterator[Target]:
+    for what, factor, nbytes in (("put", 3, 100 * MB), ("get", 3, 100 * MB), ("put", 5, KB), ("get", 5, KB)):
+        name = f"shm: {what} of a {size_name(nbytes)} array against Ray's object store"
+        yield faster(name, factor, what, "proxyfab-shm", "ray", nbytes=nbytes)
+
+
+def _threads() -> Iterator[Target]:
+    yield Target("8 threads get 8 objects over a 50 ms link", "about 50 ms (< 75)", _eight_gets)
+    yield Target("8 threads touch one unresolved proxy", "one fetch", _one_fetch)
+
+
+def faster(
+    name: str, factor: float, what: str, ours: str, theirs: str, *, kind: str = "ndarray", nbytes: int = 100 * MB
+) -> Target:
+    """Ours takes at most a `factor`th of theirs."""
+
+    def checked(results: Results) -> tuple[str, bool]:
+        mine = results.median("store", what, ours, kind, nbytes)
+        other = results.median("store", what, theirs, kind, nbytes)
+        return f"{other / mine:.1f}x ({seconds(mine)} against {seconds(other)})", other >= factor * mine
+
+    return Target(name, f"at least {factor:g}x faster", checked)
+
+
+def at_most(name: str, factor: float, ours: tuple[str, str], theirs: tuple[str, str]) -> Target:
+    """Ours takes at most `factor` times theirs, at 100 MB."""
+
+    def checked(results: Results) -> tuple[str, bool]:
+        mine = results.median("store", *ours, "ndarray", 100 * MB)
+        other = results.median("store", *theirs, "ndarray", 100 * MB)
+        return f"{mine / other:.2f}x ({seconds(mine)} against {seconds(other)})", mine <= factor * other
+
+    return Target(name, f"at most {factor:g}x", checked)
+
+
+def _get_is_flat(results: Results) -> tuple[str, bool]:
+    small = results.median("store", "get", "proxyfab-shm", "ndarray", MB)
+    large = results.median("store", "get", "proxyfab-shm", "ndarray", GB)
+    return f"{large / small:.2f}x ({seconds(large)} against {seconds(small)})", large <= 2 * small
+
+
+def _get_is_quick(results: Results) -> tuple[str, bool]:
+    rows = [row for row in results.select("store", "get", "ndarray") if row.system == "proxyfab-shm"]
+    slowest = max([row for row in rows if row.nbytes >= MB], key=lambda row: row.median, default=None)
+    if slowest is None:
+        raise NotMeasured("get by proxyfab-shm from 1 MB")
+    return f"{seconds(slowest.median)} at {size_name(slowest.nbytes)}", slowest.median < 150e-6
+
+
+def _never_slower(
+    results: Results, pairs: Iterable[tuple[str, str, str]], kinds: Iterable[str] = ("ndarray", "bytes", "dict")
+) -> tuple[str, bool]:
+    cells = []
+    for ours, theirs, what in pairs:
+        for kind in kinds:
+            for nbytes in results.sizes("store", what, [ours, theirs], kind):
+                mine = results.median("store", what, ours, kind, nbytes)
+                other = results.median("store", what, theirs, kind, nbytes)
+                cells.append(
+                    (mine / other, f"{what}, {kind} of {size_name(nbytes)}: {seconds(mine)} against {seconds(other)}")
+                )
+    if not cells:
+        raise NotMeasured("any size of both")
+    slower = sum(ratio > NOISE for ratio, _ in cells)
+    ratio, text = max(cells)
+    return f"{ratio:.2f}x the time ({text}); slower in {slower} of {len(cells)}", slower == 0
+
+
+def _put_memory(results: Results) -> tuple[str, bool]:
+    rows = [
+        results.find("memory", what, "proxyfab-shm", kind, 100 * MB)
+        for kind in ("ndarray", "bytes")
+        for what in ("first put peak", "put peak")
+    ]
+    worst = max(rows, key=lambda row: row.median)
+    return f"{worst.median / (100 * MB):.2f}x ({worst.kind}, {worst.what})", worst.median <= 1.05 * 100 * MB
+
+
+def _get_memory(results: Results) -> tuple[str, bool]:
+    peaks = [
+        results.median("memory", what, "proxyfab-shm", "ndarray", 100 * MB) for what in ("first get peak", "get peak")
+    ]
+    return f"{max(peaks) / 1e6:.2f} MB", max(peaks) < MB
+
+
+def _fresh_memory(results: Results) -> tuple[str, bool]:
+    mine = results.median("store", "get", "proxyfab-tmpfs", "ndarray", 100 * MB)
+    fresh = results.median("limits", "bytearray(n), nothing copied", "raw", "", 100 * MB)
+    return f"{seconds(mine)} against {seconds(fresh)}", mine < fresh
+
+
+def _rate(results: Results, place: str) -> tuple[str, bool]:
+    ratios = []
+    for kind in ("bytes", "ndarray"):
+        mine = results.median("small", "put + get", f"proxyfab-{place}", kind, KB)
+        other = results.median("small", "put + get", f"proxystore-{place}", kind, KB)
+        ratios.append((other / mine, f"{kind}: {seconds(mine)} against {seconds(other)}"))
+    ratio, text = min(ratios)
+    return f"{ratio:.2f}x ({text})", ratio >= 2
+
+
+def _inline(results: Results) -> tuple[str, bool]:
+    worst = max(
+        (results.find("small", "proxy: all", "proxyfab-inline", kind, KB) for kind in ("bytes", "ndarray")),
+        key=lambda row: row.median,
+    )
+    return f"{seconds(worst.median)} ({worst.kind})", worst.median < 30e-6
+
+
+def _stored_size(results: Results) -> tuple[str, bool]:
+    rows = [
+        row
+        for row in results.select("small", "pickled proxy")
+        if row.system.startswith("proxyfab") and row.nbytes > 4 * KB
+    ]
+    if not rows:
+        raise NotMeasured("pickled proxy of a stored object")
+    worst = max(rows, key=lambda row: row.median)
+    return f"{worst.median:.0f} B ({worst.system})", worst.median <= 250
+
+
+def _inline_size(results: Results) -> tuple[str, bool]:
+    size = results.median("small", "pickled proxy", "proxyfab-inline", "bytes", 104)
+    return f"{size:.0f} B", size <= 400
+
+
+def _import(results: Results) -> tuple[str, bool]:
+    spent = results.median("import", "import", "proxyfab")
+    return f"{spent * 1e3:.0f} ms", spent < 0.06
+
+
+def _unwanted(results: Results) -> tuple[str, bool]:
+    found = results.find("import", "unwanted imports", "proxyfab")
+    return found.note or "none", found.median == 0
+
+
+def _attribute(results: Results) -> tuple[str, bool]:
+    return _less_added(results, "attribute")
+
+
+def _method(results: Results) -> tuple[str, bool]:
+    return _less_added(results, "method call")
+
+
+def _less_added(results: Results, what: str) -> tuple[str, bool]:
+    mine = results.median("proxy", what, "proxyfab")
+    other = results.median("proxy", what, "proxystore")
+    return f"{other / mine:.1f}x less ({seconds(mine)} against {seconds(other)})", other >= 3 * mine
+
+
+def _operations(results: Results) -> tuple[str, bool]:
+    rows = {row.what: row.median for row in results.select("proxy") if row.system == "proxystore"}
+    cells = [
+        (row.median / rows[row.what], row.what)
+        for row in results.select("proxy")
+        if row.system == "proxyfab" and row.what in rows
+    ]
+    if not cells:
+        raise NotMeasured("operations of resolved proxies")
+    ratio, what = max(cells)
+    return f"{ratio:.2f}x the added time ({what})", ratio <= NOISE
+
+
+def _eight_gets(results: Results) -> tuple[str, bool]:
+    spent = results.median("concurrency", "8 threads get 8 objects", "proxyfab")
+    return seconds(spent), spent < 0.075
+
+
+def _one_fetch(results: Results) -> tuple[str, bool]:
+    fetches = results.median("concurrency", "fetches of one proxy", "proxyfab")
+    return f"{fetches:.0f}", fetches == 1
+
+
+def seconds(value: float) -> str:
+    """`12.3 µs`, three significant digits."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}" if value < 1000 * unit else f"{value / unit:.0f} {name}"
+    return f"{value * 1e9:.3g} ns"
