@@ -1,0 +1,147 @@
+"""The demonstration as a whole: the same scan twice, by reference and by value, then figures and report."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxyfab import Store
+from proxyfab.demo.pipeline import Outcome, Pipeline
+from proxyfab.demo.result import Merit, Result
+from proxyfab.demo.role import now
+from proxyfab.demo.setup import Passing, Setup
+from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_NEEDED = ("numpy", "scipy", "nibabel", "skimage", "matplotlib")
+Tell = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done and how much there is."""
+
+
+def run(
+    *,
+    frames: int = 48,
+    size: int = 512,
+    workers: int = 2,
+    out: str | Path = "demo",
+    store: str = "shm://",
+    compare: bool = True,
+    deadline: float = 30.0,
+    tell: Tell | None = None,
+) -> Result:
+    """Stream a tomography scan of a real volume through the fabric and write `report.html` and `report.png`.
+
+    Args:
+        frames: Rotations to measure, each of one slice.
+        size: Detector pixels, and pixels along the edge of a picture; even, 32 to 2048.
+        workers: Processes that reconstruct.
+        out: Directory for the report; made if it is not there.
+        store: URL of the store that references point into.
+        compare: Run the same scan a second time with the arrays themselves in the messages.
+        deadline: Seconds that any process waits for another.
+        tell: Hears of progress.
+
+    Raises:
+        MissingDependency: The packages of the extra `demo` are not there.
+        ConfigurationError: An argument makes no sense.
+        DemoError: A process failed.
+        AccessDenied: The report cannot be written.
+    """
+    begun = now()
+    tell = tell or _nobody
+    setup = _checked(Setup(frames, size, 3 * size // 2, workers, store=store, deadline=deadline))
+    folder = _writable(Path(out))
+    passes = [_one_pass(setup, "reference", tell)]
+    if compare:
+        passes.append(_one_pass(setup, "value", tell))
+    return _written(passes, folder, begun, tell)
+
+
+def _nobody(_what: str, _done: int, _total: int) -> None:
+    """Hears of progress and does nothing."""
+
+
+def _one_pass(setup: Setup, passing: Passing, tell: Tell) -> Outcome:
+    """One scan. The store belongs to this process, so it is gone with it whatever happens to the others."""
+    what = f"by {passing}"
+    tell(what, 0, setup.frames)
+    with Store(setup.store) as store, Pipeline(setup.at(store.url).by(passing)) as pipeline:
+        try:
+            return pipeline.run(lambda done, total: tell(what, done, total))
+        finally:
+            store.clear()  # now, not at exit: whoever calls this may live on
+
+
+def _written(passes: list[Outcome], folder: Path, begun: float, tell: Tell) -> Result:
+    """Compare with the specimen, draw, write."""
+    # Here, because whoever only wants to know what the demonstration is need not have the packages it runs on.
+    from proxyfab.demo import figures, page
+    from proxyfab.demo.specimen import Specimen
+
+    tell("report", 0, 1)
+    setup = passes[0].setup
+    specimen = Specimen(setup.size)
+    program = specimen.slices(setup.frames)
+    originals = {frame: specimen.image(which) for frame, which in enumerate(program[: len(passes[0].pictures)])}
+    merit = _merit(originals, passes)
+    picture, report = folder / "report.png", folder / "report.html"
+    drawn = figures.draw(passes, originals, merit)
+    result = Result(
+        specimen.source, specimen.shape, len(set(program)), passes, merit, now() - begun, str(report), str(picture)
+    )
+    picture.write_bytes(drawn["picture"])
+    report.write_text(page.render(result, drawn), encoding="utf-8")
+    tell("report", 1, 1)
+    return result
+
+
+def _merit(originals: Mapping[int, npt.NDArray[np.float32]], passes: list[Outcome]) -> Merit:
+    import numpy as np
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    pictures = passes[0].pictures
+    psnr = [peak_signal_noise_ratio(image, pictures[frame], data_range=1) for frame, image in originals.items()]
+    ssim = [structural_similarity(image, pictures[frame], data_range=1) for frame, image in originals.items()]
+    identical: bool | None = None
+    if len(passes) > 1:
+        identical = all(np.array_equal(pictures[frame], passes[1].pictures[frame]) for frame in pictures)
+    return Merit(float(np.median(psnr)), float(np.median(ssim)), float(min(psnr)), identical)
+
+
+def _checked(setup: Setup) -> Setup:
+    missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        raise MissingDependency(
+            f"The demonstration needs {', '.join(missing)}: run `pip install 'proxyfab[demo]'` and try again."
+        )
+    for name, value, low, high in (
+        ("frames", setup.frames, 1, 100_000),
+        ("size", setup.size, 32, 2048),
+        ("workers", setup.workers, 1, 64),
+    ):
+        if not low <= value <= high:
+            raise ConfigurationError(f"{name} is {value}; it must lie between {low} and {high}.")
+    if setup.size % 2:
+        raise ConfigurationError(f"size is {setup.size}; it must be even.")
+    if setup.store.startswith("memory:"):
+        raise ConfigurationError("memory:// is private to one process; the demonstration runs in several. Use shm://.")
+    return setup
+
+
+def _writable(folder: Path) -> Path:
+    """The directory, found to be writable before the work is done rather than after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AccessDenied(
+            f"The report cannot be written to {folder}: {error.strerror}. Choose another with --out."
+        ) from error
+    return folder

@@ -1,0 +1,198 @@
+"""Figures of the report, drawn with Matplotlib, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from proxyfab.demo.instrument import Instrument
+from proxyfab.demo.pipeline import Outcome
+from proxyfab.demo.result import Merit, stage_medians
+from proxyfab.demo.tomography import line_integrals
+from proxyfab.demo.trip import STAGES
+
+Image = npt.NDArray[np.float32]
+COLOURS = {"reference": "#0f766e", "value": "#b45309"}
+STAGE_COLOURS = dict(zip(STAGES, ("#64748b", "#0f766e", "#b45309", "#cbd5e1", "#7c3aed", "#1d4ed8"), strict=True))
+_INK, _FAINT = "#1e293b", "#94a3b8"
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+}
+
+
+def draw(passes: Sequence[Outcome], originals: Mapping[int, Image], merit: Merit) -> dict[str, bytes]:
+    """All figures by name: picture, montage, stages, throughput, timeline."""
+    with _styled():
+        return {
+            "picture": _picture(passes[0], originals, merit),
+            "montage": _montage(passes[0].pictures),
+            "stages": _stages(passes),
+            "throughput": _throughput(passes),
+            "timeline": _timeline(passes[0]),
+        }
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Our style, and a drawing backend that needs no display; the caller's settings come back."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def _figure(width: float, height: float, layout: str = "constrained") -> Any:
+    """A figure outside of pyplot: nothing global is made, so nothing is left behind."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _png(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", facecolor="white")
+    return stream.getvalue()
+
+
+def _picture(outcome: Outcome, originals: Mapping[int, Image], merit: Merit) -> bytes:
+    """One frame from the slice to the error of its picture."""
+    setup = outcome.setup
+    frame = min(setup.frames - 1, 13) if setup.frames >= 24 else setup.frames // 2
+    instrument = Instrument(setup)  # measures the same counts again: they depend on the seed and the frame alone
+    counts = instrument.measure(frame)
+    sinogram = line_integrals(counts, *instrument.calibrate())
+    before, after = originals[frame], outcome.pictures[frame]
+    error = after - before
+    psnr = 10 * np.log10(1 / np.mean(error**2))
+    figure = _figure(13.2, 4.0)
+    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1))
+    _panel(axes[0], before, "Before: the real slice", f"{setup.size} x {setup.size}, attenuation", "gray", (0, 1.05))
+    under = f"{setup.angles} angles x {setup.size} pixels, from {counts.min():,} to {counts.max():,} counts"
+    _panel(axes[1], sinogram, "Measured: its sinogram", under, "magma", (0, float(sinogram.max())))
+    axes[1].set_aspect("auto")
+    axes[1].set_box_aspect(1)
+    _panel(axes[2], after, "After: reconstructed", f"filtered back-projection, frame {frame + 1}", "gray", (0, 1.05))
+    _panel(axes[3], error, "Error: after minus before", f"PSNR {psnr:.1f} dB", "RdBu_r", (-0.1, 0.1))
+    note = f"all {len(originals)} slices: median PSNR {merit.psnr:.1f} dB, SSIM {merit.ssim:.3f}"
+    figure.text(0.995, 0.01, note, ha="right", va="bottom", fontsize=9, color=_FAINT)
+    return _png(figure)
+
+
+def _panel(axes: Any, image: Image, title: str, under: str, colours: str, limits: tuple[float, float]) -> None:
+    drawn = axes.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="lanczos")
+    axes.set_title(title)
+    axes.set_xlabel(under, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0)
+
+
+def _montage(pictures: Mapping[int, Image]) -> bytes:
+    """All pictures in one, as the main process assembled them."""
+    edge = max(next(iter(pictures.values())).shape[0] // 160, 1)
+    small = [picture[::edge, ::edge] for _, picture in sorted(pictures.items())]
+    columns = min(12, len(small))
+    rows = -(-len(small) // columns)
+    height, width = small[0].shape
+    sheet = np.zeros((rows * height, columns * width), np.float32)
+    for place, picture in enumerate(small):
+        top, left = place // columns * height, place % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    figure = _figure(13.2, 13.2 * rows * height / (columns * width), "none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1.05)
+    axes.set_axis_off()
+    return _png(figure)
+
+
+def _stages(passes: Sequence[Outcome]) -> bytes:
+    """Median milliseconds per stage."""
+    figure = _figure(6.4, 3.6)
+    axes = figure.subplots()
+    names = [stage for stage in STAGES if stage != "wait"]
+    thick = 0.8 / len(passes)
+    for i, outcome in enumerate(passes):
+        medians = stage_medians(outcome)
+        places = np.arange(len(names)) + (i - (len(passes) - 1) / 2) * thick
+        values = [1e3 * medians[name] for name in names]
+        passing = outcome.setup.passing
+        bars = axes.barh(places, values, thick * 0.92, color=COLOURS[passing], label=f"by {passing}")
+        axes.bar_label(bars, [f" {value:.2f}" for value in values], fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_xlabel("milliseconds per frame (median, logarithmic)")
+    axes.set_title("Time per stage")
+    axes.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0)
+    return _png(figure)
+
+
+def _throughput(passes: Sequence[Outcome]) -> bytes:
+    """Pictures in place over time."""
+    figure = _figure(6.4, 3.6)
+    axes = figure.subplots()
+    for outcome in passes:
+        times = [0.0, *(trip.collected - outcome.started for trip in outcome.trips)]
+        rate = len(outcome.trips) / outcome.seconds
+        label = f"by {outcome.setup.passing}: {rate:.1f} frames/s"
+        axes.step(times, range(len(times)), where="post", color=COLOURS[outcome.setup.passing], lw=2, label=label)
+    axes.set(xlabel="seconds since all processes were ready", ylabel="pictures in place", title="Throughput")
+    axes.set(xlim=(0, None), ylim=(0, None))
+    axes.legend(fontsize=9, loc="upper left")
+    return _png(figure)
+
+
+def _spans(outcome: Outcome) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Per process and stage the (start, duration) of each time it was at it."""
+    spans = defaultdict(list)
+    for trip in outcome.trips:
+        for who, stage, start, end in (
+            ("instrument", "acquire", trip.begun, trip.measured),
+            ("instrument", "store", trip.measured, trip.packed),
+            (trip.worker, "load", trip.taken, trip.loaded),
+            (trip.worker, "reconstruct", trip.loaded, trip.reconstructed),
+            (trip.worker, "store", trip.reconstructed, trip.repacked),
+            ("main", "load", trip.arrived, trip.collected),
+        ):
+            spans[who, stage].append((start - outcome.started, end - start))
+    return spans
+
+
+def _timeline(outcome: Outcome) -> bytes:
+    """Who did what when."""
+    rows = ["instrument", *sorted({trip.worker for trip in outcome.trips}), "main"]
+    figure = _figure(13.2, 0.55 * len(rows) + 1.0)
+    axes = figure.subplots()
+    for (row, stage), spans in _spans(outcome).items():
+        axes.broken_barh(spans, (rows.index(row) - 0.31, 0.62), color=STAGE_COLOURS[stage])
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, outcome.seconds), xlabel="seconds since all processes were ready")
+    axes.set_title(f"Who did what when, by {outcome.setup.passing}")
+    shown = ("acquire", "store", "load", "reconstruct")
+    handles = [axes.barh(0, 0, color=STAGE_COLOURS[stage], label=stage) for stage in shown]
+    axes.legend(handles=handles, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), fontsize=9)
+    return _png(figure)

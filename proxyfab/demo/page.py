@@ -1,0 +1,147 @@
+"""The report: one HTML file that holds everything: pictures, figures, numbers, what is real and what is computed."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from proxyfab.demo.result import Result, machine, versions
+from proxyfab.demo.result import figures as numbers
+from proxyfab.demo.summary import size, table_of_passes
+from proxyfab.demo.trip import STAGES
+
+_CSS = """
+:root { --ink: #1e293b; --faint: #64748b; --line: #e2e8f0; --paper: #fff; --ground: #f8fafc; --accent: #0f766e; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.01em; }
+h2 { font-size: 19px; margin: 40px 0 12px; }
+p { margin: 0 0 12px; max-width: 78ch; }
+.lead { color: var(--faint); font-size: 17px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin: 24px 0; }
+.tile, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; }
+.tile b { display: block; font-size: 26px; line-height: 1.2; color: var(--accent); font-variant-numeric: tabular-nums; }
+.tile span { color: var(--faint); font-size: 14px; }
+.card { margin: 0 0 16px; } .card img { display: block; width: 100%; height: auto; }
+.dark { background: #000; border-color: #000; padding: 8px; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; }
+figure { margin: 0; } figcaption { color: var(--faint); font-size: 14px; margin-top: 8px; }
+.dark figcaption { color: #94a3b8; }
+table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; } thead th { color: var(--faint); font-weight: 600; }
+code { font: 14px ui-monospace, monospace; background: #eef2f7; padding: 1px 5px; border-radius: 4px; }
+.flow { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; font-size: 13px; line-height: 1.4; }
+.flow div { border: 1px solid var(--line); border-radius: 8px; padding: 7px 10px; background: var(--ground); }
+.flow i { color: var(--faint); font-style: normal; }
+"""
+
+
+def render(result: Result, drawn: Mapping[str, bytes]) -> str:
+    """The whole page."""
+    body = "\n".join(
+        (
+            _head(result),
+            _tiles(result),
+            _figure(drawn["picture"], "card", _picture_caption(result)),
+            _figure(drawn["montage"], "card dark", "All slices, as the main process assembled them."),
+            _flow(result),
+            "<h2>With and without references</h2>",
+            f'<div class="card">{_table(*table_of_passes(result.passes))}</div>',
+            f'<div class="two">{_figure(drawn["stages"])}{_figure(drawn["throughput"])}</div>',
+            _figure(drawn["timeline"]),
+            "<h2>The stages</h2>",
+            f'<div class="card">{_table(("stage", "what it is"), STAGES.items(), plain=True)}</div>',
+            "<h2>What ran, what is real, what is computed</h2>",
+            f'<div class="card">{_honesty(result)}</div>',
+        )
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>proxyfab: a scan by reference</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}</style></head>'
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _head(result: Result) -> str:
+    setup = result.passes[0].setup
+    return f"""<h1>A tomography scan, streamed by reference</h1>
+<p class="lead">{setup.frames} rotations of {setup.angles} &times; {setup.size} counts went from an instrument process
+through a dispatcher to {setup.workers} reconstructing workers, and back as pictures. The dispatcher saw references; the
+bytes moved once, through the store.</p>"""
+
+
+def _tiles(result: Result) -> str:
+    first = numbers(result.passes[0])
+    tiles = [
+        (f"{first['frames_per_second']:.1f} /s", "frames, measured to reconstructed"),
+        (size(first["control_bytes"]), "through control flow, by reference"),
+    ]
+    if len(result.passes) > 1:
+        second = numbers(result.passes[1])
+        tiles.append((size(second["control_bytes"]), "through control flow, by value"))
+        ratio = second["control_bytes"] / first["control_bytes"]
+        tiles.append((f"{ratio:,.0f} &times;", "fewer bytes through control flow"))
+    tiles.append((f"{result.merit.psnr:.1f} dB", f"median PSNR, SSIM {result.merit.ssim:.3f}"))
+    boxes = "".join(f'<div class="tile"><b>{figure}</b><span>{what}</span></div>' for figure, what in tiles)
+    return f'<div class="tiles">{boxes}</div>'
+
+
+def _picture_caption(result: Result) -> str:
+    same = {True: " Both passes gave the same pictures, bit for bit.", False: " The two passes differ!", None: ""}
+    return (
+        f"One frame all the way. Worst PSNR over {result.slices} slices {result.merit.worst_psnr:.1f} dB."
+        f"{same[result.merit.identical]}"
+    )
+
+
+def _flow(result: Result) -> str:
+    loaded = result.passes[0].reports["dispatcher"]["loaded"]
+    without = "no NumPy in the process" if not loaded else f"has loaded {', '.join(loaded)}"
+    steps = (
+        ("instrument", "projects, counts, stores"),
+        ("dispatcher", f"routes; {without}"),
+        (f"{result.passes[0].setup.workers} workers", "load, reconstruct, store"),
+        ("dispatcher", "routes back"),
+        ("main process", "assembles"),
+    )
+    boxes = "<i>→ ref →</i>".join(f"<div><b>{name}</b><br>{does}</div>" for name, does in steps)
+    return f'<h2>The way of a frame</h2><div class="card flow">{boxes}</div>'
+
+
+def _honesty(result: Result) -> str:
+    setup = result.passes[0].setup
+    voxels = " &times; ".join(map(str, result.shape))
+    again = f"{setup.frames} frames repeat the slices with new noise." if setup.frames > result.slices else ""
+    packages = ", ".join(f"{escape(name)} {escape(number)}" for name, number in versions().items())
+    here = {name: escape(str(value)) for name, value in machine().items()}
+    return f"""
+<p><b>Real:</b> the specimen, <code>{escape(result.source)}</code>, a magnetic resonance scan of a human head of
+{voxels} voxels, of which {result.slices} different slices were measured; the processes, messages, bytes and times;
+and the reconstruction, which has nothing but the noisy counts.</p>
+<p><b>Computed:</b> the measurement. Slices were resampled (cubic) to {setup.size} &times; {setup.size} pixels and
+taken as X-ray attenuation. Their projections are line integrals by the Fourier slice theorem, made before the clock
+starts; photons are counted with Poisson noise by a detector of uneven sensitivity, with dark and flat exposures. No
+X-rays and no beamline were involved. {again}</p>
+<p><b>The comparison:</b> the second pass is the same program with one switch thrown: the body of a message is the
+pickled array in place of a pickled reference. Both have the same processes, channels, frames and noise. Bytes are
+counted at every channel, each hop once. Times are those of this one run, and other work on the machine shows in
+them.</p>
+<p><b>Machine:</b> {here["system"]}, {here["processor"]}, {here["cores"]} cores, Python {here["python"]};
+{packages}. The references pointed into <code>{escape(setup.store)}</code>. The whole run took {result.seconds:.1f}
+s.</p>"""
+
+
+def _figure(png: bytes, style: str = "card", caption: str = "") -> str:
+    image = f'<img alt="{escape(caption or "figure")}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return f'<figure class="{style}">{image}{f"<figcaption>{escape(caption)}</figcaption>" if caption else ""}</figure>'
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]], *, plain: bool = False) -> str:
+    style = ' style="text-align:left"' if plain else ""
+    top = "".join(f"<th{style}>{escape(str(cell))}</th>" for cell in head)
+    lines = ("".join(f"<td{style}>{escape(str(cell))}</td>" for cell in row) for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"

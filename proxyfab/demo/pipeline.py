@@ -1,0 +1,221 @@
+"""Pipeline: starts the processes of one pass, collects the pictures, and ends with a result or a clear error.
+
+Rules:
+1. Each process holds only its own channels; when one dies, its neighbours read the end of their channels and stop, so a
+   death anywhere reaches the main process at once. What is alive and silent is given up at the deadline.
+2. Whatever happens, no process is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import proxyfab
+from proxyfab.demo.carrier import carrier
+from proxyfab.demo.channel import Channel, Hangup, Silence
+from proxyfab.demo.role import HUNG_UP, now, report
+from proxyfab.demo.setup import Setup
+from proxyfab.demo.trip import Trip
+from proxyfab.errors import ProxyfabError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_GRACE = 3.0
+"""Seconds a process gets to end when the pass is over."""
+
+Progress = Callable[[int, int], None]
+
+
+class DemoError(ProxyfabError, RuntimeError):
+    """A process of the demonstration failed; the message says which, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one pass came to.
+
+    Attributes:
+        setup: What was run.
+        seconds: From "everybody is ready" to the last picture in place.
+        started: When everybody was ready, on the clock of the trips.
+        pictures: Per frame the reconstructed picture; of frames that repeat a slice only the latest.
+        trips: Per frame, in the order of arrival.
+        reports: Per process what it says of itself.
+    """
+
+    setup: Setup
+    seconds: float
+    started: float
+    pictures: Mapping[int, Any]
+    trips: list[Trip]
+    reports: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def control_bytes(self) -> int:
+        """Bytes through all channels; a body that takes two hops counts twice."""
+        return sum(int(each["sent"]) for each in self.reports.values())
+
+
+@dataclass(slots=True)
+class _Collected:
+    pictures: dict[int, Any] = field(default_factory=dict)
+    trips: list[Trip] = field(default_factory=list)
+    reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    started: float = 0.0
+    ended: float = 0.0
+
+
+class Pipeline:
+    """The processes of one pass. Use it as a context manager: leaving it ends them, whatever has happened.
+
+    Args:
+        setup: What to run; its store must be reachable from other processes and outlive the pass.
+        keep: How many pictures to keep; frame n is kept as picture n modulo this.
+    """
+
+    def __init__(self, setup: Setup, keep: int = 48) -> None:
+        self.setup = setup
+        self._keep = keep
+        self._stderr: dict[str, IO[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._channel.close()
+        self._stop()
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Collect everything.
+
+        Args:
+            progress: Called with the number of pictures so far, and how many there will be.
+
+        Raises:
+            DemoError: A process died, or nothing came before the deadline.
+        """
+        try:
+            collected = self._collect(progress or _nobody)
+        except (Hangup, Silence) as error:
+            raise DemoError(self._why(error)) from error
+        seconds = collected.ended - collected.started
+        return Outcome(self.setup, seconds, collected.started, collected.pictures, collected.trips, collected.reports)
+
+    def _collect(self, progress: Progress) -> _Collected:
+        carry = carrier(self.setup)
+        so_far = _Collected()
+        while "dispatcher" not in so_far.reports:
+            message = self._channel.receive()
+            arrived = now()
+            if message.kind == "go":
+                so_far.started = arrived
+            elif message.kind == "report":
+                so_far.reports[message.header["name"]] = message.header
+            else:
+                frame = message.header["frame"]
+                with carry.opened(message.body) as picture:
+                    so_far.pictures[frame % self._keep] = picture.copy()  # into the process's own memory: it is kept
+                so_far.ended = now()
+                times = [*message.header["times"], arrived, so_far.ended]
+                so_far.trips.append(Trip._make([message.header["worker"], *times]))
+                progress(len(so_far.trips), self.setup.frames)
+        so_far.reports["main"] = report("main", {"dispatcher": self._channel}, carry.stats())
+        return so_far
+
+    def _start(self) -> None:
+        """Start all processes; each inherits its own ends of the channels, and nothing else."""
+        inner = {name: socket.socketpair() for name in ("main", "instrument", *self._workers())}
+        try:
+            self._channel = Channel(inner["main"][1].detach(), "The dispatcher", self.setup.deadline)
+            self._launch("dispatcher", {name: pair[0].fileno() for name, pair in inner.items()})
+            for name in ("instrument", *self._workers()):
+                self._launch(name, {"dispatcher": inner[name][1].fileno()})
+        finally:
+            for pair in inner.values():
+                for end in pair:
+                    end.close()
+
+    def _workers(self) -> list[str]:
+        return [f"worker-{i}" for i in range(self.setup.workers)]
+
+    def _launch(self, name: str, channels: Mapping[str, int]) -> None:
+        module = f"proxyfab.demo.{name.partition('-')[0]}"
+        package = str(Path(proxyfab.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        self._stderr[name] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _stop
+        self.processes[name] = subprocess.Popen(
+            # -P: a file in the working directory must not stand in for a module.
+            [sys.executable, "-P", "-m", module, self.setup.to_json(), json.dumps(channels)],
+            pass_fds=tuple(channels.values()),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr[name],
+            env={**os.environ, "PYTHONPATH": path},
+            process_group=0,  # Ctrl-C goes to the main process alone, which ends the others
+        )
+
+    def _stop(self) -> None:
+        """Wait for all processes for a moment, then end them."""
+        self._wait()
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for file in self._stderr.values():
+            file.close()
+
+    def _why(self, error: OSError) -> str:
+        """What to tell of a pass that broke: who failed first, and its last words."""
+        if isinstance(error, Hangup):
+            self._wait()
+        codes = {name: process.poll() for name, process in self.processes.items()}
+        for name, code in codes.items():
+            if code not in (None, 0, HUNG_UP):
+                return f"The {name} process {_ending(code)}. {self._last_words(name)}".rstrip()
+        states = ", ".join(f"{name} {'runs' if code is None else _ending(code)}" for name, code in codes.items())
+        return f"{error} The pass was given up ({states})."
+
+    def _wait(self) -> None:
+        """Give all processes together a moment to end by themselves."""
+        patience = now() + _GRACE
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.0, patience - now()))
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _last_words(self, name: str) -> str:
+        file = self._stderr[name]
+        file.seek(0)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+        return f"It said: {lines[-1].strip()}" if lines else "It said nothing."
+
+
+def _nobody(_done: int, _total: int) -> None:
+    """Hears of progress and does nothing."""
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with status {code}"
