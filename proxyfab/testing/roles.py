@@ -109,18 +109,21 @@ def wait_for(talk: Connection, connector: Any, key: Key, timeout: float) -> byte
     return None if found is None else found.tobytes()
 
 
-def fill(talk: Connection, connector: Any, nbytes: int, most: int) -> dict[str, Any]:
-    """Put until there is no room, twice, with an evict between; what happened."""
+def fill(talk: Connection, connector: Any, nbytes: int, most: int, twice: bool) -> dict[str, Any]:
+    """Put until there is no room, if wanted twice with an evict between; what happened."""
     first, error = _fill(connector, nbytes, most, "first")
     report = {
         "stored": len(first),
         "error": error,
         "whole": all(is_whole(connector.get(key)) for key in first),
         "partial": connector.exists(Key(f"first-{len(first)}")),
-        "evicted": all(connector.evict_many(first)),
     }
+    if not twice:
+        return report
+    evicted = all(connector.evict_many(first))
     again, _ = _fill(connector, nbytes, most, "again")
-    return {**report, "stored_again": len(again), "whole_again": all(is_whole(connector.get(key)) for key in again)}
+    whole = all(is_whole(connector.get(key)) for key in again)
+    return {**report, "evicted": evicted, "stored_again": len(again), "whole_again": whole}
 
 
 def _fill(connector: Any, nbytes: int, most: int, name: str) -> tuple[list[Key], str]:

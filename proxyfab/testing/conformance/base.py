@@ -32,6 +32,12 @@ class Suite:
     on_disk: ClassVar[bool] = True
     """Its bytes lie under the directory given to `url_at`, so that a full and a read-only one can be tried."""
 
+    recovers: ClassVar[bool] = True
+    """An evict works on a full disk, and the room it gives back can be used."""
+
+    forks_under_load: ClassVar[bool] = True
+    """A child may be forked while another thread is inside an operation."""
+
     leases: ClassVar[bool] = True
     """It has `renew` (SupportsLease)."""
 

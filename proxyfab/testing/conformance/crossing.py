@@ -135,6 +135,7 @@ class CrossingTests(Suite):
 
     def test_a_fork_while_threads_work(self, one: Any) -> None:
         """A lock that another thread holds at the moment of the fork must not be waited for in the child."""
+        self.claim("forks_under_load")
         key = one.put(signed(1000))
 
         def fork_repeatedly() -> list[bool]:

@@ -48,21 +48,22 @@ class DiskTests(Suite):
         """In a process of its own: writing to mapped memory without room would kill it."""
         place = mount("size=8m") / "place"
         one = self.open(self.url_at(place, monkeypatch), "full")
-        report = run(roles.fill, one, nbytes, 200)
+        report = run(roles.fill, one, nbytes, 200, self.recovers)
         one.close()
 
         assert 1 < report["stored"] < 200
         assert str(place) in report["error"] or one.spec in report["error"]
         assert report["whole"]
         assert not report["partial"]
-        assert report["evicted"]
-        assert report["stored_again"] >= report["stored"], "a failed or evicted put left something behind"
-        assert report["whole_again"]
+        if self.recovers:
+            assert report["evicted"]
+            assert report["stored_again"] >= report["stored"], "a failed or evicted put left something behind"
+            assert report["whole_again"]
 
     def test_an_object_larger_than_the_disk(self, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
         one = self.open(self.url_at(mount("size=8m") / "place", monkeypatch), "full")
-        report = run(roles.fill, one, 20_000_000, 2)
-        small = run(roles.fill, one, 2_000_000, 3)
+        report = run(roles.fill, one, 20_000_000, 2, False)
+        small = run(roles.fill, one, 1_300_000, 3, False)
         one.close()
 
         assert report["stored"] == 0
@@ -72,12 +73,13 @@ class DiskTests(Suite):
 
     def test_a_disk_without_inodes(self, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
         one = self.open(self.url_at(mount("size=8m,nr_inodes=60") / "place", monkeypatch), "full")
-        report = run(roles.fill, one, 10_000, 200)
+        report = run(roles.fill, one, 10_000, 200, self.recovers)
         one.close()
 
-        assert 1 < report["stored"] < 200
+        assert report["stored"] == 200 or (report["stored"] > 1 and report["error"])
         assert report["whole"]
-        assert report["stored_again"] >= 1
+        if self.recovers:
+            assert report["stored_again"] >= 1
 
     def test_a_read_only_disk(self, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
         disk = mount("size=8m")

@@ -1,0 +1,33 @@
+"""A connector of somebody else's passes the suite: the one on the docs page, run as the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "testing-connectors.md"
+
+
+@pytest.mark.timeout(240)
+def test_the_docs_connector_passes_the_suite(tmp_path: Path) -> None:
+    for name, body in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(body)
+    config = '[pytest]\nmarkers = slow\ntimeout = 100\nfilterwarnings = ignore:This process:DeprecationWarning\n'
+    (tmp_path / "pytest.ini").write_text(config)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "test_sqlite.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "HYPOTHESIS_PROFILE": "ci"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=230,
+    )
+
+    assert done.returncode == 0, done.stdout[-6000:]
