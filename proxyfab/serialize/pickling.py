@@ -1,0 +1,116 @@
+"""Pickle protocol 5 with large buffers out of band; cloudpickle only where pickle cannot, or would name `__main__`.
+
+A class or function of `__main__` pickles by name, and the reader's `__main__` is another script: cloudpickle sends such
+objects by value. It is imported when the first of them is met.
+"""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from proxyfab.buffers import Buffer
+from proxyfab.errors import ProxyfabError
+from proxyfab.fork import on_fork
+from proxyfab.serialize import blame
+from proxyfab.wire.payload import MAX_BUFFERS, Payload
+
+CODECS = frozenset({"pickle", "cloudpickle"})
+OUT_OF_BAND = 1024
+"""Bytes from which a buffer travels beside the stream; below, aligning it costs more than copying it."""
+_LARGE = 1 << 16
+_PROTOCOL = 5
+
+
+def dump(obj: object, name: str) -> tuple[str, str, None, list[Buffer]]:
+    """The arguments of a Payload: a stream, and the large buffers in it as views.
+
+    Raises:
+        SerializationError: Neither pickle nor cloudpickle takes it.
+    """
+    try:
+        stream, views = _pickled(pickle.dumps, obj)
+        if b"__main__" not in stream:
+            return "pickle", name, None, [stream, *views]
+    except (ProxyfabError, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001  # whatever a reducer raises, cloudpickle may know better; if not, its error is told
+        pass
+    import cloudpickle
+
+    try:
+        stream, views = _pickled(cloudpickle.dumps, obj)
+        return "cloudpickle", name, None, [stream, *views]
+    except (ProxyfabError, MemoryError):
+        raise
+    except Exception as error:
+        raise blame.not_picklable(obj, name, error) from error
+
+
+def _pickled(dumps: Callable[..., bytes], obj: object) -> tuple[bytes, list[memoryview]]:
+    views: list[memoryview] = []
+
+    def collect(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND or len(views) == MAX_BUFFERS - 1:
+            return True
+        views.append(view)
+        return False
+
+    return dumps(obj, _PROTOCOL, buffer_callback=collect), views
+
+
+def load(payload: Payload) -> Any:
+    """The object that was pickled.
+
+    Raises:
+        SerializationError: It cannot be made here; says which class is missing, and which host wrote it.
+    """
+    if not payload.buffers:
+        raise blame.not_loadable(payload, ValueError("the pickle stream is missing"))
+    stream, *views = payload.buffers
+    buffers = [view.toreadonly() for view in views]
+    try:
+        if stream.nbytes < _LARGE:
+            return pickle.loads(stream, buffers=buffers)
+        with _collector_off:
+            return pickle.loads(stream, buffers=buffers)
+    except (ProxyfabError, MemoryError):
+        raise
+    except Exception as error:
+        raise blame.not_loadable(payload, error) from error
+
+
+class _CollectorOff:
+    """Keeps the garbage collector off while any thread is inside: it would walk the same new objects over and over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._was_on = False
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._inside and self._was_on:
+            gc.enable()  # the threads that would have done so stayed in the parent
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside = max(self._inside - 1, 0)
+            if not self._inside and self._was_on:
+                gc.enable()
+
+
+_collector_off = _CollectorOff()
