@@ -10,7 +10,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, ProxyfabError
@@ -55,23 +55,29 @@ def translate(error: OSError, doing: str, path: str) -> ProxyfabError:
     return kind(f"Cannot {doing} {path}: {error.strerror or error}; {hint}.")
 
 
-def write_all(fd: int, parts: Sequence[memoryview | bytes]) -> int:
-    """Write all parts one behind the other, without joining them; returns the number of bytes."""
-    if len(parts) <= _IOV_MAX:  # nearly always one call does it
+def write_all(
+    fd: int, parts: Sequence[memoryview | bytes], written: Callable[[int, int, int], None] | None = None
+) -> int:
+    """Write all parts one behind the other, from the file's start, without joining them; returns the number of bytes.
+
+    Args:
+        fd: An empty file.
+        parts: One-dimensional views of bytes.
+        written: Called as `written(fd, offset, length)` behind each piece of at most PIECE bytes.
+    """
+    done = 0
+    if written is None and len(parts) <= _IOV_MAX:  # nearly always one call does it
         total = sum([len(part) for part in parts])
         if total <= PIECE:
             done = os.writev(fd, parts)
             if done == total:
                 return total
-            return done + _write_rest(fd, parts, done)
-    return _write_rest(fd, parts, 0)
-
-
-def _write_rest(fd: int, parts: Sequence[memoryview | bytes], skip: int) -> int:
-    total = 0
-    for batch in _pieces(parts, skip):
-        total += _write_batch(fd, batch)
-    return total
+    for batch in _pieces(parts, done):
+        length = _write_batch(fd, batch)
+        if written is not None:
+            written(fd, done, length)
+        done += length
+    return done
 
 
 def _write_batch(fd: int, batch: list[memoryview]) -> int:

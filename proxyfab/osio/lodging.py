@@ -24,6 +24,9 @@ from proxyfab.osio.root import Root
 class Lodging:
     """Where a connector lives: a root's path and a namespace, opened at first use. Thread-safe and fork-safe.
 
+    Attributes:
+        known: The root, as soon as it was found or made.
+
     Args:
         path: Of the root; absolute.
         name: Of the namespace. None draws an ephemeral one that lives with this process; an ephemeral name from
@@ -36,6 +39,7 @@ class Lodging:
     def __init__(self, path: str, name: str | None) -> None:
         self.path = path
         self.name = f"~{this_process().writer.pack(next(_counter))}" if name is None else name
+        self.known: Root | None = None
         self._found: tuple[Root, Namespace] | None = None
         self._pid = 0
         if self.name.startswith("~") and Namespace(path, self.name, network=False).writer() is None:
@@ -43,12 +47,11 @@ class Lodging:
 
     def root(self) -> Root | None:
         """The root; None when there is none at the path yet."""
-        if self._found is not None:
-            return self._found[0]
-        root = Root.find(self.path)
-        if root is not None:
-            _reap_once(root)
-        return root
+        if self.known is None:
+            self.known = Root.find(self.path)
+            if self.known is not None:
+                _reap_once(self.known)
+        return self.known
 
     def find(self) -> Namespace | None:
         """The namespace; None when it is not there (yet, or any more)."""
@@ -79,7 +82,7 @@ class Lodging:
         return self.open()
 
     def _make(self) -> tuple[Root, Namespace]:
-        root = Root.make(self.path)
+        self.known = root = Root.make(self.path)
         namespace = root.namespace(self.name)
         writer = namespace.writer()
         if writer is not None and running(writer) is False:

@@ -50,9 +50,9 @@ def kind(path: str) -> str:
     return found.decode()
 
 
-def is_network(path: str) -> bool:
-    """Whether other machines may see, or serve, this path. What is not known to be local counts as a network."""
-    return kind(path) not in _LOCAL
+def is_network(kind: str) -> bool:
+    """Whether other machines may see, or serve, such a file system; what is not known to be local counts as one."""
+    return kind not in _LOCAL
 
 
 def _device(path: str) -> bytes:

@@ -100,11 +100,12 @@ class Namespace:
         own = self.writer() == this_process().writer
         try:
             while not self.exists() or (own and self.path not in _owned):
-                make_directory(self.path)
                 try:
+                    make_directory(self.path)
                     self._settle(own)
                 except FileNotFoundError:  # a reaper took the still empty directory
-                    continue
+                    if not os.path.isdir(os.path.dirname(self.path)):
+                        raise
         except OSError as error:
             raise translate(error, "make the namespace", self.path) from error
 

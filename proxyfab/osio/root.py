@@ -40,15 +40,17 @@ class Root:
     Attributes:
         path: Absolute.
         tag: 8 hexadecimal digits, drawn when the root was made.
+        kind: The file system's type, as `mounts.kind` tells it.
         network: Whether other machines may see it, so that locks, notices and mappings are worth less.
     """
 
-    __slots__ = ("network", "path", "tag")
+    __slots__ = ("kind", "network", "path", "tag")
 
     def __init__(self, path: str, tag: str) -> None:
         self.path = path
         self.tag = tag
-        self.network = mounts.is_network(path)
+        self.kind = mounts.kind(path)
+        self.network = mounts.is_network(self.kind)
 
     @classmethod
     def find(cls, path: str) -> Root | None:
@@ -126,7 +128,7 @@ def _read_tag(path: str) -> str | None:
     try:
         with open(marker, "rb") as file:
             text = file.read(4096)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except OSError as error:
         raise translate(error, "read", marker) from error

@@ -1,0 +1,447 @@
+"""`file:///path`: objects as files under a directory, local or shared by the nodes of a cluster.
+
+Promises: what `abc` numbers, across processes and, on a shared file system, across machines. An object is written under
+a temporary name and renamed, or linked where its key must be free. A named namespace's objects are on the disk when
+`put` returns (`fsync` of file and directory). An unnamed one's are not: it ends with its process, and no process
+outlives a power cut, so there would be nothing to come back to.
+
+On a local file system objects from 256 KiB are mapped: no copy, shared by all readers. On a network file system they
+are read into the reader's memory, because a mapping there faults page by page over the wire and raises SIGBUS when the
+server loses the file. Not promised: that clocks agree. Times to live are told by the clocks of those who put and get.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar, TypeVar
+
+from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_batch, check_range, check_ttl
+from proxyfab.buffers import Frames
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.keys import Key
+from proxyfab.osio import mounts, sweep
+from proxyfab.osio.files import translate
+from proxyfab.osio.lodging import Lodging
+from proxyfab.osio.namespace import Namespace
+from proxyfab.osio.objects import (
+    Guard,
+    Writing,
+    fan_of,
+    make_fan,
+    name_of,
+    open_object,
+    read_object,
+    read_range,
+    read_slot,
+    remove_dead,
+    renew,
+    sync_directory,
+)
+from proxyfab.osio.root import Root
+from proxyfab.osio.watch import wait_until
+from proxyfab.spec import ConnectorSpec, check_name
+from proxyfab.trace import here
+from proxyfab.wire.slot import SIZE, Slot
+
+T = TypeVar("T")
+_WHERE = re.compile(r"(?P<tag>[0-9a-f]*)/(?P<name>~[a-z2-7]{24}|[A-Za-z0-9][A-Za-z0-9._-]{0,63})\Z")
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_STALE_TRIES = 3
+
+
+class FileConnector(BaseConnector):
+    """Objects as files.
+
+    Args:
+        path: The directory; made at first use. May hold other things: only our marker and namespaces are touched.
+        name: A name makes the namespace persistent; without one it lives with this process.
+        sync: Whether `put` waits for the disk; None for named namespaces only.
+        mapped: Whether large objects are mapped instead of read; None on local file systems only.
+    """
+
+    scheme: ClassVar[str] = "file"
+    checksums: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        sync: bool | None = None,
+        mapped: bool | None = None,
+    ) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.sync = sync
+        self.mapped = mapped
+        self._named = name is not None
+        if name is not None and not name.startswith("~"):
+            check_name(name)
+        self._lodging = Lodging(self.path, name)
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str, *, name: str | None = None) -> FileConnector:
+        spec = ConnectorSpec.parse(url)
+        options = spec.take("ns", "sync", "mapped")
+        if spec.host not in ("", "localhost") or not spec.path:
+            raise ConfigurationError(f"{url!r} names no absolute path; write file:///scratch/me (three slashes).")
+        if name is not None:
+            check_name(name)
+        return cls(
+            spec.path, name=name or options.get("ns"), sync=_flag("sync", options), mapped=_flag("mapped", options)
+        )
+
+    @property
+    def spec(self) -> str:
+        flags = (("sync", self.sync), ("mapped", self.mapped))
+        options = (("ns", self._lodging.name), *((name, str(int(flag))) for name, flag in flags if flag is not None))
+        return str(ConnectorSpec("file", path=self.path, options=options))
+
+    @property
+    def place(self) -> str:
+        return f"file:{self.path}" if self._network else here()
+
+    @cached_property
+    def local(self) -> bool:  # type: ignore[override]  # mypy takes a cached_property for read-only
+        return not self._network if self.mapped is None else self.mapped
+
+    @cached_property
+    def wait_bound(self) -> float:  # type: ignore[override]  # as above
+        """Where inotify tells it is far less; a network file system's attribute cache (`acdirmax`) may add to it."""
+        return 0.5 if self._network else 0.02
+
+    @cached_property
+    def _kind(self) -> str:
+        return mounts.kind(self.path)
+
+    @cached_property
+    def _network(self) -> bool:
+        return mounts.is_network(self._kind)
+
+    # -- one object ----------------------------------------------------------------------------------------------
+
+    def reserve(self) -> Key:
+        return Key.draw(self._where(self._lodging.name))
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        check_ttl(ttl)
+        done, directory = self._put(frames, key, ttl, replace)
+        if directory is not None:
+            self._settle({directory})
+        return done
+
+    def get(self, key: Key) -> Frames | None:
+        found = self._read(key, lambda fd, path: read_object(fd, path, key.id, mapped=self.local))
+        return Frames((found[1],)) if found is not None and _alive(found[0]) else None
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
+        check_range(offset, length)
+
+        def read(fd: int, path: str) -> memoryview | None:
+            slot = read_slot(fd, path, key.id)
+            cut = max(min(length, slot.length - offset), 0)
+            return read_range(fd, path, SIZE + offset, cut) if _alive(slot) else None
+
+        found = self._read(key, read)
+        return None if found is None else Frames((found,))
+
+    def exists(self, key: Key) -> bool:
+        return self._slot(key) is not None
+
+    def stat(self, key: Key) -> Stat | None:
+        slot = self._slot(key)
+        namespace = self._find(key)
+        return None if slot is None or namespace is None else self._stat(key.id, slot, namespace)
+
+    def evict(self, key: Key) -> bool:
+        alive = self._read(key, _to_evict)
+        namespace = self._find(key)
+        if alive is None or namespace is None:
+            return False
+        path = _path(namespace, key.id)
+        try:
+            if alive:
+                os.unlink(path)
+                return True
+            with Guard(namespace.path):  # what took its place meanwhile is not what was asked for
+                remove_dead(path, time.time())
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise translate(error, "evict", path) from error
+        return False
+
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        check_ttl(ttl)
+        namespace = self._find(key)
+        if namespace is None:
+            return False
+        path = _path(namespace, key.id)
+        expires = 0.0 if ttl is None else time.time() + ttl
+        try:
+            with Guard(namespace.path):
+                return renew(path, key.id, expires, durable=self._writing(namespace).durable)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise translate(error, "renew", path) from error
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        return wait_until(
+            lambda: self.exists(key), timeout, directory=lambda: self._watchable(key), bound=self.wait_bound
+        )
+
+    # -- many ----------------------------------------------------------------------------------------------------
+
+    def put_many(
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        """Like a loop of `put`; where they must reach the disk the directories are brought there once, at the end."""
+        check_batch(many, keys)
+        check_ttl(ttl)
+        wanted = keys if keys is not None else [None] * len(many)
+        done = [self._put(frames, key, ttl, replace) for frames, key in zip(many, wanted, strict=True)]
+        self._settle({directory for _, directory in done if directory is not None})
+        return [key for key, _ in done]
+
+    def scan(self) -> Iterator[Stat]:
+        self._check_open()
+        now = time.time()
+        for namespace in self._namespaces():
+            owner = namespace.owner()
+            try:
+                for found in sweep.objects(namespace.path):
+                    if found.slot.alive(now):
+                        yield self._stat(found.id, found.slot, namespace, owner)
+            except OSError as error:
+                raise translate(error, "list", namespace.path) from error
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
+        self._check_open()
+        root = self._lodging.root()
+        if root is None:
+            return []
+        taken = root.reap(dry_run=dry_run)
+        gone = {item.what for item in taken}
+        for namespace in root.namespaces():
+            if namespace.path not in gone:
+                try:
+                    taken.extend(sweep.reap(namespace.path, dry_run=dry_run))
+                except OSError as error:
+                    raise translate(error, "reap", namespace.path) from error
+        return taken
+
+    def clear(self) -> int:
+        self._check_open()
+        namespace = self._lodging.find()
+        if namespace is None:
+            stranger = f"{self.path}/{self._lodging.name}"
+            if os.path.exists(stranger):
+                raise AccessDenied(
+                    f"{stranger} was not made by proxyfab and is not cleared; choose another name or path."
+                )
+            return 0
+        try:
+            return sweep.clear(namespace.path)
+        except OSError as error:
+            raise translate(error, "clear", namespace.path) from error
+
+    def close(self) -> None:
+        self._closed = True
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectorError(f"{self.spec} was closed; open a new one.")
+
+    def _where(self, name: str, root: Root | None = None) -> str:
+        """A locator: the root's tag, as far as it is known, and the namespace."""
+        root = root or self._lodging.known
+        return f"{root.tag if root else ''}/{name}"
+
+    def _target(self, key: Key | None) -> tuple[Key, Namespace]:
+        """Where to put, and the key with that place in it."""
+        self._check_open()
+        root, namespace = self._lodging.open()
+        if key is None:
+            return Key.draw(f"{root.tag}/{namespace.name}"), namespace
+        if key.where:
+            name = self._name_in(key, root)
+            if name != namespace.name:
+                namespace = self._neighbour(root, name)
+        return key.at(f"{root.tag}/{namespace.name}"), namespace
+
+    def _neighbour(self, root: Root, name: str) -> Namespace:
+        """A namespace that a reserved key points to. It was its owner's to make; it may be that nobody has put yet."""
+        namespace = root.namespace(name)
+        if not namespace.exists():
+            Lodging(self.path, name).open()
+        return namespace
+
+    def _name_in(self, key: Key, root: Root | None) -> str:
+        """The namespace that a key's locator names; a key of another place is refused."""
+        match = _WHERE.match(key.where)
+        if match is None or (match["tag"] and root is not None and match["tag"] != root.tag):
+            raise ConnectorError(f"{key} does not belong to {self.path}; use the store that made it.")
+        if match["tag"] and root is None:
+            raise ConnectorError(
+                f"{key} cannot be read: {self.path} holds no objects here. Is the file system mounted?"
+            )
+        return match["name"]
+
+    def _find(self, key: Key) -> Namespace | None:
+        """The namespace in which a key lies; None where there is none."""
+        self._check_open()
+        own = self._lodging.find()
+        root = self._lodging.root()
+        if not key.where:
+            return own
+        name = self._name_in(key, root)
+        if own is not None and name == own.name:
+            return own
+        return None if root is None else root.namespace(name)
+
+    def _writing(self, namespace: Namespace) -> Writing:
+        return Writing(self._kind, durable=not namespace.ephemeral if self.sync is None else self.sync)
+
+    def _put(self, frames: Frames, key: Key | None, ttl: float | None, replace: bool) -> tuple[Key, str | None]:
+        """The key, and the directory that is to be brought to the disk, if one is."""
+        done, namespace = self._target(key)
+        directory, name = f"{namespace.path}/{fan_of(done.id)}", name_of(done.id)
+        writing = self._writing(namespace)
+        expires = 0.0 if ttl is None else time.time() + ttl
+        try:
+            temporary = self._write(writing, namespace, directory, done.id, frames, expires)
+            if key is None:
+                writing.publish(temporary, f"{directory}/{name}")  # nobody else has this name
+            else:
+                self._claim(writing, temporary, f"{directory}/{name}", namespace, replace)
+        except FileExistsError as error:
+            raise KeyExists(
+                f"{done} holds an object already, and objects are written once (say replace=True)."
+            ) from error
+        except OSError as error:
+            raise translate(error, "write", f"{directory}/{name}") from error
+        return done, directory if writing.durable else None
+
+    def _settle(self, directories: set[str]) -> None:
+        for directory in directories:
+            try:
+                sync_directory(directory)
+            except OSError as error:
+                raise translate(error, "sync", directory) from error
+
+    def _write(
+        self, writing: Writing, namespace: Namespace, directory: str, id: str, frames: Frames, expires: float
+    ) -> str:
+        """A complete temporary in `directory`, which is made if need be."""
+        try:
+            return writing.temporary(directory, id, frames.views, frames.nbytes, expires)
+        except FileNotFoundError:
+            if not namespace.exists():  # never made, or removed behind our back
+                Lodging(self.path, namespace.name).open()
+            make_fan(namespace.path, directory, durable=writing.durable)
+            return writing.temporary(directory, id, frames.views, frames.nbytes, expires)
+
+    def _claim(self, writing: Writing, temporary: str, target: str, namespace: Namespace, replace: bool) -> None:
+        guard = Guard(namespace.path)
+        if replace:
+            with guard:
+                writing.publish(temporary, target)
+        else:
+            writing.claim(temporary, target, guard)
+
+    def _read(self, key: Key, read: Callable[[int, str], T]) -> T | None:
+        """`read(fd, path)` of a key's file, None when there is none."""
+        namespace = self._find(key)
+        if namespace is None:
+            return None
+        path = _path(namespace, key.id)
+        for attempt in range(_STALE_TRIES):
+            try:
+                fd = self._open(path)
+                if fd is None:
+                    return None
+                try:
+                    return read(fd, path)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                # The server forgot a file that was replaced meanwhile: its name leads to the new one.
+                if error.errno != errno.ESTALE or attempt == _STALE_TRIES - 1:
+                    raise translate(error, "read", path) from error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _open(self, path: str) -> int | None:
+        fd = open_object(path)
+        if fd is None and self._network:
+            # A client remembers that a name was missing until it asks for its directory again, which listing one does.
+            try:
+                with os.scandir(os.path.dirname(path)) as entries:
+                    next(entries, None)
+            except FileNotFoundError:
+                return None
+            fd = open_object(path)
+        return fd
+
+    def _slot(self, key: Key) -> Slot | None:
+        slot = self._read(key, lambda fd, path: read_slot(fd, path, key.id))
+        return slot if slot is not None and _alive(slot) else None
+
+    def _stat(self, id: str, slot: Slot, namespace: Namespace, owner: str | None = None) -> Stat:
+        key = Key(id, self._where(namespace.name))
+        owner = namespace.owner() if owner is None else owner
+        return Stat(key, slot.length, slot.created, slot.expires or None, namespace.name, owner)
+
+    def _namespaces(self) -> Iterator[Namespace]:
+        root = self._lodging.root()
+        if root is not None and not self._named:
+            yield from root.namespaces()
+        elif (own := self._lodging.find()) is not None:
+            yield own
+
+    def _watchable(self, key: Key) -> str | None:
+        """The directory to watch, made if need be; None where notices do not come, or it cannot be made."""
+        if self._network:
+            return None
+        try:
+            namespace = self._target(key)[1]
+            directory = f"{namespace.path}/{fan_of(key.id)}"
+            make_fan(namespace.path, directory, durable=False)
+        except (ProxyfabError, OSError):
+            return None
+        return directory
+
+
+def _path(namespace: Namespace, id: str) -> str:
+    return f"{namespace.path}/{fan_of(id)}/{name_of(id)}"
+
+
+def _alive(slot: Slot) -> bool:
+    return not slot.expires or slot.alive(time.time())
+
+
+def _to_evict(fd: int, path: str) -> bool:
+    """Whether an object is there to be evicted: not an expired one, but a damaged one."""
+    try:
+        return _alive(read_slot(fd, path))
+    except IntegrityError:
+        return True
+
+
+def _flag(name: str, options: dict[str, str]) -> bool | None:
+    text = options.get(name)
+    if text is not None and text.lower() not in _FLAGS:
+        raise ConfigurationError(f"{name}={text!r} makes no sense in file://; write {name}=1 or {name}=0.")
+    return None if text is None else _FLAGS[text.lower()]

@@ -1,0 +1,328 @@
+"""Object files: a slot header and a payload, under a name that its key's id tells.
+
+Rules:
+1. An object appears under its name only when it is complete: it is written under a temporary name in the same directory
+   and then renamed, or linked where the name must be free.
+2. Whoever removes or overwrites what may be somebody's object because of what it read before (it expired; replace it)
+   does that under the namespace's `Guard`, so that nothing acknowledged is lost in between.
+3. A length is believed only as far as the file really reaches.
+4. `durable` means: data, name and directory have reached the disk when the write returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from urllib.parse import quote, unquote
+from zlib import crc32
+
+from proxyfab.errors import ConnectorError, IntegrityError
+from proxyfab.osio.files import (
+    PIECE,
+    NoLinks,
+    discard,
+    link_new,
+    make_directory,
+    temporary_name,
+    write_all,
+)
+from proxyfab.osio.mapping import Mapping, window
+from proxyfab.osio.memory import allocate
+from proxyfab.osio.owner import try_lock
+from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
+
+MAPPED_FROM = 256 * 1024
+"""Payloads below are read: that takes no longer than mapping them, and their file is closed at once."""
+RESERVED_FROM = 2**20
+"""From here on the space is reserved before writing, where that is quick: ext4 then writes a third faster."""
+_RESERVES = frozenset({"ext4", "xfs"})
+_LONGEST = 200
+_PATIENCE = 10.0
+_RENEWED = 3
+
+
+def fan_of(id: str) -> str:
+    """One of 256 directories, so that none gets too large for file systems that search them one by one."""
+    return f"{crc32(id.encode()) & 255:02x}"
+
+
+def name_of(id: str) -> str:
+    """The file's name of an id: itself where it can be, quoted where it must be, a hash where that gets too long."""
+    if id.isalnum() and id.isascii():
+        return id
+    name = quote(id, safe=" ,:+").replace(".", "%2E", 1 if id.startswith(".") else 0)
+    return name if len(name) <= _LONGEST else "=" + blake2b(id.encode(), digest_size=32).hexdigest()
+
+
+def id_of(name: str, fd: int, slot: Slot) -> str:
+    """The inverse of `name_of`; a hashed name's id stands behind the payload."""
+    if not slot.id_length:
+        return unquote(name)
+    return os.pread(fd, slot.id_length, SIZE + slot.length).decode()
+
+
+def is_object(name: str) -> bool:
+    """Whether a directory entry may be an object: temporaries and our own files begin with a dot."""
+    return not name.startswith(".")
+
+
+class Writing:
+    """How objects are written: on which kind of file system, and whether they must survive a power cut."""
+
+    __slots__ = ("durable", "reserve")
+
+    def __init__(self, kind: str, *, durable: bool) -> None:
+        self.durable = durable
+        self.reserve = kind in _RESERVES
+
+    def temporary(self, directory: str, id: str, views: Sequence[memoryview], nbytes: int, expires: float) -> str:
+        """Write an object under a temporary name in `directory`, which must exist; returns its path."""
+        tail = id.encode() if name_of(id).startswith("=") else b""
+        header = pack(Slot(nbytes, time.time(), expires, id_hash(id), len(tail)))
+        path = f"{directory}/{temporary_name()}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                self._fill(fd, [header, *views, tail] if tail else [header, *views], SIZE + nbytes + len(tail))
+            finally:
+                os.close(fd)  # reports what a network file system could not write
+        except BaseException:
+            discard(path)
+            raise
+        return path
+
+    def _fill(self, fd: int, parts: Sequence[memoryview | bytes], total: int) -> None:
+        if self.reserve and total >= RESERVED_FROM:
+            os.posix_fallocate(fd, 0, total)
+        write_all(fd, parts, _start_writeback if self.durable and total > PIECE else None)
+        if self.durable:
+            os.fsync(fd)
+
+    def publish(self, temporary: str, target: str) -> None:
+        """Give a complete temporary its name, in place of whatever has it."""
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            discard(temporary)
+            raise
+
+    def claim(self, temporary: str, target: str, guard: Guard) -> None:
+        """Give a complete temporary a name that must be free; the temporary is gone afterwards, whatever happens.
+
+        Raises:
+            FileExistsError: The name is taken by an object that is alive.
+        """
+        try:
+            while not _link(temporary, target, guard):
+                with guard:
+                    remove_dead(target, time.time())
+        finally:
+            discard(temporary)
+
+
+def _link(temporary: str, target: str, guard: Guard) -> bool:
+    """False when the name is taken by an object that has expired."""
+    try:
+        link_new(temporary, target)
+    except FileExistsError:
+        if is_alive(target):
+            raise
+        return False
+    except NoLinks:
+        with guard:
+            if is_alive(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+            os.rename(temporary, target)
+    return True
+
+
+def sync_directory(path: str) -> None:
+    """Bring a directory's names to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have nothing to sync here
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_fan(namespace: str, directory: str, *, durable: bool) -> None:
+    """Make a fan-out directory; FileNotFoundError when the namespace is gone."""
+    make_directory(directory)
+    if durable:
+        sync_directory(namespace)
+
+
+def open_object(path: str) -> int | None:
+    """A descriptor to read an object, None when there is none."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_slot(fd: int, path: str, id: str | None = None) -> Slot:
+    """The header of an open object.
+
+    Raises:
+        IntegrityError: The file is not whole, not ours, or (`id` given) another key's.
+    """
+    return _checked(os.pread(fd, SIZE, 0), fd, os.fstat(fd).st_size, path, id)
+
+
+def _checked(header: bytes | memoryview, fd: int, available: int, path: str, id: str | None) -> Slot:
+    for _ in range(_RENEWED):
+        try:
+            slot = unpack(header, available=available)
+            break
+        except IntegrityError:  # a renewal may be rewriting the header just now
+            header = os.pread(fd, SIZE, 0)
+    else:
+        try:
+            slot = unpack(header, available=available)
+        except IntegrityError as error:
+            raise IntegrityError(f"{path} is damaged or foreign: {error}. Evict it, put the object again.") from error
+    if id is not None and slot.id_hash != id_hash(id):
+        raise IntegrityError(f"{path} holds the object of another key than {id!r}; was it renamed? Evict it.")
+    return slot
+
+
+def read_object(fd: int, path: str, id: str, *, mapped: bool) -> tuple[Slot, memoryview]:
+    """Header and payload of an open object: mapped (`mapped` and large), or read. See `read_slot` for errors."""
+    available = os.fstat(fd).st_size
+    if available < MAPPED_FROM + SIZE:
+        data = memoryview(os.read(fd, available or 1))
+        slot = _checked(data[:SIZE], fd, len(data), path, id)
+        return slot, data[SIZE : SIZE + slot.length]
+    slot = _checked(os.pread(fd, SIZE, 0), fd, available, path, id)
+    if mapped:
+        try:
+            return slot, window(Mapping(fd, SIZE + slot.length), SIZE, slot.length)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EMFILE, errno.ENODEV, errno.EAGAIN, errno.EACCES):
+                raise  # else: too many mappings, or a file system that cannot map: read it
+    return slot, read_range(fd, path, SIZE, slot.length)
+
+
+def read_range(fd: int, path: str, offset: int, length: int) -> memoryview:
+    """Exactly `length` bytes from `offset`, in pieces between which signals are handled."""
+    if length < MAPPED_FROM:
+        small = os.pread(fd, length, offset)
+        if len(small) == length:
+            return memoryview(small)
+    block = allocate(length)
+    done = 0
+    while done < length:
+        count = os.preadv(fd, [block[done : done + PIECE]], offset + done)
+        if not count:
+            raise IntegrityError(f"{path} was cut off while it was read: {done} of {length} bytes. Evict it.")
+        done += count
+    return block.toreadonly()
+
+
+def is_alive(path: str) -> bool:
+    """Whether there is an object that has not expired; one that cannot be understood is not ours to take for dead."""
+    fd = open_object(path)
+    if fd is None:
+        return False
+    try:
+        return read_slot(fd, path).alive(time.time())
+    except IntegrityError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def remove_dead(path: str, now: float) -> int | None:
+    """Under the Guard: unlink an object if it has expired; returns its payload's length, None when it has not."""
+    fd = open_object(path)
+    if fd is None:
+        return None
+    try:
+        slot = read_slot(fd, path)
+    except IntegrityError:
+        return None
+    finally:
+        os.close(fd)
+    if slot.alive(now):
+        return None
+    discard(path)
+    return slot.length
+
+
+def renew(path: str, id: str, expires: float, *, durable: bool) -> bool:
+    """Under the Guard: move an object's expiry in place; False when it is missing or expired.
+
+    64 bytes inside one page are written by one call. A reader that meets the old and the new half sees the checksum
+    fail and reads again.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        slot = read_slot(fd, path, id)
+        if not slot.alive(time.time()):
+            return False
+        os.pwrite(fd, pack(slot._replace(expires=expires)), 0)
+        if durable:
+            os.fdatasync(fd)
+        return os.fstat(fd).st_nlink > 0
+    finally:
+        os.close(fd)
+
+
+class Guard:
+    """The lock of a namespace's slow ways (rule 2): one at a time among threads, processes and, where the file system
+    carries locks, machines. Held for a few system calls; whoever waits ten seconds for it is told.
+    """
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, namespace: str) -> None:
+        self._path = f"{namespace}/.lock"
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for pause in _pauses():
+                if try_lock(fd) is not False:  # None: no locks here, then there is nothing better
+                    self._fd = fd
+                    return
+                time.sleep(pause)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        raise ConnectorError(f"Another process has held {self._path} for {_PATIENCE:.0f} s; is it stopped? End it.")
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)  # and the lock goes with it
+
+
+def _pauses() -> Iterator[float]:
+    ends = time.monotonic() + _PATIENCE
+    pause = 0.0001
+    while time.monotonic() < ends:
+        yield pause
+        pause = min(pause * 2, 0.02)
+
+
+_START_WRITE = 2
+
+
+def _start_writeback(fd: int, offset: int, length: int) -> None:
+    """Have the disk begin with these bytes while the next ones are copied; fsync then finds half of its work done."""
+    with contextlib.suppress(AttributeError):  # not every libc has it, and it is but a hint
+        _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _START_WRITE)
+
+
+_libc = ctypes.CDLL(None)

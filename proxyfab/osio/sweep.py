@@ -1,0 +1,128 @@
+"""Walking a namespace of object files: listing, clearing, taking back what expired or was left half-written.
+
+Promises: only fan-out directories are entered (two hexadecimal digits) and only what is ours is removed there: files
+that carry a slot header, damaged ones under a drawn key's name, temporaries whose writer has ended. The rest stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from proxyfab.abc import Reclaimed
+from proxyfab.errors import IntegrityError
+from proxyfab.osio.files import TEMPORARY, is_abandoned
+from proxyfab.osio.objects import Guard, fan_of, id_of, is_object, open_object, read_slot, remove_dead
+from proxyfab.wire.slot import Slot
+
+_FAN = re.compile(r"[0-9a-f]{2}$")
+_DRAWN = re.compile(r"[0-9a-f]{32}$")
+
+
+class Found(NamedTuple):
+    """An object file."""
+
+    path: str
+    id: str
+    slot: Slot
+
+
+def objects(namespace: str) -> Iterator[Found]:
+    """Every object file of a namespace, expired ones too; those that cannot be read are left out."""
+    for path, name in _files(namespace):
+        found = _open(path, name) if is_object(name) else None
+        if found is not None:
+            yield found
+
+
+def clear(namespace: str) -> int:
+    """Remove every object of a namespace; says how many were alive."""
+    count, now = 0, time.time()
+    for path, name in _files(namespace):
+        if name.startswith(TEMPORARY):
+            _remove_abandoned(path, name, now, dry_run=False)
+        elif is_object(name):
+            found = _open(path, name)
+            if found is not None or _is_damaged(path, name):
+                count += _unlink(path) and (found is None or found.slot.alive(now))
+    return count
+
+
+def reap(namespace: str, *, dry_run: bool) -> list[Reclaimed]:
+    """Remove expired objects, and temporaries that nobody writes any more."""
+    taken = []
+    now = time.time()
+    for path, name in _files(namespace):
+        if name.startswith(TEMPORARY):
+            nbytes = _remove_abandoned(path, name, now, dry_run=dry_run)
+            if nbytes is not None:
+                taken.append(Reclaimed(path, nbytes, "its writer ended before it was complete"))
+        elif is_object(name):
+            length = _remove_expired(namespace, path, name, now, dry_run)
+            if length is not None:
+                taken.append(Reclaimed(path, length, "its time to live passed"))
+    return taken
+
+
+def _files(namespace: str) -> Iterator[tuple[str, str]]:
+    for fan in sorted(filter(_FAN.match, _names(namespace))):
+        for name in _names(f"{namespace}/{fan}"):
+            yield f"{namespace}/{fan}/{name}", name
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _open(path: str, name: str) -> Found | None:
+    fd = open_object(path) if os.path.isfile(path) else None  # opening a pipe would wait for ever
+    if fd is None:
+        return None
+    try:
+        slot = read_slot(fd, path)
+        return Found(path, id_of(name, fd, slot), slot)
+    except (IntegrityError, UnicodeDecodeError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def _is_damaged(path: str, name: str) -> bool:
+    fan = os.path.basename(os.path.dirname(path))
+    return bool(_DRAWN.match(name)) and fan_of(name) == fan and os.path.isfile(path) and not os.path.islink(path)
+
+
+def _unlink(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove_expired(namespace: str, path: str, name: str, now: float, dry_run: bool) -> int | None:
+    found = _open(path, name)
+    if found is None or found.slot.alive(now):
+        return None
+    if dry_run:
+        return found.slot.length
+    with Guard(namespace):  # it may have been renewed, or replaced, meanwhile
+        return remove_dead(path, now)
+
+
+def _remove_abandoned(path: str, name: str, now: float, *, dry_run: bool) -> int | None:
+    try:
+        status = os.lstat(path)
+        if not is_abandoned(name, status.st_mtime, now):
+            return None
+        if not dry_run:
+            os.unlink(path)
+    except FileNotFoundError:
+        return None
+    return status.st_size
