@@ -65,8 +65,10 @@ class Connector(Protocol):
     scheme: ClassVar[str]
     checksums: ClassVar[bool]
     """Whether payload bytes leave memory, so that the store adds a checksum over them and readers verify it."""
-    local: bool
-    """Whether `get` is as cheap as a cache hit (memory, mapped), so that a store need not cache what it got."""
+
+    @property
+    def local(self) -> bool:
+        """Whether `get` is as cheap as a cache hit (memory, mapped), so that a store need not cache what it got."""
 
     @property
     def spec(self) -> str:
@@ -105,8 +107,9 @@ class Connector(Protocol):
 class SupportsWatch(Protocol):
     """Can wait for an object to appear."""
 
-    wait_bound: float
-    """Seconds that a waiter may sleep past the put at worst; 0 where it is told."""
+    @property
+    def wait_bound(self) -> float:
+        """Seconds that a waiter may sleep past the put at worst; 0 where it is told."""
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         """True as soon as the object is there, False when `timeout` seconds have passed."""
