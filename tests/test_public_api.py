@@ -60,7 +60,7 @@ STORE = {
     "proxy_from_key": ["key"],
     "reserve": [],
     "aput": ["obj"],
-    "aget": ["key"],
+    "aget": ["key", "default"],
     "aproxy": ["obj"],
     "aevict": ["key"],
     "close": [],
