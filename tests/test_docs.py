@@ -1,6 +1,7 @@
 """Every Python block of README.md and docs/ runs, a page's blocks one after another in one fresh interpreter.
 
-A block that cannot run carries its reason in a comment on the line above it: `<!-- not run: needs two machines -->`.
+A block that begins with a file's name (`# mine.py`) is also a file of that name, which later blocks may import. One
+that cannot run carries its reason in a comment on the line above it: `<!-- not run: needs two machines -->`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>\w*)[^\n`]*\n(?P<body>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL
 )
 FORK = "ignore:This process:DeprecationWarning"  # a pool forks while NumPy's threads run; readers do the same
+NAMED = re.compile(r"^```python\n# (\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S.*?) -->\s*$")
 
 
@@ -69,6 +71,8 @@ def test_every_fence_is_of_a_known_kind(page: Path) -> None:
 def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     script = tmp_path / f"{page.stem}.py"
     script.write_text(script_of(page.read_text()))
+    for name, body in NAMED.findall(page.read_text()):
+        (tmp_path / name).write_text(body)
 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", FORK, "-X", "faulthandler", script.name],

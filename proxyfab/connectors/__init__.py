@@ -7,14 +7,21 @@
 | FileConnector | `file:///path` | a directory, local or shared | processes, nodes |
 """
 
+from typing import TYPE_CHECKING
+
 from proxyfab.registry import load
 
-_CLASSES = {"FileConnector": "file", "MemoryConnector": "memory", "SharedMemoryConnector": "shm"}
+if TYPE_CHECKING:
+    from proxyfab.connectors.file import FileConnector
+    from proxyfab.connectors.memory import MemoryConnector
+    from proxyfab.connectors.shm import SharedMemoryConnector
 
-__all__ = sorted(_CLASSES)
+__all__ = ["FileConnector", "MemoryConnector", "SharedMemoryConnector"]
+
+_SCHEMES = {"FileConnector": "file", "MemoryConnector": "memory", "SharedMemoryConnector": "shm"}
 
 
-def __getattr__(name: str) -> type:
-    if name in _CLASSES:
-        return load("connectors", _CLASSES[name])  # type: ignore[no-any-return]  # the table holds classes
+def __getattr__(name: str) -> object:
+    if name in _SCHEMES:
+        return load("connectors", _SCHEMES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

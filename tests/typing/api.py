@@ -33,9 +33,7 @@ from proxyfab.abc import (
     SupportsWatch,
 )
 from proxyfab.buffers import Frames
-from proxyfab.connectors.file import FileConnector
-from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.connectors.shm import SharedMemoryConnector
+from proxyfab.connectors import FileConnector, MemoryConnector, SharedMemoryConnector
 from proxyfab.errors import KeyNotFound, ProxyfabError
 from proxyfab.trace import Link, Span, Total, listen, totals
 
