@@ -42,9 +42,9 @@ def main(
     """Measure proxyfab beside its peers and beside what the machine can do."""
     signal.signal(signal.SIGTERM, _end)
     out.mkdir(parents=True, exist_ok=True)
-    results = Results.load(out / "results.json", machine())
-    with _place(tmpfs, disk or str(out)) as place:
-        results.machine["filesystems"] = {"tmpfs": filesystem(place.tmpfs), "disk": filesystem(place.disk)}
+    disk = disk or str(out)
+    results = Results.load(out / "results.json", machine() | {"tmpfs": filesystem(tmpfs), "disk": filesystem(disk)})
+    with _place(tmpfs, disk) as place:
         settings = _settings(place, quick, systems)
         for bench in only or BENCHES:
             click.echo(f"{datetime.now(UTC):%H:%M:%S} {bench} ...", err=True)

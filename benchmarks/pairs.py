@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -96,9 +97,9 @@ class Pair:
     def _answer(self) -> Any:
         try:
             if self._socket.poll(PATIENCE):
-                answer = self._socket.recv()
-                if isinstance(answer, Exception):
-                    raise PairError(f"{self.name}: {type(answer).__name__}: {answer}") from answer
+                answer, failure = self._socket.recv()
+                if failure:
+                    raise PairError(f"{self.name}: {failure}")
                 return answer
             reason = f"no answer in {PATIENCE:g} s"
         except (EOFError, ConnectionError):
@@ -190,14 +191,15 @@ def _produce(socket: Any, system: System, name: str) -> None:
     producer = Producer(system)
     if not system.alone:
         system.launch(name)
-    socket.send(None)
+    socket.send((None, ""))
     command = ""
     while command != "close":
         command, *arguments = socket.recv()
         try:
-            answer = getattr(producer, command)(*arguments)
+            answer = getattr(producer, command)(*arguments), ""
         except Exception as error:  # whatever a measured system raises belongs in the report
-            answer = PairError(f"{type(error).__name__}: {error}")
+            traceback.print_exc()
+            answer = None, f"{type(error).__name__}: {error}"
         socket.send(answer)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.harness import Row
 from benchmarks.payloads import GB, KB, MB, size_name
 from benchmarks.results import Results
+from benchmarks.systems import ALONE
 from benchmarks.targets import Verdict, seconds
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
@@ -38,7 +39,7 @@ def full(results: Results, verdicts: Sequence[Verdict]) -> str:
     parts = ["# Benchmarks", described(results), "## Targets", targets(verdicts), "## Hand-over between two processes"]
     for kind in ("ndarray", "bytes", "dict"):
         for what, text in _WAYS.items():
-            parts += _titled(f"**{kind}: {text}**", by_size(results.select("store", what, kind)))
+            parts += _titled(f"**{kind}: {text}**", by_size(results.select("store", what, kind), label=_system))
     parts += _titled(
         "## Limits of the machine", by_size(results.select("limits"), first="technique", label=lambda row: row.what)
     )
@@ -103,6 +104,10 @@ def fill(path: Path, text: str) -> bool:
     if filled != content:
         path.write_text(filled)
     return count > 0
+
+
+def _system(row: Row) -> str:
+    return f"{row.system} (one process)" if row.system in ALONE else row.system
 
 
 def _titled(title: str, content: str) -> list[str]:

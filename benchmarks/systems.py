@@ -34,6 +34,8 @@ TABLE = {
     "proxyfab-tmpfs": "benchmarks.fabric:Tmpfs",
     "proxyfab-disk": "benchmarks.fabric:Disk",
 }
+ALONE = frozenset({"raw-memcpy", "proxystore-local", "proxyfab-memory"})
+"""Those that have no second process: what they put, they get themselves."""
 NEEDS = {"proxystore": "proxystore", "ray": "ray", "dask": "distributed"}
 """The package without which a system (by the first word of its name) cannot be measured."""
 

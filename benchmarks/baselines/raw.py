@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Place
+from benchmarks.memory import stored
 from benchmarks.payloads import views
 from benchmarks.systems import System
 
@@ -65,6 +66,9 @@ class _NewFile(System):
 
     def drop(self, token: str) -> None:
         os.unlink(token)
+
+    def stored(self) -> int:
+        return stored(self.folder)
 
 
 class TmpfsFile(_NewFile):
