@@ -52,7 +52,7 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -m 'slow or timing' $(ARGS)
 
-bench: $(VENV)/.installed-demo $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-lint
