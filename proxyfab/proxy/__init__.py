@@ -1,7 +1,7 @@
 """Lazy transparent proxies of anything a callable returns. Knows no store."""
 
-from proxyfab.proxy.classes import Proxy, kind_of, make
-from proxyfab.proxy.copying import json_default, rebuild, unwrap
+from proxyfab.proxy.classes import Proxy, kind_of, make, rebuild
+from proxyfab.proxy.copying import json_default, unwrap
 from proxyfab.proxy.kind import Kind, find_type, is_singleton, kind_of_type
 from proxyfab.proxy.layout import factory_of, is_proxy, is_resolved
 from proxyfab.proxy.waking import resolve

@@ -17,7 +17,17 @@ from typing import Any, Generic, TypeVar
 
 from proxyfab.proxy import arrays, copying, waking
 from proxyfab.proxy.kind import DATACLASS_NAMES, OPERATORS, UNKNOWN, Kind, find_type, kind_of_type
-from proxyfab.proxy.layout import Body, Traits, getter_slot, new_body, set_factory, target_of, target_slot, traits
+from proxyfab.proxy.layout import (
+    Body,
+    Traits,
+    factory_of,
+    getter_slot,
+    new_body,
+    set_factory,
+    target_of,
+    target_slot,
+    traits,
+)
 from proxyfab.proxy.operators import ALWAYS, TABLE
 from proxyfab.proxy.reflection import CAREFUL, CAREFUL_NUMBER
 
@@ -58,6 +68,24 @@ def kind_of(obj: object) -> Kind:
     cls: Any = type(obj)
     known = traits.get(cls)
     return kind_of_type(cls) if known is None else known.kind
+
+
+def reduce(proxy: Any, _protocol: int = 2) -> tuple[Any, ...]:
+    """What pickle does with a proxy: factory and kind travel, the target does not, or as the factory decides."""
+    known = traits[type(proxy)]
+    factory = factory_of(proxy)
+    hook = getattr(factory, "reduce_proxy", None)
+    if hook is not None:
+        return hook(known.kind, known.resolved, target_of(proxy) if known.resolved else None)  # type: ignore[no-any-return]  # the hook's promise
+    return rebuild, (factory, *known.kind)
+
+
+def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
+    """The inverse of `reduce`, by name in every pickled proxy: it must keep its name and arguments."""
+    return make(factory, Kind(name, mask))
+
+
+rebuild.__module__ = "proxyfab.proxy"  # shorter in every pickle, and free to move
 
 
 @lru_cache(maxsize=1024)
@@ -109,7 +137,7 @@ def _class(kind: Kind, namespace: dict[str, Any], own: dict[str, Callable[..., A
     name = f"Proxy[{kind.name.rpartition(':')[2] or '?'}]"
     cls = type(name, (Proxy,), {"__slots__": (), "__module__": "proxyfab.proxy", **namespace})
     traits[cls] = Traits(kind, own, resolved)
-    copyreg.pickle(cls, copying.reduce)
+    copyreg.pickle(cls, reduce)
     for flag, register in _COLLECTIONS.items():
         if kind.has(flag):
             register(cls)
@@ -135,8 +163,8 @@ def _own_names(kind: Kind) -> dict[str, Callable[..., Any]]:
     own: dict[str, Callable[..., Any]] = {
         "__copy__": copying.shallow,
         "__deepcopy__": copying.deep,
-        "__reduce__": copying.reduce,
-        "__reduce_ex__": copying.reduce,
+        "__reduce__": reduce,
+        "__reduce_ex__": reduce,
         "__dask_tokenize__": copying.dask_token,
     }
     if kind.has("class"):
@@ -145,7 +173,7 @@ def _own_names(kind: Kind) -> dict[str, Callable[..., Any]]:
         own["__signature__"] = copying.signature
     if kind.has("torch"):
         own["__torch_function__"] = arrays.torch_function
-    if kind.has("__float__") and not kind.has("array_function"):
+    if (kind.has("__float__") or kind.has("__complex__")) and not kind.has("array_function"):
         own["__array__"] = arrays.array
     return own
 

@@ -1,8 +1,6 @@
-"""How a proxy becomes something else: its target, a copy of it, a pickle, a JSON value, a base class.
+"""How a proxy becomes something else: its target, a copy of it, a JSON value, a name, a signature, a base class.
 
-Rules:
-1. Copies are real: they have the target's type and share no state with the proxy beyond what copying the target shares.
-2. A pickle holds the factory and the kind, never the target, unless the factory's `reduce_proxy` decides otherwise.
+Rule: copies are real. They have the target's type and share with it only what a copy of the target shares with it.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ import copy
 import sys
 from typing import Any
 
-from proxyfab.proxy.kind import UNKNOWN, Kind
-from proxyfab.proxy.layout import factory_of, target_of, traits
+from proxyfab.proxy.layout import factory_of, traits
 from proxyfab.proxy.waking import resolve
 
 
@@ -54,26 +51,6 @@ def shallow(proxy: Any) -> Any:
 def deep(proxy: Any, memo: dict[int, Any]) -> Any:
     """`copy.deepcopy`."""
     return copy.deepcopy(resolve(proxy), memo)
-
-
-def reduce(proxy: Any, _protocol: int = 2) -> tuple[Any, ...]:
-    """`pickle`."""
-    known = traits[type(proxy)]
-    factory = factory_of(proxy)
-    hook = getattr(factory, "reduce_proxy", None)
-    if hook is not None:
-        return hook(known.kind, known.resolved, target_of(proxy) if known.resolved else None)  # type: ignore[no-any-return]  # the hook's promise
-    return rebuild, (factory, *known.kind)
-
-
-def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
-    """The inverse of `reduce`, by name in every pickled proxy: it must keep its name and arguments."""
-    from proxyfab.proxy.classes import make  # the classes are made of this module's functions
-
-    return make(factory, Kind(name, mask))
-
-
-rebuild.__module__ = "proxyfab.proxy"  # shorter in every pickle, and free to move
 
 
 def dask_token(proxy: Any) -> tuple[str, Any]:

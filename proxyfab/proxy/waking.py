@@ -187,7 +187,7 @@ def _by_type(proxy: Any, name: str, cls: type) -> Any:
         if issubclass(cls, (type, ModuleType)) or (name in _INSTANCE_NAMES and cls.__dictoffset__):
             return _fetched(proxy, name)
         raise _absent(proxy, name)
-    if raw is None or isinstance(raw, (classmethod, staticmethod)):
+    if raw is None or name == "__new__" or isinstance(raw, (classmethod, staticmethod)):
         return getattr(cls, name)
     if callable(raw) and hasattr(type(raw), "__get__"):
         return partial(_invoke, proxy, name)

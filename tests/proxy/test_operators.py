@@ -7,9 +7,7 @@ import asyncio
 import copy
 import fractions
 import functools
-import inspect
 import math
-import operator
 import os
 import pathlib
 import struct

@@ -1,0 +1,188 @@
+"""One fetch for all threads, none that sticks, none that a fork breaks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from proxyfab.errors import ProxyfabError, ResolveTimeout
+from tests.proxy.things import Point
+
+USES: list[Callable[[Any], Any]] = [len, lambda p: p[0], lambda p: p.index(1), lambda p: p + [], lambda p: p == [1], list, str, bool]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_threads_share_one_fetch(px: Any, typed: bool) -> None:
+    started, go = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def fetch() -> list[int]:
+        calls.append(1)
+        started.set()
+        assert go.wait(30)
+        return [1]
+
+    p = px.make(fetch, px.kind_of([])) if typed else px.Proxy(fetch)
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(use, p) for use in USES]
+        assert started.wait(30)
+        go.set()
+        assert [f.result(30) for f in found] == [use([1]) for use in USES]
+    assert len(calls) == 1
+
+
+def test_many_threads_on_many_proxies(px: Any) -> None:
+    previous = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    calls: list[int] = []
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(100):
+                p = px.make(lambda: calls.append(1) or Point(2, 3), px.kind_of(Point()))  # type: ignore[func-returns-value]  # counts, then goes on
+                assert list(pool.map(lambda _, p=p: (p.x, p.norm(), p == Point(2, 3)), range(8))) == [(2, 5, True)] * 8
+    finally:
+        sys.setswitchinterval(previous)
+    assert len(calls) == 100
+
+
+def test_a_failure_is_not_sticky(px: Any) -> None:
+    answers: list[Any] = [ConnectionError("first"), ConnectionError("second"), [1, 2]]
+
+    def fetch() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    p = px.make(fetch, px.kind_of([]))
+    with pytest.raises(ConnectionError, match="first"):
+        len(p)
+    with pytest.raises(ConnectionError, match="second"):
+        p.index(1)
+    assert len(p) == 2
+
+
+def test_a_failure_reaches_every_thread_that_waits(px: Any) -> None:
+    go = threading.Event()
+
+    def fetch() -> Any:
+        assert go.wait(30)
+        raise ConnectionError("gone")
+
+    p = px.make(fetch, px.kind_of([]))
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(len, p) for _ in range(4)]
+        go.set()
+        for f in found:
+            with pytest.raises(ConnectionError, match="gone"):
+                f.result(30)
+
+
+def test_deadlines(px: Any) -> None:
+    class Factory:
+        def __call__(self) -> Any:
+            return "whole"
+
+        def resolve(self, timeout: float | None = None) -> Any:
+            return f"within {timeout}"
+
+    assert px.resolve(px.make(Factory(), px.kind_of("")), timeout=2) == "within 2"
+    assert px.resolve(px.make(Factory(), px.kind_of(""))) == "whole"
+    assert px.resolve(px.make(list, px.kind_of([])), timeout=2) == []
+
+    started, go = threading.Event(), threading.Event()
+    p = px.make(lambda: (started.set(), go.wait(30)), px.kind_of(()))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(px.resolve, p)
+        assert started.wait(30)
+        with pytest.raises(ResolveTimeout, match="target of this proxy"):
+            px.resolve(p, timeout=0.01)
+        go.set()
+        found.result(30)
+
+
+def test_a_proxy_that_needs_itself_says_so(px: Any) -> None:
+    box: list[Any] = []
+    p = px.make(lambda: box[0] + 1, px.kind_of(3))
+    box.append(p)
+    with pytest.raises(ProxyfabError, match="itself"):
+        p + 1
+
+
+def test_a_proxy_of_a_proxy_ends_at_the_object(px: Any) -> None:
+    inner = px.make(lambda: [1], px.kind_of([]))
+    outer = px.make(lambda: inner, px.kind_of([]))
+    assert type(px.unwrap(outer)) is list
+
+
+def test_fork(px: Any) -> None:
+    started, go = threading.Event(), threading.Event()
+    p = px.make(lambda: [started.set(), go.wait(30)] and [7], px.kind_of([]))
+    q = px.make(lambda: [8], px.kind_of([]))
+    waiting = threading.Thread(target=lambda: len(p))
+    waiting.start()
+    assert started.wait(30)
+    child = os.fork()
+    if child == 0:
+        try:
+            go.set()
+            os._exit(0 if p == [7] and q == [8] else 1)
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+    go.set()
+    waiting.join(30)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert p == [7]
+
+
+def test_a_hundred_thousand_proxies_leave_nothing(px: Any) -> None:
+    target = [1]
+    kind = px.kind_of(target)
+
+    def churn(n: int) -> None:
+        for _ in range(n):
+            p = px.make(int, kind)
+            del p
+            p = px.make(lambda: target, kind)
+            assert len(p) == 1
+
+    churn(100)
+    gc.collect()
+    references = sys.getrefcount(target)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        churn(50_000)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+    finally:
+        tracemalloc.stop()
+    assert sys.getrefcount(target) == references
+
+
+def test_cycles_through_a_proxy_are_collected(px: Any) -> None:
+    import weakref
+
+    class Node:
+        pass
+
+    node = Node()
+    node.proxy = px.make(lambda: node, px.kind_of(3))  # type: ignore[attr-defined]  # a cycle
+    px.resolve(node.proxy)  # type: ignore[attr-defined]
+    seen = weakref.ref(node)
+    node = None  # type: ignore[assignment]
+    gc.collect()
+    assert seen() is None
+
+
+def test_size_of_an_unresolved_proxy(px: Any) -> None:
+    assert sys.getsizeof(px.make(int, px.kind_of(3))) <= 200
