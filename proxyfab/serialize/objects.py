@@ -35,12 +35,12 @@ def dumps(obj: object, *, mode: str = "default") -> Payload:
     if codec is not None:
         try:
             parts = codec.dump(obj)
+            if parts is not None:
+                return Payload(codec.name, name, *parts)
         except (ProxyfabError, MemoryError):
             raise
         except Exception as error:
             raise SerializationError(f"The codec {codec.name!r} cannot serialize this {name}: {error}") from error
-        if parts is not None:
-            return Payload(codec.name, name, *parts)
     if mode == "safe":
         raise SerializationError(
             f"Safe mode cannot serialize a {name}: it takes None, numbers, text, bytes, dates, containers of them, "

@@ -43,8 +43,8 @@ def _table(frame: Any) -> Any:
     for column, (before, after) in enumerate(zip(frame.dtypes, back.dtypes, strict=True)):
         if before != after:
             raise SerializationError(
-                f"Arrow would bring column {frame.columns[column]!r} back as {after} instead of {before}; convert it, or "
-                f"use the default mode."
+                f"Arrow would bring column {frame.columns[column]!r} back as {after} instead of {before}; convert it, "
+                f"or use the default mode."
             )
     return table
 
