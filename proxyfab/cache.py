@@ -23,7 +23,7 @@ class ByteLRU(Generic[K, V]):
         self.limit = limit
         self.nbytes = 0
         self._size_of = size_of
-        self._values: OrderedDict[K, V] = OrderedDict()
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
         on_fork(self)
 
@@ -36,22 +36,23 @@ class ByteLRU(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The value, now the youngest; None when it is not here."""
         with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            return value
+            entry = self._values.get(key)
+            if entry is None:
+                return None
+            self._values.move_to_end(key)
+            return entry[0]
 
     def put(self, key: K, value: V) -> None:
         """Keep the value and drop the oldest ones until the bound holds again."""
         size = self._size_of(value)
         with self._lock:
-            self._drop(key)
+            dropped = [self._drop(key)]  # values end with this list, after the lock: what ends may run anybody's code
             if size > self.limit:
                 return
-            self._values[key] = value
+            self._values[key] = value, size
             self.nbytes += size
             while self.nbytes > self.limit:
-                self._drop(next(iter(self._values)))
+                dropped.append(self._drop(next(iter(self._values))))
 
     def pop(self, key: K) -> V | None:
         """Forget one value and hand it out."""
@@ -61,14 +62,14 @@ class ByteLRU(Generic[K, V]):
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._values.clear()
+            dropped, self._values = self._values, OrderedDict()
             self.nbytes = 0
+        dropped.clear()
 
     def __len__(self) -> int:
         return len(self._values)
 
     def _drop(self, key: K) -> V | None:
-        value = self._values.pop(key, None)
-        if value is not None:
-            self.nbytes -= self._size_of(value)
+        value, size = self._values.pop(key, (None, 0))
+        self.nbytes -= size
         return value

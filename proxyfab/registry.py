@@ -47,7 +47,9 @@ def _find(group: str, name: str) -> Any:
     module, attribute, extra = entry
     try:
         return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "proxyfab":
+            raise  # a fault of ours, which no installation mends
         hint = f"pip install 'proxyfab[{extra}]'" if extra else f"pip install {error.name}"
         raise MissingDependency(
             f"{name}:// needs the package {error.name!r}, which is not installed: {hint}"
@@ -66,6 +68,8 @@ def _plugin(group: str, name: str) -> Any:
         raise MissingDependency(
             f"{name}:// comes from {point.value!r}, which cannot be imported ({error}): pip install {error.name}"
         ) from error
+    except AttributeError as error:
+        raise ConfigurationError(f"{name}:// is registered as {point.value!r}, which is not there: {error}.") from error
 
 
 def _entry_points(group: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?"
     r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$"
 )
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 INLINE_BELOW = 4096
 CACHE = 256 * 2**20
@@ -55,6 +55,8 @@ class ConnectorSpec(NamedTuple):
             ConfigurationError: There is one that is not in `known`, or layers that this connector cannot carry.
         """
         options = dict(self.options)
+        if len(options) < len(self.options):
+            raise ConfigurationError(f"{self} gives an option twice; each may stand once.")
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ConfigurationError(
@@ -77,7 +79,7 @@ class StoreSpec(NamedTuple):
     def parse(cls, url: str) -> StoreSpec:
         """The inverse of `str(spec)`."""
         connector, _, fragment = url.partition("#")
-        options = dict(parse_qsl(fragment))
+        options = dict(parse_qsl(fragment, keep_blank_values=True))
         unknown = sorted(set(options) - {"cache", "inline", "serializer"})
         if unknown:
             raise ConfigurationError(
@@ -106,11 +108,11 @@ def nbytes(size: int | str) -> int:
         if size < 0:
             raise ConfigurationError(f"A size is not negative: {size}.")
         return size
-    match = _SIZE.fullmatch(size)
+    match = _SIZE.fullmatch(str(size))  # a float such as 1e6 is as good as its text
     if match is None:
         raise ConfigurationError(f"{size!r} is not a size; write 4096, '4 KiB' or '100 MB'.")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index((prefix or " ").lower()))
 
 
 def check_name(name: str) -> str:

@@ -118,8 +118,11 @@ class Span:
         totals.add(self.operation, self.link, self.nbytes, self.seconds, failed=failed)
         if self._meter is not None:
             self._meter.add(self.operation, self.link, self.nbytes, self.seconds, failed=failed)
-        for listener in _listeners:
-            listener(self)
+        for (listener,) in _listeners:
+            try:
+                listener(self)
+            except Exception as bug:  # noqa: BLE001  # metrics must not be able to break what they measure
+                _complain(listener, bug)
 
 
 span = Span
@@ -127,20 +130,31 @@ span = Span
 totals = Meter()
 """Totals of this process over all stores."""
 
-_listeners: tuple[Callable[[Span], None], ...] = ()
+_Registration = tuple[Callable[[Span], None]]
+_listeners: tuple[_Registration, ...] = ()
 _hostname: str | None = None
 
 
 def listen(listener: Callable[[Span], None]) -> Callable[[], None]:
-    """Call `listener(span)` at the end of each span, in the thread that moved the object; returns what stops it."""
+    """Call `listener(span)` at the end of each span, in the thread that moved the object; returns what stops it.
+
+    A listener that raises is warned about and changes nothing for the operation.
+    """
     global _listeners
-    _listeners = (*_listeners, listener)
+    mine = (listener,)
+    _listeners = (*_listeners, mine)
 
     def stop() -> None:
         global _listeners
-        _listeners = tuple(other for other in _listeners if other is not listener)
+        _listeners = tuple(other for other in _listeners if other is not mine)
 
     return stop
+
+
+def _complain(listener: Callable[[Span], None], bug: Exception) -> None:
+    import warnings  # only here: a warning is rare, and its module is not free
+
+    warnings.warn(f"A listener of proxyfab's spans failed, {listener!r}: {bug!r}", RuntimeWarning, stacklevel=3)
 
 
 def here() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -10,6 +12,18 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.testing.content import is_whole, signed
+
+
+def give_back(talk: Connection, value: Any) -> Any:
+    """What was sent, unpickled and pickled again."""
+    return value
+
+
+def imported_by(talk: Connection, module: str, scheme: str) -> list[str]:
+    """Connector modules that are loaded when one scheme was asked for, besides its own."""
+    importlib.import_module(module).load("connectors", scheme)
+    loaded = [name for name in sys.modules if name.startswith("proxyfab.connectors.")]
+    return [name for name in loaded if name != f"proxyfab.connectors.{scheme}"]
 
 
 def read(talk: Connection, connector: Any, keys: list[Key]) -> list[bytes | None]:

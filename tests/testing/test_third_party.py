@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "testing-connectors.md"
 def test_the_docs_connector_passes_the_suite(tmp_path: Path) -> None:
     for name, body in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(body)
-    config = '[pytest]\nmarkers = slow\ntimeout = 100\nfilterwarnings = ignore:This process:DeprecationWarning\n'
+    config = "[pytest]\nmarkers = slow\ntimeout = 100\nfilterwarnings = ignore:This process:DeprecationWarning\n"
     (tmp_path / "pytest.ini").write_text(config)
 
     done = subprocess.run(
