@@ -7,6 +7,7 @@ kept for a second get are received bytes, and only where a get costs more than a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from proxyfab.abc import Connector
 from proxyfab.cache import ByteLRU
@@ -31,8 +32,14 @@ class Transport:
         self.closed = False
         self._cache: ByteLRU[Key, Payload] = ByteLRU(cache, _size)
         self._flights: SingleFlight[Payload | None] = SingleFlight()
-        scheme, place = connector.scheme, connector.place
-        self._out, self._in = Link(here(), place, scheme), Link(place, here(), scheme)
+
+    @cached_property
+    def _out(self) -> Link:
+        return Link(here(), self.connector.place, self.connector.scheme)
+
+    @cached_property
+    def _in(self) -> Link:
+        return Link(self.connector.place, here(), self.connector.scheme)
 
     def put(self, payload: Payload, key: Key | None, ttl: float | None, replace: bool) -> Key:
         """Encode and store one payload."""
