@@ -1,0 +1,377 @@
+"""`shm://`: objects in shared memory of this machine, for any process of this user. The default of a Store.
+
+One object is one file of the namespace's directory: 64 bytes of header (`wire.slot`), then the frames.
+
+- Small objects are written to a new file and read back into private memory: that is the cheapest there.
+- Large ones are copied into warm segments that this process fills again and again (`osio.segments`), and read as a
+  read-only mapping that stays warm, too (`osio.mapping`). A lease keeps a segment from being filled anew for as long as
+  a view of it, or anything that derives from one, lives (`osio.leases`).
+
+Promises: a put that returned is whole; a `get` of a large object copies nothing and takes the same time at any size;
+views stay valid after evict, clear, close and the owner's end. No lock is held while bytes are copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import ClassVar, TypeVar
+
+from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_range, check_ttl
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, KeyExists
+from proxyfab.keys import Key
+from proxyfab.osio import entries
+from proxyfab.osio.entries import is_live, names_it, open_held, slot_of, take_away, write_new
+from proxyfab.osio.files import temporary_name, translate
+from proxyfab.osio.lodging import Lodging
+from proxyfab.osio.objects import name_of
+from proxyfab.osio.segments import trim_others
+from proxyfab.osio.shared import Shared, check_mine, default_root, full, shared_at
+from proxyfab.osio.watch import wait_until
+from proxyfab.spec import ConnectorSpec, check_name
+from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
+
+R = TypeVar("R")
+LARGE = 96 * 1024
+"""Payload bytes from which on segments and mappings are cheaper than a new file and a copy."""
+_FIRST = 16 * 1024
+_TRIES = 100
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+
+
+class SharedMemoryConnector(BaseConnector):
+    """Objects in shared memory of this machine.
+
+    Thread-safe and fork-safe. Arrays that are read from here are read-only views of memory that others see.
+
+    Args:
+        name: A name makes the namespace persistent (until the machine starts anew); without one it lives with this
+            process. A name that begins with `~` attaches to the unnamed namespace of another connector.
+        directory: The root; by default `$PROXYFAB_SHM_DIR` or `/dev/shm/proxyfab-<uid>`.
+    """
+
+    scheme: ClassVar[str] = "shm"
+    checksums: ClassVar[bool] = False
+    local = True
+    wait_bound = 0.02
+
+    def __init__(self, name: str | None = None, *, directory: str | None = None) -> None:
+        if name is not None and not name.startswith("~"):
+            check_name(name)
+        self._all = name is None
+        self._lodging = Lodging(directory or default_root(), name)
+        self._shared: Shared | None = None
+        self._closed = False
+        self._mine = False
+        self._neighbours: set[str] = set()
+
+    @classmethod
+    def from_url(cls, url: str, *, name: str | None = None) -> SharedMemoryConnector:
+        spec = ConnectorSpec.parse(url)
+        spec.take()
+        if spec.path.strip("/"):
+            raise ConfigurationError(f"{url} has a path; shared memory is named as in shm:// or shm://name.")
+        if name is not None:
+            check_name(name)
+        return cls(name or spec.host or None)
+
+    @property
+    def spec(self) -> str:
+        return f"shm://{self._lodging.name}"
+
+    @property
+    def namespace(self) -> str:
+        """The namespace's name, as keys carry it."""
+        return self._lodging.name
+
+    def reserve(self) -> Key:
+        return Key.draw(self.namespace)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        check_ttl(ttl)
+        self._check_open()
+        drawn = key is None
+        if key is None:
+            key = Key.draw(self.namespace)
+        elif not key.where:
+            key = key.at(self.namespace)
+        path = self._path(key, make=True)
+        body: list[memoryview | bytes] = [*frames.views]
+        trailer = key.id.encode() if os.path.basename(path).startswith("=") else b""
+        if trailer:
+            body.append(trailer)
+        now = time.time()
+        slot = Slot(frames.nbytes, now, now + ttl if ttl else 0.0, id_hash(key.id), len(trailer))
+        self._with_room(frames.nbytes, path, lambda: self._store(path, slot, body, drawn, replace))
+        return key
+
+    def _store(self, path: str, slot: Slot, body: list[memoryview | bytes], drawn: bool, replace: bool) -> None:
+        def publish(source: str) -> None:
+            if not entries.publish(source, path, lambda fd: replace or not is_live(fd)):
+                raise KeyExists(f"{path} is there already; objects are written once (say replace=True).")
+
+        if slot.length >= LARGE:
+            self._room().pool.write(lambda home: pack(slot._replace(home=home)), body, publish)
+        elif drawn:  # nobody knows the key yet, so nobody can look while it is written
+            write_new(path, [pack(slot), *body])
+        else:
+            temporary = f"{os.path.dirname(path)}/{temporary_name()}"
+            write_new(temporary, [pack(slot), *body])
+            try:
+                publish(temporary)
+            finally:
+                os.unlink(temporary)
+
+    def _with_room(self, size: int, path: str, store: Callable[[], None]) -> None:
+        """Store; when memory is short, give back what is only kept warm or belongs to nobody, and try once more."""
+        try:
+            try:
+                store()
+            except FileNotFoundError:  # somebody removed the directory behind our back
+                self._lodging.reopen()
+                store()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._make_room()
+                store()
+        except OSError as error:
+            if error.errno in _FULL:
+                raise full(self._lodging.path, size) from error
+            raise translate(error, "write", path) from error
+
+    def _make_room(self) -> None:
+        room = self._room()
+        room.mappings.clear()
+        room.pool.trim()
+        root, _ = self._lodging.open()
+        trim_others(root)
+        self.reap()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def get(self, key: Key) -> Frames | None:
+        return self._visit(key, self._read)
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
+        check_range(offset, length)
+        return self._visit(key, lambda fd, first, slot: self._part(fd, first, slot, offset, length))
+
+    def stat(self, key: Key) -> Stat | None:
+        slot = self._visit(key, lambda _fd, _first, slot: slot)
+        if slot is None:
+            return None
+        where = self._where(key)
+        root = self._lodging.root()
+        return _stat(key.id, slot, where, "" if root is None else root.namespace(where).owner())
+
+    def exists(self, key: Key) -> bool:
+        return self._visit(key, lambda *_: True) is not None
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        self._check_open()
+        if key.where in ("", self.namespace):
+            self._lodging.open()  # a directory that is there can tell
+        directory = os.path.dirname(self._path(key))
+        return wait_until(lambda: self.exists(key), timeout, directory=lambda: directory, bound=self.wait_bound)
+
+    def _visit(self, key: Key, act: Callable[[int, bytes, Slot], R | None]) -> R | None:
+        """`act` on the open file, its first bytes and its header, if a live object lies under the key.
+
+        A file may be taken away, and even filled with another object, between any two steps. Then something does not
+        fit and its name leads elsewhere: the look starts anew. If the name still leads to it, it is damaged.
+        """
+        path = self._path(key)
+        for _ in range(_TRIES):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                raise translate(error, "read", path) from error
+            try:
+                first = os.read(fd, _FIRST)
+                slot = unpack(first, available=len(first) if len(first) < _FIRST else os.fstat(fd).st_size)
+                if slot.id_hash != id_hash(key.id):
+                    raise IntegrityError("it is the object of another key")
+                if not slot.alive(time.time()):
+                    return None
+                result = act(fd, first, slot)
+                if result is not None:
+                    return result
+            except IntegrityError as error:
+                if names_it(path, fd):
+                    raise IntegrityError(f"{path} is damaged: {error}. Evict it, or put it anew.") from error
+            except OSError as error:
+                raise translate(error, "read", path) from error
+            finally:
+                os.close(fd)
+        raise ConnectorError(f"{path} changes faster than it can be read; use a new key for each object.")
+
+    def _read(self, fd: int, first: bytes, slot: Slot) -> Frames | None:
+        end = SIZE + slot.length
+        if end <= len(first):
+            return Frames([memoryview(first)[SIZE:end]])
+        room = self._room()
+        if slot.length < LARGE and not slot.home:
+            view = memoryview(os.pread(fd, slot.length, SIZE))
+        else:
+            found = room.view(fd, slot, first[:SIZE])
+            room.mappings.sweep()
+            if found is None:
+                return None
+            view = found
+        if view.nbytes < slot.length:
+            raise IntegrityError(f"it is cut off: {view.nbytes} of {slot.length} bytes are there")
+        return Frames([view])
+
+    def _part(self, fd: int, first: bytes, slot: Slot, offset: int, length: int) -> Frames | None:
+        length = max(min(length, slot.length - offset), 0)
+        if length >= LARGE:
+            frames = self._read(fd, first, slot)
+            return None if frames is None else frames.slice(offset, length)
+        data = os.pread(fd, length, SIZE + offset)
+        if len(data) < length:
+            raise IntegrityError(f"it is cut off: {len(data)} of {length} bytes are there")
+        if slot.home and os.pread(fd, SIZE, 0) != first[:SIZE]:
+            return None
+        return Frames([data])
+
+    # -- taking away ---------------------------------------------------------------------------------------------
+
+    def evict(self, key: Key) -> bool:
+        gone = self._remove(self._path(key))
+        if self._shared is not None:
+            self._shared.mappings.sweep()
+        return gone
+
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        check_ttl(ttl)
+        path = self._path(key)
+        try:
+            fd = open_held(path, os.O_RDWR)
+            if fd is None:
+                return False
+            try:
+                slot = slot_of(fd)
+                # Should the namespace be removed meanwhile, a lease keeps the header from becoming another object's.
+                lease = None if slot is None else self._room().lease(slot.home)
+                slot = slot_of(fd)
+                if slot is None or slot.id_hash != id_hash(key.id) or not slot.alive(time.time()):
+                    return False
+                os.pwrite(fd, pack(slot._replace(expires=time.time() + ttl if ttl else 0.0)), 0)
+                del lease
+                return True
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise translate(error, "renew", path) from error
+
+    def clear(self) -> int:
+        self._check_open()
+        namespace = self._lodging.find() or self._lodging.open()[1]
+        count = sum([self._remove(f"{namespace.path}/{name}") for name in entries.entries(namespace)])
+        if self._shared is not None:
+            self._shared.mappings.sweep(now=True)
+        return count
+
+    def _remove(self, path: str, only: Callable[[int], bool] = lambda _fd: True) -> bool:
+        """Take a file's name away if it may go; whether a live object was there."""
+        live = False
+
+        def may_go(fd: int) -> bool:
+            nonlocal live
+            live = is_live(fd)
+            return only(fd)
+
+        try:
+            return take_away(path, may_go) and live
+        except OSError as error:
+            raise translate(error, "remove", path) from error
+
+    def close(self) -> None:
+        self._closed = True
+        self._shared = None
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Stat]:
+        self._check_open()
+        root = self._lodging.root()
+        if root is None:
+            return
+        for namespace in root.namespaces() if self._all else [root.namespace(self.namespace)]:
+            owner = namespace.owner()
+            for name in entries.entries(namespace):
+                found = entries.look(namespace, name)
+                if found is not None:
+                    yield _stat(found.id, found.slot, namespace.name, owner)
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
+        self._check_open()
+        root = self._lodging.root()
+        if root is None:
+            return []
+        taken = root.reap(dry_run=dry_run)
+        for namespace in root.namespaces():
+            for name in entries.entries(namespace, temporaries=True):
+                taken += self._reap_one(f"{namespace.path}/{name}", dry_run)
+        return taken
+
+    def _reap_one(self, path: str, dry_run: bool) -> list[Reclaimed]:
+        found: list[Reclaimed] = []
+
+        def may_go(fd: int) -> bool:
+            reason = entries.lost(os.path.basename(path), fd)
+            if reason:
+                found.append(Reclaimed(path, os.fstat(fd).st_size, reason))
+            return bool(reason) and not dry_run
+
+        self._remove(path, may_go)
+        return found
+
+    # -- places --------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectorError(f"{self.spec} was closed; open a new one.")
+
+    def _where(self, key: Key) -> str:
+        """The namespace that a key lies in."""
+        where = key.where or self.namespace
+        if where != self.namespace and where[0] != "~" and where not in self._neighbours:
+            # Never cleared away by us, so where there is no such directory the key is of another machine or connector.
+            if "/" in where or where.startswith(".") or not os.path.isdir(f"{self._lodging.path}/{where}"):
+                raise ConnectorError(
+                    f"{key} does not lie in {self._lodging.path}: there is no namespace {where!r} here."
+                )
+            self._neighbours.add(where)
+        return where
+
+    def _path(self, key: Key, *, make: bool = False) -> str:
+        """The file of a key."""
+        self._check_open()
+        where = self._where(key)
+        directory = f"{self._lodging.path}/{where}"
+        if make and where == self.namespace:
+            self._lodging.open()
+        elif make and not os.path.isdir(directory):
+            raise ConnectorError(f"{key} cannot be put: {directory} is not there; its owner has ended.")
+        if not self._mine:
+            self._mine = check_mine(self._lodging.path)
+        return f"{directory}/{name_of(key.id)}"
+
+    def _room(self) -> Shared:
+        shared = self._shared
+        if shared is None:
+            shared = self._shared = shared_at(self._lodging.path)
+        return shared
+
+
+def _stat(id: str, slot: Slot, namespace: str, owner: str) -> Stat:
+    return Stat(Key(id, namespace), slot.length, slot.created, slot.expires or None, namespace, owner)

@@ -1,0 +1,237 @@
+"""Mapped files: memory that is a file, and read-only windows on it that live as long as anybody looks.
+
+Rules:
+1. Readers map PROT_READ. A window is a read-only memoryview, and even a write that goes around it (ctypes, a forged
+   pointer) faults instead of changing what others see.
+2. A window's exporter is a ctypes array, not an ndarray and not a memoryview: NumPy, pickle and Arrow collapse chains
+   of views down to the exporter, and so the exporter's life is the life of every view derived from it. It holds the
+   mapping and whatever else must outlive the views (a lease on a recycled segment).
+3. A mapping keeps no file descriptor and is unmapped when its last window and the last cache entry are gone. Only a
+   mapping that is kept warm has one, to see whether its file is gone; their number is bounded.
+4. Mapped memory is copied without the interpreter's lock, so that other threads run while 100 MB move.
+
+Mapping through libc and not through the module mmap: that one duplicates the descriptor and keeps it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from proxyfab.fork import on_fork
+
+PAGE = mmap.PAGESIZE
+_UNLOCKED = 64 * 1024  # below, a call that lets go of the interpreter's lock costs more than the copy
+_SWEEP_EVERY = 0.25
+_COUNT = 64
+_POPULATE_WRITE = 23
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_munmap = _libc.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_madvise = _libc.madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+class Mapping:
+    """A shared mapping of a file from its start.
+
+    Args:
+        fd: The file; may be closed afterwards.
+        length: Bytes to map. May lie beyond the end of the file, so that a file which grows need not be mapped anew;
+            what lies beyond must not be touched (SIGBUS).
+        writable: PROT_WRITE too. Only for the process that fills the file.
+
+    Raises:
+        OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
+    """
+
+    __slots__ = ("__weakref__", "_unmap", "address", "length")
+
+    def __init__(self, fd: int, length: int, *, writable: bool = False) -> None:
+        self.length = max(-(-length // PAGE) * PAGE, PAGE)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+        address = _mmap(None, self.length, protection, mmap.MAP_SHARED, fd, 0)
+        if address == _FAILED or address is None:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self.address: int = address
+        self._unmap = _munmap  # at interpreter exit the module's globals may be gone before the last mapping
+
+    def __del__(self) -> None:
+        if hasattr(self, "_unmap"):
+            self._unmap(self.address, self.length)
+
+    def populate(self, offset: int, end: int) -> None:
+        """Make pages writable now, in one call instead of one fault each; a kernel before 5.14 does it on touch."""
+        start = offset // PAGE * PAGE
+        if start < end:
+            _madvise(self.address + start, end - start, _POPULATE_WRITE)
+
+    def write(self, parts: Iterable[memoryview | bytes], offset: int) -> int:
+        """Copy `parts` to `offset` and behind; returns the offset behind the last byte. Only where writable."""
+        for part in parts:
+            copy(part, self.address + offset)
+            offset += len(part)
+        return offset
+
+
+class _Buffer(ctypes.Structure):
+    """`Py_buffer` of CPython."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_void_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
+_release_buffer.restype = None
+
+
+def copy(source: memoryview | bytes, address: int) -> None:
+    """Copy bytes to an address; from 64 KiB on other threads run meanwhile."""
+    length = len(source)
+    if length < _UNLOCKED:
+        target = memoryview((ctypes.c_char * length).from_address(address)).cast("B")
+        target[:] = source
+        return
+    held = _Buffer()
+    _get_buffer(source, held, 0)
+    try:
+        ctypes.memmove(address, held.buf, length)
+    finally:
+        _release_buffer(held)
+
+
+class _Exporter(ctypes.c_ubyte * (1 << 46)):  # type: ignore[misc]  # one type for all lengths: making one costs 20 us
+    """Hands out the memory of a mapping and keeps alive what the views need. Never leaves this module undressed."""
+
+
+def window(mapping: Mapping, offset: int, length: int, keep: object = None) -> memoryview:
+    """A read-only view of `mapping[offset : offset + length]`; all that derives from it holds `mapping` and `keep`."""
+    exporter = _Exporter.from_address(mapping.address)
+    exporter.keep = (mapping, keep)
+    return memoryview(exporter).toreadonly().cast("B")[offset : offset + length]
+
+
+class FileId(NamedTuple):
+    """Device and inode: which file it is, whatever it is called now. Unique for as long as a mapping holds it."""
+
+    device: int
+    inode: int
+
+
+class _Warm(NamedTuple):
+    mapping: Mapping
+    fd: int
+
+
+class Mappings:
+    """The mappings this process keeps warm after their windows are gone: a first touch costs more than the read.
+
+    A mapping in use is always found again; of those not in use the youngest `limit` bytes and `count` are kept. What
+    is mapped stays in memory even when its file has lost its last name, so those whose file has are dropped whenever
+    the connector is used (asked at most every 250 ms). A process that idles can therefore hold back at most `limit`
+    bytes of files that are gone.
+
+    Thread-safe; no mapping is undone under the lock. A forked child starts with none.
+    """
+
+    def __init__(self, limit: int, count: int | None = None) -> None:
+        self.limit = limit
+        self.count = min(_COUNT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16) if count is None else count
+        self._warm: OrderedDict[FileId, _Warm] = OrderedDict()
+        self.after_fork()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """The child's windows keep the mappings that they need; the others are its parent's."""
+        self._lock = threading.Lock()
+        self._used: weakref.WeakValueDictionary[FileId, Mapping] = weakref.WeakValueDictionary()
+        self._swept = time.monotonic()
+        self.nbytes = 0
+        _close_all(self._warm)
+
+    def find(self, file: FileId, length: int) -> Mapping | None:
+        """A mapping of this file that covers `length` bytes."""
+        with self._lock:
+            if file in self._warm:
+                self._warm.move_to_end(file)
+            mapping = self._used.get(file)
+        return mapping if mapping is not None and mapping.length >= length else None
+
+    def keep(self, file: FileId, mapping: Mapping, fd: int) -> None:
+        """Keep a mapping of the open file `fd` warm until that has no name any more, or younger ones displace it."""
+        mine = os.dup(fd) if mapping.length <= self.limit else -1
+        gone: list[_Warm | None] = []  # undone behind the lock: that takes milliseconds for a large one
+        with self._lock:
+            self._used[file] = mapping
+            gone.append(self._drop(file))
+            if mine >= 0:
+                self._warm[file] = _Warm(mapping, mine)
+                self.nbytes += mapping.length
+            while self.nbytes > self.limit or len(self._warm) > self.count:
+                gone.append(self._drop(next(iter(self._warm))))
+        _close(gone)
+
+    def sweep(self, *, now: bool = False) -> None:
+        """Drop mappings of files that are gone; at most every 250 ms unless `now`."""
+        if not self._warm or (not now and time.monotonic() - self._swept < _SWEEP_EVERY):
+            return
+        self._swept = time.monotonic()
+        with self._lock:
+            # Under the lock, or a descriptor could be closed and be another file's meanwhile; 0.5 us each.
+            nameless = [file for file, warm in self._warm.items() if not os.fstat(warm.fd).st_nlink]
+            gone = [self._drop(file) for file in nameless]
+        _close(gone)
+
+    def clear(self) -> None:
+        """Drop all mappings; their windows stay valid."""
+        with self._lock:
+            gone = [self._drop(file) for file in list(self._warm)]
+        _close(gone)
+
+    def __len__(self) -> int:
+        return len(self._warm)
+
+    def _drop(self, file: FileId) -> _Warm | None:
+        dropped = self._warm.pop(file, None)
+        if dropped is not None:
+            self.nbytes -= dropped.mapping.length
+        return dropped
+
+
+def _close(gone: list[_Warm | None]) -> None:
+    for warm in gone:
+        if warm is not None:
+            os.close(warm.fd)
+
+
+def _close_all(warm: OrderedDict[FileId, _Warm]) -> None:
+    while warm:
+        os.close(warm.popitem()[1].fd)

@@ -1,0 +1,397 @@
+"""Segments: files in shared memory that a process fills again and again, because fresh pages cost five times a copy.
+
+Each process has a pool per root: an ephemeral namespace of its own with one hidden file per segment. A segment is known
+by its home, 63 bits: the lower 16 count within the pool, the others are the pool's own. To publish a segment is to give
+its file a second name, the object's; to evict the object, which anybody may do, is to take that name away. The name in
+the pool is the segment's home and keeps the pages from being freed.
+
+Rules:
+1. A segment is free when its home is its only name (`st_nlink == 1`). Nobody has to be told.
+2. It is filled anew only under the exclusive lock on its home, and a reader holds a lease on that for as long as he
+   looks (`osio.leases`; one lock file for a whole root). A reader takes the lease first and then checks that the header
+   still is of the key he wants.
+3. The header is wiped before the first byte is changed and written behind the last one: a process that is killed in
+   between leaves nothing that a slow reader could take for an object.
+4. Between filling and publishing the lock is turned into a lease, never given up: others may take free segments away
+   when memory is short (`trim_others`), and they ask for the exclusive lock before.
+5. The pages that homes can hold back are bounded by `limit`, whoever evicts and however idle the owner is. What does
+   not fit under the limit is published without a home and is an ordinary file from then on.
+6. When the owner ends, its homes go with its namespace; what was published into a named namespace stays.
+7. New files are filled by write, never through a mapping: a full file system is then an error and not SIGBUS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from proxyfab.fork import on_fork
+from proxyfab.osio.entries import write_new
+from proxyfab.osio.files import write_all
+from proxyfab.osio.leases import lock, unlock
+from proxyfab.osio.lodging import Lodging
+from proxyfab.osio.mapping import Mapping
+from proxyfab.osio.root import Root
+from proxyfab.wire.slot import SIZE
+
+Body = Sequence[memoryview | bytes]
+Head = Callable[[int], bytes]
+Publish = Callable[[str], None]
+LEASES = ".leases"
+"""The root's lock file; byte `home` of it stands for a segment."""
+COUNT = 128
+"""Segments in a pool at most."""
+_NAME = ".s-"
+_NUMBER_BITS = 16
+_TRIES = 16
+_BLANK = bytes(SIZE)
+# Relative costs per byte, measured on tmpfs: a copy to warm pages is 1, the rest follows.
+_FRESH = 5.0
+_CUT = 1.5
+_SPARE = 25  # a segment may be larger than what it holds by one part in 25
+
+
+class Segment:
+    """One file of a pool, as its owner knows it. Changed only by who has claimed it."""
+
+    __slots__ = ("capacity", "claimed", "home", "mapping", "path", "populated", "used")
+
+    def __init__(self, home: int, path: str, capacity: int) -> None:
+        self.home = home
+        self.path = path
+        self.capacity = capacity
+        self.mapping: Mapping | None = None
+        self.populated = 0
+        self.used = 0
+        self.claimed = False
+
+    def free(self) -> bool | None:
+        """Whether its home is its only name; None when it has no home any more."""
+        try:
+            return os.stat(self.path).st_nlink == 1
+        except OSError:
+            return None
+
+
+def cost(capacity: int, need: int) -> float:
+    """What it costs to put `need` bytes into a segment of that capacity; a copy of one byte to warm pages costs 1."""
+    if capacity < need:
+        return capacity + (need - capacity) * _FRESH
+    spare = capacity - need
+    return need + (spare * _CUT if spare > need // _SPARE else spare * 0.01)
+
+
+def choose(segments: Sequence[Segment], need: int) -> list[Segment]:
+    """The segments worth trying for `need` bytes, best first; of equal ones that which was filled the longest ago."""
+    worth = [segment for segment in segments if cost(segment.capacity, need) < need * _FRESH * 0.8]
+    return sorted(worth, key=lambda segment: (cost(segment.capacity, need), segment.used))[:_TRIES]
+
+
+class Pool:
+    """The segments of this process under one root. Thread-safe; a forked child starts with none.
+
+    Args:
+        root: Path of the root.
+        limit: Bytes that homes may hold back.
+        count: Segments at most.
+    """
+
+    def __init__(self, root: str, limit: int, count: int = COUNT) -> None:
+        self.root = root
+        self.limit = limit
+        self.count = count
+        self._fd = -1
+        self.after_fork()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """The child makes a pool of its own when it needs one; the parent's files are the parent's."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        self._directory = ""
+        self._base = 0
+        self._guard = threading.Lock()
+        self._segments: dict[int, Segment] = {}
+        self._clock = 0
+        self.nbytes = 0
+
+    def write(self, head: Head, body: Body, publish: Publish) -> None:
+        """Fill a segment, warm where one fits, and publish it.
+
+        Args:
+            head: Makes the 64 bytes in front from the home (0: none).
+            body: What stands behind them.
+            publish: Gives the complete file at the given path its other name. What it raises comes out, and nothing
+                stays.
+
+        Raises:
+            OSError: No space, among others; nothing stays.
+        """
+        self._open()
+        need = SIZE + sum([len(part) for part in body])
+        for segment in self._claims(need):
+            try:
+                if self._refill(segment, need, head, body, publish):
+                    return
+            finally:
+                self._unclaim(segment)
+        self._fresh(need, head, body, publish)
+
+    def trim(self) -> int:
+        """Give free segments back to the file system; returns the bytes."""
+        return sum(segment.capacity for segment in self._idle() if segment.free() is not False and self._drop(segment))
+
+    def close(self) -> None:
+        """Give all homes up; what is published stays with its readers."""
+        for segment in self._idle():
+            self._drop(segment)
+        with self._guard:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def _open(self) -> None:
+        """Make the pool's directory at first use, and anew when somebody removed it."""
+        if self._fd >= 0 and os.path.isdir(self._directory):
+            return
+        _, namespace = Lodging(self.root, None).open()
+        fd = os.open(f"{self.root}/{LEASES}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        base = int.from_bytes(os.urandom(8), "big") >> _NUMBER_BITS + 1 << _NUMBER_BITS
+        try:
+            lock(fd, base, exclusive=True)  # byte 0 of a pool is no segment's
+        except OSError:
+            self.limit = 0  # a file system without such locks: nothing can be recycled here
+        with self._guard:
+            self._directory, self._base = namespace.path, base
+            self._segments.clear()
+            self.nbytes = 0
+            fd, self._fd = self._fd, fd
+        if fd >= 0:
+            os.close(fd)
+
+    # -- who may fill what ---------------------------------------------------------------------------------------
+
+    def _idle(self) -> list[Segment]:
+        """Segments that no thread has claimed, those that were filled the longest ago first."""
+        with self._guard:
+            return sorted((s for s in self._segments.values() if not s.claimed), key=lambda segment: segment.used)
+
+    def _claims(self, need: int) -> Iterator[Segment]:
+        """Free segments that fit, one after the other, each claimed for this thread."""
+        for segment in choose(self._idle(), need):
+            free = segment.free()
+            if free is None:
+                self._drop(segment)
+            if not free:
+                continue
+            with self._guard:
+                if segment.claimed or segment.home not in self._segments:
+                    continue
+                segment.claimed = True
+            yield segment
+
+    def _unclaim(self, segment: Segment) -> None:
+        with self._guard:
+            self._clock += 1
+            segment.used = self._clock
+            segment.claimed = False
+
+    def _admit(self, need: int) -> bool:
+        """Make room under the limit for a segment of `need` bytes, at the expense of free ones."""
+        if need > self.limit:
+            return False
+        idle = self._idle()
+        for segment in idle:
+            if self._has_room(need):
+                return True
+            if segment.free() is not False:
+                self._drop(segment)
+        if not self._has_room(need) and idle:
+            # All is published. Give up one home at random, or objects that stay for good would keep the pool for
+            # themselves; the oldest would be wrong: in a queue it is the next to come back.
+            self._drop(idle[int.from_bytes(os.urandom(4), "big") % len(idle)])
+        return self._has_room(need)
+
+    def _has_room(self, need: int) -> bool:
+        return self.nbytes + need <= self.limit and len(self._segments) < self.count
+
+    def _reserve(self, need: int) -> Segment:
+        """A new claimed segment."""
+        with self._guard:
+            while True:
+                self._clock += 1
+                home = self._base + self._clock % ((1 << _NUMBER_BITS) - 1) + 1
+                if home not in self._segments:
+                    break
+            segment = self._segments[home] = Segment(home, f"{self._directory}/{_NAME}{home:016x}", need)
+            segment.claimed = True
+            self.nbytes += need
+            return segment
+
+    def _drop(self, segment: Segment) -> bool:
+        """Give a home up. A published segment becomes an ordinary file; readers need not be asked."""
+        with self._guard:
+            if segment.claimed or self._segments.pop(segment.home, None) is None:
+                return False
+            self.nbytes -= segment.capacity
+        with contextlib.suppress(OSError):
+            os.unlink(segment.path)
+        return True
+
+    def _release(self, segment: Segment) -> None:
+        """Give up a segment that this thread has claimed."""
+        segment.claimed = False
+        self._drop(segment)
+
+    # -- filling -------------------------------------------------------------------------------------------------
+
+    def _refill(self, segment: Segment, need: int, head: Head, body: Body, publish: Publish) -> bool:
+        """Fill a claimed segment and publish it; False when a reader still has it, or it was taken away."""
+        with _locked(self._fd, segment.home) as mine:
+            if not mine:
+                return False
+            try:
+                fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                if os.fstat(fd).st_nlink != 1:  # another thread filled it between our look and our claim
+                    return False
+                os.pwrite(fd, _BLANK, 0)
+                _fit(segment, fd, need)
+                _copy(segment, fd, need, body)
+                os.pwrite(fd, head(segment.home), 0)
+                lock(self._fd, segment.home, exclusive=False)
+                try:
+                    publish(segment.path)
+                except BaseException:
+                    os.pwrite(fd, _BLANK, 0)
+                    raise
+            finally:
+                os.close(fd)
+                self._count()
+        return True
+
+    def _fresh(self, need: int, head: Head, body: Body, publish: Publish) -> None:
+        """Fill a new file and publish it, with a home as far as the limit allows."""
+        keep = self._admit(need)
+        segment = self._reserve(need)
+        try:
+            with _locked(self._fd, segment.home):  # against `trim_others`; whoever leases it looks at something older
+                write_new(segment.path, [head(segment.home if keep else 0), *body])
+                publish(segment.path)
+        except BaseException:
+            self._release(segment)
+            raise
+        if keep:
+            self._unclaim(segment)
+        else:
+            self._release(segment)
+
+    def _count(self) -> None:
+        with self._guard:
+            self.nbytes = sum([segment.capacity for segment in self._segments.values()])
+
+
+@contextlib.contextmanager
+def _locked(fd: int, home: int) -> Iterator[bool]:
+    """The exclusive lock on a segment: whether it was to be had. It may be turned into a lease inside."""
+    try:
+        mine = lock(fd, home, exclusive=True)
+    except OSError:  # no such locks here: then nothing is recycled, and nothing needs to be kept from others
+        yield False
+        return
+    try:
+        yield mine
+    finally:
+        if mine:
+            unlock(fd, home)
+
+
+def _fit(segment: Segment, fd: int, need: int) -> None:
+    """Cut what is too much and map what is there."""
+    if segment.capacity - need > need // _SPARE:
+        os.ftruncate(fd, need)
+        segment.capacity = need
+        segment.populated = min(segment.populated, need)
+    if segment.mapping is None or segment.mapping.length < need:
+        # A fourth more than the file, so that a segment which grows a little need not be mapped, and touched, anew.
+        segment.mapping = Mapping(fd, need + need // 4, writable=True)
+        segment.populated = 0
+
+
+def _copy(segment: Segment, fd: int, need: int, body: Body) -> None:
+    """Copy to the pages that are there, and write what goes beyond them."""
+    mapping, warm = segment.mapping, min(segment.capacity, need)
+    assert mapping is not None
+    if segment.populated < warm:
+        mapping.populate(segment.populated, warm)
+        segment.populated = warm
+    inner, outer = split(body, warm - SIZE)
+    mapping.write(inner, SIZE)
+    if not outer:
+        return
+    os.lseek(fd, warm, os.SEEK_SET)
+    try:
+        write_all(fd, outer)
+    except BaseException:
+        os.ftruncate(fd, segment.capacity)
+        raise
+    segment.capacity = need
+
+
+def split(body: Body, at: int) -> tuple[list[memoryview | bytes], list[memoryview | bytes]]:
+    """The parts of the first `at` bytes and the parts behind them; copies nothing."""
+    inner: list[memoryview | bytes] = []
+    outer: list[memoryview | bytes] = []
+    for part in body:
+        if at >= len(part):
+            inner.append(part)
+        elif at <= 0:
+            outer.append(part)
+        else:
+            view = memoryview(part)
+            inner.append(view[:at])
+            outer.append(view[at:])
+        at -= len(part)
+    return inner, outer
+
+
+def trim_others(root: Root) -> int:
+    """Give the free segments of every pool under a root back to the file system; returns the bytes.
+
+    For when memory is short. A pool's owner finds out when it looks for the segment.
+    """
+    try:
+        fd = os.open(f"{root.path}/{LEASES}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    freed = 0
+    try:
+        for namespace in root.namespaces():
+            if namespace.ephemeral:
+                with contextlib.suppress(OSError):
+                    freed += sum([_take_away(fd, namespace.path, name) for name in os.listdir(namespace.path)])
+    finally:
+        os.close(fd)  # and with it every lock
+    return freed
+
+
+def _take_away(fd: int, directory: str, name: str) -> int:
+    if not name.startswith(_NAME):
+        return 0
+    path = f"{directory}/{name}"
+    if os.stat(path).st_nlink != 1:
+        return 0
+    with _locked(fd, int(name.removeprefix(_NAME), 16)) as mine:
+        found = os.stat(path)
+        if not mine or found.st_nlink != 1:
+            return 0
+        os.unlink(path)
+        return found.st_size
