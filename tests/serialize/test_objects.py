@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from proxyfab.buffers import Frames
@@ -20,6 +22,8 @@ from proxyfab.wire.payload import Payload, decode, encode
 from tests.serialize.models import Sample, Slotted, Stubborn
 
 LARGE = 32 << 20
+ROOT = Path(__file__).parents[2]
+loads(dumps(pl.Series([1])))  # polars opens descriptors of its own once, which is no leak
 
 
 def wire(payload):
@@ -125,7 +129,7 @@ def test_what_a_script_defines_is_read_by_another(tmp_path):
         "class Mine:\n    def __init__(self): self.x = 5\n    def double(self): return 2 * self.x\n"
         "sys.stdout.buffer.write(encode(dumps(Mine()), checksum=True).tobytes())\n"
     )
-    written = subprocess.run([sys.executable, str(script)], capture_output=True, check=True, cwd=os.getcwd()).stdout
+    written = subprocess.run([sys.executable, str(script)], capture_output=True, check=True, cwd=ROOT).stdout
     payload = decode(Frames([written]))
     assert (payload.codec, payload.type) == ("cloudpickle", "__main__:Mine")
     assert loads(payload).double() == 10
@@ -404,7 +408,7 @@ def test_an_installed_package_brings_its_codec(tmp_path):
         "payload = dumps(lab.Image(b'abc'))\nassert payload.codec == 'lab.Image', payload\n"
         "table._by_name.pop('lab.Image')\nassert loads(payload, mode='safe').data == b'abc'\n"
     )
-    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
@@ -429,13 +433,13 @@ def test_torch_tensors_keep_type_and_memory_of_their_own():
 def test_importing_brings_nothing_heavy():
     script = (
         "import sys, types\n"
-        "root = types.ModuleType('proxyfab'); root.__path__ = ['proxyfab']; sys.modules['proxyfab'] = root\n"
+        "root = types.ModuleType('proxyfab'); root.__path__ = [sys.argv[1]]; sys.modules['proxyfab'] = root\n"
         "import proxyfab.serialize, proxyfab.wire.payload\n"
         "heavy = {'numpy', 'cloudpickle', 'dataclasses', 'asyncio', 'pandas', 'importlib.metadata', 'inspect'}\n"
         "sys.exit(repr(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)\n"
     )
-    subprocess.run([sys.executable, "-S", "-c", script], check=True, env={**os.environ, "PYTHONPATH": _site()})
+    subprocess.run([sys.executable, "-S", "-c", script, str(ROOT / "proxyfab")], check=True, env={**os.environ, "PYTHONPATH": _site()})
 
 
 def _site():
-    return os.pathsep.join([os.getcwd(), *[path for path in sys.path if path.endswith("site-packages")]])
+    return os.pathsep.join([str(ROOT), *[path for path in sys.path if path.endswith("site-packages")]])

@@ -17,7 +17,7 @@ FILES = sorted((Path(__file__).parents[1] / "golden").glob("*.bin"))
 def content(obj):
     """What can be compared with `==`: arrays as type, dtype, mask and bytes."""
     if isinstance(obj, np.ndarray):
-        mask = np.ma.getmaskarray(obj).tolist()
+        mask = np.ma.getmaskarray(obj).tobytes()
         return type(obj), obj.dtype, obj.flags.f_contiguous, mask, obj.tobytes()
     if isinstance(obj, dict):
         return type(obj), {key: content(value) for key, value in obj.items()}
