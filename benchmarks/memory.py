@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,20 +48,15 @@ def taken(before: Memory, after: Memory) -> Taken:
 
 
 def stored(*roots: str) -> int:
-    """Bytes that the files under `roots` occupy."""
-    total = 0
+    """Bytes that the files under `roots` occupy, each counted once however many names it has."""
+    sizes: dict[tuple[int, int], int] = {}
     for root in roots:
         for folder, _, names in os.walk(root):
             for name in names:
-                total += _occupied(os.path.join(folder, name))
-    return total
-
-
-def _occupied(path: str) -> int:
-    try:
-        return os.lstat(path).st_blocks * 512
-    except FileNotFoundError:
-        return 0
+                with suppress(FileNotFoundError):  # taken away meanwhile
+                    found = os.lstat(os.path.join(folder, name))
+                    sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
 
 
 def _fields(path: str) -> dict[str, int]:

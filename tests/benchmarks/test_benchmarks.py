@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.harness import Outcome, Place, Row, Settings, interleaved, quartiles, row
-from benchmarks.memory import look, mark, taken
+from benchmarks.memory import look, mark, stored, taken
 from benchmarks.pairs import Pair, PairError
 from benchmarks.payloads import KINDS, MB, checksum, make, size_name, views
 from benchmarks.results import Results
@@ -213,3 +213,10 @@ def test_a_full_report_has_every_part(tmp_path: Path) -> None:
     text = report.full(results, check(results))
 
     assert [title in text for title in ("## Targets", "## Hand-over", "## Limits", "## Small objects")] == [True] * 4
+
+
+def test_what_a_store_holds_is_counted_once_for_each_file(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(bytes(100_000))
+    (tmp_path / "second-name").hardlink_to(tmp_path / "object")
+
+    assert 100_000 <= stored(str(tmp_path)) < 150_000
