@@ -416,7 +416,7 @@ def test_an_installed_package_brings_its_codec(tmp_path):
 
 
 def test_torch_tensors_keep_type_and_memory_of_their_own():
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = pytest.importorskip("torch")
     parameter = torch.nn.Parameter(torch.ones(3))
     for tensor in (torch.arange(6).reshape(2, 3).to(torch.bfloat16), torch.tensor(3.0), torch.empty(0, 3), parameter):
         back = loads(wire(dumps(tensor, mode="safe")), mode="safe")
