@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from proxyfab import Ref, open_store
 from proxyfab.demo.setup import Setup
+from proxyfab.ref import Ref
+from proxyfab.store import open_store
 
 Stats = dict[str, dict[str, float]]
 

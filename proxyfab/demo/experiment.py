@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxyfab import Store
 from proxyfab.demo.pipeline import Outcome, Pipeline
 from proxyfab.demo.result import Merit, Result
 from proxyfab.demo.role import now
 from proxyfab.demo.setup import Passing, Setup
 from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
+from proxyfab.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
