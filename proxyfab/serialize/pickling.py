@@ -6,9 +6,14 @@ objects by value. It is imported when the first of them is met.
 
 from __future__ import annotations
 
+import copyreg
 import gc
+import importlib
+import io
 import pickle
+import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +56,7 @@ def dump(obj: object, name: str) -> tuple[str, str, None, list[Buffer]]:
 
 
 def _pickled(dumps: Callable[..., bytes], obj: object) -> tuple[bytes, list[memoryview]]:
+    """The stream, and its large buffers as views."""
     views: list[memoryview] = []
 
     def collect(buffer: pickle.PickleBuffer) -> bool:
@@ -60,7 +66,25 @@ def _pickled(dumps: Callable[..., bytes], obj: object) -> tuple[bytes, list[memo
         views.append(view)
         return False
 
+    if "torch" in sys.modules:
+        return _with_tensors(dumps, obj, collect), views
     return dumps(obj, _PROTOCOL, buffer_callback=collect), views
+
+
+def _with_tensors(dumps: Callable[..., bytes], obj: object, collect: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    """Pickle with tensors out of band, wherever they are: torch by itself writes them into the stream, twice copied."""
+    reducers = importlib.import_module("proxyfab.serialize.codecs.torch").REDUCERS
+    out = io.BytesIO()
+    base: Any = pickle.Pickler
+    known: Any = copyreg.dispatch_table
+    if dumps is not pickle.dumps:
+        import cloudpickle
+
+        base, known = cloudpickle.Pickler, cloudpickle.Pickler.dispatch_table
+    # A class, not an attribute of the instance: cloudpickle's pickler reads its table while it is made.
+    pickler = type("Pickler", (base,), {"dispatch_table": ChainMap(reducers, known)})
+    pickler(out, _PROTOCOL, buffer_callback=collect).dump(obj)
+    return out.getvalue()
 
 
 def load(payload: Payload) -> Any:

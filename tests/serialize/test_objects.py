@@ -427,6 +427,24 @@ def test_torch_tensors_keep_type_and_memory_of_their_own():
             back.zero_()
 
 
+def test_torch_tensors_inside_other_objects_go_out_of_band():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(100, 200), torch.nn.ReLU(), torch.nn.Linear(200, 1))
+    for obj in (model.state_dict(), model, {"f": lambda: 1, "model": model}):
+        payload = dumps(obj)
+        assert len(payload.buffers) == 2
+        assert payload.buffers[0].nbytes < 8000
+        back = loads(wire(payload))
+        assert type(back) is type(obj)
+    assert all(
+        torch.equal(one, other) for one, other in zip(model.parameters(), back["model"].parameters(), strict=True)
+    )
+    assert back["model"][0].weight.requires_grad
+    mixed = loads(wire(dumps([torch.ones(3).to_sparse(), torch.ones(600, dtype=torch.bfloat16), np.arange(600)])))
+    assert mixed[0].is_sparse
+    assert mixed[1].sum() == 600
+
+
 # -- cost of import ----------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +456,11 @@ def test_importing_brings_nothing_heavy():
         "heavy = {'numpy', 'cloudpickle', 'dataclasses', 'asyncio', 'pandas', 'importlib.metadata', 'inspect'}\n"
         "sys.exit(repr(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)\n"
     )
-    subprocess.run([sys.executable, "-S", "-c", script, str(ROOT / "proxyfab")], check=True, env={**os.environ, "PYTHONPATH": _site()})
+    subprocess.run(
+        [sys.executable, "-S", "-c", script, str(ROOT / "proxyfab")],
+        check=True,
+        env={**os.environ, "PYTHONPATH": _site()},
+    )
 
 
 def _site():

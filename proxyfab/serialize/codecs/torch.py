@@ -7,11 +7,13 @@ tensors with attributes. A tensor that does not lie in a row is copied once, and
 from __future__ import annotations
 
 import math
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
 import torch
 
+from proxyfab.buffers import Buffer, byte_view
 from proxyfab.serialize.codec import Codec, Parts
 
 
@@ -40,4 +42,22 @@ class _Tensor:
         return torch.nn.Parameter(tensor, requires_grad) if parameter else tensor.requires_grad_(requires_grad)
 
 
-CODECS: dict[str, Codec] = {"torch": _Tensor()}
+_TENSOR = _Tensor()
+
+
+def _reduce(tensor: Any) -> Any:
+    """How pickle takes a tensor inside another object: its memory as a buffer, out of band when it is large."""
+    parts = _TENSOR.dump(tensor)
+    if parts is None:
+        return tensor.__reduce_ex__(5)
+    meta, (data,) = parts
+    return rebuild, (meta, PickleBuffer(data))
+
+
+def rebuild(meta: Any, data: Buffer) -> object:
+    """The tensor that a pickle describes."""
+    return _TENSOR.load(meta, (byte_view(data),))
+
+
+REDUCERS = {torch.Tensor: _reduce, torch.nn.Parameter: _reduce}
+CODECS: dict[str, Codec] = {"torch": _TENSOR}
