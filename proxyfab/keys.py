@@ -82,4 +82,8 @@ _set = object.__setattr__
 
 def as_key(key: Key | str) -> Key:
     """A Key from a Key, or from the text of one."""
-    return key if isinstance(key, Key) else Key.parse(key)
+    if isinstance(key, Key):
+        return key
+    if not isinstance(key, str):
+        raise ConfigurationError(f"A key is a Key or its text, not {key!r}.")
+    return Key.parse(key)

@@ -76,7 +76,7 @@ class Store:
                 f"Give the name {name!r} to the connector itself: the store was handed a ready one."
             )
         self._owns_connector = isinstance(connector, str)
-        self.connector: Connector = _open_connector(connector, name) if isinstance(connector, str) else connector
+        self.connector: Connector = _connector(connector, name)
         self.name = name
         spec = StoreSpec(self.connector.spec, nbytes(cache), nbytes(inline_below), serializer)
         self.url = str(spec)
@@ -329,10 +329,14 @@ def _make(url: str) -> Store:
     return Store(spec.connector, cache=spec.cache, inline_below=spec.inline_below, serializer=spec.serializer)
 
 
-def _open_connector(url: str, name: str | None) -> Connector:
+def _connector(connector: str | Connector, name: str | None) -> Connector:
+    if not isinstance(connector, str):
+        if not hasattr(connector, "put"):
+            raise ConfigurationError(f"{connector!r} is neither a connector nor the URL of one (shm://, file:///path).")
+        return connector
     if name is not None:
         check_name(name)
-    return cast(Connector, load("connectors", ConnectorSpec.parse(url).scheme).from_url(url, name=name))
+    return cast(Connector, load("connectors", ConnectorSpec.parse(connector).scheme).from_url(connector, name=name))
 
 
 async def _in_thread(call: Callable[[], R]) -> R:

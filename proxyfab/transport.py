@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from proxyfab.abc import Connector
+from proxyfab.buffers import Frames
 from proxyfab.cache import ByteLRU
-from proxyfab.errors import ConnectorError
+from proxyfab.errors import ConnectorError, IntegrityError
 from proxyfab.flight import SingleFlight
 from proxyfab.keys import Key
 from proxyfab.trace import Link, Meter, here, span
@@ -81,7 +82,7 @@ class Transport:
         with self._span("get_many", self._in, f"{len(missing)} keys") as step:
             for key, frames in zip(missing, connector.get_many(missing), strict=True):
                 if frames is not None:
-                    found[key] = decode(frames)
+                    found[key] = self._decode(key, frames)
                     self._keep(key, found[key])
                     step.nbytes += frames.nbytes
         return found
@@ -89,7 +90,7 @@ class Transport:
     def peek(self, key: Key) -> Payload | None:
         """The payload under `key` as it lies there now, unverified and not cached; None when there is none."""
         frames = self._use().get(key)
-        return None if frames is None else decode(frames, verify=False)
+        return None if frames is None else self._decode(key, frames, verify=False)
 
     def exists(self, keys: Sequence[Key]) -> list[bool]:
         """Whether objects lie under `keys`: asked of the connector, never of the cache."""
@@ -128,9 +129,15 @@ class Transport:
             if frames is None:
                 return None
             step.nbytes = frames.nbytes
-            payload = decode(frames)
+            payload = self._decode(key, frames)
         self._keep(key, payload)
         return payload
+
+    def _decode(self, key: Key, frames: Frames, *, verify: bool = True) -> Payload:
+        try:
+            return decode(frames, verify=verify)
+        except IntegrityError as error:
+            raise IntegrityError(f"{key} in {self.connector.spec} cannot be read. {error}") from error
 
     def _keep(self, key: Key, payload: Payload) -> None:
         if not self.connector.local:
