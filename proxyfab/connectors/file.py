@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -26,10 +25,12 @@ from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, In
 from proxyfab.keys import Key
 from proxyfab.osio import mounts, sweep
 from proxyfab.osio.files import translate
+from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import (
     Guard,
+    Name,
     Writing,
     fan_of,
     make_fan,
@@ -42,14 +43,12 @@ from proxyfab.osio.objects import (
     renew,
     sync_directory,
 )
-from proxyfab.osio.root import Root
 from proxyfab.osio.watch import wait_until
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.trace import here
 from proxyfab.wire.slot import SIZE, Slot
 
 T = TypeVar("T")
-_WHERE = re.compile(r"(?P<tag>[0-9a-f]*)/(?P<name>~[a-z2-7]{24}|[A-Za-z0-9][A-Za-z0-9._-]{0,63})\Z")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _STALE_TRIES = 3
 
@@ -82,6 +81,7 @@ class FileConnector(BaseConnector):
         if name is not None and not name.startswith("~"):
             check_name(name)
         self._lodging = Lodging(self.path, name)
+        self._keys = Locator(self._lodging)
         self._closed = False
 
     @classmethod
@@ -126,7 +126,7 @@ class FileConnector(BaseConnector):
     # -- one object ----------------------------------------------------------------------------------------------
 
     def reserve(self) -> Key:
-        return Key.draw(self._where(self._lodging.name))
+        return Key.draw(self._keys.where(self._lodging.name))
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
@@ -155,12 +155,12 @@ class FileConnector(BaseConnector):
 
     def stat(self, key: Key) -> Stat | None:
         slot = self._slot(key)
-        namespace = self._find(key)
+        namespace = self._use().find(key)
         return None if slot is None or namespace is None else self._stat(key.id, slot, namespace)
 
     def evict(self, key: Key) -> bool:
         alive = self._read(key, _to_evict)
-        namespace = self._find(key)
+        namespace = self._use().find(key)
         if alive is None or namespace is None:
             return False
         path = _path(namespace, key.id)
@@ -178,7 +178,7 @@ class FileConnector(BaseConnector):
 
     def renew(self, key: Key, ttl: float | None) -> bool:
         check_ttl(ttl)
-        namespace = self._find(key)
+        namespace = self._use().find(key)
         if namespace is None:
             return False
         path = _path(namespace, key.id)
@@ -215,9 +215,9 @@ class FileConnector(BaseConnector):
         return [key for key, _ in done]
 
     def scan(self) -> Iterator[Stat]:
-        self._check_open()
+        self._use()
         now = time.time()
-        for namespace in self._namespaces():
+        for namespace in self._keys.namespaces(all_of_them=not self._named):
             owner = namespace.owner()
             try:
                 for found in sweep.objects(namespace.path):
@@ -227,7 +227,7 @@ class FileConnector(BaseConnector):
                 raise translate(error, "list", namespace.path) from error
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
-        self._check_open()
+        self._use()
         root = self._lodging.root()
         if root is None:
             return []
@@ -242,7 +242,7 @@ class FileConnector(BaseConnector):
         return taken
 
     def clear(self) -> int:
-        self._check_open()
+        self._use()
         namespace = self._lodging.find()
         if namespace is None:
             stranger = f"{self.path}/{self._lodging.name}"
@@ -261,78 +261,38 @@ class FileConnector(BaseConnector):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
+    def _use(self) -> Locator:
         if self._closed:
             raise ConnectorError(f"{self.spec} was closed; open a new one.")
-
-    def _where(self, name: str, root: Root | None = None) -> str:
-        """A locator: the root's tag, as far as it is known, and the namespace."""
-        root = root or self._lodging.known
-        return f"{root.tag if root else ''}/{name}"
-
-    def _target(self, key: Key | None) -> tuple[Key, Namespace]:
-        """Where to put, and the key with that place in it."""
-        self._check_open()
-        root, namespace = self._lodging.open()
-        if key is None:
-            return Key.draw(f"{root.tag}/{namespace.name}"), namespace
-        if key.where:
-            name = self._name_in(key, root)
-            if name != namespace.name:
-                namespace = self._neighbour(root, name)
-        return key.at(f"{root.tag}/{namespace.name}"), namespace
-
-    def _neighbour(self, root: Root, name: str) -> Namespace:
-        """A namespace that a reserved key points to. It was its owner's to make; it may be that nobody has put yet."""
-        namespace = root.namespace(name)
-        if not namespace.exists():
-            Lodging(self.path, name).open()
-        return namespace
-
-    def _name_in(self, key: Key, root: Root | None) -> str:
-        """The namespace that a key's locator names; a key of another place is refused."""
-        match = _WHERE.match(key.where)
-        if match is None or (match["tag"] and root is not None and match["tag"] != root.tag):
-            raise ConnectorError(f"{key} does not belong to {self.path}; use the store that made it.")
-        if match["tag"] and root is None:
-            raise ConnectorError(
-                f"{key} cannot be read: {self.path} holds no objects here. Is the file system mounted?"
-            )
-        return match["name"]
-
-    def _find(self, key: Key) -> Namespace | None:
-        """The namespace in which a key lies; None where there is none."""
-        self._check_open()
-        own = self._lodging.find()
-        root = self._lodging.root()
-        if not key.where:
-            return own
-        name = self._name_in(key, root)
-        if own is not None and name == own.name:
-            return own
-        return None if root is None else root.namespace(name)
+        return self._keys
 
     def _writing(self, namespace: Namespace) -> Writing:
-        return Writing(self._kind, durable=not namespace.ephemeral if self.sync is None else self.sync)
+        return self._writings[not namespace.ephemeral if self.sync is None else self.sync]
+
+    @cached_property
+    def _writings(self) -> tuple[Writing, Writing]:
+        return Writing(self._kind, durable=False), Writing(self._kind, durable=True)
 
     def _put(self, frames: Frames, key: Key | None, ttl: float | None, replace: bool) -> tuple[Key, str | None]:
         """The key, and the directory that is to be brought to the disk, if one is."""
-        done, namespace = self._target(key)
-        directory, name = f"{namespace.path}/{fan_of(done.id)}", name_of(done.id)
+        done, namespace = self._use().target(key)
+        directory = f"{namespace.path}/{fan_of(done.id)}"
+        path = f"{directory}/{name_of(done.id)}"
+        name = Name.DRAWN if key is None else Name.REPLACED if replace else Name.FREE
         writing = self._writing(namespace)
         expires = 0.0 if ttl is None else time.time() + ttl
         try:
-            temporary = self._write(writing, namespace, directory, done.id, frames, expires)
-            if key is None:
-                writing.publish(temporary, f"{directory}/{name}")  # nobody else has this name
-            else:
-                self._claim(writing, temporary, f"{directory}/{name}", namespace, replace)
+            try:
+                writing.write(namespace.path, path, name, done.id, frames, expires)
+            except FileNotFoundError:
+                if not namespace.exists():  # never made, or removed behind our back
+                    Lodging(self.path, namespace.name).open()
+                make_fan(namespace.path, directory, durable=writing.durable)
+                writing.write(namespace.path, path, name, done.id, frames, expires)
         except FileExistsError as error:
-            raise KeyExists(
-                f"{done} holds an object already, and objects are written once (say replace=True)."
-            ) from error
+            raise KeyExists(f"{done} holds an object, and objects are written once (say replace=True).") from error
         except OSError as error:
-            raise translate(error, "write", f"{directory}/{name}") from error
+            raise translate(error, "write", path) from error
         return done, directory if writing.durable else None
 
     def _settle(self, directories: set[str]) -> None:
@@ -342,29 +302,9 @@ class FileConnector(BaseConnector):
             except OSError as error:
                 raise translate(error, "sync", directory) from error
 
-    def _write(
-        self, writing: Writing, namespace: Namespace, directory: str, id: str, frames: Frames, expires: float
-    ) -> str:
-        """A complete temporary in `directory`, which is made if need be."""
-        try:
-            return writing.temporary(directory, id, frames.views, frames.nbytes, expires)
-        except FileNotFoundError:
-            if not namespace.exists():  # never made, or removed behind our back
-                Lodging(self.path, namespace.name).open()
-            make_fan(namespace.path, directory, durable=writing.durable)
-            return writing.temporary(directory, id, frames.views, frames.nbytes, expires)
-
-    def _claim(self, writing: Writing, temporary: str, target: str, namespace: Namespace, replace: bool) -> None:
-        guard = Guard(namespace.path)
-        if replace:
-            with guard:
-                writing.publish(temporary, target)
-        else:
-            writing.claim(temporary, target, guard)
-
     def _read(self, key: Key, read: Callable[[int, str], T]) -> T | None:
         """`read(fd, path)` of a key's file, None when there is none."""
-        namespace = self._find(key)
+        namespace = self._use().find(key)
         if namespace is None:
             return None
         path = _path(namespace, key.id)
@@ -400,23 +340,16 @@ class FileConnector(BaseConnector):
         return slot if slot is not None and _alive(slot) else None
 
     def _stat(self, id: str, slot: Slot, namespace: Namespace, owner: str | None = None) -> Stat:
-        key = Key(id, self._where(namespace.name))
+        key = Key(id, self._keys.where(namespace.name))
         owner = namespace.owner() if owner is None else owner
         return Stat(key, slot.length, slot.created, slot.expires or None, namespace.name, owner)
-
-    def _namespaces(self) -> Iterator[Namespace]:
-        root = self._lodging.root()
-        if root is not None and not self._named:
-            yield from root.namespaces()
-        elif (own := self._lodging.find()) is not None:
-            yield own
 
     def _watchable(self, key: Key) -> str | None:
         """The directory to watch, made if need be; None where notices do not come, or it cannot be made."""
         if self._network:
             return None
         try:
-            namespace = self._target(key)[1]
+            namespace = self._use().target(key)[1]
             directory = f"{namespace.path}/{fan_of(key.id)}"
             make_fan(namespace.path, directory, durable=False)
         except (ProxyfabError, OSError):

@@ -20,7 +20,7 @@ PIECE = 16 * 2**20
 """Bytes a single write call is given at most: between two pieces Python handles signals."""
 _IOV_MAX = 1024
 TEMPORARY = ".t-"
-_OLD = 24 * 3600.0
+OLD = 24 * 3600.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
@@ -139,7 +139,7 @@ def is_abandoned(name: str, modified: float, now: float) -> bool:
         found = running(Writer(machine, int(pid), int(start)))
     except ValueError:
         return False  # not one of ours
-    return now - modified > _OLD if found is None else not found
+    return now - modified > OLD if found is None else not found
 
 
 class NoLinks(Exception):

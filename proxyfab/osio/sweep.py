@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from proxyfab.abc import Reclaimed
 from proxyfab.errors import IntegrityError
-from proxyfab.osio.files import TEMPORARY, is_abandoned
+from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned
 from proxyfab.osio.objects import Guard, fan_of, id_of, is_object, open_object, read_slot, remove_dead
-from proxyfab.wire.slot import Slot
+from proxyfab.wire.slot import SIZE, Slot, unpack
 
 _FAN = re.compile(r"[0-9a-f]{2}$")
 _DRAWN = re.compile(r"[0-9a-f]{32}$")
@@ -64,6 +64,10 @@ def reap(namespace: str, *, dry_run: bool) -> list[Reclaimed]:
             length = _remove_expired(namespace, path, name, now, dry_run)
             if length is not None:
                 taken.append(Reclaimed(path, length, "its time to live passed"))
+            elif _is_damaged(path, name) and _is_cut_off(path, now):
+                nbytes = os.path.getsize(path)
+                if dry_run or _unlink(path):
+                    taken.append(Reclaimed(path, nbytes, "its writer ended before it was complete"))
     return taken
 
 
@@ -96,6 +100,21 @@ def _open(path: str, name: str) -> Found | None:
 def _is_damaged(path: str, name: str) -> bool:
     fan = os.path.basename(os.path.dirname(path))
     return bool(_DRAWN.match(name)) and fan_of(name) == fan and os.path.isfile(path) and not os.path.islink(path)
+
+
+def _is_cut_off(path: str, now: float) -> bool:
+    """Whether a file has less bytes than its header tells, or none, and has not grown for a day."""
+    fd = open_object(path)
+    if fd is None:
+        return False
+    try:
+        if now - os.fstat(fd).st_mtime < OLD:
+            return False
+        return not os.fstat(fd).st_size or unpack(os.pread(fd, SIZE, 0)).total > os.fstat(fd).st_size
+    except IntegrityError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def _unlink(path: str) -> bool:

@@ -9,8 +9,8 @@ Layout, little-endian, 64 bytes, so that a payload behind it in a mapped file st
     16  8  payload length
     24  8  created, seconds since the epoch (float)
     32  8  expires, seconds since the epoch (float); 0 for never
-    40  8  hash of the key's id (BLAKE2b, 64 bits)
-    48  8  home: where the file returns to when the object is gone, for files that are recycled (`osio.segments`); else 0
+    40  8  hash of the key's id (XXH3, 64 bits)
+    48  8  home: where the file returns to when the object is gone, if it is recycled (`osio.segments`); else 0
     56  4  reserved, zero
     60  4  CRC-32 of bytes 0 to 59
 
@@ -22,9 +22,10 @@ not covered: `wire.payload` checks it.
 from __future__ import annotations
 
 import struct
-from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
+
+from xxhash import xxh3_64_intdigest
 
 from proxyfab.errors import IntegrityError
 
@@ -50,7 +51,7 @@ class Slot(NamedTuple):
     id_length: int = 0
     """Bytes of the key's id that follow the payload."""
     home: int = 0
-    """Where the file returns to when the object is gone, as `osio.segments` counts; 0 for a file that is not recycled."""
+    """Where the file returns to when the object is gone, as `osio.segments` counts; 0 for one that is not recycled."""
 
     def alive(self, now: float) -> bool:
         """Whether it has not expired at `now`, seconds since the epoch."""
@@ -64,7 +65,7 @@ class Slot(NamedTuple):
 
 def id_hash(id: str) -> int:
     """64 bits of a key's id, to notice a file under the wrong name."""
-    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "little")
+    return xxh3_64_intdigest(id.encode())
 
 
 def pack(slot: Slot) -> bytes:
