@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 from zlib import crc32
 
 from msgpack import Packer, packb, unpackb
@@ -40,7 +40,7 @@ MAX_METADATA = 16 << 20
 MAX_BUFFERS = 1 << 16
 
 _MAGIC = b"PFAB"
-_NEEDS = (0, 1)
+_MAJOR, _MINOR = 0, 1
 _PICKLES = ("pickle", "cloudpickle")
 _CHECKSUM = 1
 _HEADER = struct.Struct("<4sBBBBQQI")
@@ -119,12 +119,13 @@ def encode(payload: Payload, *, checksum: bool) -> Frames:
         SerializationError: The metadata cannot be packed.
     """
     metadata = _metadata(payload)
-    start = _aligned(_START + len(metadata))
-    body = metadata.ljust(start - _START, b"\0")
-    views, total = _laid_out(payload.buffers, start)
+    used = _START + len(metadata)
+    pad = -used % ALIGNMENT
+    body = metadata + _PADS[pad]
+    views, total = _laid_out(payload.buffers, used + pad)
     flags, mark = (_CHECKSUM, _checksum(views)) if checksum else (0, 0)
-    header = _HEADER.pack(_MAGIC, VERSION, flags, *_NEEDS, total, mark, len(metadata))
-    head = b"".join((header, _CRC.pack(crc32(body, crc32(header))), body))
+    header = _HEADER.pack(_MAGIC, VERSION, flags, _MAJOR, _MINOR, total, mark, len(metadata))
+    head = header + _CRC.pack(crc32(body, crc32(header))) + body
     return _frames((memoryview(head), *views), total)
 
 
@@ -145,7 +146,7 @@ def _metadata(payload: Payload) -> bytes:
     sizes = [payload.nbytes] if len(buffers) == 1 else [view.nbytes for view in buffers]
     fields = [codec, payload.type, meta, sizes, payload.origin or here()]
     try:
-        metadata = cast(bytes, _pack_plain(fields) if meta is None else packb(fields))
+        metadata: bytes = _pack_plain(fields) if meta is None else packb(fields)
     except (TypeError, ValueError, OverflowError) as error:
         raise SerializationError(
             f"The codec {codec!r} describes a {payload.type} by something that msgpack cannot hold: {error}"
@@ -194,8 +195,10 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
     """
     flags, total, mark, length = _header(frames)
     start = _aligned(_START + length)
-    head = _piece(frames, 0, start)
-    if crc32(head[_START:], crc32(head[: _HEADER.size])) != _CRC.unpack_from(head, _HEADER.size)[0]:
+    head = frames.views[0]
+    if head.nbytes < start:
+        head = frames.slice(0, start).join()  # a copy of the head, where it was cut apart
+    if crc32(head[_START:start], crc32(head[: _HEADER.size])) != _CRC.unpack_from(head, _HEADER.size)[0]:
         raise IntegrityError("The head of an object is damaged (its CRC does not match): it must be written again.")
     whole = frames.views[0] if len(frames.views) == 1 else None
     if verify and flags & _CHECKSUM:
@@ -212,7 +215,10 @@ def _header(frames: Frames) -> tuple[int, int, int, int]:
     """Flags, total length, data checksum and metadata length, each within bounds."""
     if frames.nbytes < _START:
         raise IntegrityError(f"{frames.nbytes} bytes are too few for an object: it is truncated, or not proxyfab's.")
-    magic, version, flags, major, minor, total, mark, length = _HEADER.unpack_from(_piece(frames, 0, _START))
+    first = frames.views[0]
+    if first.nbytes < _START:
+        first = frames.slice(0, _START).join()
+    magic, version, flags, major, minor, total, mark, length = _HEADER.unpack_from(first)
     if magic != _MAGIC:
         raise IntegrityError("These bytes are not an object of proxyfab's: they do not begin with its magic number.")
     if version > VERSION:
@@ -227,15 +233,6 @@ def _header(frames: Frames) -> tuple[int, int, int, int]:
     if length > MAX_METADATA or _aligned(_START + length) > total:
         raise IntegrityError(f"The head of an object claims {length} bytes of metadata: it is damaged.")
     return flags, total, mark, length
-
-
-def _piece(frames: Frames, offset: int, length: int) -> memoryview:
-    """Some of the bytes in one view; a copy (of a head) only where they were cut apart."""
-    end = offset + length
-    first = frames.views[0]
-    if end <= first.nbytes:
-        return first[offset:end]
-    return frames.slice(offset, length).join()
 
 
 def _parsed(metadata: memoryview) -> list[Any]:

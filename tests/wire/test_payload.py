@@ -193,6 +193,10 @@ def test_metadata_that_cannot_be_packed_are_refused_at_the_writer():
         encode(Payload("c", "t", object(), []), checksum=False)
     with pytest.raises(SerializationError, match="codec 'c'"):
         encode(Payload("c", "t", 2**70, []), checksum=False)
+    with pytest.raises(SerializationError, match="codec 'c'"):
+        encode(Payload("c", "\ud800", None, []), checksum=False)
+    plain = Payload("c", "t", None, [b"x"])
+    assert same(decode(encode(plain, checksum=True)), plain)  # nothing is left over from what failed
     with pytest.raises(SerializationError, match="buffers"):
         encode(Payload("c", "t", None, [b""] * (wire.MAX_BUFFERS + 1)), checksum=False)
     with pytest.raises(SerializationError, match="buffers"):
