@@ -25,18 +25,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from proxyfab.fork import on_fork
 from proxyfab.osio.entries import write_new
-from proxyfab.osio.files import write_all
+from proxyfab.osio.filling import Body, Segment, choose, fill
 from proxyfab.osio.leases import lock, unlock
 from proxyfab.osio.lodging import Lodging
-from proxyfab.osio.mapping import Mapping
 from proxyfab.osio.root import Root
 from proxyfab.wire.slot import SIZE
 
-Body = Sequence[memoryview | bytes]
 Head = Callable[[int], bytes]
 Publish = Callable[[str], None]
 LEASES = ".leases"
@@ -45,48 +43,7 @@ COUNT = 128
 """Segments in a pool at most."""
 _NAME = ".s-"
 _NUMBER_BITS = 16
-_TRIES = 16
 _BLANK = bytes(SIZE)
-# Relative costs per byte, measured on tmpfs: a copy to warm pages is 1, the rest follows.
-_FRESH = 5.0
-_CUT = 1.5
-_SPARE = 25  # a segment may be larger than what it holds by one part in 25
-
-
-class Segment:
-    """One file of a pool, as its owner knows it. Changed only by who has claimed it."""
-
-    __slots__ = ("capacity", "claimed", "home", "mapping", "path", "populated", "used")
-
-    def __init__(self, home: int, path: str, capacity: int) -> None:
-        self.home = home
-        self.path = path
-        self.capacity = capacity
-        self.mapping: Mapping | None = None
-        self.populated = 0
-        self.used = 0
-        self.claimed = False
-
-    def free(self) -> bool | None:
-        """Whether its home is its only name; None when it has no home any more."""
-        try:
-            return os.stat(self.path).st_nlink == 1
-        except OSError:
-            return None
-
-
-def cost(capacity: int, need: int) -> float:
-    """What it costs to put `need` bytes into a segment of that capacity; a copy of one byte to warm pages costs 1."""
-    if capacity < need:
-        return capacity + (need - capacity) * _FRESH
-    spare = capacity - need
-    return need + (spare * _CUT if spare > need // _SPARE else spare * 0.01)
-
-
-def choose(segments: Sequence[Segment], need: int) -> list[Segment]:
-    """The segments worth trying for `need` bytes, best first; of equal ones that which was filled the longest ago."""
-    worth = [segment for segment in segments if cost(segment.capacity, need) < need * _FRESH * 0.8]
-    return sorted(worth, key=lambda segment: (cost(segment.capacity, need), segment.used))[:_TRIES]
 
 
 class Pool:
@@ -184,7 +141,7 @@ class Pool:
 
     def _claims(self, need: int) -> Iterator[Segment]:
         """Free segments that fit, one after the other, each claimed for this thread."""
-        for segment in choose(self._idle(), need):
+        for segment in choose(self._idle(), need) if need <= self.limit else ():
             free = segment.free()
             if free is None:
                 self._drop(segment)
@@ -203,23 +160,36 @@ class Pool:
             segment.claimed = False
 
     def _admit(self, need: int) -> bool:
-        """Make room under the limit for a segment of `need` bytes, at the expense of free ones."""
+        """Make room under the limit for a new segment of `need` bytes, at the expense of free ones."""
         if need > self.limit:
             return False
-        idle = self._idle()
-        for segment in idle:
-            if self._has_room(need):
-                return True
-            if segment.free() is not False:
-                self._drop(segment)
-        if not self._has_room(need) and idle:
+        self._shrink(need)
+        if not self._has_room(need) and (idle := self._idle()):
             # All is published. Give up one home at random, or objects that stay for good would keep the pool for
             # themselves; the oldest would be wrong: in a queue it is the next to come back.
             self._drop(idle[int.from_bytes(os.urandom(4), "big") % len(idle)])
         return self._has_room(need)
 
+    def _shrink(self, need: int = 0) -> None:
+        """Give up free segments, those that were filled the longest ago first, until `need` bytes fit."""
+        for segment in self._idle():
+            if self._has_room(need):
+                return
+            if segment.free() is not False:
+                self._drop(segment)
+
+    def _settle(self) -> None:
+        """Keep to the limit when a segment has grown: free ones go first, then homes of published ones."""
+        with self._guard:
+            self.nbytes = sum([segment.capacity for segment in self._segments.values()])
+        self._shrink()
+        for segment in self._idle():
+            if self.nbytes <= self.limit:
+                return
+            self._drop(segment)
+
     def _has_room(self, need: int) -> bool:
-        return self.nbytes + need <= self.limit and len(self._segments) < self.count
+        return self.nbytes + need <= self.limit and len(self._segments) < self.count + (not need)
 
     def _reserve(self, need: int) -> Segment:
         """A new claimed segment."""
@@ -253,6 +223,7 @@ class Pool:
 
     def _refill(self, segment: Segment, need: int, head: Head, body: Body, publish: Publish) -> bool:
         """Fill a claimed segment and publish it; False when a reader still has it, or it was taken away."""
+        before = segment.capacity
         with _locked(self._fd, segment.home) as mine:
             if not mine:
                 return False
@@ -264,8 +235,7 @@ class Pool:
                 if os.fstat(fd).st_nlink != 1:  # another thread filled it between our look and our claim
                     return False
                 os.pwrite(fd, _BLANK, 0)
-                _fit(segment, fd, need)
-                _copy(segment, fd, need, body)
+                fill(segment, fd, need, body)
                 os.pwrite(fd, head(segment.home), 0)
                 lock(self._fd, segment.home, exclusive=False)
                 try:
@@ -275,7 +245,8 @@ class Pool:
                     raise
             finally:
                 os.close(fd)
-                self._count()
+                if segment.capacity != before:
+                    self._settle()
         return True
 
     def _fresh(self, need: int, head: Head, body: Body, publish: Publish) -> None:
@@ -294,10 +265,6 @@ class Pool:
         else:
             self._release(segment)
 
-    def _count(self) -> None:
-        with self._guard:
-            self.nbytes = sum([segment.capacity for segment in self._segments.values()])
-
 
 @contextlib.contextmanager
 def _locked(fd: int, home: int) -> Iterator[bool]:
@@ -312,55 +279,6 @@ def _locked(fd: int, home: int) -> Iterator[bool]:
     finally:
         if mine:
             unlock(fd, home)
-
-
-def _fit(segment: Segment, fd: int, need: int) -> None:
-    """Cut what is too much and map what is there."""
-    if segment.capacity - need > need // _SPARE:
-        os.ftruncate(fd, need)
-        segment.capacity = need
-        segment.populated = min(segment.populated, need)
-    if segment.mapping is None or segment.mapping.length < need:
-        # A fourth more than the file, so that a segment which grows a little need not be mapped, and touched, anew.
-        segment.mapping = Mapping(fd, need + need // 4, writable=True)
-        segment.populated = 0
-
-
-def _copy(segment: Segment, fd: int, need: int, body: Body) -> None:
-    """Copy to the pages that are there, and write what goes beyond them."""
-    mapping, warm = segment.mapping, min(segment.capacity, need)
-    assert mapping is not None
-    if segment.populated < warm:
-        mapping.populate(segment.populated, warm)
-        segment.populated = warm
-    inner, outer = split(body, warm - SIZE)
-    mapping.write(inner, SIZE)
-    if not outer:
-        return
-    os.lseek(fd, warm, os.SEEK_SET)
-    try:
-        write_all(fd, outer)
-    except BaseException:
-        os.ftruncate(fd, segment.capacity)
-        raise
-    segment.capacity = need
-
-
-def split(body: Body, at: int) -> tuple[list[memoryview | bytes], list[memoryview | bytes]]:
-    """The parts of the first `at` bytes and the parts behind them; copies nothing."""
-    inner: list[memoryview | bytes] = []
-    outer: list[memoryview | bytes] = []
-    for part in body:
-        if at >= len(part):
-            inner.append(part)
-        elif at <= 0:
-            outer.append(part)
-        else:
-            view = memoryview(part)
-            inner.append(view[:at])
-            outer.append(view[at:])
-        at -= len(part)
-    return inner, outer
 
 
 def trim_others(root: Root) -> int:

@@ -1,0 +1,112 @@
+"""Which segment to fill, and how: what is warm is copied to, what is missing is written, what is too much is cut off.
+
+The choice is arithmetic; who may fill a segment, and when, is `osio.segments`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from proxyfab.osio.files import write_all
+from proxyfab.osio.mapping import Mapping
+from proxyfab.wire.slot import SIZE
+
+Body = Sequence[memoryview | bytes]
+_TRIES = 16
+# Relative costs per byte, measured on tmpfs: a copy to warm pages is 1, the rest follows.
+_FRESH = 5.0
+_WORTH = 3.5
+_CUT = 1.5
+_SPARE = 25  # a segment may be larger than what it holds by one part in 25
+
+
+class Segment:
+    """One file of a pool, as its owner knows it. Changed only by who has claimed it."""
+
+    __slots__ = ("capacity", "claimed", "home", "mapping", "path", "populated", "used")
+
+    def __init__(self, home: int, path: str, capacity: int) -> None:
+        self.home = home
+        self.path = path
+        self.capacity = capacity
+        self.mapping: Mapping | None = None
+        self.populated = 0
+        self.used = 0
+        self.claimed = False
+
+    def free(self) -> bool | None:
+        """Whether its home is its only name; None when it has no home any more."""
+        try:
+            return os.stat(self.path).st_nlink == 1
+        except OSError:
+            return None
+
+
+def cost(capacity: int, need: int) -> float:
+    """What it costs to put `need` bytes into a segment of that capacity; a copy of one byte to warm pages costs 1."""
+    if capacity < need:
+        return capacity + (need - capacity) * _FRESH
+    spare = capacity - need
+    return need + (spare * _CUT if spare > need // _SPARE else spare * 0.01)
+
+
+def choose(segments: Sequence[Segment], need: int) -> list[Segment]:
+    """The segments worth trying for `need` bytes, best first; of equal ones that which was filled the longest ago."""
+    worth = [segment for segment in segments if cost(segment.capacity, need) < need * _WORTH]
+    return sorted(worth, key=lambda segment: (cost(segment.capacity, need), segment.used))[:_TRIES]
+
+
+def fill(segment: Segment, fd: int, need: int, body: Body) -> None:
+    """Make the open file of a segment `need` bytes large, or little more, with `body` behind room for a header."""
+    _fit(segment, fd, need)
+    _copy(segment, fd, need, body)
+
+
+def _fit(segment: Segment, fd: int, need: int) -> None:
+    """Cut what is too much and map what is there."""
+    if segment.capacity - need > need // _SPARE:
+        os.ftruncate(fd, need)
+        segment.capacity = need
+        segment.populated = min(segment.populated, need)
+    if segment.mapping is None or segment.mapping.length < need:
+        # A fourth more than the file, so that a segment which grows a little need not be mapped, and touched, anew.
+        segment.mapping = Mapping(fd, need + need // 4, writable=True)
+        segment.populated = 0
+
+
+def _copy(segment: Segment, fd: int, need: int, body: Body) -> None:
+    """Copy to the pages that are there, and write what goes beyond them."""
+    mapping, warm = segment.mapping, min(segment.capacity, need)
+    assert mapping is not None
+    if segment.populated < warm:
+        mapping.populate(segment.populated, warm)
+        segment.populated = warm
+    inner, outer = split(body, warm - SIZE)
+    mapping.write(inner, SIZE)
+    if not outer:
+        return
+    os.lseek(fd, warm, os.SEEK_SET)
+    try:
+        write_all(fd, outer)
+    except BaseException:
+        os.ftruncate(fd, segment.capacity)
+        raise
+    segment.capacity = need
+
+
+def split(body: Body, at: int) -> tuple[list[memoryview | bytes], list[memoryview | bytes]]:
+    """The parts of the first `at` bytes and the parts behind them; copies nothing."""
+    inner: list[memoryview | bytes] = []
+    outer: list[memoryview | bytes] = []
+    for part in body:
+        if at >= len(part):
+            inner.append(part)
+        elif at <= 0:
+            outer.append(part)
+        else:
+            view = memoryview(part)
+            inner.append(view[:at])
+            outer.append(view[at:])
+        at -= len(part)
+    return inner, outer
