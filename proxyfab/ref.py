@@ -259,7 +259,8 @@ def ref_of(proxy: object) -> Ref[Any]:
 def prefetch(*proxies: object) -> None:
     """Move the bytes of these proxies (or Refs) now, in the background. Their first use then only decodes."""
     for proxy in proxies:
-        (proxy if isinstance(proxy, Ref) else ref_of(proxy)).prefetch()
+        # by type: isinstance would ask an unresolved proxy of unknown type for its __class__, which fetches
+        (proxy if issubclass(type(proxy), Ref) else ref_of(proxy)).prefetch()  # type: ignore[attr-defined]
 
 
 _FROZEN = frozenset({int, float, complex, bool, str, bytes, range, type, type(len), type(lambda: 0), type(None)})
