@@ -12,7 +12,7 @@ from proxyfab.errors import MissingDependency
 def demo(arguments: tuple[str, ...]) -> None:
     """Stream a real image through instrument, dispatcher and workers by reference, and write a report."""
     try:
-        from proxyfab.demo.__main__ import main
+        from proxyfab.demo.__main__ import demo as command
     except ImportError as error:
         raise MissingDependency(f"The demo needs {error.name!r}: pip install 'proxyfab[demo]'") from error
-    main(list(arguments))
+    command.main(list(arguments), prog_name="proxyfab demo")

@@ -106,11 +106,11 @@ class FileConnector(BaseConnector):
     def place(self) -> str:
         return f"file:{self.path}" if self._network else here()
 
-    @cached_property
-    def local(self) -> bool:  # type: ignore[override]  # mypy takes a cached_property for read-only
+    @property
+    def local(self) -> bool:  # type: ignore[override]  # callers only read it
         return not self._network if self.mapped is None else self.mapped
 
-    @cached_property
+    @property
     def wait_bound(self) -> float:  # type: ignore[override]  # as above
         """Where inotify tells it is far less; a network file system's attribute cache (`acdirmax`) may add to it."""
         return 0.5 if self._network else 0.02

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from proxyfab.proxy.layout import factory_of, traits
 from proxyfab.proxy.waking import resolve
 
+T = TypeVar("T")
 
-def unwrap(proxy: Any, writable: bool = False) -> Any:
+
+def unwrap(proxy: T, writable: bool = False) -> T:
     """The target itself, fetched if need be; anything that is no proxy as it is.
 
     Args:
@@ -25,8 +27,10 @@ def unwrap(proxy: Any, writable: bool = False) -> Any:
         ProxyfabError: The target could not be fetched.
     """
     target = resolve(proxy)
-    if not writable:
-        return target
+    return _writable(target) if writable else target  # type: ignore[no-any-return]  # a proxy of T is typed as T
+
+
+def _writable(target: Any) -> Any:
     if type(target) is memoryview:
         return memoryview(bytearray(target)).cast("B").cast(target.format, target.shape)  # type: ignore[call-overload]
     return copy.deepcopy(target)

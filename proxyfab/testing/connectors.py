@@ -17,6 +17,7 @@ from proxyfab.testing.conformance.disks import DiskTests
 from proxyfab.testing.conformance.hostile import HostileTests
 from proxyfab.testing.conformance.identity import IdentityTests
 from proxyfab.testing.conformance.lifetimes import LifetimeTests
+from proxyfab.testing.conformance.mischief import MischiefTests
 from proxyfab.testing.conformance.model import ModelTests
 from proxyfab.testing.conformance.objects import ObjectTests
 from proxyfab.testing.conformance.payloads import PayloadTests
@@ -35,6 +36,7 @@ class ConnectorTests(
     CrossingTests,
     DiskTests,
     HostileTests,
+    MischiefTests,
     ModelTests,
 ):
     """Subclass it, say how to open your connector and what it claims, and let pytest collect the subclass."""

@@ -32,3 +32,8 @@ def is_whole(frames: Frames) -> bool:
     length, digest = bytes(data[:15]), bytes(data[16:_HEAD])
     body = data[_HEAD:]
     return length == b"%015d" % body.nbytes and digest.decode(errors="replace") == xxhash.xxh3_64_hexdigest(body)
+
+
+def content(frames: Frames | None) -> bytes | None:
+    """The bytes of what a get returned."""
+    return None if frames is None else frames.tobytes()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import resource
+import signal
 import sys
 from multiprocessing.connection import Connection
 from typing import Any
@@ -98,6 +101,10 @@ def follow(talk: Connection, connector: Any) -> None:
         if operation == "get":
             found = connector.get(key)
             talk.send(None if found is None else found.tobytes())
+        elif operation == "churn":
+            for seed in range(6):
+                connector.evict(connector.put(signed(key, 500 + seed)))
+            talk.send(connector.put(signed(key, 600)))
         elif operation == "replace":
             talk.send(connector.put(Frames(rest), key=key, replace=True))
         else:
@@ -163,3 +170,58 @@ def few_descriptors(talk: Connection, connector: Any, keys: list[Key], limit: in
     count = len(held)
     held.clear()
     return count, is_whole(connector.get(keys[-1]))
+
+
+def put_some(talk: Connection, connector: Any, nbytes: int, count: int) -> list[Key]:
+    """Put as many objects; the keys."""
+    talk.send("started")
+    return [connector.put(signed(nbytes, number)) for number in range(count)]
+
+
+def arrive(talk: Connection, kind: Any, url: str) -> bool:
+    """Open a place at the same moment as others, and use it."""
+    talk.send("ready")
+    talk.recv()
+    connector = kind.from_url(url)
+    key = connector.put(signed(1000))
+    return is_whole(connector.get(key)) and bool(connector.evict(key))
+
+
+def own_and_fork(talk: Connection, kind: Any, url: str) -> None:
+    """Own an unnamed place, fork a worker that outlives this process, and end when told to."""
+    connector = kind.from_url(url)
+    key = connector.put(signed(1000))
+    worker = os.fork()
+    if worker == 0:
+        connector.exists(key)
+        talk.close()
+        signal.pause()
+        os._exit(0)
+    talk.send((connector.spec, key, worker))
+    talk.recv()
+
+
+def fork_and_exit(talk: Connection, kind: Any, url: str) -> bool:
+    """Whether an unnamed place survives a fork that ends in the ordinary way, exit handlers and all."""
+    connector = kind.from_url(url)
+    key = connector.put(signed(1000))
+    worker = os.fork()
+    if worker == 0:
+        connector.exists(key)
+        atexit._run_exitfuncs()
+        os._exit(0)
+    os.waitpid(worker, 0)
+    return is_whole(connector.get(key)) and is_whole(connector.get(connector.put(signed(10))))
+
+
+def limited_file_size(talk: Connection, connector: Any, nbytes: int, limit: int) -> tuple[str, bool, bool]:
+    """Put more than the limit on file sizes allows: the error's text, whether something is visible, whether less works."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        connector.put(signed(nbytes), key=Key("k"))
+        said = ""
+    except ProxyfabError as error:
+        said = str(error)
+    partial = connector.get(Key("k")) is not None
+    return said, partial, is_whole(connector.get(connector.put(signed(1000), key=Key("k"))))

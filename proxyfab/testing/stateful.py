@@ -17,7 +17,7 @@ from proxyfab.abc import SupportsLease, SupportsReap, SupportsScan
 from proxyfab.buffers import Frames
 from proxyfab.errors import KeyExists
 from proxyfab.keys import Key
-from proxyfab.testing.conformance.base import content
+from proxyfab.testing.content import content
 
 IDS = strategies.sampled_from(["a", "b", "A", "../c", "d e"])
 DATA = strategies.one_of(

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 
 from proxyfab.abc import BaseConnector
-from proxyfab.buffers import Frames
 from proxyfab.errors import ProxyfabError
 from proxyfab.keys import Key
 
@@ -103,8 +102,3 @@ class Suite:
         """Go on only where the statement `ability` is true."""
         if not getattr(self, ability):
             pytest.skip(f"{self.connector.__name__} does not claim {ability}")
-
-
-def content(frames: Frames | None) -> bytes | None:
-    """The bytes of what a get returned."""
-    return None if frames is None else frames.tobytes()

@@ -9,7 +9,8 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.keys import Key
-from proxyfab.testing.conformance.base import Suite, content
+from proxyfab.testing.conformance.base import Suite
+from proxyfab.testing.content import content
 
 
 class BatchTests(Suite):

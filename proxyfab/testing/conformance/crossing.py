@@ -12,8 +12,8 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.testing import roles
-from proxyfab.testing.conformance.base import Open, Suite, content
-from proxyfab.testing.content import is_whole, plain, signed
+from proxyfab.testing.conformance.base import Open, Suite
+from proxyfab.testing.content import content, is_whole, plain, signed
 from proxyfab.testing.processes import Child, in_fork, run
 
 BIG = 3_000_000

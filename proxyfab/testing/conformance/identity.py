@@ -15,7 +15,8 @@ from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.spec import ConnectorSpec
 from proxyfab.testing import roles
-from proxyfab.testing.conformance.base import Open, Suite, content
+from proxyfab.testing.conformance.base import Open, Suite
+from proxyfab.testing.content import content
 from proxyfab.testing.processes import at_once, run
 
 

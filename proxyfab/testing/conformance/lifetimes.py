@@ -10,7 +10,8 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError
 from proxyfab.keys import Key
-from proxyfab.testing.conformance.base import Open, Suite, content
+from proxyfab.testing.conformance.base import Open, Suite
+from proxyfab.testing.content import content
 from proxyfab.testing.processes import until
 
 SHORT = 0.03

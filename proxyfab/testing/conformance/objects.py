@@ -12,7 +12,8 @@ from proxyfab.abc import Stat
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
-from proxyfab.testing.conformance.base import Open, Suite, content
+from proxyfab.testing.conformance.base import Open, Suite
+from proxyfab.testing.content import content
 
 ODD_IDS = [
     "a",

@@ -10,8 +10,8 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError
 from proxyfab.keys import Key
-from proxyfab.testing.conformance.base import Suite, content
-from proxyfab.testing.content import is_whole, plain, signed
+from proxyfab.testing.conformance.base import Suite
+from proxyfab.testing.content import content, is_whole, plain, signed
 
 SIZES = [0, 1, 7, 63, 64, 65, 511, 4031, 4032, 4095, 4096, 4097, 65_537, 1_000_003, 8 * 2**20 + 5]
 RANGES = [

@@ -8,7 +8,8 @@ from typing import Any
 from proxyfab.buffers import Frames
 from proxyfab.keys import Key
 from proxyfab.testing import roles
-from proxyfab.testing.conformance.base import Open, Suite, content
+from proxyfab.testing.conformance.base import Open, Suite
+from proxyfab.testing.content import content
 from proxyfab.testing.processes import DEADLINE, Child, at_once
 
 SLACK = 3.0
