@@ -38,7 +38,7 @@ class Lodging:
 
     def __init__(self, path: str, name: str | None) -> None:
         self.path = path
-        self.name = f"~{this_process().writer.pack(next(_counter))}" if name is None else name
+        self.name = _draw(path) if name is None else name
         self.known: Root | None = None
         self._found: tuple[Root, Namespace] | None = None
         self._pid = 0
@@ -99,6 +99,16 @@ class Lodging:
 
 
 _counter = itertools.count()
+_drawn: list[tuple[str, str]] = []
+"""Roots and names of the ephemeral namespaces of this process: others may make them, it may never have seen them."""
+
+
+def _draw(path: str) -> str:
+    name = f"~{this_process().writer.pack(next(_counter))}"
+    _drawn.append((path, name))
+    return name
+
+
 _making = threading.Lock()
 _reaped: set[str] = set()
 
@@ -111,19 +121,29 @@ def _reap_once(root: Root) -> None:
             root.reap()
 
 
+def _leave() -> None:
+    """Remove every namespace that lives with this process, whoever made it: at its end."""
+    remove_owned()
+    while _drawn:
+        path, name = _drawn.pop()
+        with contextlib.suppress(ProxyfabError, OSError):
+            Namespace(path, name, network=False).remove()
+
+
 def _end_with_multiprocessing() -> None:
     """A child of multiprocessing may end by `os._exit`, which skips atexit but runs multiprocessing's finalizers."""
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, remove_owned, exitpriority=-100)
+        Finalize(None, _leave, exitpriority=-100)
 
 
 def _in_child() -> None:
     _making.release()
+    _drawn.clear()
     disown()
 
 
-atexit.register(remove_owned)
+atexit.register(_leave)
 os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_in_child)
