@@ -120,7 +120,7 @@ def data_plane(outcome: Outcome) -> dict[str, float]:
         for operation in ("put", "get"):
             if operation in stats:
                 total[f"{operation}_count"] += stats[operation]["count"]
-                total[f"{operation}_bytes"] += stats[operation]["nbytes"]
+                total[f"{operation}_bytes"] += stats[operation]["bytes"]
     return total
 
 

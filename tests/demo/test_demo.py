@@ -1,0 +1,153 @@
+"""The demonstration as its user meets it: `run`, the command, its report and its complaints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from proxyfab.demo import run
+from proxyfab.demo.__main__ import demo
+from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
+
+QUICK = {"frames": 4, "size": 64}
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    heard = []
+    return run(**QUICK, out=folder, tell=lambda *what: heard.append(what)), folder, heard
+
+
+def test_it_writes_a_report_that_needs_nothing_else(outcome):
+    result, folder, _ = outcome
+
+    page = (folder / "report.html").read_text()
+
+    assert page.startswith("<!doctype html>")
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "by reference" in page
+    assert "by value" in page
+    assert "example4d.nii.gz" in page
+    assert "Computed:" in page  # what is not real
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert {result.report, result.picture} == {str(folder / "report.html"), str(folder / "report.png")}
+    assert {path.name for path in folder.iterdir()} == {"report.html", "report.png"}
+
+
+def test_its_figures_are_whole(outcome):
+    result, _, heard = outcome
+
+    figures = json.loads(json.dumps(result.as_dict()))
+
+    assert figures["frames"] == 4
+    assert figures["quality"]["identical"] is True
+    assert figures["quality"]["psnr_db"] > 22
+    by_reference, by_value = figures["passes"]["reference"], figures["passes"]["value"]
+    assert by_reference["control_bytes"] < by_value["control_bytes"]
+    assert by_reference["dispatcher_loaded"] == []
+    assert by_reference["data_plane"]["put_bytes"] >= figures["bulk_bytes"]
+    assert by_value["data_plane"]["put_bytes"] == 0
+    assert set(by_reference["stage_median_ms"]) == {"acquire", "store", "dispatch", "wait", "load", "reconstruct"}
+    assert all(peak > 5e6 for peak in by_reference["peak_memory_bytes"].values())
+    assert heard[-1] == ("report", 1, 1)
+    assert ("by reference", 4, 4) in heard
+
+
+def test_the_command_prints_a_summary(tmp_path):
+    done = CliRunner().invoke(demo, ["--frames", "2", "--size", "64", "--no-compare", "--out", str(tmp_path)])
+
+    assert done.exit_code == 0, done.output
+    assert "bytes through control flow" in done.output
+    assert "had no NumPy" in " ".join(done.output.split())
+    assert "by value" not in done.output
+
+
+def test_the_command_as_a_program_prints_json(tmp_path):
+    command = [sys.executable, "-m", "proxyfab.demo", "--frames", "2", "--size", "64", "--out", "here", "--json"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+
+    assert json.loads(done.stdout)["report"] == os.path.join("here", "report.html")
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_everything(tmp_path):
+    shm = tmp_path / "shm"
+    command = [sys.executable, "-m", "proxyfab.demo", "--frames", "50000", "--size", "64", "--out", str(tmp_path)]
+    program = subprocess.Popen(
+        command,
+        env={**os.environ, "PROXYFAB_SHM_DIR": str(shm)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    try:
+        children = _wait_for_children(program.pid)
+        os.killpg(program.pid, signal.SIGINT)
+        _, said = program.communicate(timeout=20)
+    finally:
+        program.kill()
+
+    assert program.returncode == 130
+    assert "Interrupted" in said
+    assert not any(os.path.exists(f"/proc/{child}") for child in children)
+    assert [path for path in shm.rglob("*") if path.is_file() and not path.name.startswith(".")] == []
+
+
+def _wait_for_children(pid):
+    """The demonstration's processes, once all four of them run."""
+    for _ in range(100):
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = file.read().split()
+        if len(children) == 4:
+            return children
+        signal.sigtimedwait([], 0.1)  # nothing will come: a tenth of a second
+    raise AssertionError("the demonstration has not started its processes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"frames": 0}, "frames is 0; it must lie between 1 and"),
+        ({"size": 63}, "size is 63; it must be even"),
+        ({"size": 8}, "size is 8"),
+        ({"workers": 0}, "workers is 0"),
+        ({"store": "memory://"}, "memory:// is private to one process"),
+        ({"store": "nosuch://"}, "nosuch"),
+    ],
+)
+def test_arguments_without_sense_are_refused(arguments, message, tmp_path):
+    with pytest.raises(ConfigurationError, match=message):
+        run(**{**QUICK, **arguments}, out=tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(AccessDenied, match=r"The report cannot be written to .*Choose another"):
+        run(**QUICK, out=tmp_path / "file")
+
+
+def test_a_missing_package_is_the_pip_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None if package == "nibabel" else object())
+
+    with pytest.raises(MissingDependency, match=r"needs nibabel: run `pip install 'proxyfab\[demo\]'`"):
+        run(**QUICK, out=tmp_path)
+
+
+def test_the_command_tells_errors_in_a_sentence(tmp_path):
+    done = CliRunner().invoke(demo, ["--size", "63", "--out", str(tmp_path)])
+
+    assert done.exit_code == 1
+    assert "size is 63; it must be even." in done.output
+    assert "Traceback" not in done.output
