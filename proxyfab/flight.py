@@ -19,61 +19,67 @@ from proxyfab.fork import on_fork
 V = TypeVar("V")
 
 
-class _Flight:
-    __slots__ = ("error", "landed", "pilot", "value")
-
-    def __init__(self) -> None:
-        self.pilot = threading.get_ident()
-        self.landed = threading.Lock()
-        self.landed.acquire()
-        self.value: Any = None
-        self.error: BaseException | None = None
+# A flight is a list, because making one costs nothing. First comes the pilot's thread id, after the landing (value,) or
+# the error; then the locks of those who wait. A waiter adds its lock and then looks at the first item; the pilot sets
+# the first item and then releases the locks: either the waiter sees the landing, or the pilot sees the lock.
+_Flight = list[Any]
 
 
 class SingleFlight(Generic[V]):
     """Runs at most one `fetch` per key at a time."""
 
-    __slots__ = ("__weakref__", "_flying")
+    __slots__ = ("__weakref__", "_flying", "_what")
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "") -> None:
+        """Makes one; `what` stands for the key in messages, where a key would say nothing to anybody."""
         self._flying: dict[Hashable, _Flight] = {}
+        self._what = what
         on_fork(self)
 
-    def do(self, key: Hashable, fetch: Callable[[], V], timeout: float | None = None) -> V:
-        """The result of `fetch()`, fetched by this thread or by another one that was already at it.
+    def do(self, key: Hashable, fetch: Callable[..., V], timeout: float | None = None, *args: Any) -> V:
+        """The result of `fetch(*args)`, fetched by this thread or by another one that was already at it.
 
         Args:
             key: What is fetched.
             fetch: Called in this thread, outside any lock, if nobody else is fetching `key`.
             timeout: Seconds to wait for somebody else's fetch.
+            *args: Handed to `fetch`.
 
         Raises:
             ResolveTimeout: The other thread did not finish in time.
         """
-        mine = _Flight()
+        mine: _Flight = [threading.get_ident()]
         flight = self._flying.setdefault(key, mine)  # atomic: a dict operation under the interpreter's lock
         if flight is not mine:
-            return self._join(key, flight, timeout)
+            return self._join(self._what or key, flight, timeout)
+        outcome: Any = None
         try:
-            mine.value = value = fetch()
+            value = fetch(*args)
+            outcome = (value,)
             return value
         except BaseException as error:
-            mine.error = error
+            outcome = error
             raise
         finally:
             self._flying.pop(key, None)
-            mine.landed.release()
+            mine[0] = outcome
+            for lock in mine[1:]:
+                lock.release()
 
     def after_fork(self) -> None:
         """Forget flights whose pilots stayed in the parent."""
         self._flying = {}
 
-    def _join(self, key: Hashable, flight: _Flight, timeout: float | None) -> V:
-        if flight.pilot == threading.get_ident():
-            raise ProxyfabError(f"Resolving {key} needs {key} itself: its own bytes hold a reference to it.")
-        if not flight.landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
-            raise ResolveTimeout(f"Another thread is still fetching {key} after {timeout} s; wait longer or try again.")
-        flight.landed.release()
-        if flight.error is not None:
-            raise flight.error
-        return flight.value  # type: ignore[no-any-return]  # the value is what fetch() of the same key returned
+    def _join(self, what: Hashable, flight: _Flight, timeout: float | None) -> V:
+        if flight[0] == threading.get_ident():
+            raise ProxyfabError(f"Resolving {what} needs {what} itself: its own bytes hold a reference to it.")
+        landed = threading.Lock()
+        landed.acquire()
+        flight.append(landed)
+        if isinstance(flight[0], int) and not landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            raise ResolveTimeout(
+                f"Another thread is still fetching {what} after {timeout} s; wait longer or try again."
+            )
+        if isinstance(flight[0], BaseException):
+            raise flight[0]
+        return flight[0][0]  # type: ignore[no-any-return]  # the value is what fetch() of the same key returned

@@ -187,14 +187,12 @@ def find_type(name: str) -> type:
     raise LookupError(f"{name} cannot be found by its name in this process.")
 
 
-_UNNAMED = (
+_UNNAMED: tuple[Any, ...] = (
     *({}.keys(), {}.values(), {}.items(), iter({}), iter({}.values()), iter({}.items())),
     *(iter([]), iter(()), iter(""), iter("é"), iter(b""), iter(range(0)), iter({0}), reversed([]), iter(int, 0)),
 )
 _HIDDEN: dict[str, type] = {
-    type_name(cls): cls
-    for cls in (*vars(types).values(), *map(type, _UNNAMED))
-    if isinstance(cls, type)
+    type_name(cls): cls for cls in (*vars(types).values(), *map(type, _UNNAMED)) if isinstance(cls, type)
 }
 """Types of the interpreter that their own module does not name: functions, generators, dictionary views, iterators."""
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.flight import SingleFlight
-from proxyfab.proxy.kind import find_type
+from proxyfab.proxy.kind import OPERATORS, find_type
 from proxyfab.proxy.layout import factory_of, settle, target_of, traits
-from proxyfab.proxy.operators import TABLE
 
-_flights: SingleFlight[Any] = SingleFlight()
+_flights: SingleFlight[Any] = SingleFlight("the target of this proxy")
 _MISLEADING = (AttributeError, IndexError, StopIteration, StopAsyncIteration)
 # Names that an instance can carry though its type does not.
 _INSTANCE_NAMES = frozenset(("__wrapped__", "__name__", "__qualname__"))
@@ -30,13 +29,6 @@ _MISSING = object()
 
 class_for: list[Callable[[type], type]] = []
 """Filled by `classes`, which stands above: the class of a resolved proxy of a type."""
-
-
-class _Turn(int):
-    """The identity of a proxy, as the key of its flight and as messages call it."""
-
-    def __str__(self) -> str:
-        return "the target of this proxy"
 
 
 def resolve(proxy: Any, timeout: float | None = None) -> Any:
@@ -58,7 +50,7 @@ def resolve(proxy: Any, timeout: float | None = None) -> Any:
         return proxy
     if known.resolved:
         return target_of(proxy)
-    return _flights.do(_Turn(id(proxy)), partial(_fetch, proxy, timeout), timeout)
+    return _flights.do(id(proxy), _fetch, timeout, proxy, timeout)
 
 
 def _fetch(proxy: Any, timeout: float | None) -> Any:
@@ -66,7 +58,9 @@ def _fetch(proxy: Any, timeout: float | None) -> Any:
         return target_of(proxy)
     factory = factory_of(proxy)
     try:
-        target = resolve(factory() if timeout is None else _timed(factory)(timeout=timeout), timeout)
+        target = factory() if timeout is None else _timed(factory)(timeout=timeout)
+        if type(target) in traits:
+            target = resolve(target, timeout)
     except _MISLEADING as error:
         raise ProxyfabError(f"Resolving {text(proxy)} failed: {type(error).__name__}: {error}") from error
     settle(proxy, target, class_for[0](type(target)))
@@ -169,7 +163,7 @@ def _unimportable(proxy: Any, name: str) -> Any:
 def _unfindable(proxy: Any, name: str) -> Any:
     if name.startswith("__dask_"):
         raise _absent(proxy, name)
-    if name in TABLE and name in type(proxy).__dict__:
+    if name in OPERATORS and name in type(proxy).__dict__:
         return _bound(proxy, name)
     return _fetched(proxy, name)
 

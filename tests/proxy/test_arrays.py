@@ -43,7 +43,8 @@ def test_numpy_takes_a_proxy_of_an_array(px: Any, lazy: Any, here: Any, untyped:
 @pytest.mark.parametrize("scalar", [3, 2.5, True, 1 + 2j, np.float32(1.5), np.int8(3)], ids=repr)
 def test_a_proxy_of_a_number_is_a_number_to_numpy(lazy: Any, here: Any, scalar: Any) -> None:
     for make in (lambda t: lazy(t)[0], here):
-        for call in (lambda p: ARRAY * p, lambda p: p * ARRAY, lambda p: np.add(p, ARRAY), np.asarray, lambda p: np.array([p, p]),
+        for call in (lambda p: ARRAY * p, lambda p: p * ARRAY, lambda p: np.add(p, ARRAY), np.asarray,
+                     lambda p: np.array([p, p]),
                      lambda p: np.sqrt(p), lambda p: np.full(3, p), lambda p: np.arange(3) + p):  # fmt: skip
             expected, found = call(scalar), call(make(scalar))
             assert (type(found), found.dtype) == (type(expected), expected.dtype)

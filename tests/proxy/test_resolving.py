@@ -16,7 +16,16 @@ import pytest
 from proxyfab.errors import ProxyfabError, ResolveTimeout
 from tests.proxy.things import Point
 
-USES: list[Callable[[Any], Any]] = [len, lambda p: p[0], lambda p: p.index(1), lambda p: p + [], lambda p: p == [1], list, str, bool]
+USES: list[Callable[[Any], Any]] = [
+    len,
+    lambda p: p[0],
+    lambda p: p.index(1),
+    lambda p: p * 2,
+    lambda p: p == [1],
+    list,
+    str,
+    bool,
+]
 
 
 @pytest.mark.parametrize("typed", [True, False])

@@ -1,0 +1,256 @@
+"""What a proxy costs, operation by operation, beside the bare object, ProxyStore, wrapt and lazy-object-proxy.
+
+`python -m benchmarks.bench_proxy [--json FILE] [--rounds N]` prints a markdown table of its own: the bare time, and for
+each system the median time added to it, with the ratio to what ProxyStore adds. Also run by `python -m benchmarks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import statistics
+import sys
+import timeit
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, interleaved, machine, row
+from proxyfab.proxy import kind_of, make
+
+BENCH = "proxy"
+OURS = "proxyfab"
+PEER = "proxystore"
+
+
+class Thing:
+    """A plain object with an attribute, a method and a call."""
+
+    def __init__(self) -> None:
+        self.x = 1
+
+    def method(self) -> int:
+        return 1
+
+    def __call__(self) -> int:
+        return 1
+
+
+class Operation(NamedTuple):
+    """One line of the table: a statement over `p`, and what `p` stands for."""
+
+    name: str
+    statement: str
+    target: Callable[[], Any]
+    limit: float | None = 120e-9
+    """Seconds that may be added to the bare object."""
+
+
+def _numpy() -> Any:
+    import numpy
+
+    return numpy
+
+
+OPERATIONS = (
+    Operation("attribute", "p.x", Thing, 170e-9),
+    Operation("method call", "p.method()", Thing, 170e-9),
+    Operation("set attribute", "p.x = 1", Thing),
+    Operation("call", "p()", Thing),
+    Operation("len", "len(p)", lambda: list(range(10))),
+    Operation("getitem", "p[5]", lambda: list(range(10))),
+    Operation("getitem of a dict", "p[5]", lambda: dict.fromkeys(range(10))),
+    Operation("contains", "5 in p", lambda: list(range(10))),
+    Operation("iteration over 100", "for _ in p: pass", lambda: list(range(100))),
+    Operation("add", "p + 1", lambda: 7),
+    Operation("reflected add", "1 + p", lambda: 7),
+    Operation("negate", "-p", lambda: 7),
+    Operation("equal", "p == 7", lambda: 7),
+    Operation("less", "p < 8", lambda: 7),
+    Operation("bool", "not p", lambda: 7),
+    Operation("str", "str(p)", lambda: "text"),
+    Operation("hash", "hash(p)", lambda: "text"),
+    Operation("isinstance", "isinstance(p, list)", lambda: [1]),
+    Operation("array attribute", "p.shape", lambda: _numpy().arange(10.0)),
+    Operation("array getitem", "p[3]", lambda: _numpy().arange(10.0)),
+    Operation("array + 1", "p + 1", lambda: _numpy().arange(10.0), None),
+    Operation("array + proxy", "a + p", lambda: _numpy().arange(10.0), None),
+    Operation("np.add", "np.add(p, 1)", lambda: _numpy().arange(10.0), None),
+    Operation("np.sum", "np.sum(p)", lambda: _numpy().arange(10.0), None),
+    Operation("np.asarray", "np.asarray(p)", lambda: _numpy().arange(10.0), None),
+)
+LIVES = ("create", "create and resolve", "pickle", "unpickle", "unpickle and resolve")
+LIMITS = {operation.name: operation.limit for operation in OPERATIONS} | {
+    "create": 1.5e-6,
+    "create and resolve": 1.8e-6,
+}
+
+
+def one() -> list[int]:
+    """A factory that another process can import."""
+    return [1]
+
+
+class System(NamedTuple):
+    """A kind of proxy, by what wraps a factory."""
+
+    make: Callable[[Callable[[], Any]], Any]
+    pickles: bool = True
+
+
+def systems() -> tuple[dict[str, System], list[Skipped]]:
+    """Every system that is installed, ours first."""
+    makers = {OURS: _ours, PEER: _proxystore, "wrapt (C)": _wrapt, "lazy-object-proxy (C)": _lazy_c,
+              "lazy-object-proxy (Python)": _lazy_python}  # fmt: skip
+    found, skipped = {}, []
+    for name, maker in makers.items():
+        try:
+            found[name] = maker()
+        except ImportError as error:
+            skipped.append(Skipped(BENCH, name, str(error)))
+    return found, skipped
+
+
+def _ours() -> System:
+    kind = kind_of([])
+    return System(lambda factory: make(factory, kind))
+
+
+def _proxystore() -> System:
+    from proxystore.proxy import Proxy
+
+    return System(Proxy)
+
+
+def _wrapt() -> System:
+    from wrapt import CallableObjectProxy
+
+    # Not lazy: its lazy class takes 25 us to make, and its plain one refuses calls.
+    return System(lambda factory: CallableObjectProxy(factory()), pickles=False)
+
+
+def _lazy_c() -> System:
+    from lazy_object_proxy.cext import Proxy
+
+    return System(Proxy)
+
+
+def _lazy_python() -> System:
+    from lazy_object_proxy.slots import Proxy
+
+    return System(Proxy)
+
+
+def samples(statement: str, names: dict[str, dict[str, Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one execution in each system's namespace, interleaved; a system that fails at it is left out."""
+    timers = {}
+    for name, namespace in names.items():
+        timer = timeit.Timer(statement, globals=namespace)
+        try:
+            timer.timeit(1)
+        except Exception:  # whatever a peer raises: it cannot do this
+            continue
+        timers[name] = timer
+    calls = 1 if rounds == 1 else _calls(timers)
+    found: dict[str, list[float]] = {name: [] for name in timers}
+    for name in interleaved(list(timers), rounds):
+        found[name].append(timers[name].timeit(calls) / calls)
+    return found
+
+
+def _calls(timers: dict[str, timeit.Timer]) -> int:
+    """So many that a sample of the quickest takes a third of a millisecond, so that many rounds fit."""
+    fastest = min(timer.timeit(500) / 500 for timer in timers.values())
+    return max(100, int(0.3e-3 / fastest))
+
+
+def run(settings: Settings) -> Outcome:
+    """Seconds of each operation on the bare object, and what each system's proxy adds; seconds of its life's steps."""
+    found, skipped = systems()
+    wanted = {name: found[name] for name in settings.wanted(found)}
+    rounds = settings.rounds(0) * (1 if settings.tiny else 3)
+    rows = [line for operation in OPERATIONS for line in _operation(operation, wanted, rounds)]
+    rows += [line for life in LIVES for line in _life(life, wanted, rounds)]
+    return Outcome(rows, skipped)
+
+
+def _operation(operation: Operation, wanted: dict[str, System], rounds: int) -> list[Row]:
+    target = operation.target()
+    numpy = {"np": sys.modules["numpy"], "a": sys.modules["numpy"].arange(10.0)} if "numpy" in sys.modules else {}
+    namespaces = {"bare": {"p": target, **numpy}}
+    for name, system in wanted.items():
+        proxy = system.make(lambda: target)
+        str(proxy)  # resolves each of them
+        namespaces[name] = {"p": proxy, **numpy}
+    times = samples(operation.statement, namespaces, rounds)
+    bare = statistics.median(times["bare"])
+    return [
+        row(BENCH, operation.name, name, seconds if name == "bare" else [second - bare for second in seconds])
+        for name, seconds in times.items()
+    ]
+
+
+def _life(life: str, wanted: dict[str, System], rounds: int) -> list[Row]:
+    namespaces = {}
+    for name, system in wanted.items():
+        if life.startswith(("pickle", "unpickle")) and not system.pickles:
+            continue
+        p = system.make(one)
+        data = pickle.dumps(p) if system.pickles else b""
+        namespaces[name] = {"make": system.make, "one": one, "p": p, "data": data, "pickle": pickle}
+    statement = {
+        "create": "make(one)",
+        "create and resolve": "len(make(one))",
+        "pickle": "pickle.dumps(p)",
+        "unpickle": "pickle.loads(data)",
+        "unpickle and resolve": "len(pickle.loads(data))",
+    }[life]
+    return [row(BENCH, life, name, seconds) for name, seconds in samples(statement, namespaces, rounds).items()]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table: bare time, what each system adds, and how many times more ProxyStore adds than we do."""
+    names = [name for name in dict.fromkeys(line.system for line in rows) if name != "bare"]
+    table: dict[str, dict[str, float]] = {}
+    for line in rows:
+        table.setdefault(line.what, {})[line.system] = line.median
+    head = ["operation", "bare", *names, f"{PEER} / {OURS}", "limit"]
+    lines = [head, ["---"] * len(head), *[_line(what, times, names) for what, times in table.items()]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _line(what: str, times: dict[str, float], names: list[str]) -> list[str]:
+    sign, limit = "+" if "bare" in times else "", LIMITS.get(what)
+    cells = [sign + _text(times[name]) if name in times else "fails" for name in names]
+    ratio = f"{times[PEER] / max(times[OURS], 1e-9):.1f}" if PEER in times and OURS in times else ""
+    return [what, _text(times["bare"]) if sign else "", *cells, ratio, _text(limit) if limit else ""]
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds * 1e9:.0f} ns" if abs(seconds) < 1e-6 else f"{seconds * 1e6:.2f} µs"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--rounds", type=float, default=1.0, help="multiplies the number of rounds")
+    options = parser.parse_args()
+    outcome = run(Settings(Place("", ""), scale=options.rounds))
+    print(markdown(outcome.rows))
+    if options.json:
+        figures = {"machine": machine(), "rows": [line._asdict() for line in outcome.rows]}
+        with open(options.json, "w") as file:
+            json.dump(figures, file, indent=1)
+
+
+def test_every_operation_works_and_every_figure_has_its_line() -> None:
+    outcome = run(Settings(Place("", ""), tiny=True))
+    ours = {line.what for line in outcome.rows if line.system == OURS}
+    assert ours == {operation.name for operation in OPERATIONS} | set(LIVES)
+    assert markdown(outcome.rows).count("\n") == len(ours) + 1
+    assert statistics.median([line.median for line in outcome.rows]) > 0
+
+
+if __name__ == "__main__":
+    main()
