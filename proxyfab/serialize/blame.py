@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import pickletools
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -107,6 +106,8 @@ def _missing(module: str, qualname: str) -> str:
 
 def _names(payload: Payload) -> Iterator[tuple[str, str]]:
     """Every (module, qualified name) that the stream asks for; reads opcodes, and runs nothing."""
+    import pickletools  # a millisecond that only errors should pay
+
     strings: list[str] = []
     memo: dict[int, str | None] = {}
     last: str | None = None
