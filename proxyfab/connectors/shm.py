@@ -28,6 +28,7 @@ from proxyfab.osio.entries import is_live, names_it, open_held, slot_of, take_aw
 from proxyfab.osio.files import temporary_name, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.objects import name_of
+from proxyfab.osio.root import Root
 from proxyfab.osio.segments import trim_others
 from proxyfab.osio.shared import Shared, check_mine, default_root, full, shared_at
 from proxyfab.osio.watch import wait_until
@@ -314,7 +315,7 @@ class SharedMemoryConnector(BaseConnector):
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         self._check_open()
-        root = self._lodging.root()
+        root = Root.find(self._lodging.path)  # not through the lodging, which reaps on its own at first use
         if root is None:
             return []
         taken = root.reap(dry_run=dry_run)
