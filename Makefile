@@ -63,7 +63,7 @@ lint: $(VENV)/.installed-lint
 	@$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.installed-docs
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html"
 
 format: $(VENV)/.installed-lint
