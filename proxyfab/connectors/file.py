@@ -24,7 +24,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import mounts, sweep
-from proxyfab.osio.files import translate
+from proxyfab.osio.files import sync_directory, translate
 from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
@@ -41,7 +41,6 @@ from proxyfab.osio.objects import (
     read_slot,
     remove_dead,
     renew,
-    sync_directory,
 )
 from proxyfab.osio.watch import wait_until
 from proxyfab.spec import ConnectorSpec, check_name

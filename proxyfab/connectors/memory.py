@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConnectorError, KeyExists
+from proxyfab.errors import CapacityError, ConnectorError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.osio.memory import allocate
 from proxyfab.spec import ConnectorSpec, check_name
@@ -65,6 +65,8 @@ class MemoryConnector(BaseConnector):
     wait_bound = 0.0
 
     def __init__(self, name: str | None = None) -> None:
+        if name is not None and not name.startswith("~"):
+            check_name(name)
         self.name = f"~{next(_counter)}.{_process()}" if name is None else name
         self._closed = False
 
@@ -87,9 +89,7 @@ class MemoryConnector(BaseConnector):
         check_ttl(ttl)
         space = self._space()
         key = self.reserve() if key is None else self._own(key)
-        block = allocate(frames.nbytes)
-        frames.copy_into(block)  # the one copy, into the store
-        entry = _Entry(Frames([block.toreadonly()]), None if ttl is None else time.time() + ttl)
+        entry = _Entry(Frames([_copied(frames)]), None if ttl is None else time.time() + ttl)
         with space.changed:
             old = space.entries.get(key.id)
             if old is not None and old.alive() and not replace:
@@ -121,9 +121,10 @@ class MemoryConnector(BaseConnector):
 
     def renew(self, key: Key, ttl: float | None) -> bool:
         check_ttl(ttl)
-        entry = self._find(key)
-        if entry is not None:
-            entry.expires = None if ttl is None else time.time() + ttl
+        with self._space().changed:  # what is renewed here cannot be reaped in between
+            entry = self._find(key)
+            if entry is not None:
+                entry.expires = None if ttl is None else time.time() + ttl
         return entry is not None
 
     def scan(self) -> Iterator[Stat]:
@@ -141,10 +142,9 @@ class MemoryConnector(BaseConnector):
 
     def clear(self) -> int:
         space = self._space()
-        with space.changed:
-            count = sum(entry.alive() for entry in space.entries.values())
-            space.entries.clear()
-        return count
+        with space.changed:  # memory is given back behind the lock: that takes milliseconds for large objects
+            cleared, space.entries = space.entries, {}
+        return sum(entry.alive() for entry in cleared.values())
 
     def close(self) -> None:
         self._closed = True
@@ -177,6 +177,18 @@ class MemoryConnector(BaseConnector):
     def _stat(self, id: str, entry: _Entry) -> Stat:
         owner = _process().replace(".", "@", 1) if self.name.startswith("~") else ""
         return Stat(Key(id, _process()), entry.frames.nbytes, entry.created, entry.expires, self.name, owner)
+
+
+def _copied(frames: Frames) -> memoryview:
+    """The one copy, into the store."""
+    try:
+        block = allocate(frames.nbytes)
+    except (MemoryError, OSError) as error:
+        raise CapacityError(
+            f"No memory for {frames.nbytes} bytes in process {_process()} ({error}); evict objects, or use file://."
+        ) from error
+    frames.copy_into(block)
+    return block.toreadonly()
 
 
 def _elsewhere(key: Key) -> ConnectorError:

@@ -48,7 +48,12 @@ def translate(error: OSError, doing: str, path: str) -> ProxyfabError:
         error: What the operating system said.
         doing: What was tried, as in "Cannot {doing} /path": `"write"`, `"open"`.
         path: On what.
+
+    Raises:
+        ProxyfabError: `error` itself, where it is one already: many of ours are OSErrors too.
     """
+    if isinstance(error, ProxyfabError):
+        raise error
     number = error.errno or 0
     kind = CapacityError if number in _FULL else AccessDenied if number in _REFUSED else ConnectorError
     hint = _HINTS.get(number, "check that the directory is mounted and healthy")
@@ -140,6 +145,18 @@ def is_abandoned(name: str, modified: float, now: float) -> bool:
     except ValueError:
         return False  # not one of ours
     return now - modified > OLD if found is None else not found
+
+
+def sync_directory(path: str) -> None:
+    """Bring a directory's names to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have nothing to sync here
+            raise
+    finally:
+        os.close(fd)
 
 
 class NoLinks(Exception):

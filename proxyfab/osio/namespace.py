@@ -29,6 +29,7 @@ from proxyfab.osio.files import (
     is_abandoned,
     make_directory,
     remove_tree,
+    sync_directory,
     temporary_name,
     translate,
     write_all,
@@ -122,12 +123,17 @@ class Namespace:
             if own:
                 try_lock(fd)  # before the file has a name that a reaper looks at
             write_all(fd, [_Card.of(self.writer(), own).pack()])
+            if not self.ephemeral:
+                os.fsync(fd)
             os.rename(temporary, f"{self.path}/{OWNER}")
         except BaseException:
             os.close(fd)
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+        if not self.ephemeral:
+            sync_directory(self.path)
+            sync_directory(os.path.dirname(self.path))
         if own:
             # Open for the life of this process: it holds the lock.
             fd, _owned[self.path] = _owned.get(self.path, -1), fd

@@ -32,6 +32,7 @@ from proxyfab.osio.files import (
     discard,
     link_new,
     make_directory,
+    sync_directory,
     temporary_name,
     write_all,
 )
@@ -40,7 +41,6 @@ from proxyfab.osio.memory import allocate
 from proxyfab.osio.owner import try_lock
 from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
 
-_CHUNK = 16 * 1024
 MAPPED_FROM = 256 * 1024
 """Payloads below are read: that takes no longer than mapping them, and their file is closed at once."""
 RESERVED_FROM = 2**20
@@ -162,18 +162,6 @@ def _claim(temporary: str, target: str, namespace: str) -> None:
             return
 
 
-def sync_directory(path: str) -> None:
-    """Bring a directory's names to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have nothing to sync here
-            raise
-    finally:
-        os.close(fd)
-
-
 def make_fan(namespace: str, directory: str, *, durable: bool) -> None:
     """Make a fan-out directory; FileNotFoundError when the namespace is gone."""
     make_directory(directory)
@@ -219,15 +207,12 @@ def _unpacked(header: bytes | memoryview, fd: int, available: int, path: str) ->
 
 def read_object(fd: int, path: str, id: str, *, mapped: bool) -> tuple[Slot, memoryview]:
     """Header and payload of an open object: mapped (`mapped` and large), or read. See `read_slot` for errors."""
-    data = os.pread(fd, _CHUNK, 0)  # mostly this is all: no question about the size is asked
-    available = len(data)
-    if available == _CHUNK:
-        available = os.fstat(fd).st_size
-        if available < MAPPED_FROM + SIZE:
-            data = os.pread(fd, available, 0)
-    slot = _checked(data, fd, available, path, id)
-    if available == len(data):
+    available = os.fstat(fd).st_size
+    if available < MAPPED_FROM + SIZE:
+        data = os.pread(fd, available, 0)
+        slot = _checked(data, fd, len(data), path, id)
         return slot, memoryview(data)[SIZE : SIZE + slot.length]
+    slot = _checked(os.pread(fd, SIZE, 0), fd, available, path, id)
     if mapped:
         try:
             return slot, window(Mapping(fd, SIZE + slot.length), SIZE, slot.length)

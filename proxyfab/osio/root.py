@@ -23,6 +23,7 @@ from proxyfab.osio.files import (
     link_new,
     make_directory,
     remove_tree,
+    sync_directory,
     temporary_name,
     translate,
     tree_size,
@@ -67,6 +68,8 @@ class Root:
         try:
             make_directory(path, parents=True)
             _write_marker(path)
+            sync_directory(path)
+            sync_directory(os.path.dirname(path))
         except OSError as error:
             raise translate(error, "make the directory", path) from error
         made = cls.find(path)
@@ -154,6 +157,7 @@ def _write_marker(path: str) -> None:
     try:
         os.fchmod(fd, 0o600)
         write_all(fd, [content])
+        os.fsync(fd)  # a power cut must not take the marker from under what namespaces keep
         link_new(temporary, f"{path}/{MARKER}")
     except FileExistsError:
         pass

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from proxyfab.buffers import Frames
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.testing import ConnectorTests
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError
+from proxyfab.keys import Key
+from proxyfab.testing import ConnectorTests, in_fork
+from proxyfab.testing.processes import at_once
 
 
 class TestMemory(ConnectorTests):
@@ -19,3 +23,47 @@ class TestMemory(ConnectorTests):
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return "memory://"
+
+
+def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames that claim more than any machine has; the claim is all that is ever made of them."""
+    frames = Frames([b"x"])
+    frames.nbytes = 2**60
+    with MemoryConnector() as one, pytest.raises(CapacityError, match=str(2**60)):
+        one.put(frames)
+
+
+@pytest.mark.parametrize("name", ["a b", "../up", ""])
+def test_a_name_that_is_none_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        MemoryConnector(name)
+
+
+def test_a_copy_is_kept() -> None:
+    data = bytearray(b"before")
+    with MemoryConnector() as one:
+        key = one.put(Frames([data]))
+        data[:] = b"after!"
+        found = one.get(key)
+        assert found is not None
+        assert found.tobytes() == b"before"
+        assert found.join().readonly
+
+
+def test_a_waiter_is_told_that_its_connector_closed() -> None:
+    one, other = MemoryConnector("closing"), MemoryConnector("closing")
+
+    def close_then_stir() -> None:
+        one.close()
+        other.put(Frames([b"x"]), key=Key("other"), replace=True)
+
+    told, _ = at_once([lambda: one.wait(Key("never"), 20), close_then_stir])
+
+    assert isinstance(told, ConnectorError)
+    other.clear()
+
+
+def test_a_child_reads_what_it_inherited() -> None:
+    with MemoryConnector() as one:
+        key = one.put(Frames([b"inherited"]))
+        assert in_fork(lambda: one.get(key) == Frames([b"inherited"]))
