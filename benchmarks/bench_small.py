@@ -17,7 +17,7 @@ from benchmarks.payloads import KB, make, read
 from proxyfab import Store
 
 BENCH = "small"
-BATCH = 50
+BATCH = 20
 STEPS = ("create", "dumps", "loads", "use")
 
 
@@ -73,13 +73,13 @@ def _objects(kind: str, nbytes: int, count: int) -> list[Any]:
 
 
 def _rates(stores: dict[str, tuple[str, Any]], settings: Settings, outcome: Outcome) -> None:
-    count = 2 if settings.tiny else BATCH
+    count, rounds = (2, 1) if settings.tiny else (BATCH, 3 * settings.rounds(KB))
     for kind in ("bytes", "ndarray"):
         objects = _objects(kind, KB, count)
         samples: dict[str, list[float]] = {name: [] for name in stores if name != "proxyfab-inline"}
         for name in samples:
             _put_and_get(stores[name][1], objects)
-        for name in interleaved(list(samples), settings.rounds(KB)):
+        for name in interleaved(list(samples), rounds):
             samples[name].append(_put_and_get(stores[name][1], objects))
         for name, seconds in samples.items():
             outcome.rows.append(row(BENCH, "put + get", name, seconds, kind=kind, nbytes=KB))
@@ -102,10 +102,10 @@ def _put_and_get(store: Any, objects: Sequence[Any]) -> float:
 
 
 def _proxies(stores: dict[str, tuple[str, Any]], settings: Settings, outcome: Outcome) -> None:
-    count = 2 if settings.tiny else BATCH
+    count, rounds = (2, 1) if settings.tiny else (BATCH, 3 * settings.rounds(KB))
     for kind, nbytes in (("bytes", 104), ("bytes", KB), ("ndarray", KB), ("ndarray", 10 * KB)):
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in _for_size(stores, nbytes)}
-        for name in interleaved(list(samples), settings.rounds(KB) + 1):  # the first of each warms up
+        for name in interleaved(list(samples), rounds + 1):  # the first of each warms up
             samples[name].append(_life(name, stores[name], _objects(kind, nbytes, count), outcome, kind))
         for name, lives in samples.items():
             for step in (*STEPS, "all"):
