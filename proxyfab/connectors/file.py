@@ -245,7 +245,8 @@ class FileConnector(BaseConnector):
         namespace = self._lodging.find()
         if namespace is None:
             stranger = f"{self.path}/{self._lodging.name}"
-            if os.path.exists(stranger):
+            # One that another process is just making holds hidden files only, or is ours when we look again.
+            if _holds_files(stranger) and self._lodging.find() is None:
                 raise AccessDenied(
                     f"{stranger} was not made by proxyfab and is not cleared; choose another name or path."
                 )
@@ -377,3 +378,10 @@ def _flag(name: str, options: dict[str, str]) -> bool | None:
     if text is not None and text.lower() not in _FLAGS:
         raise ConfigurationError(f"{name}={text!r} makes no sense in file://; write {name}=1 or {name}=0.")
     return None if text is None else _FLAGS[text.lower()]
+
+
+def _holds_files(path: str) -> bool:
+    try:
+        return any(not name.startswith(".") for name in os.listdir(path))
+    except OSError:
+        return False

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -55,9 +56,25 @@ class Belongings(NamedTuple):
         ]
 
 
+def _helpers() -> tuple[set[int], set[str]]:
+    """Processes that multiprocessing starts once and keeps, and its descriptors to them."""
+    pids, descriptors = set(), set()
+    for module, attribute in (("resource_tracker", "_resource_tracker"), ("forkserver", "_forkserver")):
+        helper = getattr(sys.modules.get(f"multiprocessing.{module}"), attribute, None)
+        for name, value in vars(helper).items() if helper is not None else ():
+            if name.endswith("pid") and value is not None:
+                pids.add(value)
+            elif name.endswith("fd") and value is not None:
+                descriptors.add(str(value))
+    return pids, descriptors
+
+
 def _files() -> Counter[str]:
     found: Counter[str] = Counter()
+    helpers = _helpers()[1]
     for number in os.listdir("/proc/self/fd"):
+        if number in helpers:
+            continue
         with contextlib.suppress(OSError):  # the descriptor of this very listing is closed by now
             target = os.readlink(f"/proc/self/fd/{number}")
             if not KEPT_FILES.search(target):
@@ -70,7 +87,7 @@ def _children() -> frozenset[int]:
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):  # a thread that ended meanwhile
             pids.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
-    return frozenset(pids)
+    return frozenset(pids - _helpers()[0])
 
 
 def _shared() -> frozenset[str]:

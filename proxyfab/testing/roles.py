@@ -215,7 +215,7 @@ def fork_and_exit(talk: Connection, kind: Any, url: str) -> bool:
 
 
 def limited_file_size(talk: Connection, connector: Any, nbytes: int, limit: int) -> tuple[str, bool, bool]:
-    """Put more than the limit on file sizes allows: the error's text, whether something is visible, whether less works."""
+    """Put more than a limit on file sizes allows: the error, whether something is visible, whether less works."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:

@@ -1,0 +1,257 @@
+"""Mischief: memory that is used again under a reader, sweeps beside living writers, owners that fork, interrupts."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from proxyfab.buffers import Frames
+from proxyfab.errors import ProxyfabError
+from proxyfab.keys import Key
+from proxyfab.testing import roles
+from proxyfab.testing.conformance.base import Open, Suite
+from proxyfab.testing.content import is_whole, signed
+from proxyfab.testing.processes import Child, in_fork, run
+
+BIG = 2_000_000
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises, as Ctrl-C does."""
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Raises Interrupted inside the block after some time, at whichever instruction that is."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def interrupt_at_random(one: Any, count: int = 120) -> list[str]:
+    """Puts and gets that are interrupted somewhere; what was wrong afterwards."""
+    sys.unraisablehook = lambda _: None  # an interrupt inside a __del__ is told to the log and goes on
+    dice, wrong = random.Random(4), []
+    frames = [signed(nbytes, nbytes) for nbytes in (100, 70_000, BIG)]
+    for number in range(count):
+        key, acknowledged = Key(f"k{number}"), False
+        try:
+            with interrupted_after(dice.uniform(0.00002, 0.003)):
+                one.put(frames[number % 3], key=key)
+                acknowledged = True
+                is_whole(one.get(key))
+        except Interrupted:
+            pass
+        found = one.get(key)
+        if found is None and acknowledged:
+            wrong.append(f"{key} was acknowledged and is lost")
+        elif found is None:
+            one.put(frames[1], key=key)
+        elif not is_whole(found):
+            wrong.append(f"{key} is torn")
+    wrong += [f"{key} is not whole" for key in map("k{}".format, range(count)) if not is_whole(one.get(Key(key)))]
+    return wrong + [f"{key} stays" for key in map("k{}".format, range(count)) if not one.evict(Key(key))]
+
+
+class MischiefTests(Suite):
+    """What goes wrong only in production."""
+
+    # -- memory that is used again -----------------------------------------------------------------------------------
+
+    def churn(self, connector: Any, nbytes: int = BIG, times: int = 5) -> None:
+        """Puts and evicts objects of one size, so that whatever recycles memory does."""
+        for seed in range(times):
+            connector.evict(connector.put(signed(nbytes, 1000 + seed)))
+        connector.put(signed(nbytes, 2000))
+
+    def test_a_part_of_a_view_is_enough_to_keep_it(self, one: Any) -> None:
+        key = one.put(signed(BIG, 1))
+        part = one.get(key).join()[1000:500_000]
+        expected = bytes(signed(BIG, 1).join()[1000:500_000])
+        one.evict(key)
+        gc.collect()
+        self.churn(one)
+
+        assert part == expected
+
+    def test_an_array_over_a_view_is_enough_to_keep_it(self, one: Any) -> None:
+        numpy = pytest.importorskip("numpy")
+        key = one.put(signed(BIG, 1))
+        array = numpy.frombuffer(one.get(key).join(), "u1")[1000:][::7].reshape(1, -1).view("i1").T
+        expected = numpy.frombuffer(signed(BIG, 1).join(), "i1")[1000:][::7]
+        one.evict(key)
+        gc.collect()
+        self.churn(one)
+
+        assert (array[:, 0] == expected).all()
+
+    def test_a_view_in_a_fork_keeps_it(self, one: Any) -> None:
+        """The parent lets go, evicts and puts others; its child still looks at the old bytes."""
+        self.claim("crosses_processes")
+        key = one.put(signed(BIG, 1))
+        views = [one.get(key)]
+        with Child(roles.follow, one) as other:
+
+            def work() -> bool:
+                kept = views.pop()
+                other.ask("evict", key)
+                other.ask("churn", BIG)
+                return is_whole(kept)
+
+            assert in_fork(work) is True
+
+    def test_a_view_of_a_killed_process_frees_its_memory(self, one: Any) -> None:
+        self.claim("crosses_processes")
+        for _ in range(3):
+            keys = [one.put(signed(BIG, seed)) for seed in range(3)]
+            with Child(roles.hold, one, keys) as child:
+                child.receive()
+                child.kill()
+            one.evict_many(keys)
+        self.churn(one)
+
+        assert is_whole(one.get(one.put(signed(BIG, 5))))
+
+    # -- beside others -----------------------------------------------------------------------------------------------
+
+    def test_sweeping_leaves_living_writers_alone(self, connect: Open) -> None:
+        self.claim("crosses_processes")
+        self.claim("reaps")
+        one = connect("swept")
+        with Child(roles.put_some, one, BIG, 40) as child:
+            child.receive()
+            while not child.talk.poll(0):
+                one.reap()
+            keys = child.result()
+
+        assert [is_whole(one.get(key)) for key in keys] == [True] * 40
+
+    def test_clearing_beside_a_writer_breaks_neither(self, connect: Open) -> None:
+        self.claim("crosses_processes")
+        one = connect("cleared")
+        with Child(roles.put_some, one, 50_000, 150) as child:
+            child.receive()
+            while not child.talk.poll(0):
+                one.clear()
+            keys = child.result()
+
+        assert all(frames is None or is_whole(frames) for frames in one.get_many(keys))
+        assert is_whole(one.get(one.put(signed(100))))
+
+    def test_many_processes_open_a_fresh_place_at_once(self, url: str, connect: Open) -> None:
+        self.claim("crosses_processes")
+        children = [Child(roles.arrive, self.connector, url) for _ in range(4)]
+        try:
+            for child in children:
+                child.receive()
+            for child in children:
+                child.send("go")
+            assert [child.result() for child in children] == [True] * 4
+        finally:
+            for child in children:
+                child.__exit__(None, None, None)
+
+        assert is_whole(connect().get(connect().put(signed(10)))) or self.reads_neighbours is False
+
+    # -- owners that fork --------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("then", ["kill", "end"])
+    def test_a_worker_that_outlives_the_owner_does_not_keep_its_place(self, url: str, connect: Open, then: str) -> None:
+        """A forked worker inherits descriptors; the owner's lock must not live on in it."""
+        self.claim("reclaims")
+        with Child(roles.own_and_fork, self.connector, url) as owner:
+            spec, key, worker = owner.receive()
+            try:
+                with self.open(spec) as other:
+                    assert is_whole(other.get(key))
+                if then == "kill":
+                    owner.kill()
+                else:
+                    owner.send("end")
+                    owner.result()
+                if self.reaps:
+                    connect().reap()
+                run(roles.visit, self.connector, url)
+                with self.open(spec) as other:
+                    assert self.missing(other, key)
+            finally:
+                os.kill(worker, signal.SIGKILL)
+
+    def missing(self, connector: Any, key: Key) -> bool:
+        """Whether an object is gone; its place may say that it has ended."""
+        try:
+            return connector.get(key) is None
+        except ProxyfabError:
+            return True
+
+    def test_a_fork_that_runs_exit_handlers_leaves_its_parents_place(self, url: str) -> None:
+        self.claim("crosses_processes")
+
+        assert run(roles.fork_and_exit, self.connector, url) is True
+
+    # -- limits and interrupts ---------------------------------------------------------------------------------------
+
+    def test_a_limit_on_the_size_of_files(self, one: Any) -> None:
+        self.claim("crosses_processes")
+        error, partial, small = run(roles.limited_file_size, one, 5 * BIG, BIG)
+
+        assert error
+        assert not partial
+        assert small
+
+    def test_an_interrupt_at_any_moment(self, one: Any) -> None:
+        """Nothing torn, nothing locked for ever; a key whose put was interrupted is whole or free.
+
+        In a fork: an exception at any instruction may cost a descriptor, which no Python code can prevent.
+        """
+        one.put(signed(100))
+
+        assert in_fork(lambda: interrupt_at_random(one), timeout=60) == []
+
+    def test_what_killed_writers_left_is_taken_back(self, place: Path, connect: Open) -> None:
+        self.claim("on_disk")
+        self.claim("reaps")
+        one = connect("wreck")
+        for _ in range(4):
+            with Child(roles.put_until_killed, one, 5 * BIG, []) as child:
+                child.receive()
+                child.kill()
+        one.clear()
+        one.reap()
+        one.close()
+        run(roles.visit, self.connector, one.spec)
+        left = {path: path.stat().st_blocks * 512 for path in place.rglob("*") if path.is_file()}
+
+        assert sum(left.values()) < 5 * BIG, f"left behind: {left}"
+
+    def test_frames_that_fail_while_they_are_read_leave_nothing(self, one: Any) -> None:
+        """A buffer may be released between its view and its copy; the put fails, and the key stays free."""
+        view = memoryview(bytearray(b"x" * 100_000))
+        frames = Frames([b"head", view])
+        for part in frames:
+            part.release()
+        with pytest.raises(ValueError, match="released"):
+            one.put(frames, key=Key("k"))
+
+        assert one.get(Key("k")) is None
+        assert one.exists(Key("k")) is False
+        one.put(Frames([b"now"]), key=Key("k"))
+        assert one.get(Key("k")) == Frames([b"now"])
