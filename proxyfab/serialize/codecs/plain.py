@@ -22,6 +22,8 @@ from proxyfab.serialize.table import find, named
 _MARK, _INT, _COMPLEX, _DATE, _DATETIME, _TIMEDELTA, _NESTED = range(1, 8)
 _MADE_OF_LISTS: dict[bytes, Callable[[list[Any]], Any]] = {b"tuple": tuple, b"set": set, b"frozenset": frozenset}
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+_MARKS = {kind: ExtType(_MARK, kind.__name__.encode()) for kind in (tuple, set, frozenset)}
+_BINARY = (b"\xc4", b"\xc5", b"\xc6")  # msgpack's codes of bytes, by the width of their length
 _NOT_BYTES = frozenset({bytearray, memoryview})
 _COMPLEX_PARTS = struct.Struct("<dd")
 _SPAN_PARTS = struct.Struct("<iii")
@@ -41,13 +43,12 @@ class _Plain:
     safe = True
 
     def dump(self, obj: Any, /) -> Parts:
-        _refuse_lossy(obj)
         buffers: list[Buffer] = []
 
         def extend(value: object) -> object:
             kind = type(value)
-            if kind in _CONTAINERS:
-                return [ExtType(_MARK, kind.__name__.encode()), *value]  # type: ignore[misc]  # a tuple or a set
+            if kind in _MARKS:
+                return [_MARKS[kind], *value]  # type: ignore[misc]  # a tuple or a set
             write = _WRITERS.get(kind)
             return _nested(value, buffers) if write is None else write(value)
 
@@ -60,6 +61,8 @@ class _Plain:
             raise SerializationError(
                 f"Safe mode cannot serialize this: it is too deep, or contains itself ({error})."
             ) from error
+        if any(code in stream for code in _BINARY):  # otherwise there is certainly no bytearray: spare the walk
+            _refuse_lossy(obj)
         return None, [stream, *buffers]
 
     def load(self, _: Any, buffers: tuple[memoryview, ...], /) -> object:
@@ -84,9 +87,11 @@ def _refuse_lossy(obj: object) -> None:
             raise SerializationError(f"Safe mode keeps a {kind.__name__} only by itself; inside a container use bytes.")
         if kind in _CONTAINERS and id(part) not in seen:
             seen.add(id(part))
-            inside = [*part, *part.values()] if kind is dict else part
-            kinds = set(map(type, inside))
+            kinds = set(map(type, part))
+            if kind is dict:
+                kinds.update(map(type, part.values()))
             if not kinds.isdisjoint(_CONTAINERS) or not kinds.isdisjoint(_NOT_BYTES):
+                inside = [*part, *part.values()] if kind is dict else part
                 open_.extend(each for each in inside if type(each) in _CONTAINERS or type(each) in _NOT_BYTES)
 
 
