@@ -9,11 +9,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from proxyfab.abc import BaseConnector, Reclaimed, Stat, SupportsLease, SupportsReap, SupportsScan
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError
+from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 
 _MOVES = ("put", "get", "get_range", "put_many", "get_many")
@@ -32,10 +33,17 @@ class FaultyConnector(BaseConnector):
         nbytes: Bytes moved by each operation.
     """
 
+    plain: ClassVar[type[FaultyConnector] | None] = None
+    """The class without the child's abilities; None in that class itself."""
+
     def __new__(cls, child: Any, **_: Any) -> FaultyConnector:
         """An instance of a class that has what the child has."""
-        parts = [part for ability, part in _PARTS.items() if isinstance(child, ability)]
-        return super().__new__(type(cls.__name__, (*parts, cls), {"__module__": cls.__module__}))
+        abilities = tuple(ability for ability in _PARTS if isinstance(child, ability))
+        plain = cls.plain or cls
+        if (plain, abilities) not in _made:
+            parts = (*(_PARTS[ability] for ability in abilities), plain)
+            _made[plain, abilities] = type(plain.__name__, parts, {"__module__": plain.__module__, "plain": plain})
+        return super().__new__(_made[plain, abilities])
 
     def __init__(self, child: Any, *, delay: float = 0.0, bandwidth: float | None = None) -> None:
         self.child = child
@@ -48,8 +56,13 @@ class FaultyConnector(BaseConnector):
         self.local = child.local and not delay
         self.wait_bound = child.wait_bound
         self._lock = threading.Lock()
+        on_fork(self)
         self._faults: list[tuple[str, Callable[[], BaseException], int]] = []
         self._gates: dict[str, threading.Event] = {}
+
+    def after_fork(self) -> None:
+        """Give a child a lock that no thread of its parent holds."""
+        self._lock = threading.Lock()
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
@@ -188,11 +201,11 @@ class FaultyConnector(BaseConnector):
         self.child.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.child, self.delay, self.bandwidth)
+        return _rebuild, (self.plain, self.child, self.delay, self.bandwidth)
 
 
-def _rebuild(child: Any, delay: float, bandwidth: float | None) -> FaultyConnector:
-    return FaultyConnector(child, delay=delay, bandwidth=bandwidth)
+def _rebuild(kind: type[FaultyConnector], child: Any, delay: float, bandwidth: float | None) -> FaultyConnector:
+    return kind(child, delay=delay, bandwidth=bandwidth)
 
 
 class _Leases(FaultyConnector):
@@ -213,4 +226,5 @@ class _Reaps(FaultyConnector):
         return list(self.child.reap(dry_run=dry_run))
 
 
+_made: dict[tuple[type, tuple[Any, ...]], type] = {}
 _PARTS: dict[Any, type] = {SupportsLease: _Leases, SupportsReap: _Reaps, SupportsScan: _Scans}

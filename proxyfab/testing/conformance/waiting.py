@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -37,6 +38,7 @@ class WaitTests(Suite):
         keys = [Key("a"), one.reserve()]
 
         def put() -> float:
+            threading.Event().wait(0.05)  # so that the others wait when it happens; nothing fails if they do not
             for key in keys:
                 one.put(Frames([b"here"]), key=key)
             return time.monotonic()
