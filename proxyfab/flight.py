@@ -9,8 +9,8 @@ Promises:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
+from threading import Lock, get_ident
 from typing import Any, Generic, TypeVar
 
 from proxyfab.errors import ProxyfabError, ResolveTimeout
@@ -48,7 +48,7 @@ class SingleFlight(Generic[V]):
         Raises:
             ResolveTimeout: The other thread did not finish in time.
         """
-        mine: _Flight = [threading.get_ident()]
+        mine: _Flight = [get_ident()]
         flight = self._flying.setdefault(key, mine)  # atomic: a dict operation under the interpreter's lock
         if flight is not mine:
             return self._join(self._what or key, flight, timeout)
@@ -63,17 +63,18 @@ class SingleFlight(Generic[V]):
         finally:
             self._flying.pop(key, None)
             mine[0] = outcome
-            for lock in mine[1:]:
-                lock.release()
+            if len(mine) > 1:
+                for lock in mine[1:]:
+                    lock.release()
 
     def after_fork(self) -> None:
         """Forget flights whose pilots stayed in the parent."""
         self._flying = {}
 
     def _join(self, what: Hashable, flight: _Flight, timeout: float | None) -> V:
-        if flight[0] == threading.get_ident():
+        if flight[0] == get_ident():
             raise ProxyfabError(f"Resolving {what} needs {what} itself: its own bytes hold a reference to it.")
-        landed = threading.Lock()
+        landed = Lock()
         landed.acquire()
         flight.append(landed)
         if isinstance(flight[0], int) and not landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):

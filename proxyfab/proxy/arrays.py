@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from operator import is_not
 from typing import Any
 
 from proxyfab.proxy.layout import traits
 from proxyfab.proxy.waking import resolve
+
+_NESTS = frozenset((tuple, list, dict))
 
 
 def bare(value: Any) -> Any:
@@ -18,26 +21,35 @@ def bare(value: Any) -> Any:
     cls = type(value)
     if cls in traits:
         return resolve(value)
-    if cls is tuple or cls is list:
-        items = [bare(item) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else cls(items)
     if cls is dict:
-        return {key: bare(item) for key, item in value.items()}
+        return _bare_options(value)
+    if cls in _NESTS:
+        items = _bare_items(value)
+        return cls(items) if any(map(is_not, items, value)) else value
     return value
+
+
+def _bare_items(values: Any) -> list[Any]:
+    return [
+        resolve(x) if type(x) in traits else bare(x) if type(x) in _NESTS else x for x in values
+    ]  # spelt out: the common case must not pay a call per argument
+
+
+def _bare_options(options: dict[Any, Any]) -> dict[Any, Any]:
+    return {name: bare(value) for name, value in options.items()} if options else options
 
 
 def array_ufunc(_: Any, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
     """`__array_ufunc__` (NEP 13)."""
-    targets = [resolve(x) if type(x) in traits else x for x in inputs]
     call = ufunc if method == "__call__" else getattr(ufunc, method)
-    return call(*targets, **{name: bare(value) for name, value in options.items()}) if options else call(*targets)
+    return call(*_bare_items(inputs), **_bare_options(options))
 
 
 def array_function(
     _: Any, function: Callable[..., Any], _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """`__array_function__` (NEP 18)."""
-    return function(*bare(args), **bare(kwargs))
+    return function(*_bare_items(args), **_bare_options(kwargs))
 
 
 def torch_function(
@@ -48,7 +60,7 @@ def torch_function(
     kwargs: dict[str, Any] | None = None,
 ) -> Any:
     """`__torch_function__`."""
-    return function(*bare(args), **bare(kwargs or {}))
+    return function(*_bare_items(args), **_bare_options(kwargs or {}))
 
 
 def array(proxy: Any, dtype: Any = None, copy: bool | None = None) -> Any:

@@ -121,6 +121,8 @@ def _build(kind: Kind) -> tuple[type, type]:
         "__repr__": waking.text,
         "__dir__": waking.names,
     }
+    if "__call__" in lazy:
+        lazy["__call__"] = waking.waking_call
     del lazy["__sizeof__"]  # the size of the proxy itself while there is nothing else
     here = shared | ALWAYS | operators | {"__getattribute__": getter_slot, "__getattr__": waking.missing}
     if "__call__" in here:

@@ -22,6 +22,7 @@ from proxyfab.proxy.kind import OPERATORS, find_type
 from proxyfab.proxy.layout import factory_of, settle, target_of, traits
 
 _flights: SingleFlight[Any] = SingleFlight("the target of this proxy")
+_once = _flights.do
 _MISLEADING = (AttributeError, IndexError, StopIteration, StopAsyncIteration)
 # Names that an instance can carry though its type does not.
 _INSTANCE_NAMES = frozenset(("__wrapped__", "__name__", "__qualname__"))
@@ -50,7 +51,7 @@ def resolve(proxy: Any, timeout: float | None = None) -> Any:
         return proxy
     if known.resolved:
         return target_of(proxy)
-    return _flights.do(id(proxy), _fetch, timeout, proxy, timeout)
+    return _once(id(proxy), _fetch, timeout, proxy, timeout)
 
 
 def _fetch(proxy: Any, timeout: float | None) -> Any:
@@ -81,12 +82,17 @@ def text(proxy: Any) -> str:
 def waking(function: Callable[..., Any]) -> Callable[..., Any]:
     """The operator of an unresolved proxy: resolve, then do as the resolved one does."""
 
-    def wake(proxy: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def wake(proxy: Any, /, *args: Any) -> Any:
         resolve(proxy)
-        return function(proxy, *args, **kwargs)
+        return function(proxy, *args)
 
     wake.__name__ = wake.__qualname__ = function.__name__
     return wake
+
+
+def waking_call(proxy: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """`p(...)` on an unresolved proxy."""
+    return resolve(proxy)(*args, **kwargs)
 
 
 def set_attribute(proxy: Any, name: str, value: Any) -> None:
