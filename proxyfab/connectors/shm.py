@@ -36,7 +36,7 @@ from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
 
 R = TypeVar("R")
-LARGE = 96 * 1024
+LARGE = 128 * 1024
 """Payload bytes from which on segments and mappings are cheaper than a new file and a copy."""
 _FIRST = 16 * 1024
 _TRIES = 100

@@ -26,6 +26,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from proxyfab.fork import on_fork
 from proxyfab.osio.entries import write_new
@@ -71,6 +72,7 @@ class Pool:
         self._directory = ""
         self._base = 0
         self._guard = threading.Lock()
+        self._opening = threading.Lock()
         self._segments: dict[int, Segment] = {}
         self._clock = 0
         self.nbytes = 0
@@ -87,7 +89,8 @@ class Pool:
         Raises:
             OSError: No space, among others; nothing stays.
         """
-        self._open()
+        if not self._directory:
+            self._open()
         need = SIZE + sum([len(part) for part in body])
         for segment in self._claims(need):
             try:
@@ -95,6 +98,8 @@ class Pool:
                     return
             finally:
                 self._unclaim(segment)
+        if not os.path.isdir(self._directory):
+            self._open()  # anew: somebody removed it
         self._fresh(need, head, body, publish)
 
     def trim(self) -> int:
@@ -105,8 +110,8 @@ class Pool:
         """Give all homes up; what is published stays with its readers."""
         for segment in self._idle():
             self._drop(segment)
-        with self._guard:
-            fd, self._fd = self._fd, -1
+        with self._opening:
+            fd, self._fd, self._directory = self._fd, -1, ""
         if fd >= 0:
             os.close(fd)
 
@@ -114,34 +119,40 @@ class Pool:
         return len(self._segments)
 
     def _open(self) -> None:
-        """Make the pool's directory at first use, and anew when somebody removed it."""
-        if self._fd >= 0 and os.path.isdir(self._directory):
-            return
-        _, namespace = Lodging(self.root, None).open()
+        """Make the pool's directory, anew if somebody removed it; one thread does it for all."""
+        with self._opening:
+            if self._fd < 0:
+                self._fd = self._lock_file()
+            if not os.path.isdir(self._directory):
+                _, namespace = Lodging(self.root, None).open()
+                with self._guard:
+                    self._directory = namespace.path
+                    self._segments.clear()
+                    self.nbytes = 0
+
+    def _lock_file(self) -> int:
         fd = os.open(f"{self.root}/{LEASES}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        base = int.from_bytes(os.urandom(8), "big") >> _NUMBER_BITS + 1 << _NUMBER_BITS
+        self._base = int.from_bytes(os.urandom(8), "big") >> _NUMBER_BITS + 1 << _NUMBER_BITS
         try:
-            lock(fd, base, exclusive=True)  # byte 0 of a pool is no segment's
+            lock(fd, self._base, exclusive=True)  # byte 0 of a pool is no segment's
         except OSError:
             self.limit = 0  # a file system without such locks: nothing can be recycled here
-        with self._guard:
-            self._directory, self._base = namespace.path, base
-            self._segments.clear()
-            self.nbytes = 0
-            fd, self._fd = self._fd, fd
-        if fd >= 0:
-            os.close(fd)
+        return fd
 
     # -- who may fill what ---------------------------------------------------------------------------------------
 
     def _idle(self) -> list[Segment]:
         """Segments that no thread has claimed, those that were filled the longest ago first."""
         with self._guard:
-            return sorted((s for s in self._segments.values() if not s.claimed), key=lambda segment: segment.used)
+            return sorted((s for s in self._segments.values() if not s.claimed), key=attrgetter("used"))
 
     def _claims(self, need: int) -> Iterator[Segment]:
         """Free segments that fit, one after the other, each claimed for this thread."""
-        for segment in choose(self._idle(), need) if need <= self.limit else ():
+        if need > self.limit:
+            return
+        with self._guard:
+            known = [segment for segment in self._segments.values() if not segment.claimed]
+        for segment in choose(known, need):
             free = segment.free()
             if free is None:
                 self._drop(segment)
