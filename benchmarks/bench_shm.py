@@ -1,8 +1,8 @@
 """shm:// as a connector, beside the raw limits of the machine and ProxyStore's FileConnector on tmpfs, in one run.
 
-`python -c "from benchmarks.bench_shm import main; main()"` prints a table. Bytes are handed from this process to another one; what is read is read
-there. Segments and mappings are warm after the first round, as they are in a process that works; objects are evicted
-after each round. Serialization is not part of it: `bench_store` measures whole stores.
+`python -c "from benchmarks.bench_shm import main; main()"` prints a table. Bytes are handed from this process to another
+one; what is read is read there. Segments and mappings are warm after the first round, as they are in a process that
+works; objects are evicted after each round. Serialization is not part of it: `bench_store` measures whole stores.
 """
 
 from __future__ import annotations
@@ -135,9 +135,8 @@ def _peer(tmpfs: str) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")  # the peer's own
-def test_it_runs(shared_memory_root: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=shared_memory_root.parent) as tmpfs:
-        outcome = run(Settings(Place(tmpfs, tmpfs), sizes=(1_000, MB), tiny=True))
+def test_it_runs(tmp_path: Path) -> None:
+    outcome = run(Settings(Place(str(tmp_path), str(tmp_path)), sizes=(1_000, MB), tiny=True))
 
     assert {found.what for found in outcome.rows} >= set(STEPS)
 
