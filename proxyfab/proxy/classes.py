@@ -129,6 +129,8 @@ def _build(kind: Kind) -> tuple[type, type]:
         here["__call__"] = target_slot
     if kind.has("torch"):
         here["__getattribute__"] = _with_torch_function
+    if kind.has("not_iterable"):
+        lazy["__iter__"] = here["__iter__"] = None
     if not kind.has("__hash__"):
         lazy["__hash__"] = here["__hash__"] = None
     # setdefault: when two threads build one pair, both go on with the first.

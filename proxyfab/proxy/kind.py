@@ -28,6 +28,7 @@ FLAGS = (
     "no_ufunc",
     "array_function",
     "torch",
+    "not_iterable",
 )
 FIRST_OPERATOR = 16
 # Order is the wire format: append only. Comparisons, str, repr, format, dir, attribute access, copying and pickling are
@@ -149,7 +150,16 @@ def _flags(cls: type, names: set[str], has: set[str]) -> set[str]:
         flags.add("torch")
     if "__array_function__" in names:
         flags.add("array_function")
+    if "__getitem__" in names and "__iter__" not in names and not _counts_up(cls, names):
+        flags.add("not_iterable")
     return flags | _ufunc_flag(cls, names, has)
+
+
+def _counts_up(cls: type, names: set[str]) -> bool:
+    """Whether indexing makes a type iterable: unless it says no, if Python wrote it; re.Match and np.float32 are not."""
+    if any("__iter__" in vars(base) for base in cls.__mro__):
+        return False
+    return "__len__" in names or isinstance(_type_dict(cls, "__getitem__"), types.FunctionType)
 
 
 def _ufunc_flag(cls: type, names: set[str], has: set[str]) -> set[str]:

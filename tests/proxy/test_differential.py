@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import warnings
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -141,3 +142,41 @@ def test_a_list_and_its_proxy_walk_together(px: Any, seed: int) -> None:
         step, i = rng.choice(steps), rng.randrange(5)
         assert outcome(px, step, p, i) == outcome(px, step, target, i)
         assert p == target == mine
+
+
+ARRAYS = ["np.arange(6.0).reshape(2, 3)", "np.arange(3)", "np.array(2.5)", "np.array([True, False, True])",
+          "np.zeros((0, 3))",
+          "np.array(['a', 'b', 'c'])", "np.ma.array([1, 2, 3], mask=[0, 1, 0])", "np.float32(1.5)",
+          "np.array([1, 'x', None], object)",
+          "np.asfortranarray(np.ones((3, 3)))", "pd.Series([1, 2, 3])", "pd.DataFrame({'a': [1, 2, 3]})"]  # fmt: skip
+OTHERS = ["2", "0", "1.5", "'a'", "[1, 2, 3]", "slice(1)", "None", "(0, 0)", "np.arange(3)", "np.ones((3, 3))", "True"]
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    code=st.sampled_from(ARRAYS),
+    other=st.sampled_from(OTHERS + ARRAYS),
+    call=st.sampled_from([*BINARY[:24], *UNARY]),
+    way=st.sampled_from(WAYS),
+    swap=st.booleans(),
+)
+def test_of_arrays_and_frames(px: Any, code: str, other: str, call: Any, way: str, swap: bool) -> None:
+    np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    names = {"np": np, "pd": pd}
+    if way != "resolved" and call in (dir, callable):
+        return
+
+    def attempt(target: Any) -> Any:
+        x = eval(other, names)
+        try:
+            found = call(target) if call in UNARY else call(x, target) if swap else call(target, x)
+            found = px.unwrap(found)
+            return type(found), repr(list(found)) if hasattr(found, "__next__") else repr(found)
+        except Exception as error:
+            return type(error)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dividing by zero and the like
+        assert attempt(proxied(px, eval(code, names), way)) == attempt(eval(code, names))

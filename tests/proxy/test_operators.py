@@ -12,6 +12,7 @@ import math
 import operator  # noqa: F401  # so do they
 import os
 import pathlib
+import re
 import struct
 import sys
 from collections import abc, deque
@@ -347,3 +348,20 @@ def test_buffers(lazy: Any, here: Any) -> None:
         assert target == b"\0\7"
     with pytest.raises(TypeError):
         memoryview(lazy("text")[0])  # type: ignore[arg-type]  # that is the point
+
+
+def test_what_has_items_need_not_be_iterable(lazy: Any, here: Any) -> None:
+    class Counts:
+        def __getitem__(self, i: int) -> int:
+            return [1, 2][i]
+
+    class Refuses(Counts):
+        __iter__ = None
+
+    match = re.match("(a)(b)", "ab")
+    for make in (lambda t: lazy(t)[0], here):
+        assert list(make(Counts())) == [1, 2]
+        for target in (Refuses(), match):
+            with pytest.raises(TypeError, match="not iterable"):
+                list(make(target))
+        assert make(match)[1] == "a"
