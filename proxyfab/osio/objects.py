@@ -46,6 +46,7 @@ MAPPED_FROM = 256 * 1024
 RESERVED_FROM = 2**20
 """From here on the space is reserved before writing, where that is quick: ext4 then writes a third faster."""
 _RESERVES = frozenset({"ext4", "xfs"})
+_FANS = [f"{number:02x}" for number in range(256)]
 _LONGEST = 200
 _PATIENCE = 10.0
 _RENEWED = 3
@@ -53,7 +54,7 @@ _RENEWED = 3
 
 def fan_of(id: str) -> str:
     """One of 256 directories, so that none gets too large for file systems that search them one by one."""
-    return f"{crc32(id.encode()) & 255:02x}"
+    return _FANS[crc32(id.encode()) & 255]
 
 
 def name_of(id: str) -> str:
