@@ -31,7 +31,7 @@ class Message(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What the message is: ready, go, calibration, frame, image, end or report."""
+        """What the message is: preparing, ready, go, calibration, frame, image, end or report."""
         return str(self.header["kind"])
 
 

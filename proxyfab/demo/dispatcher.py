@@ -9,6 +9,7 @@ from __future__ import annotations
 import selectors
 from collections import deque
 from collections.abc import Mapping
+from time import process_time
 from typing import NamedTuple
 
 from proxyfab.demo.channel import Channel, Header, Message, Silence
@@ -51,6 +52,8 @@ class Router:
     def arrived(self, peer: str, message: Message) -> list[Delivery]:
         """What follows from a message."""
         match message.kind:
+            case "preparing":
+                return [Delivery("main", message)]
             case "ready":
                 return self._ready(peer)
             case "calibration":
@@ -104,7 +107,7 @@ class Router:
 def run(setup: Setup, channels: Mapping[str, Channel]) -> None:
     """Pass messages on until everybody has reported."""
     router = Router(setup.workers)
-    speaking = dict(channels)
+    speaking, since = dict(channels), process_time()
     while not router.finished:
         for peer in _ready(speaking, setup.deadline, deaf_to="instrument" if router.full else ""):
             heard = now()
@@ -114,7 +117,7 @@ def run(setup: Setup, channels: Mapping[str, Channel]) -> None:
                 channels[to].send(_stamped(what.header, stamps) if what.kind == "frame" else what.header, what.body)
             if message.kind == "report":
                 del speaking[peer]
-    channels["main"].send(report("dispatcher", channels))
+    channels["main"].send(report("dispatcher", channels, since=since))
 
 
 def _ready(channels: Mapping[str, Channel], deadline: float, *, deaf_to: str) -> list[str]:

@@ -6,7 +6,8 @@ the counts from here on is what would happen to those of a real detector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from time import process_time
 
 from proxyfab.demo.carrier import carrier
 from proxyfab.demo.channel import Channel
@@ -29,10 +30,12 @@ class Instrument:
         self._program = self._specimen.slices(setup.frames)
         self._projected: dict[Slice, Sinogram] = {}
 
-    def prepare(self) -> None:
-        """Compute all line integrals beforehand: the part that nature does for a real instrument, in no time."""
-        for which in self._program:
-            self._project(which)
+    def prepare(self) -> Iterator[int]:
+        """Compute all line integrals beforehand, one by one: what nature does for a real instrument, in no time."""
+        for frame, which in enumerate(self._program):
+            if which not in self._projected:
+                self._project(which)
+                yield frame
 
     def calibrate(self) -> tuple[Counts, Counts]:
         """Dark and flat exposures, each of shape (exposures, size)."""
@@ -52,8 +55,10 @@ def run(setup: Setup, channels: Mapping[str, Channel]) -> None:
     """Measure and hand out all frames."""
     dispatcher = channels["dispatcher"]
     instrument, carry = Instrument(setup), carrier(setup)
-    instrument.prepare()
+    for frame in instrument.prepare():
+        dispatcher.send({"kind": "preparing", "frame": frame})  # a sign of life, on a busy machine too
     dispatcher.send({"kind": "ready"})
+    since = process_time()
     dispatcher.receive()  # "go": everybody is ready
     dispatcher.send({"kind": "calibration"}, carry.pack(instrument.calibrate(), readers=setup.workers))
     for frame in range(setup.frames):
@@ -62,7 +67,7 @@ def run(setup: Setup, channels: Mapping[str, Channel]) -> None:
         measured = now()
         body = carry.pack(counts)
         dispatcher.send({"kind": "frame", "frame": frame, "times": [begun, measured, now()]}, body)
-    dispatcher.send(report("instrument", channels, carry.stats()))
+    dispatcher.send(report("instrument", channels, carry.stats(), since=since))
 
 
 if __name__ == "__main__":

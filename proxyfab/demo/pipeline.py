@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -123,15 +124,15 @@ class Pipeline:
 
     def _collect(self, progress: Progress) -> _Collected:
         carry = carrier(self.setup)
-        so_far = _Collected()
+        so_far, since = _Collected(), process_time()
         while "dispatcher" not in so_far.reports:
             message = self._channel.receive()
             arrived = now()
             if message.kind == "go":
-                so_far.started = arrived
+                so_far.started, since = arrived, process_time()
             elif message.kind == "report":
                 so_far.reports[message.header["name"]] = message.header
-            else:
+            elif message.kind == "image":
                 frame = message.header["frame"]
                 with carry.opened(message.body) as picture:
                     so_far.pictures[frame % self._keep] = picture.copy()  # into the process's own memory: it is kept
@@ -139,7 +140,7 @@ class Pipeline:
                 times = [*message.header["times"], arrived, so_far.ended]
                 so_far.trips.append(Trip._make([message.header["worker"], *times]))
                 progress(len(so_far.trips), self.setup.frames)
-        so_far.reports["main"] = report("main", {"dispatcher": self._channel}, carry.stats())
+        so_far.reports["main"] = report("main", {"dispatcher": self._channel}, carry.stats(), since=since)
         return so_far
 
     def _start(self) -> None:

@@ -98,7 +98,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "control_bytes": outcome.control_bytes,
         "control_bytes_per_frame": outcome.control_bytes / len(outcome.trips),
         "dispatcher_bytes": dispatcher["sent"] + dispatcher["received"],
-        "dispatcher_cpu_seconds": dispatcher["cpu"],
+        "cpu_seconds": {name: each["cpu"] for name, each in outcome.reports.items()},
         "dispatcher_loaded": dispatcher["loaded"],
         "stage_median_ms": {stage: 1e3 * value for stage, value in stage_medians(outcome).items()},
         "peak_memory_bytes": {name: each["peak_memory"] for name, each in outcome.reports.items()},

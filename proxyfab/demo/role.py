@@ -30,7 +30,10 @@ def play(role: Callable[[Setup, Mapping[str, Channel]], None]) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     setup = Setup.from_json(sys.argv[1])
-    channels = {peer: Channel(fd, peer, setup.deadline) for peer, fd in json.loads(sys.argv[2]).items()}
+    fds = json.loads(sys.argv[2])
+    # The dispatcher and the main process watch over the others, who only must not wait for ever.
+    deadline = setup.deadline * (1 if "main" in fds else 10)
+    channels = {peer: Channel(fd, peer, deadline) for peer, fd in fds.items()}
     try:
         role(setup, channels)
     except Hangup as error:
@@ -41,15 +44,22 @@ def play(role: Callable[[Setup, Mapping[str, Channel]], None]) -> None:
             channel.close()
 
 
-def report(name: str, channels: Mapping[str, Channel], stats: object = None) -> dict[str, Any]:
-    """A `report` message's header: who this was, what it moved and what it took."""
+def report(name: str, channels: Mapping[str, Channel], stats: object = None, *, since: float = 0.0) -> dict[str, Any]:
+    """A `report` message's header: who this was, what it moved and what it took.
+
+    Args:
+        name: What the process is.
+        channels: Its channels.
+        stats: What its store moved.
+        since: `time.process_time()` when it was ready; processor time is counted from there.
+    """
     return {
         "kind": "report",
         "name": name,
         "sent": sum(channel.sent for channel in channels.values()),
         "received": sum(channel.received for channel in channels.values()),
         "peak_memory": _peak_memory(),
-        "cpu": time.process_time(),
+        "cpu": time.process_time() - since,
         "loaded": [package for package in WATCHED if package in sys.modules],
         "stats": stats or {},
     }

@@ -38,7 +38,8 @@ def table_of_passes(passes: Sequence[Outcome]) -> tuple[Row, list[Row]]:
             (f"{stage}, median per frame", *(_milliseconds(each["stage_median_ms"][stage]) for each in columns))
             for stage in STAGES
         ),
-        ("processor time of the dispatcher", *(f"{each['dispatcher_cpu_seconds']:.2f} s" for each in columns)),
+        ("processor time, all processes", *(f"{sum(each['cpu_seconds'].values()):.2f} s" for each in columns)),
+        ("… of the dispatcher", *(f"{each['cpu_seconds']['dispatcher']:.2f} s" for each in columns)),
         ("peak memory of the dispatcher", *(size(each["peak_memory_bytes"]["dispatcher"]) for each in columns)),
         ("peak memory of the largest worker", *(size(_largest(each["peak_memory_bytes"])) for each in columns)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Mapping
+from time import process_time
 from typing import Any
 
 from proxyfab.demo.carrier import Carrier, carrier
@@ -45,6 +46,7 @@ def run(setup: Setup, channels: Mapping[str, Channel]) -> None:
     scanner, carry = Scanner(setup.size, setup.angles), carrier(setup)
     inbox = Inbox(dispatcher)
     dispatcher.send({"kind": "ready"})
+    since = process_time()
     calibration: Any = None
     while True:
         message, arrived = inbox.take()
@@ -55,7 +57,7 @@ def run(setup: Setup, channels: Mapping[str, Channel]) -> None:
             break
         header, body = _reconstruct(message, arrived, carry, scanner, calibration)
         dispatcher.send(header, body)
-    dispatcher.send(report("worker", channels, carry.stats()))
+    dispatcher.send(report("worker", channels, carry.stats(), since=since))
 
 
 def _reconstruct(

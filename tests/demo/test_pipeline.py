@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -124,3 +126,26 @@ def test_an_interrupt_leaves_no_process_behind():
 
     with pytest.raises(KeyboardInterrupt), running(replace(SMALL, frames=5000)) as pipeline:
         pipeline.run(when(2, interrupt))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid():
+        pytest.skip("mounting a small tmpfs needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "proxyfab-test", str(disk)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting a small tmpfs is not allowed here: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_pass_with_what_is_full(small_disk):
+    setup = replace(SMALL, frames=20, size=256, angles=384)
+
+    with Store(f"file://{small_disk}") as store, Pipeline(setup.at(store.url)) as pipeline:
+        with pytest.raises(DemoError, match=rf"process ended with status 1\. It said: .*CapacityError: .*{small_disk}"):
+            pipeline.run()
+        store.clear()

@@ -28,6 +28,10 @@ def test_it_begins_when_everybody_is_ready():
     assert to(router.arrived("worker-1", message("ready"))) == ["main", "instrument"]
 
 
+def test_signs_of_life_go_to_the_main_process():
+    assert to(Router(1).arrived("instrument", message("preparing", frame=3))) == ["main"]
+
+
 def test_the_calibration_goes_to_every_worker():
     assert to(Router(3).arrived("instrument", message("calibration"))) == ["worker-0", "worker-1", "worker-2"]
 

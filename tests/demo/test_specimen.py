@@ -45,3 +45,18 @@ def test_few_frames_are_spread_over_the_head():
     assert [which.moment for which in program] == [0] * 4
     assert program == sorted(set(program))
     assert program[-1].height == 23
+
+
+def test_scaling_at_once_is_cubic_interpolation():
+    from scipy import ndimage
+
+    from proxyfab.demo.specimen import _VIEW, _centred
+
+    specimen = Specimen(256)
+    plane = _centred(specimen._volume[:, :, 12, 0].T[::-1], _VIEW)
+    slow = ndimage.zoom(plane, 256 / _VIEW, order=3, mode="nearest", grid_mode=True)
+
+    inside = specimen.image(Slice(0, 12)) > 0
+
+    assert inside.mean() > 0.2
+    assert np.allclose(specimen.image(Slice(0, 12))[inside], slow.clip(0, 1.2)[inside], atol=1e-4)
