@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row
 from benchmarks.pairs import Pair, PairError, close_pairs, open_pairs
-from benchmarks.payloads import GB, KB
+from benchmarks.payloads import GB, KB, MB
 from benchmarks.steps import Sample
 from benchmarks.systems import TABLE, load
 
 BENCH = "store"
 WARM_UP = 2
+ROW_OF = 100 * MB
 
 
 def run(settings: Settings) -> Outcome:
@@ -43,10 +44,21 @@ def _cell(pairs: dict[str, Pair], kind: str, nbytes: int, settings: Settings, ou
     for name in interleaved(list(pairs), settings.rounds(nbytes)):
         if name in pairs:
             samples[name] += _visit(pairs, name, kind, nbytes, times, hold, outcome)
+    if nbytes == ROW_OF or settings.tiny:
+        _in_a_row(pairs, kind, nbytes, settings, outcome)
     for name, pair in list(pairs.items()):
         _visit_end(pairs, name, pair, outcome)
         if samples[name]:
             _report(outcome, name, samples[name], kind, nbytes)
+
+
+def _in_a_row(pairs: dict[str, Pair], kind: str, nbytes: int, settings: Settings, outcome: Outcome) -> None:
+    """Hand-overs without a pause: a store that frees memory some time later must take fresh memory meanwhile."""
+    for name in [name for name in ("raw-memcpy", "proxyfab-shm", "ray") if name in pairs]:
+        samples = _visit(pairs, name, kind, nbytes, 2 if settings.tiny else 12, True, outcome)[1:]
+        if samples:
+            put = [sample.put for sample in samples]
+            outcome.rows.append(row(BENCH, "put in a row", name, put, kind=kind, nbytes=nbytes))
 
 
 def _visit(

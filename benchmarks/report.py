@@ -17,6 +17,7 @@ _MARKED = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
 _SYMBOLS = {"reached": "✓ reached", "missed": "✗ missed", "not measured": "not measured"}
 _WAYS = {
     "put": "put",
+    "put in a row": "put, one hand-over right behind the other",
     "get": "get, in the other process",
     "read": "get and read every byte, in the other process",
     "total": "end to end: from the start of put to the last byte read in the other process",

@@ -118,6 +118,8 @@ def _ray() -> Iterator[Target]:
     for what, factor, nbytes in (("put", 3, 100 * MB), ("get", 3, 100 * MB), ("put", 5, KB), ("get", 5, KB)):
         name = f"shm: {what} of a {size_name(nbytes)} array against Ray's object store"
         yield faster(name, factor, what, "proxyfab-shm", "ray", nbytes=nbytes)
+    name = "shm: put of a 100 MB array against Ray's object store, one right behind the other"
+    yield faster(name, 3, "put in a row", "proxyfab-shm", "ray")
 
 
 def _threads() -> Iterator[Target]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as main
 from benchmarks import report
 from benchmarks.harness import Outcome, Place, Row, Settings, interleaved, quartiles, row
 from benchmarks.memory import look, mark, stored, taken
@@ -19,6 +20,7 @@ from benchmarks.results import Results
 from benchmarks.systems import ALONE, TABLE, load
 from benchmarks.targets import check, seconds
 
+BENCHES = [path.stem.removeprefix("bench_") for path in Path(report.__file__).parent.glob("bench_*.py")]
 SERVERLESS = tuple(name for name in TABLE if name not in ("ray", "dask"))
 MACHINE = {"cores": 2, "cpu": "test", "kernel": "6", "python": "3", "versions": {}}
 
@@ -55,7 +57,7 @@ def test_a_peer_with_servers_is_measured(system: str, place: Place) -> None:
     assert [skip for skip in outcome.skipped if "is not installed" not in skip.reason] == []
 
 
-@pytest.mark.parametrize("bench", ["limits", "small", "concurrency"])
+@pytest.mark.parametrize("bench", sorted(set(BENCHES) - {"store", "memory", "import"}))
 def test_a_benchmark_in_one_process_runs(bench: str, place: Place) -> None:
     assert_complete(importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place)))
 
@@ -145,6 +147,10 @@ def test_without_figures_no_target_is_reached() -> None:
 
     assert {verdict.verdict for verdict in verdicts} == {"not measured"}
     assert len({verdict.target for verdict in verdicts}) == len(verdicts)
+
+
+def test_the_command_knows_every_benchmark() -> None:
+    assert set(BENCHES) <= set(main.BENCHES)
 
 
 def verdict_of(results: Results, words: str) -> str:
