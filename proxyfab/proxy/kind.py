@@ -156,7 +156,7 @@ def _flags(cls: type, names: set[str], has: set[str]) -> set[str]:
 
 
 def _counts_up(cls: type, names: set[str]) -> bool:
-    """Whether indexing makes a type iterable: unless it says no, if Python wrote it; re.Match and np.float32 are not."""
+    """Whether indexing makes a type iterable: it does in Python, not in all of C (re.Match), and a type may say no."""
     if any("__iter__" in vars(base) for base in cls.__mro__):
         return False
     return "__len__" in names or isinstance(_type_dict(cls, "__getitem__"), types.FunctionType)
