@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import proxyfab
+
+PACKAGES = Path(proxyfab.__file__).parents[1]
 PAGE = Path(__file__).parents[2] / "docs" / "testing-connectors.md"
 
 
@@ -23,7 +26,7 @@ def test_the_docs_connector_passes_the_suite(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "test_sqlite.py"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "HYPOTHESIS_PROFILE": "ci"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGES}", "HYPOTHESIS_PROFILE": "ci"},
         capture_output=True,
         text=True,
         check=False,
