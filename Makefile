@@ -27,6 +27,8 @@ endif
 endif
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start interpreters by the hundred, which must not compile the package each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-slow bench lint docs format clean
 
