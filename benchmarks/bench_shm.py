@@ -1,8 +1,8 @@
 """shm:// as a connector, beside the raw limits of the machine and ProxyStore's FileConnector on tmpfs, in one run.
 
 `python -c "from benchmarks.bench_shm import main; main()"` prints a table. Bytes are handed from this process to
-another one; what is read is read there. Segments and mappings are warm after the first round, as they are in a process that
-works; objects are evicted after each round. Serialization is not part of it: `bench_store` measures whole stores.
+another one; what is read is read there. Segments and mappings are warm after the first round, as they are in a process
+that works; objects are evicted after each round. Serialization is not part of it: `bench_store` measures whole stores.
 """
 
 from __future__ import annotations
