@@ -26,12 +26,19 @@ from proxyfab.keys import Key
 from proxyfab.osio import shared
 from proxyfab.osio.leases import leases
 from proxyfab.testing import Child, ConnectorTests, in_fork, until
+from proxyfab.testing.conformance.base import Suite
+from proxyfab.testing.conformance.lifetimes import LifetimeTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
+from proxyfab.testing.conformance.threads import ThreadTests
 from proxyfab.testing.processes import run
 
 MB = 1_000_000
 
 
-class TestSharedMemory(ConnectorTests):
+class Here(Suite):
+    """How the suites open shm:// and damage what lies there."""
+
     connector = SharedMemoryConnector
     can_damage = True
 
@@ -44,13 +51,15 @@ class TestSharedMemory(ConnectorTests):
         path.write_bytes(edit(path.read_bytes()))
 
 
-class TestSharedMemoryAllRecycled(TestSharedMemory):
-    """The same with every object in a recycled segment, read through a lease and a mapping."""
+class TestSharedMemory(Here, ConnectorTests):
+    """The whole suite."""
 
-    test_a_read_only_disk = None  # type: ignore[assignment]  # a pool's owner has its lock file open: no remounting
+
+class TestAllRecycled(Here, ObjectTests, PayloadTests, LifetimeTests, ThreadTests):
+    """Objects of every size in recycled segments, read through a lease and a mapping."""
 
     @pytest.fixture(autouse=True)
-    def recycle_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _recycle_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shm, "LARGE", 0)
         monkeypatch.setattr(shm, "_FIRST", 64)
 
