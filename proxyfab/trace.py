@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
 
@@ -46,27 +47,43 @@ class Total(NamedTuple):
 _NOTHING = Total(0, 0, 0, 0.0)
 
 
+_Sums = dict[tuple[str, Link], list[Any]]
+
+
 class Meter:
     """Totals per (operation, link). Thread-safe; a forked child starts from its parent's figures."""
 
-    __slots__ = ("__weakref__", "_lock", "_totals")
+    __slots__ = ("__weakref__", "_lock", "_sums")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._totals: dict[tuple[str, Link], Total] = {}
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside `add` may end another meter
+        self._sums: _Sums = {}
         on_fork(self)
+        _parts.add(self)
+        weakref.finalize(self, _outlive, self._sums).atexit = False
 
     def add(self, operation: str, link: Link, nbytes: int, seconds: float, *, failed: bool = False) -> None:
         """Count one call."""
         key = operation, link
         with self._lock:
-            calls, failures, moved, spent = self._totals.get(key, _NOTHING)
-            self._totals[key] = Total(calls + 1, failures + failed, moved + nbytes, spent + seconds)
+            sums = self._sums.get(key)
+            if sums is None:
+                sums = self._sums[key] = [0, 0, 0, 0.0]
+            sums[0] += 1
+            sums[1] += failed
+            sums[2] += nbytes
+            sums[3] += seconds
 
     def totals(self) -> dict[tuple[str, Link], Total]:
         """A copy of all totals."""
         with self._lock:
-            return dict(self._totals)
+            return {key: Total(*sums) for key, sums in self._sums.items()}
+
+    def absorb(self, operation: str, link: Link, total: Total) -> None:
+        """Count what another meter has counted."""
+        with self._lock:
+            sums = self._sums.setdefault((operation, link), [0, 0, 0, 0.0])
+            self._sums[operation, link] = [mine + others for mine, others in zip(sums, total, strict=True)]
 
     def by_operation(self) -> dict[str, Total]:
         """Totals per operation over all links."""
@@ -77,7 +94,7 @@ class Meter:
 
     def after_fork(self) -> None:
         """Give a child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class Span:
@@ -115,9 +132,7 @@ class Span:
         self.seconds = perf_counter() - self._started
         self.error = error
         failed = error is not None
-        totals.add(self.operation, self.link, self.nbytes, self.seconds, failed=failed)
-        if self._meter is not None:
-            self._meter.add(self.operation, self.link, self.nbytes, self.seconds, failed=failed)
+        (self._meter or totals).add(self.operation, self.link, self.nbytes, self.seconds, failed=failed)
         for (listener,) in _listeners:
             try:
                 listener(self)
@@ -127,8 +142,29 @@ class Span:
 
 span = Span
 
-totals = Meter()
-"""Totals of this process over all stores."""
+
+class _Whole(Meter):
+    """What was counted by any meter of this process, living or gone, and by spans without one."""
+
+    __slots__ = ()
+
+    def totals(self) -> dict[tuple[str, Link], Total]:
+        whole = super().totals()
+        for part in list(_parts):
+            for key, total in part.totals().items() if part is not self else ():
+                whole[key] = whole.get(key, _NOTHING).plus(total)
+        return whole
+
+
+def _outlive(sums: _Sums) -> None:
+    """Keep the figures of a meter that is gone."""
+    for (operation, link), (calls, failures, nbytes, seconds) in sums.items():
+        totals.absorb(operation, link, Total(calls, failures, nbytes, seconds))
+
+
+_parts: weakref.WeakSet[Meter] = weakref.WeakSet()
+totals = _Whole()
+"""Totals of this process over all stores: summed up when they are asked for, so that a step is counted once."""
 
 _Registration = tuple[Callable[[Span], None]]
 _listeners: tuple[_Registration, ...] = ()
