@@ -42,6 +42,7 @@ from proxyfab.osio.objects import (
     remove_dead,
     renew,
 )
+from proxyfab.osio.root import Root
 from proxyfab.osio.watch import wait_until
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.trace import here
@@ -227,7 +228,7 @@ class FileConnector(BaseConnector):
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         self._use()
-        root = self._lodging.root()
+        root = Root.find(self.path)  # not through the lodging, which reaps on its own at first use
         if root is None:
             return []
         taken = root.reap(dry_run=dry_run)
