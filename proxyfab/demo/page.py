@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from proxyfab.demo.result import Result, machine, versions
+from proxyfab.demo.result import Result, busy, machine, versions
 from proxyfab.demo.result import figures as numbers
 from proxyfab.demo.summary import size, table_of_passes
 from proxyfab.demo.trip import STAGES
@@ -108,8 +108,9 @@ def _flow(result: Result) -> str:
         ("dispatcher", "routes back"),
         ("main process", "assembles"),
     )
-    boxes = "<i>→ ref →</i>".join(f"<div><b>{name}</b><br>{does}</div>" for name, does in steps)
-    return f'<h2>The way of a frame</h2><div class="card flow">{boxes}</div>'
+    boxes = "<i>→</i>".join(f"<div><b>{name}</b><br>{does}</div>" for name, does in steps)
+    note = "<p>Each arrow is a message of some hundred bytes that holds a reference.</p>"
+    return f'<h2>The way of a frame</h2><div class="card">{note}<div class="flow">{boxes}</div></div>'
 
 
 def _honesty(result: Result) -> str:
@@ -129,7 +130,7 @@ X-rays and no beamline were involved. {again}</p>
 <p><b>The comparison:</b> the second pass is the same program with one switch thrown: the body of a message is the
 pickled array in place of a pickled reference. Both have the same processes, channels, frames and noise. Bytes are
 counted at every channel, each hop once. Times are those of this one run, and other work on the machine shows in
-them.</p>
+them. <b>{busy()}</b></p>
 <p><b>Machine:</b> {here["system"]}, {here["processor"]}, {here["cores"]} cores, Python {here["python"]};
 {packages}. The references pointed into <code>{escape(setup.store)}</code>. The whole run took {result.seconds:.1f}
 s.</p>"""

@@ -125,13 +125,22 @@ def data_plane(outcome: Outcome) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """What it ran on, and how busy that was."""
     return {
+        "load_average": os.getloadavg()[0],
         "system": f"{platform.system()} {platform.release()}",
         "processor": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }
+
+
+def busy() -> str:
+    """A warning when others wanted the cores, too: times say little then. Otherwise empty."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load <= 2.5 * cores:  # the demonstration itself keeps somewhat more than the cores busy
+        return ""
+    return f"The machine was busy with other work (load average {load:.1f} on {cores} cores): its times say little."
 
 
 def versions() -> dict[str, str]:

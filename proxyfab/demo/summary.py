@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxyfab.demo.pipeline import Outcome
-from proxyfab.demo.result import Result, figures
+from proxyfab.demo.result import Result, busy, figures
 from proxyfab.demo.trip import STAGES
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def show(result: Result, console: Console) -> None:
         f"Specimen: {result.source}, a real volume; its projections and their noise are computed. "
         f"Took {result.seconds:.1f} s in all."
     )
+    if busy():
+        console.print(f"[yellow]{busy()}[/]")
     console.print(f"Report: [bold]{result.report}[/]   picture: [bold]{result.picture}[/]")
 
 
