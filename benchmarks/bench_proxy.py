@@ -108,7 +108,7 @@ def systems() -> tuple[dict[str, System], list[Skipped]]:
         try:
             found[name] = maker()
         except ImportError as error:
-            skipped.append(Skipped(BENCH, name, str(error)))
+            skipped.append(Skipped(BENCH, name, f"{error.name} is not installed"))
     return found, skipped
 
 
