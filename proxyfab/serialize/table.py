@@ -20,7 +20,7 @@ _MODULES = {  # codec -> its module and the package it needs
     "arrow": ("proxyfab.serialize.codecs.arrow", "pyarrow"),
     "arrow.sliced": ("proxyfab.serialize.codecs.arrow", "pyarrow"),
     "numpy": ("proxyfab.serialize.codecs.numpy", "numpy"),
-    "numpy.masked": ("proxyfab.serialize.codecs.numpy", "numpy"),
+    "numpy.masked": ("proxyfab.serialize.codecs.masked", "numpy"),
     "numpy.scalar": ("proxyfab.serialize.codecs.numpy", "numpy"),
     "pandas": ("proxyfab.serialize.codecs.pandas", "pandas pyarrow"),
     "plain": ("proxyfab.serialize.codecs.plain", "msgpack"),

@@ -1,4 +1,4 @@
-"""NumPy: arrays, masked arrays and scalars whose bytes say everything; arrays of objects are left to pickle.
+"""NumPy: arrays and scalars whose bytes say everything; arrays of objects are left to pickle.
 
 An array's own memory goes out; one that does not lie in a row (a slice, a broadcast) is copied once. What comes back
 lies over the received bytes and is read-only.
@@ -82,7 +82,8 @@ def _view(array: Any) -> Any:
     return array
 
 
-def _dump(array: Any) -> tuple[list[Any], Any] | None:
+def dump_array(array: Any) -> tuple[list[Any], Any] | None:
+    """What an array is, and its memory; None when only pickle keeps all of it."""
     dtype = array.dtype
     name: Any = _names.get(dtype) if dtype.metadata is None else None
     if name is None:
@@ -98,7 +99,8 @@ def _dump(array: Any) -> tuple[list[Any], Any] | None:
     return [name, array.shape, fortran], array
 
 
-def _load(meta: Any, view: memoryview) -> Any:
+def load_array(meta: Any, view: memoryview) -> Any:
+    """The inverse of `dump_array`, over `view`; ValueError when the two do not fit."""
     name, shape, fortran = meta
     dtype = _dtypes.get(name) if name.__class__ is str else _dtype(name)
     if dtype is None:
@@ -115,12 +117,12 @@ class _Array:
     safe = True
 
     def dump(self, obj: Any, /) -> Parts | None:
-        parts = _dump(obj)
+        parts = dump_array(obj)
         return parts and (parts[0], (parts[1],))
 
     def load(self, meta: Any, buffers: tuple[memoryview, ...], /) -> object:
         (view,) = buffers
-        return _load(meta, view)
+        return load_array(meta, view)
 
 
 class _Scalar:
@@ -141,39 +143,7 @@ class _Scalar:
             return np.str_(str(view, "utf-8", "surrogatepass"))
         if meta == "bytes":
             return np.bytes_(view)
-        return _load([meta, (), False], view)[()].copy()  # a record would look into the received bytes
+        return load_array([meta, (), False], view)[()].copy()  # a record would look into the received bytes
 
 
-class _Masked:
-    """Data, mask and fill value each as they are. The mask is shared as NumPy shares it, so writing needs a copy."""
-
-    name = "numpy.masked"
-    safe = True
-    _ORDINARY = frozenset(np.ma.array([0]).__dict__)
-
-    def dump(self, obj: Any, /) -> Parts | None:
-        state = obj.__dict__
-        if state["_baseclass"] is not np.ndarray or state["_optinfo"] or state.keys() - self._ORDINARY:
-            return None
-        data = _dump(obj.data)
-        mask = None if obj.mask is np.ma.nomask else _dump(np.asarray(obj.mask))
-        fill = None if state["_fill_value"] is None else _dump(np.asarray(state["_fill_value"]))
-        if data is None:
-            return None
-        parts = [part for part in (data, mask, fill) if part is not None]
-        meta = [data[0], mask and mask[0], fill and fill[0], bool(obj.hardmask)]
-        return meta, [part[1] for part in parts]
-
-    def load(self, meta: Any, buffers: tuple[memoryview, ...], /) -> object:
-        *described, hard = meta
-        views = iter(buffers)
-        data, mask, fill = (None if each is None else _load(each, next(views)) for each in described)
-        if data is None or (mask is not None and mask.shape != data.shape):
-            raise ValueError("the mask has another shape than the data")
-        array = np.ma.MaskedArray(data, mask=np.ma.nomask if mask is None else mask, hard_mask=bool(hard), copy=False)
-        if fill is not None:
-            array.fill_value = fill
-        return array
-
-
-CODECS: dict[str, Codec] = {"numpy": _Array(), "numpy.scalar": _Scalar(), "numpy.masked": _Masked()}
+CODECS: dict[str, Codec] = {"numpy": _Array(), "numpy.scalar": _Scalar()}
