@@ -30,7 +30,7 @@ class Codec(Protocol):
         """Metadata and data of an object; None leaves this one to pickle."""
 
     def load(self, meta: Any, buffers: tuple[memoryview, ...], /) -> object:
-        """The object. The views are read-only and may be mapped memory that others read.
+        """The object. The views are read-only and may be mapped memory that others read; `meta` is not to be changed.
 
         Raises:
             ValueError, TypeError, ...: `meta` and `buffers` do not fit; reported as an IntegrityError.

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -46,6 +47,7 @@ _CHECKSUM = 1
 _HEADER = struct.Struct("<4sBBBBQQI")
 _CRC = struct.Struct("<I")
 _START = _HEADER.size + _CRC.size
+_SHORT = 512
 _PADS = tuple(memoryview(bytes(size)) for size in range(ALIGNMENT))
 _pack_plain = Packer().pack
 """Twice as fast as packb. Shared by threads, so only for exact strings, numbers and lists: those run no Python code."""
@@ -205,7 +207,8 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
         data = (whole[start:],) if whole is not None else frames.slice(start, total - start).views
         if _checksum(data) != mark:
             raise IntegrityError("The data of an object are damaged (their checksum does not match): write it again.")
-    codec, type, meta, sizes, origin = _parsed(head[_START : _START + length])
+    metadata = bytes(head[_START : _START + length])
+    codec, type, meta, sizes, origin = _remembered(metadata) if length <= _SHORT else _parsed(metadata)
     spans = _spans(sizes, start, total)
     buffers = tuple([whole[low:high] for low, high in spans]) if whole is not None else _gathered(frames, spans)
     return _payload(codec, type, meta, buffers, sum(sizes), origin)
@@ -235,7 +238,7 @@ def _header(frames: Frames) -> tuple[int, int, int, int]:
     return flags, total, mark, length
 
 
-def _parsed(metadata: memoryview) -> list[Any]:
+def _parsed(metadata: bytes) -> list[Any]:
     try:
         fields = unpackb(metadata, strict_map_key=False)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -250,6 +253,10 @@ def _parsed(metadata: memoryview) -> list[Any]:
         if size.__class__ is not int or size < 0:
             raise IntegrityError("The buffer table of an object holds what is not a size.")
     return fields
+
+
+_remembered = lru_cache(maxsize=256)(_parsed)
+"""Objects of one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""
 
 
 def _check_names(codec: object, type: object, origin: object) -> None:
