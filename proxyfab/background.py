@@ -1,11 +1,13 @@
 """Work beside the caller's: a few daemon threads that fetch ahead and give blocking calls a deadline.
 
-Promises: no thread keeps the interpreter alive; after a fork a child starts with none and makes its own; a task that is
-never waited for costs nothing more. A thread that idles for ten seconds ends.
+Promises: no thread keeps the interpreter alive; after a fork a child starts with none and makes its own, and what it
+inherited unfinished begins again when somebody asks for it; a task that is never waited for costs nothing more. A
+thread that idles for ten seconds ends.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -22,24 +24,26 @@ _IDLE = 10.0
 class Task(Generic[R]):
     """One call that runs in the background. `result` may be asked for any number of times, from any thread."""
 
-    __slots__ = ("_call", "_done", "_error", "_value", "what")
+    __slots__ = ("_call", "_done", "_error", "_process", "_value", "what")
 
     def __init__(self, call: Callable[[], R], what: str) -> None:
         self.what = what
         self._call: Callable[[], R] | None = call
         self._done = threading.Event()
+        self._process = os.getpid()
         self._value: Any = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
         """Do the work, once, in this thread."""
-        call, self._call = self._call, None
+        call = self._call
         try:
             self._value = call() if call is not None else None
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._error = error
         finally:
             self._done.set()
+            self._call = None  # not before: a child that is forked meanwhile calls it again
 
     def result(self, timeout: float | None = None) -> R:
         """What the call returned or raised.
@@ -47,13 +51,27 @@ class Task(Generic[R]):
         Raises:
             ResolveTimeout: It has not finished within `timeout` seconds; it goes on in the background.
         """
-        if not self._done.wait(timeout):
-            raise ResolveTimeout(
-                f"{self.what} has not finished within {timeout} s; wait longer or look at the other side."
-            )
+        if not self._done.is_set():
+            self._adopt()
+            if not self._done.wait(timeout):
+                raise ResolveTimeout(
+                    f"{self.what} has not finished within {timeout} s; wait longer or look at the other side."
+                )
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[no-any-return]  # it is what the call returned
+
+    def _adopt(self) -> None:
+        """In a forked child: begin again, since the thread that is at it stayed in the parent."""
+        here = os.getpid()
+        if self._process == here:
+            return
+        with _pool.lock:
+            if self._process == here:
+                return
+            self._done = threading.Event()  # the parent's may be locked for ever
+            self._process = here
+        _pool.submit(self)
 
 
 class _Pool:
@@ -61,7 +79,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.tasks: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # reentrant: collecting garbage inside may submit another task
         self.threads = 0
         self.idle = 0
 
@@ -73,7 +91,23 @@ class _Pool:
             if self.idle >= self.tasks.qsize() or self.threads >= THREADS:
                 return
             self.threads += 1
-        threading.Thread(target=self._work, name="proxyfab-background", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="proxyfab-background", daemon=True).start()
+        except RuntimeError:  # no thread can be had: the limit is reached, or the interpreter is ending
+            with self.lock:
+                self.threads -= 1
+                alone = not self.threads
+            if alone:
+                self._drain()
+
+    def _drain(self) -> None:
+        """Do in this thread what waits for one."""
+        while True:
+            try:
+                task = self.tasks.get_nowait()
+            except queue.Empty:
+                return
+            task.run()
 
     def _work(self) -> None:
         while True:

@@ -18,7 +18,7 @@ from proxyfab import background
 from proxyfab.abc import Source
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.keys import Key
-from proxyfab.proxy import Kind, factory_of, make
+from proxyfab.proxy import Kind, factory_of, is_proxy, is_resolved, make
 from proxyfab.serialize import dumps, loads
 from proxyfab.wire.payload import Payload, digest
 
@@ -29,7 +29,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _ONCE = 1
-_SAFE = 2
 
 openers: list[Callable[[str], Any]] = []
 """Filled by `store`, which stands above: from a store's URL to this process's live store for it."""
@@ -50,7 +49,6 @@ class Ref(Generic[T_co]):
         "__weakref__",
         "_ahead",
         "_inline",
-        "_safe",
         "_sent",
         "_source",
         "key",
@@ -70,7 +68,6 @@ class Ref(Generic[T_co]):
         nbytes: int = 0,
         kind: Kind | None = None,
         once: bool = False,
-        safe: bool = False,
     ) -> None:
         self.url = url
         self.key = key
@@ -79,15 +76,14 @@ class Ref(Generic[T_co]):
         self.once = once
         self._source = source
         self._inline = inline
-        self._safe = safe
         self._ahead: background.Task[Payload] | None = None
         self._sent: tuple[int, Ref[Any]] | None = None
 
     @property
     def store(self) -> Any:
-        """This process's live Store for `url`, opened now if it was not."""
+        """This process's live Store for `url`, opened now if it was not, or if the one it came from was closed."""
         source = self._source
-        if source is None:
+        if source is None or source.closed:
             source = self._source = openers[0](self.url)
         return source
 
@@ -106,7 +102,7 @@ class Ref(Generic[T_co]):
             IntegrityError: The bytes are not what was written.
             SerializationError: They cannot become an object here.
         """
-        return loads(self._payload(timeout), mode="safe" if self._safe else "default")  # type: ignore[no-any-return]
+        return loads(self._payload(timeout), mode=_mode_of(self.url))  # type: ignore[no-any-return]
 
     def _payload(self, timeout: float | None) -> Payload:
         if self._inline is not None:
@@ -175,12 +171,13 @@ class Ref(Generic[T_co]):
 
     def reduce_proxy(self, _kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
         """How a proxy of this Ref pickles: as this Ref, or as a new object's if its target was changed meanwhile."""
-        ref = self._current(target) if resolved and not is_frozen(target) else self
-        return load_proxy, ref._state()
+        return load_proxy, (self.current(target) if resolved else self)._state()
 
-    def _current(self, target: Any) -> Ref[Any]:
-        """This Ref if `target` still is what it names; otherwise a Ref to `target` stored anew (rule 1)."""
-        changed = dumps(target, mode="safe" if self._safe else "default")
+    def current(self, target: Any) -> Ref[Any]:
+        """This Ref if `target`, which was resolved from it, is unchanged; else a Ref to it stored anew (rule 1)."""
+        if is_frozen(target):
+            return self
+        changed = dumps(target, mode=_mode_of(self.url))
         now = digest(changed)
         if self._inline is not None:
             then: int | None = digest(self._inline)
@@ -194,7 +191,7 @@ class Ref(Generic[T_co]):
         return self._sent[1]
 
     def _state(self) -> tuple[Any, ...]:
-        flags = _ONCE * self.once | _SAFE * self._safe
+        flags = _ONCE * self.once
         name, mask = self.kind or ("", 0)
         if self._inline is not None:
             return (self.url, self._inline.pack(), self.nbytes, name, mask, flags)
@@ -217,10 +214,14 @@ class Ref(Generic[T_co]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ref):
             return NotImplemented
-        return self is other or self._state() == other._state()
+        return self is other or self._named() == other._named()
 
     def __hash__(self) -> int:
-        return hash((self.url, self.key, self.nbytes))
+        return hash((self.url, self.key))
+
+    def _named(self) -> tuple[Any, ...]:
+        """What it names; how large that is and of which type says no more about it."""
+        return self.url, self.key, self._inline and self._inline.pack()
 
     def __repr__(self) -> str:
         what = self.kind.name.replace(":", ".") if self.kind else "object"
@@ -228,15 +229,20 @@ class Ref(Generic[T_co]):
         return f"<Ref to {what}, {self.nbytes} bytes, {where}>"
 
 
+def _mode_of(url: str) -> str:
+    """How a store's objects are read; its URL decides, so that no forged Ref has a safe store's object unpickled."""
+    return "safe" if "serializer=safe" in url.partition("#")[2].split("&") else "default"
+
+
 def load(url: str, *state: Any) -> Ref[Any]:
     """Unpickle a Ref; opens and imports nothing."""
     *place, nbytes, name, mask, flags = state
     kind = Kind(name, mask) if name else None
-    once, safe = bool(flags & _ONCE), bool(flags & _SAFE)
+    once = bool(flags & _ONCE)
     if len(place) == 1:
         payload = Payload.unpack(place[0])
-        return Ref(url, None, inline=payload, nbytes=nbytes, kind=kind, once=once, safe=safe)
-    return Ref(url, Key(*place), nbytes=nbytes, kind=kind, once=once, safe=safe)
+        return Ref(url, None, inline=payload, nbytes=nbytes, kind=kind, once=once)
+    return Ref(url, Key(*place), nbytes=nbytes, kind=kind, once=once)
 
 
 def load_proxy(*state: Any) -> Any:
@@ -250,6 +256,8 @@ def ref_of(proxy: object) -> Ref[Any]:
     Raises:
         ConfigurationError: The object is no proxy, or one that does not come from a store.
     """
+    if not is_proxy(proxy):
+        raise ConfigurationError(f"An object of type {type(proxy).__qualname__} is no proxy; only proxies have a Ref.")
     factory = factory_of(proxy)
     if not isinstance(factory, Ref):
         raise ConfigurationError("This proxy was made from a plain callable, not from a store; it has no Ref.")
@@ -257,10 +265,15 @@ def ref_of(proxy: object) -> Ref[Any]:
 
 
 def prefetch(*proxies: object) -> None:
-    """Move the bytes of these proxies (or Refs) now, in the background. Their first use then only decodes."""
+    """Move the bytes of these proxies (or Refs) now, in the background. Their first use then only decodes.
+
+    Proxies that are resolved, and objects that are neither proxy nor Ref, are here already.
+    """
     for proxy in proxies:
-        # by type: isinstance would ask an unresolved proxy of unknown type for its __class__, which fetches
-        (proxy if issubclass(type(proxy), Ref) else ref_of(proxy)).prefetch()  # type: ignore[attr-defined]
+        if not is_resolved(proxy):
+            ref_of(proxy).prefetch()
+        elif isinstance(proxy, Ref):
+            proxy.prefetch()
 
 
 _FROZEN = frozenset({int, float, complex, bool, str, bytes, range, type, type(len), type(lambda: 0), type(None)})

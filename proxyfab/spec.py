@@ -117,7 +117,7 @@ def nbytes(size: int | str) -> int:
 
 def check_name(name: str) -> str:
     """A name that may stand in a URL, a directory and a Redis key; raises ConfigurationError otherwise."""
-    if not _NAME.fullmatch(name):
+    if str(name) != name or not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"{name!r} cannot name a store: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first."
         )

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from proxyfab.abc import Connector
 from proxyfab.errors import CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.keys import Key, as_key
-from proxyfab.proxy import is_proxy, is_singleton, kind_of, unwrap
-from proxyfab.ref import Ref, openers, ref_of
+from proxyfab.proxy import factory_of, is_proxy, is_resolved, is_singleton, kind_of, unwrap
+from proxyfab.ref import Ref, openers
 from proxyfab.registry import load
 from proxyfab.reuse import Reuse
 from proxyfab.serialize import dumps, loads
@@ -93,8 +93,13 @@ class Store:
         """Whether a get costs no more than a cache hit."""
         return self.connector.local
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: this Store object refuses work, and references open another one."""
+        return self._transport.closed
+
     def __repr__(self) -> str:
-        return f"Store({self.url!r}{', closed' if self._transport.closed else ''})"
+        return f"Store({self.url!r}{', closed' if self.closed else ''})"
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
         return open_store, (self.url,)
@@ -169,12 +174,15 @@ class Store:
         The same unchanged object handed out twice is stored once (not with `once` or `ttl`, which are each their own).
 
         Args:
-            obj: Of a proxy its own reference is handed out.
+            obj: Of a proxy its own reference is handed out, unless its target was changed: that is stored now.
             once: Release the object when its first use is acknowledged (`Ref.ack`, or leaving `with ref as x:` well).
             ttl: Seconds until it expires; None for never.
         """
         if is_proxy(obj):
-            return ref_of(obj)
+            source = factory_of(obj)
+            if isinstance(source, Ref):
+                return source.current(unwrap(obj)) if is_resolved(obj) else source
+            obj = unwrap(obj)
         return self.ref_payload(self._dumps(obj), obj, once=once, ttl=ttl)
 
     def proxy(self, obj: T, *, once: bool = False, ttl: float | None = None) -> T:
@@ -199,7 +207,7 @@ class Store:
 
     def ref_from_key(self, key: Key | str) -> Ref[Any]:
         """A reference to what lies, or will lie, under `key`."""
-        return Ref(self.url, as_key(key), source=self, safe=self._mode == "safe")
+        return Ref(self.url, as_key(key), source=self)
 
     def proxy_from_key(self, key: Key | str) -> Any:
         """A proxy of what lies, or will lie, under `key`. Its type is known only when it is resolved."""
@@ -280,7 +288,8 @@ class Store:
         self._reuse.clear()
         if _live.get(self.url) is self:
             del _live[self.url]
-        _opened.pop(self.url, None)
+        if _opened.get(self.url) is self:
+            del _opened[self.url]
         if self._owns_connector:
             self.connector.close()
 
@@ -306,7 +315,6 @@ class Store:
             nbytes=payload.nbytes,
             kind=kind_of(obj),
             once=once,
-            safe=self._mode == "safe",
         )
 
 

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
 from proxyfab import background
 from proxyfab.errors import ResolveTimeout
+from proxyfab.testing.processes import at_once
 
 
 def test_results_and_errors_reach_whoever_asks():
@@ -48,6 +50,32 @@ def test_works_in_a_forked_child():
     if child == 0:
         os._exit(0 if background.start(lambda: 2, "two").result(5) == 2 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_was_under_way_at_a_fork_begins_again_in_the_child():
+    """Asked for by several threads at once; the parent's own goes on."""
+    gate = threading.Event()
+    parent = os.getpid()
+    task = background.start(lambda: gate.wait(10) if os.getpid() == parent else 3, "slow")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if at_once([partial(task.result, 5)] * 4) == [3] * 4 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    gate.set()
+    assert task.result(5) is True
+
+
+def test_without_threads_tasks_run_where_they_are_started(monkeypatch):
+    """At the limit of threads, or at the interpreter's end: late is better than never."""
+    pool = background._Pool()
+    monkeypatch.setattr(background, "_pool", pool)
+    monkeypatch.setattr(threading.Thread, "start", _refuse)
+    assert [background.start(lambda n=n: n, "n").result(0) for n in range(20)] == list(range(20))
+    assert pool.threads == 0
+
+
+def _refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_no_thread_keeps_the_interpreter_alive():

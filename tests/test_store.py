@@ -16,6 +16,7 @@ from proxyfab.abc import BaseConnector
 from proxyfab.buffers import Frames
 from proxyfab.connectors import MemoryConnector
 from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, KeyExists, KeyNotFound, ResolveTimeout
+from proxyfab.proxy import Proxy
 
 
 class Far(MemoryConnector):
@@ -140,6 +141,19 @@ def test_inline_mutated_and_sent_on():
         assert ref_of(proxy).key is None
         proxy.append(2)
         assert pickle.loads(pickle.dumps(proxy)) == [1, 2]
+
+
+def test_a_changed_proxy_put_again_is_what_it_is_now(store):
+    """store.ref(proxy) must not hand out the old value, nor store an unchanged one anew."""
+    proxy = store.proxy([1, 2])
+    lazy = ref_of(proxy)
+    assert store.ref(proxy) is lazy
+    assert not is_resolved(proxy)
+    assert proxy[0] == 1
+    assert store.ref(proxy) is lazy
+    proxy.append(3)
+    assert store.ref(proxy)() == [1, 2, 3]
+    assert store.ref(Proxy(lambda: [4]))() == [4]
 
 
 def test_once_is_released_on_acknowledge_not_on_fetch(store):
@@ -343,6 +357,12 @@ def test_trace_counts_per_link(store):
     assert spans[0].nbytes == spans[1].nbytes >= 1000
     assert store.stats()["get"]["count"] == 2
     assert ("put", spans[0].link) in trace.totals.totals()
+
+
+def test_a_name_is_text():
+    """Nothing else is looked at further."""
+    with pytest.raises(ConfigurationError, match="cannot name a store"):
+        Store("memory://", name=5)  # type: ignore[arg-type]  # that is the point
 
 
 def test_wrong_arguments():
