@@ -24,12 +24,12 @@ class ByteLRU(Generic[K, V]):
         self.nbytes = 0
         self._size_of = size_of
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may get and put other values
         on_fork(self)
 
     def after_fork(self) -> None:
         """A child starts empty: its parent may have been in the middle of a change."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._values = OrderedDict()
         self.nbytes = 0
 
@@ -51,7 +51,7 @@ class ByteLRU(Generic[K, V]):
                 return
             self._values[key] = value, size
             self.nbytes += size
-            while self.nbytes > self.limit:
+            while self._values and self.nbytes > self.limit:
                 dropped.append(self._drop(next(iter(self._values))))
 
     def pop(self, key: K) -> V | None:
@@ -71,5 +71,5 @@ class ByteLRU(Generic[K, V]):
 
     def _drop(self, key: K) -> V | None:
         value, size = self._values.pop(key, (None, 0))
-        self.nbytes -= size
+        self.nbytes = self.nbytes - size if self._values else 0
         return value

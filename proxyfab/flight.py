@@ -2,7 +2,8 @@
 
 Promises:
 1. No lock is held while the thing is fetched: different keys never wait for one another.
-2. A failure reaches everyone who waited and is then forgotten: the next call tries again.
+2. A failure reaches everyone who waited and is then forgotten: the next call tries again. What stopped only the thread
+   that fetched, its own deadline or an interrupt, reaches nobody else: one of those who waited fetches.
 3. Every wait has a deadline if the caller gives one; a flight that a fork left behind in the parent is not waited for.
 4. A thread that asks, while fetching, for the very thing it is fetching gets an error instead of a deadlock.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from threading import Lock, get_ident
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from proxyfab.errors import ProxyfabError, ResolveTimeout
@@ -19,9 +21,10 @@ from proxyfab.fork import on_fork
 V = TypeVar("V")
 
 
-# A flight is a list, because making one costs nothing. First comes the pilot's thread id, after the landing (value,) or
-# the error; then the locks of those who wait. A waiter adds its lock and then looks at the first item; the pilot sets
-# the first item and then releases the locks: either the waiter sees the landing, or the pilot sees the lock.
+# A flight is a list, because making one costs nothing. First comes the pilot's thread id, after the landing (value,), the
+# error, or None where the pilot gave up; then the locks of those who wait. A waiter adds its lock and then looks at the
+# first item; the pilot sets the first item and then releases the locks: either the waiter sees the landing, or the pilot
+# sees the lock.
 _Flight = list[Any]
 
 
@@ -51,13 +54,16 @@ class SingleFlight(Generic[V]):
         mine: _Flight = [get_ident()]
         flight = self._flying.setdefault(key, mine)  # atomic: a dict operation under the interpreter's lock
         if flight is not mine:
-            return self._join(self._what or key, flight, timeout)
+            return self._join(key, flight, fetch, timeout, args)
         outcome: Any = None
         try:
             value = fetch(*args)
             outcome = (value,)
             return value
-        except BaseException as error:
+        except ResolveTimeout as error:
+            outcome = error if timeout is None else None
+            raise
+        except Exception as error:
             outcome = error
             raise
         finally:
@@ -71,7 +77,11 @@ class SingleFlight(Generic[V]):
         """Forget flights whose pilots stayed in the parent."""
         self._flying = {}
 
-    def _join(self, what: Hashable, flight: _Flight, timeout: float | None) -> V:
+    def _join(
+        self, key: Hashable, flight: _Flight, fetch: Callable[..., V], timeout: float | None, args: tuple[Any, ...]
+    ) -> V:
+        what = self._what or key
+        deadline = None if timeout is None else monotonic() + timeout
         if flight[0] == get_ident():
             raise ProxyfabError(f"Resolving {what} needs {what} itself: its own bytes hold a reference to it.")
         landed = Lock()
@@ -81,6 +91,8 @@ class SingleFlight(Generic[V]):
             raise ResolveTimeout(
                 f"Another thread is still fetching {what} after {timeout} s; wait longer or try again."
             )
-        if isinstance(flight[0], BaseException):
+        if flight[0] is None:
+            return self.do(key, fetch, None if deadline is None else max(deadline - monotonic(), 0.0), *args)
+        if isinstance(flight[0], Exception):
             raise flight[0]
         return flight[0][0]  # type: ignore[no-any-return]  # the value is what fetch() of the same key returned

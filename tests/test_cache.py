@@ -135,3 +135,17 @@ def test_a_fork_starts_empty_and_unlocked() -> None:
     with cache._lock:  # as if another thread were in the middle of a change
         assert in_fork(work) == (1, b"child's")
     assert cache.get("a") == b"parent's"
+
+
+def test_collecting_garbage_inside_may_come_back():
+    """A finalizer that runs while the lock is held and uses the same cache must not wait for its own thread."""
+
+    class Key(int):
+        def __hash__(self) -> int:
+            cache.put(1, b"finalized")
+            return int(self)
+
+    cache: ByteLRU[int, bytes] = ByteLRU(LIMIT, len)
+    in_time = at_once([lambda: cache.put(Key(2), b"value"), lambda: cache.get(Key(2))], timeout=20)
+    assert None in in_time
+    assert cache.get(1) == b"finalized"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -79,6 +80,46 @@ def test_a_failure_reaches_all_and_is_forgotten() -> None:
 
     assert [type(result) for result in results] == [KeyError] * 4
     assert flights.do("key", lambda: "now it works") == "now it works"
+
+
+@pytest.mark.parametrize("stop", [ResolveTimeout("too slow for me"), KeyboardInterrupt()])
+def test_what_stops_the_pilot_alone_stops_nobody_else(stop: BaseException) -> None:
+    """Its own deadline, or an interrupt: of those who wait one fetches, and all get that."""
+    flights: SingleFlight = SingleFlight()
+    first, second = Slow(stop), Slow()
+    second.gate.set()
+    stopped: list[BaseException] = []
+
+    def pilot() -> None:
+        try:
+            flights.do("key", first, 30)
+        except BaseException as error:  # which one it is, is the question
+            stopped.append(error)
+
+    thread = threading.Thread(target=pilot)
+    thread.start()
+    assert until(lambda: first.calls == 1)
+    waiting = until_waiting(flights, 4)
+    results = at_once([*[partial(flights.do, "key", second, 30)] * 4, lambda: waiting() and first.gate.set()])[:-1]
+    thread.join(30)
+
+    assert stopped == [stop]
+    assert results == ["answer"] * 4
+    assert first.calls == 1
+
+
+def until_waiting(flights: SingleFlight, count: int) -> Callable[[], bool]:
+    """Returns when `count` threads wait for the flight of "key"."""
+    return lambda: until(lambda: len(flights._flying["key"]) > count)
+
+
+def test_a_connectors_own_deadline_reaches_all() -> None:
+    """Nobody asked for a deadline: eight who wait must not go through it one after the other."""
+    flights: SingleFlight = SingleFlight()
+    fetch = Slow(ResolveTimeout("the far side"))
+    results = together(flights, fetch, 4)
+
+    assert [type(result) for result in results] == [ResolveTimeout] * 4
 
 
 def test_different_keys_do_not_wait_for_one_another() -> None:

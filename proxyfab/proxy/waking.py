@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from types import MethodType, ModuleType
 from typing import Any
 
@@ -51,21 +52,25 @@ def resolve(proxy: Any, timeout: float | None = None) -> Any:
         return proxy
     if known.resolved:
         return target_of(proxy)
-    return _once(id(proxy), _fetch, timeout, proxy, timeout)
+    return _once(id(proxy), _fetch, timeout, proxy, None if timeout is None else monotonic() + timeout)
 
 
-def _fetch(proxy: Any, timeout: float | None) -> Any:
+def _fetch(proxy: Any, deadline: float | None) -> Any:
     if traits[type(proxy)].resolved:  # by a flight that landed while this thread took off
         return target_of(proxy)
     factory = factory_of(proxy)
     try:
-        target = factory() if timeout is None else _timed(factory)(timeout=timeout)
+        target = factory() if deadline is None else _timed(factory)(timeout=_left(deadline))
         if type(target) in traits:
-            target = resolve(target, timeout)
+            target = resolve(target, None if deadline is None else _left(deadline))
     except _MISLEADING as error:
         raise ProxyfabError(f"Resolving {text(proxy)} failed: {type(error).__name__}: {error}") from error
     settle(proxy, target, class_for[0](type(target)))
     return target
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - monotonic(), 0.0)
 
 
 def _timed(factory: Callable[[], Any]) -> Callable[..., Any]:

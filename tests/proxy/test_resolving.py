@@ -101,9 +101,10 @@ def test_deadlines(px: Any) -> None:
             return "whole"
 
         def resolve(self, timeout: float | None = None) -> Any:
-            return f"within {timeout}"
+            assert timeout is not None
+            return f"within {timeout:.1f}"
 
-    assert px.resolve(px.make(Factory(), px.kind_of("")), timeout=2) == "within 2"
+    assert px.resolve(px.make(Factory(), px.kind_of("")), timeout=2) == "within 2.0"
     assert px.resolve(px.make(Factory(), px.kind_of(""))) == "whole"
     assert px.resolve(px.make(list, px.kind_of([])), timeout=2) == []
 
