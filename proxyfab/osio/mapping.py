@@ -41,8 +41,9 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _munmap = _libc.munmap
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_madvise = _libc.madvise
-_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+advise = _libc.madvise
+"""`madvise(address, length, advice)`: a hint, so nobody asks whether the kernel took it."""
+advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Mapping:
@@ -78,7 +79,7 @@ class Mapping:
         """Make pages writable now, in one call instead of one fault each; a kernel before 5.14 does it on touch."""
         start = offset // PAGE * PAGE
         if start < end:
-            _madvise(self.address + start, end - start, _POPULATE_WRITE)
+            advise(self.address + start, end - start, _POPULATE_WRITE)
 
     def write(self, parts: Iterable[memoryview | bytes], offset: int) -> int:
         """Copy `parts` to `offset` and behind; returns the offset behind the last byte. Only where writable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxyfab.osio.memory import new_bytearray, new_bytes
 from proxyfab.serialize.codec import Codec, Parts
 
 
@@ -18,7 +19,7 @@ class _Bytes:
         (view,) = buffers
         whole = view.obj
         # A copy, since bytes own their memory; none when the view is all of a bytes object.
-        return whole if whole.__class__ is bytes and len(whole) == view.nbytes else bytes(view)
+        return whole if whole.__class__ is bytes and len(whole) == view.nbytes else new_bytes(view)
 
 
 class _ByteArray:
@@ -30,7 +31,7 @@ class _ByteArray:
 
     def load(self, _: Any, buffers: tuple[memoryview, ...], /) -> bytearray:
         (view,) = buffers
-        return bytearray(view)  # a copy, since its owner may change it
+        return new_bytearray(view)  # a copy, since its owner may change it
 
 
 class _MemoryView:
