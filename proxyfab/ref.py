@@ -107,8 +107,9 @@ class Ref(Generic[T_co]):
     def _payload(self, timeout: float | None) -> Payload:
         if self._inline is not None:
             return self._inline
-        ahead, self._ahead = self._ahead, None
+        ahead = self._ahead
         if ahead is not None:
+            self._ahead = None
             try:
                 return ahead.result(timeout)
             except ResolveTimeout:
@@ -116,6 +117,8 @@ class Ref(Generic[T_co]):
                 raise
             except ProxyfabError:
                 pass  # what failed then may work now, and if not, fails with this call's own story
+        if timeout is None:
+            return self._fetch()
         return background.within(timeout, self._fetch, f"Fetching {self.key} from {self.url}")
 
     def _fetch(self) -> Payload:
