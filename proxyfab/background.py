@@ -55,7 +55,8 @@ class Task(Generic[R]):
             self._adopt()
             if not self._done.wait(timeout):
                 raise ResolveTimeout(
-                    f"{self.what} has not finished within {timeout} s; wait longer or look at the other side."
+                    f"{self.what} has not finished within {round(timeout or 0, 3)} s; wait longer or look at the other "
+                    f"side."
                 )
         if self._error is not None:
             raise self._error

@@ -21,10 +21,10 @@ from proxyfab.fork import on_fork
 V = TypeVar("V")
 
 
-# A flight is a list, because making one costs nothing. First comes the pilot's thread id, after the landing (value,), the
-# error, or None where the pilot gave up; then the locks of those who wait. A waiter adds its lock and then looks at the
-# first item; the pilot sets the first item and then releases the locks: either the waiter sees the landing, or the pilot
-# sees the lock.
+# A flight is a list, because making one costs nothing. First comes the pilot's thread id; after the landing (value,),
+# the error, or None where the pilot gave up. Then come the locks of those who wait. A waiter adds its lock and then
+# looks at the first item; the pilot sets the first item and then releases the locks: either the waiter sees the
+# landing, or the pilot sees the lock.
 _Flight = list[Any]
 
 
@@ -89,7 +89,7 @@ class SingleFlight(Generic[V]):
         flight.append(landed)
         if isinstance(flight[0], int) and not landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
             raise ResolveTimeout(
-                f"Another thread is still fetching {what} after {timeout} s; wait longer or try again."
+                f"Another thread is still fetching {what} after {round(timeout or 0, 3)} s; wait longer or try again."
             )
         if flight[0] is None:
             return self.do(key, fetch, None if deadline is None else max(deadline - monotonic(), 0.0), *args)

@@ -59,7 +59,7 @@ def torch_function(
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
 ) -> Any:
-    """`__torch_function__`."""
+    """`__torch_function__`: torch looks for it on the type, and by that alone knows a proxy from a tensor in C."""
     return function(*_bare_items(args), **_bare_options(kwargs or {}))
 
 

@@ -12,7 +12,6 @@ import copyreg
 from collections import abc
 from collections.abc import Callable
 from functools import lru_cache
-from types import MethodType
 from typing import Any, Generic, TypeVar
 
 from proxyfab.proxy import arrays, copying, waking
@@ -128,7 +127,8 @@ def _build(kind: Kind) -> tuple[type, type]:
     if "__call__" in here:
         here["__call__"] = target_slot
     if kind.has("torch"):
-        here["__getattribute__"] = _with_torch_function
+        lazy["__getattribute__"], here["__getattribute__"] = _torch_first(waking.attribute), _torch_first(_of_target)
+        lazy["__torch_function__"] = here["__torch_function__"] = classmethod(arrays.torch_function)
     if kind.has("not_iterable"):
         lazy["__iter__"] = here["__iter__"] = None
     if not kind.has("__hash__"):
@@ -175,8 +175,6 @@ def _own_names(kind: Kind) -> dict[str, Callable[..., Any]]:
         own["__mro_entries__"] = copying.mro_entries
     if kind.has("__call__"):
         own["__signature__"] = copying.signature
-    if kind.has("torch"):
-        own["__torch_function__"] = arrays.torch_function
     if (kind.has("__float__") or kind.has("__complex__")) and not kind.has("array_function"):
         own["__array__"] = arrays.array
     return own
@@ -196,8 +194,14 @@ class _OfType:
             return () if self._name == "__match_args__" else {}
 
 
-def _with_torch_function(proxy: Any, name: str) -> Any:
-    """Torch asks the instance, and the tensor's own answer would refuse to deal with a proxy."""
-    if name == "__torch_function__":
-        return MethodType(arrays.torch_function, proxy)
+def _torch_first(otherwise: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Torch asks the instance too, where the tensor's own answer would refuse to deal with a proxy."""
+
+    def attribute(proxy: Any, name: str) -> Any:
+        return type(proxy).__torch_function__ if name == "__torch_function__" else otherwise(proxy, name)
+
+    return attribute
+
+
+def _of_target(proxy: Any, name: str) -> Any:
     return getattr(target_of(proxy), name)

@@ -201,4 +201,20 @@ def test_torch_protocol(px: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     p = px.make(lambda: tensor, px.kind_of(tensor))
     for _ in range(2):  # unresolved, then resolved
         assert p.__torch_function__(lambda a, b: (a, b), (type(p),), (p, [p]), {}) == (tensor, [tensor])
+        assert "__torch_function__" in dir(type(p))  # without it torch takes a proxy for a tensor, also in C
+        assert p.__torch_function__.__self__ is not p  # which torch deprecates
+        px.resolve(p)
     assert p.__class__ is Tensor
+
+
+def test_torch_functions_take_proxies(px: Any) -> None:
+    """Those that Python dispatches, those that C does, and those that take lists."""
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(12.0).reshape(3, 4)
+    for touch in (px.is_resolved, px.resolve):
+        p = px.make(lambda: tensor, px.kind_of(tensor))
+        touch(p)
+        assert torch.equal(torch.nn.functional.relu(p), tensor)
+        assert torch.equal(torch.einsum("ij,kj->ik", p, tensor), tensor @ tensor.T)
+        assert torch.equal(torch.where(p > 3, p, tensor), tensor)
+        assert torch.equal(torch.cat([tensor, p]), torch.cat([tensor, tensor]))
