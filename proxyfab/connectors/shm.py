@@ -24,8 +24,8 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.osio import entries
-from proxyfab.osio.entries import is_live, names_it, open_held, slot_of, take_away, write_new
-from proxyfab.osio.files import temporary_name, translate
+from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
+from proxyfab.osio.files import names_it, temporary_name, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.objects import name_of
 from proxyfab.osio.root import Root

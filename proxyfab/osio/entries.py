@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
-from proxyfab.osio.files import TEMPORARY, is_abandoned, temporary_name, translate, write_all
+from proxyfab.osio.files import TEMPORARY, is_abandoned, names_it, temporary_name, translate, write_all
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import id_of
 from proxyfab.wire.slot import SIZE, Slot, id_hash, unpack
@@ -44,16 +44,6 @@ def write_new(path: str, parts: list[memoryview | bytes]) -> None:
         raise
     finally:
         os.close(fd)
-
-
-def names_it(path: str, fd: int) -> bool:
-    """Whether `path` names the open file."""
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    mine = os.fstat(fd)
-    return found.st_ino == mine.st_ino and found.st_dev == mine.st_dev
 
 
 def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:

@@ -147,6 +147,16 @@ def is_abandoned(name: str, modified: float, now: float) -> bool:
     return now - modified > OLD if found is None else not found
 
 
+def names_it(path: str, fd: int) -> bool:
+    """Whether `path` names the open file."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(fd)
+    return found.st_ino == mine.st_ino and found.st_dev == mine.st_dev
+
+
 def sync_directory(path: str) -> None:
     """Bring a directory's names to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

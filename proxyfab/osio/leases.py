@@ -10,7 +10,9 @@ Rules:
 2. After a fork parent and child share descriptions, and an unlock by one would unlock for both. So both retire theirs:
    on a retired description nothing is unlocked byte by byte; it is closed when its last lease of this process is gone.
    What the child inherited stays leased for as long as either of them holds it.
-3. A lease ends in `__del__`, which may run anywhere, even inside our own critical section (garbage collection). There
+3. A lease is taken on the file that has the name now: should somebody remove a lock file, those who open it anew and
+   those who had it open would not see each other's locks. Who wants the exclusive lock asks the same (`osio.segments`).
+4. A lease ends in `__del__`, which may run anywhere, even inside our own critical section (garbage collection). There
    it only appends to a queue, and takes the lock only if that is free; who holds the lock settles the queue after it.
 """
 
@@ -24,6 +26,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+
+from proxyfab.osio.files import names_it
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _RANGE = struct.Struct("hhqqi")
@@ -92,7 +96,10 @@ class Leases:
         """
         try:
             with self._lock:
-                file = self._files.get(path) or self._open(path)
+                file = self._files.get(path)
+                if file is None or not names_it(path, file.fd):
+                    self._part(path)
+                    file = self._files[path] = _LockFile(path)
                 count = file.counts.get(number, 0)
                 if not count and not lock(file.fd, number, exclusive=False):
                     return None
@@ -109,10 +116,7 @@ class Leases:
     def forget(self, path: str) -> None:
         """Close a lock file that is not needed any more, as soon as nothing is leased through it."""
         with self._lock:
-            file = self._files.pop(path, None)
-            if file is not None:
-                file.forgotten = True
-                self._close_unused(file)
+            self._part(path)
         self._settle()
 
     def held(self) -> int:
@@ -133,9 +137,11 @@ class Leases:
         self._lock.release()
         self._settle()
 
-    def _open(self, path: str) -> _LockFile:
-        file = self._files[path] = _LockFile(path)
-        return file
+    def _part(self, path: str) -> None:
+        file = self._files.pop(path, None)
+        if file is not None:
+            file.forgotten = True
+            self._close_unused(file)
 
     def _settle(self) -> None:
         while self._ended and self._lock.acquire(blocking=False):

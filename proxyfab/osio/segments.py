@@ -14,10 +14,13 @@ Rules:
    between leaves nothing that a slow reader could take for an object.
 4. Between filling and publishing the lock is turned into a lease, never given up: others may take free segments away
    when memory is short (`trim_others`), and they ask for the exclusive lock before.
-5. The pages that homes can hold back are bounded by `limit`, whoever evicts and however idle the owner is. What does
+5. The lock file may be removed by anybody who cleans up. Leases are taken on the one that has its name (`osio.leases`),
+   so a segment is filled anew only where that still is the one it was published under: asked behind the wiping of the
+   header, or a reader might look in between.
+6. The pages that homes can hold back are bounded by `limit`, whoever evicts and however idle the owner is. What does
    not fit under the limit is published without a home and is an ordinary file from then on.
-6. When the owner ends, its homes go with its namespace; what was published into a named namespace stays.
-7. New files are filled by write, never through a mapping: a full file system is then an error and not SIGBUS.
+7. When the owner ends, its homes go with its namespace; what was published into a named namespace stays.
+8. New files are filled by write, never through a mapping: a full file system is then an error and not SIGBUS.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from operator import attrgetter
 
 from proxyfab.fork import on_fork
 from proxyfab.osio.entries import write_new
+from proxyfab.osio.files import names_it
 from proxyfab.osio.filling import Body, Segment, choose, fill
 from proxyfab.osio.leases import lock, unlock
 from proxyfab.osio.lodging import Lodging
@@ -60,15 +64,15 @@ class Pool:
         self.root = root
         self.limit = limit
         self.count = count
-        self._fd = -1
+        self._locks: list[int] = []
+        """Descriptors of the lock file, the present one last. Others were removed; a thread may be busy under one."""
         self.after_fork()
         on_fork(self)
 
     def after_fork(self) -> None:
         """The child makes a pool of its own when it needs one; the parent's files are the parent's."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        while self._locks:
+            os.close(self._locks.pop())
         self._directory = ""
         self._base = 0
         self._guard = threading.Lock()
@@ -89,7 +93,7 @@ class Pool:
         Raises:
             OSError: No space, among others; nothing stays.
         """
-        if not self._directory:
+        if not self._directory or not self._is_named(self._locks[-1]):
             self._open()
         need = SIZE + sum([len(part) for part in body])
         for segment in self._claims(need):
@@ -111,8 +115,8 @@ class Pool:
         for segment in self._idle():
             self._drop(segment)
         with self._opening:
-            fd, self._fd, self._directory = self._fd, -1, ""
-        if fd >= 0:
+            locks, self._locks, self._directory = self._locks, [], ""
+        for fd in locks:
             os.close(fd)
 
     def __len__(self) -> int:
@@ -121,8 +125,8 @@ class Pool:
     def _open(self) -> None:
         """Make the pool's directory, anew if somebody removed it; one thread does it for all."""
         with self._opening:
-            if self._fd < 0:
-                self._fd = self._lock_file()
+            if not self._locks or not self._is_named(self._locks[-1]):
+                self._locks.append(self._lock_file())
             if not os.path.isdir(self._directory):
                 _, namespace = Lodging(self.root, None).open()
                 with self._guard:
@@ -139,6 +143,13 @@ class Pool:
             self.limit = 0  # a file system without such locks: nothing can be recycled here
         return fd
 
+    def _is_named(self, locks: int) -> bool:
+        return names_it(f"{self.root}/{LEASES}", locks)
+
+    def _is_outdated(self, segment: Segment) -> bool:
+        """Whether it was made under a lock file that somebody has removed since."""
+        return segment.home >> _NUMBER_BITS != self._base >> _NUMBER_BITS
+
     # -- who may fill what ---------------------------------------------------------------------------------------
 
     def _idle(self) -> list[Segment]:
@@ -154,8 +165,9 @@ class Pool:
             known = [segment for segment in self._segments.values() if not segment.claimed]
         for segment in choose(known, need):
             free = segment.free()
-            if free is None:
+            if free is None or self._is_outdated(segment):
                 self._drop(segment)
+                continue
             if not free:
                 continue
             with self._guard:
@@ -234,8 +246,10 @@ class Pool:
 
     def _refill(self, segment: Segment, need: int, head: Head, body: Body, publish: Publish) -> bool:
         """Fill a claimed segment and publish it; False when a reader still has it, or it was taken away."""
-        before = segment.capacity
-        with _locked(self._fd, segment.home) as mine:
+        before, locks = segment.capacity, self._locks[-1]
+        if self._is_outdated(segment):  # asked behind `locks`: they are made together
+            return False
+        with _locked(locks, segment.home) as mine:
             if not mine:
                 return False
             try:
@@ -246,9 +260,11 @@ class Pool:
                 if os.fstat(fd).st_nlink != 1:  # another thread filled it between our look and our claim
                     return False
                 os.pwrite(fd, _BLANK, 0)
+                if not self._is_named(locks):  # a reader may have leased where we do not see it
+                    return False
                 fill(segment, fd, need, body)
                 os.pwrite(fd, head(segment.home), 0)
-                lock(self._fd, segment.home, exclusive=False)
+                lock(locks, segment.home, exclusive=False)
                 try:
                     publish(segment.path)
                 except BaseException:
@@ -265,8 +281,11 @@ class Pool:
         keep = self._admit(need)
         segment = self._reserve(need)
         try:
-            with _locked(self._fd, segment.home):  # against `trim_others`; whoever leases it looks at something older
+            locks = self._locks[-1]
+            with _locked(locks, segment.home) as mine:  # against `trim_others`
                 write_new(segment.path, [head(segment.home if keep else 0), *body])
+                if mine:
+                    lock(locks, segment.home, exclusive=False)  # who looks at once is not to find it locked, and copy
                 publish(segment.path)
         except BaseException:
             self._release(segment)
