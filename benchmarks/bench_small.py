@@ -17,7 +17,7 @@ from benchmarks.payloads import KB, make, read
 from proxyfab import Store
 
 BENCH = "small"
-BATCH = 20
+BATCH = 200
 STEPS = ("create", "dumps", "loads", "use")
 
 
