@@ -151,6 +151,8 @@ def _class(kind: Kind, namespace: dict[str, Any], own: dict[str, Callable[..., A
 def _shared(kind: Kind) -> dict[str, Any]:
     """What both classes of a kind have beside its operators."""
     found: dict[str, Any] = {"__copy__": copying.shallow}
+    if kind.name:
+        found["__new__"] = _of_its_type(kind)
     if kind.has("dataclass"):
         found |= {name: _OfType(kind, name) for name in DATACLASS_NAMES}
     if kind.has("ufunc"):
@@ -178,6 +180,19 @@ def _own_names(kind: Kind) -> dict[str, Callable[..., Any]]:
     if (kind.has("__float__") or kind.has("__complex__")) and not kind.has("array_function"):
         own["__array__"] = arrays.array
     return own
+
+
+def _of_its_type(kind: Kind) -> Callable[..., Any]:
+    """`type(p)(items)`, as in `dataclasses.asdict` or in Dask, makes one of the target's type."""
+
+    def new(_: type, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            cls = find_type(kind.name)
+        except (ImportError, LookupError) as error:
+            raise TypeError(f"No {kind.name.replace(':', '.')} can be made from a proxy's class: {error}") from error
+        return cls(*args, **kwargs)
+
+    return new
 
 
 class _OfType:

@@ -16,6 +16,7 @@ import re
 import struct
 import sys
 from collections import abc, deque
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
@@ -368,3 +369,20 @@ def test_what_has_items_need_not_be_iterable(lazy: Any, here: Any) -> None:
             with pytest.raises(TypeError, match="not iterable"):
                 list(make(target))
         assert make(match)[1] == "a"
+
+
+def test_calling_a_proxys_class_makes_the_targets_type(px: Any, lazy: Any, here: Any) -> None:
+    """`type(x)(...)` is how containers are rebuilt by those who do not know them: dataclasses, Dask, JAX."""
+    for make in (lambda target: lazy(target)[0], here):
+        assert type(make([1]))((2, 3)) == [2, 3]
+        assert type(type(make({}))(a=1)) is dict
+
+        @dataclass
+        class Scan:
+            angles: list[int]
+
+        assert asdict(Scan(make([1, 2]))) == {"angles": [1, 2]}
+        with pytest.raises(TypeError, match="Scan"):
+            type(make(Scan([])))([1])  # a local class: its name leads nowhere
+    with pytest.raises(TypeError, match="needs a callable"):
+        px.Proxy([1])
