@@ -352,3 +352,13 @@ def test_an_error_in_a_child_comes_back_whole(store: Store) -> None:
 
 def get_it(talk: Any, url: str, key: Key) -> Any:
     return open_store(url).get(key)
+
+
+def test_an_open_file_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    """A file belongs to its process; cloudpickle alone would send a buffer of its text that pretends to be it."""
+    path = tmp_path / "notes.txt"
+    path.write_text("one line")
+    with Store("memory://", inline_below=0) as store, path.open() as file:
+        for obj in (file, [file], lambda: file.read()):
+            with pytest.raises(SerializationError, match="send its path"):
+                store.put(obj)

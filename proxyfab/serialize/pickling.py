@@ -37,17 +37,15 @@ def dump(obj: object, name: str) -> tuple[str, str, None, list[Buffer]]:
         SerializationError: Neither pickle nor cloudpickle takes it.
     """
     try:
-        stream, views = _pickled(pickle.dumps, obj)
+        stream, views = _pickled(obj, by_value=False)
         if b"__main__" not in stream:
             return "pickle", name, None, [stream, *views]
     except (ProxyfabError, MemoryError):
         raise
     except Exception:  # noqa: BLE001  # whatever a reducer raises, cloudpickle may know better; if not, its error is told
         pass
-    import cloudpickle
-
     try:
-        stream, views = _pickled(cloudpickle.dumps, obj)
+        stream, views = _pickled(obj, by_value=True)
         return "cloudpickle", name, None, [stream, *views]
     except (ProxyfabError, MemoryError):
         raise
@@ -55,8 +53,8 @@ def dump(obj: object, name: str) -> tuple[str, str, None, list[Buffer]]:
         raise blame.not_picklable(obj, name, error) from error
 
 
-def _pickled(dumps: Callable[..., bytes], obj: object) -> tuple[bytes, list[memoryview]]:
-    """The stream, and its large buffers as views."""
+def _pickled(obj: object, *, by_value: bool) -> tuple[bytes, list[memoryview]]:
+    """The stream, and its large buffers as views; functions and classes by value with cloudpickle."""
     views: list[memoryview] = []
 
     def collect(buffer: pickle.PickleBuffer) -> bool:
@@ -66,25 +64,36 @@ def _pickled(dumps: Callable[..., bytes], obj: object) -> tuple[bytes, list[memo
         views.append(view)
         return False
 
+    if "torch" in sys.modules or by_value:
+        return _with_reducers(obj, collect, by_value), views
+    return pickle.dumps(obj, _PROTOCOL, buffer_callback=collect), views
+
+
+def _with_reducers(obj: object, collect: Callable[[pickle.PickleBuffer], bool], by_value: bool) -> bytes:
+    """Pickle with reducers of our own, wherever their types are met.
+
+    torch by itself writes tensors into the stream, twice copied; cloudpickle sends an open file as a buffer of its
+    text, and who gets it takes that for the file.
+    """
+    reducers: dict[Any, Any] = {}
     if "torch" in sys.modules:
-        return _with_tensors(dumps, obj, collect), views
-    return dumps(obj, _PROTOCOL, buffer_callback=collect), views
-
-
-def _with_tensors(dumps: Callable[..., bytes], obj: object, collect: Callable[[pickle.PickleBuffer], bool]) -> bytes:
-    """Pickle with tensors out of band, wherever they are: torch by itself writes them into the stream, twice copied."""
-    reducers = importlib.import_module("proxyfab.serialize.codecs.torch").REDUCERS
+        reducers |= importlib.import_module("proxyfab.serialize.codecs.torch").REDUCERS
     out = io.BytesIO()
     base: Any = pickle.Pickler
     known: Any = copyreg.dispatch_table
-    if dumps is not pickle.dumps:
+    if by_value:
         import cloudpickle
 
         base, known = cloudpickle.Pickler, cloudpickle.Pickler.dispatch_table
+        reducers[io.TextIOWrapper] = _refuse_file
     # A class, not an attribute of the instance: cloudpickle's pickler reads its table while it is made.
     pickler = type("Pickler", (base,), {"dispatch_table": ChainMap(reducers, known)})
     pickler(out, _PROTOCOL, buffer_callback=collect).dump(obj)
     return out.getvalue()
+
+
+def _refuse_file(file: io.TextIOWrapper) -> Any:
+    raise pickle.PicklingError(f"the open file {file.name!r} stays in its process; send its path or its content")
 
 
 def load(payload: Payload) -> Any:
