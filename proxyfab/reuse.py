@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 from xxhash import xxh3_64
@@ -67,6 +68,13 @@ class Reuse:
         self._seen[id(obj)] = _HandedOut(key, payload, weak, content)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """What was handed out under these keys was replaced."""
+        replaced = {key.id for key in keys}
+        for name, seen in list(self._seen.items()):
+            if seen.key.id in replaced:
+                self._seen.pop(name, None)
 
     def clear(self) -> None:
         """Forget everything."""

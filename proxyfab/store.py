@@ -120,7 +120,11 @@ class Store:
             SerializationError: The object cannot become bytes.
             CapacityError: There is no room.
         """
-        return self._transport.put(self._dumps(obj), None if key is None else as_key(key), ttl, replace)
+        wanted = None if key is None else as_key(key)
+        done = self._transport.put(self._dumps(obj), wanted, ttl, replace)
+        if replace:
+            self._reuse.forget([done])
+        return done
 
     def put_many(
         self,
@@ -133,7 +137,10 @@ class Store:
         """Store several objects, in one round trip where the connector can."""
         payloads = [self._dumps(obj) for obj in objs]
         wanted = None if keys is None else [as_key(key) for key in keys]
-        return self._transport.put_many(payloads, wanted, ttl, replace)
+        done = self._transport.put_many(payloads, wanted, ttl, replace)
+        if replace:
+            self._reuse.forget(done)
+        return done
 
     def get(self, key: Key | str, default: Any = None) -> Any:
         """The object under `key`, or `default` when there is none. Arrays come back read-only."""
@@ -194,16 +201,13 @@ class Store:
     def proxy_many(self, objs: Iterable[T], *, once: bool = False, ttl: float | None = None) -> list[T]:
         """A proxy of each, stored in one round trip where the connector can."""
         objs = list(objs)
-        plain = [obj for obj in objs if not is_singleton(obj) and not is_proxy(obj)]
-        payloads = [self._dumps(obj) for obj in plain]
-        keys = iter(self._transport.put_many([p for p in payloads if p.nbytes >= self._inline_below], None, ttl, False))
-        refs = iter(
-            [
-                self._ref(payload, obj, None if payload.nbytes < self._inline_below else next(keys), once)
-                for payload, obj in zip(payloads, plain, strict=True)
-            ]
-        )
-        return [obj if is_singleton(obj) or is_proxy(obj) else cast(T, next(refs).proxy()) for obj in objs]
+        shared = not once and ttl is None
+        names = [id(obj) if shared else place for place, obj in enumerate(objs)]
+        plain = {
+            name: obj for name, obj in zip(names, objs, strict=True) if not is_singleton(obj) and not is_proxy(obj)
+        }
+        refs = dict(zip(plain, self._ref_many(list(plain.values()), once, ttl), strict=True))
+        return [cast(T, refs[name].proxy()) if name in refs else obj for name, obj in zip(names, objs, strict=True)]
 
     def ref_from_key(self, key: Key | str) -> Ref[Any]:
         """A reference to what lies, or will lie, under `key`."""
@@ -305,6 +309,19 @@ class Store:
 
     def _dumps(self, obj: object) -> Payload:
         return dumps(unwrap(obj) if is_proxy(obj) else obj, mode=self._mode)
+
+    def _ref_many(self, objs: list[Any], once: bool, ttl: float | None) -> list[Ref[Any]]:
+        shared = not once and ttl is None
+        payloads = [self._dumps(obj) for obj in objs]
+        stored = [place for place, payload in enumerate(payloads) if payload.nbytes >= self._inline_below]
+        keys = {place: self._reuse.find(objs[place], payloads[place]) for place in stored if shared}
+        new = [place for place in stored if keys.get(place) is None]
+        put = self._transport.put_many([payloads[place] for place in new], None, ttl, False)
+        for place, key in zip(new, put, strict=True):
+            keys[place] = key
+            if shared:
+                self._reuse.remember(objs[place], payloads[place], key)
+        return [self._ref(payload, objs[place], keys.get(place), once) for place, payload in enumerate(payloads)]
 
     def _ref(self, payload: Payload, obj: object, key: Key | None, once: bool) -> Ref[Any]:
         return Ref(

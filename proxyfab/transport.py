@@ -2,6 +2,7 @@
 
 Promises: no lock is held while bytes move; several threads that want the same remote bytes share one fetch; what is
 kept for a second get are received bytes, and only where a get costs more than a cache hit; data is verified on arrival.
+What this process evicted or replaced is not answered from what was received, or asked for, before.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class Transport:
         self.connector = connector
         self.meter = Meter()
         self.closed = False
-        self._cache: ByteLRU[Key, Payload] = ByteLRU(cache, _size)
-        self._flights: SingleFlight[Payload | None] = SingleFlight()
+        self._cache: ByteLRU[str, tuple[Key, Payload]] = ByteLRU(
+            cache, _size
+        )  # by id: one object, however it is asked for
+        self._flights: SingleFlight[Payload | None] = SingleFlight()  # new after each change: see _forget
 
     @cached_property
     def _out(self) -> Link:
@@ -46,11 +49,12 @@ class Transport:
         """Encode and store one payload."""
         connector = self._use()
         frames = encode(payload, checksum=connector.checksums)
-        with self._span("put", self._out, key or "", frames.nbytes):
-            done = connector.put(frames, key=key, ttl=ttl, replace=replace)
-        if replace:
-            self._cache.pop(done)
-        return done
+        try:
+            with self._span("put", self._out, key or "", frames.nbytes):
+                return connector.put(frames, key=key, ttl=ttl, replace=replace)
+        finally:
+            if replace and key is not None:
+                self._forget([key])
 
     def put_many(
         self, payloads: Sequence[Payload], keys: Sequence[Key] | None, ttl: float | None, replace: bool
@@ -60,30 +64,32 @@ class Transport:
         many = [encode(payload, checksum=connector.checksums) for payload in payloads]
         if not many:
             return []
-        with self._span("put_many", self._out, f"{len(many)} keys", sum(frames.nbytes for frames in many)):
-            done = connector.put_many(many, keys=keys, ttl=ttl, replace=replace)
-        for key in done if replace else ():
-            self._cache.pop(key)
-        return done
+        try:
+            with self._span("put_many", self._out, f"{len(many)} keys", sum(frames.nbytes for frames in many)):
+                return connector.put_many(many, keys=keys, ttl=ttl, replace=replace)
+        finally:
+            if replace and keys is not None:
+                self._forget(keys)
 
     def get(self, key: Key) -> Payload | None:
         """The payload under `key`, verified; None when there is none."""
         if self._use().local:
             return self._fetch(key)
-        return self._cache.get(key) or self._flights.do(key, lambda: self._fetch(key))
+        return self._kept(key) or self._flights.do(key, lambda: self._fetch(key))
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Payload]:
         """The payloads under `keys` that exist; one round trip for those not cached."""
         connector = self._use()
-        found = {key: payload for key in keys if (payload := self._cache.get(key)) is not None}
+        found = {key: payload for key in keys if (payload := self._kept(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if not missing:
             return found
+        flights = self._flights
         with self._span("get_many", self._in, f"{len(missing)} keys") as step:
             for key, frames in zip(missing, connector.get_many(missing), strict=True):
                 if frames is not None:
                     found[key] = self._decode(key, frames)
-                    self._keep(key, found[key])
+                    self._keep(key, found[key], flights)
                     step.nbytes += frames.nbytes
         return found
 
@@ -99,16 +105,20 @@ class Transport:
 
     def evict(self, keys: Sequence[Key]) -> list[bool]:
         """Delete what lies under `keys`."""
-        for key in keys:
-            self._cache.pop(key)
-        with self._span("evict", self._out, _name(keys)):
-            return self._use().evict_many(keys)
+        try:
+            with self._span("evict", self._out, _name(keys)):
+                return self._use().evict_many(keys)
+        finally:
+            self._forget(keys)
 
     def clear(self) -> int:
         """Delete everything in the connector's namespace."""
-        self._cache.clear()
-        with self._span("clear", self._out):
-            return self._use().clear()
+        try:
+            with self._span("clear", self._out):
+                return self._use().clear()
+        finally:
+            self._forget(())
+            self._cache.clear()
 
     def close(self) -> None:
         """Refuse further work and forget what was received."""
@@ -124,13 +134,14 @@ class Transport:
         return span(operation, link, key, size, self.meter)
 
     def _fetch(self, key: Key) -> Payload | None:
+        flights = self._flights
         with self._span("get", self._in, key) as step:
             frames = self.connector.get(key)
             if frames is None:
                 return None
             step.nbytes = frames.nbytes
             payload = self._decode(key, frames)
-        self._keep(key, payload)
+        self._keep(key, payload, flights)
         return payload
 
     def _decode(self, key: Key, frames: Frames, *, verify: bool = True) -> Payload:
@@ -139,13 +150,27 @@ class Transport:
         except IntegrityError as error:
             raise IntegrityError(f"{key} in {self.connector.spec} cannot be read. {error}") from error
 
-    def _keep(self, key: Key, payload: Payload) -> None:
+    def _kept(self, key: Key) -> Payload | None:
+        kept = self._cache.get(key.id)
+        return kept[1] if kept is not None and kept[0] == key else None
+
+    def _keep(self, key: Key, payload: Payload, flights: SingleFlight[Payload | None]) -> None:
         if not self.connector.local:
-            self._cache.put(key, payload)
+            self._cache.put(key.id, (key, payload))
+            if self._flights is not flights:  # asked behind the put: who forgot the key before has not seen this one
+                self._cache.pop(key.id)
+
+    def _forget(self, keys: Sequence[Key]) -> None:
+        """After a change: nobody joins a fetch that began before it, and what such a fetch brings is not kept."""
+        if self.connector.local:
+            return
+        self._flights = SingleFlight()
+        for key in keys:
+            self._cache.pop(key.id)
 
 
-def _size(payload: Payload) -> int:
-    return payload.nbytes
+def _size(kept: tuple[Key, Payload]) -> int:
+    return kept[1].nbytes
 
 
 def _name(keys: Sequence[Key]) -> object:

@@ -108,6 +108,29 @@ def test_same_object_is_stored_once(store):
     assert store.ref(array, once=True).key != third.key
 
 
+def test_replaced_objects_are_not_handed_out_as_the_same_object(store):
+    """Somebody put something else under the key of an object that was handed out."""
+    table = list(range(100))
+    ref = store.ref(table)
+    assert store.ref(table) == ref
+    store.put("something else", key=ref.key, replace=True)
+    assert store.ref(table)() == table
+    store.put_many(["something else"], keys=[store.ref(table).key], replace=True)
+    assert store.ref(table)() == table
+
+
+def test_batches_store_the_same_object_once(store):
+    """Within the batch, and if it was handed out before."""
+    before, new = list(range(100)), list(range(200))
+    ref = store.ref(before)
+    proxies = store.proxy_many([before, new, 7, new])
+    assert ref_of(proxies[0]) == ref
+    assert ref_of(proxies[1]) == ref_of(proxies[3])
+    assert [unwrap(proxy) for proxy in proxies] == [before, new, 7, new]
+    once = store.proxy_many([new, new], once=True)
+    assert ref_of(once[0]) != ref_of(once[1]) != ref_of(proxies[1])
+
+
 def test_same_object_after_evict_is_stored_again(store):
     """A key that was evicted is not handed out again."""
     data = b"x" * 5000
@@ -249,6 +272,52 @@ def test_cache_is_bounded_and_can_be_off():
         store.get_many([key, key])
         assert store.get(key) == store.get(key)
         assert far.gets == 3
+
+
+def test_the_cache_knows_an_object_by_any_form_of_its_key():
+    """With or without the locator: what was replaced or evicted here is not answered from the cache."""
+    with Store(Far()) as store:
+        key = store.put("old", key="calibration")
+        assert store.get(key) == store.get("calibration") == "old"
+        store.put("new", key="calibration", replace=True)
+        assert store.get_many([key, "calibration"]) == ["new", "new"]
+        assert store.get(key) == "new"
+        store.evict("calibration")
+        assert store.get(key) is None
+        assert store.get("calibration") is None
+
+
+def test_a_get_after_an_evict_does_not_join_a_fetch_from_before():
+    """Nor is what that fetch brings kept."""
+    far = Stuck()
+    with Store(far) as store:
+        key = store.put("here")
+        early = threading.Thread(target=store.get, args=(key,))
+        early.start()
+        assert far.reading.wait(20)
+        store.evict(key)
+        far.stuck = False
+        assert store.get(key) is None
+        far.go.set()
+        early.join(20)
+        assert store.get(key) is None
+
+
+class Stuck(MemoryConnector):
+    """Reads, and then delivers late."""
+
+    local = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck, self.reading, self.go = True, threading.Event(), threading.Event()
+
+    def get(self, key: Key) -> Frames | None:
+        frames = super().get(key)
+        if self.stuck:
+            self.reading.set()
+            assert self.go.wait(20)
+        return frames
 
 
 def test_exists_asks_the_connector():
