@@ -21,6 +21,7 @@ from proxyfab.buffers import Buffer
 from proxyfab.errors import ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.serialize import blame
+from proxyfab.serialize.script import by_name_here
 from proxyfab.wire.payload import MAX_BUFFERS, Payload
 
 CODECS = frozenset({"pickle", "cloudpickle"})
@@ -87,7 +88,10 @@ def _with_reducers(obj: object, collect: Callable[[pickle.PickleBuffer], bool], 
         base, known = cloudpickle.Pickler, cloudpickle.Pickler.dispatch_table
         reducers[io.TextIOWrapper] = _refuse_file
     # A class, not an attribute of the instance: cloudpickle's pickler reads its table while it is made.
-    pickler = type("Pickler", (base,), {"dispatch_table": ChainMap(reducers, known)})
+    own: dict[str, Any] = {"dispatch_table": ChainMap(reducers, known)}
+    if by_value:
+        own["reducer_override"] = lambda self, obj: by_name_here(obj, base.reducer_override(self, obj))
+    pickler = type("Pickler", (base,), own)
     pickler(out, _PROTOCOL, buffer_callback=collect).dump(obj)
     return out.getvalue()
 
