@@ -24,7 +24,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import mounts, sweep
-from proxyfab.osio.files import sync_directory, translate
+from proxyfab.osio.files import open_file, sync_directory, translate
 from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
@@ -35,14 +35,13 @@ from proxyfab.osio.objects import (
     fan_of,
     make_fan,
     name_of,
-    open_object,
     read_object,
     read_range,
     read_slot,
     remove_dead,
     renew,
 )
-from proxyfab.osio.root import Root
+from proxyfab.osio.root import Root, left
 from proxyfab.osio.watch import wait_until
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.trace import here
@@ -232,13 +231,13 @@ class FileConnector(BaseConnector):
         if root is None:
             return []
         taken = root.reap(dry_run=dry_run)
-        gone = {item.what for item in taken}
+        gone = {item.what.removesuffix(" (left)") for item in taken}
         for namespace in root.namespaces():
             if namespace.path not in gone:
                 try:
                     taken.extend(sweep.reap(namespace.path, dry_run=dry_run))
                 except OSError as error:
-                    raise translate(error, "reap", namespace.path) from error
+                    taken.append(left(namespace.path, translate(error, "reap", namespace.path)))
         return taken
 
     def clear(self) -> int:
@@ -325,7 +324,7 @@ class FileConnector(BaseConnector):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _open(self, path: str) -> int | None:
-        fd = open_object(path)
+        fd = open_file(path)
         if fd is None and self._network:
             # A client remembers that a name was missing until it asks for its directory again, which listing one does.
             try:
@@ -333,7 +332,7 @@ class FileConnector(BaseConnector):
                     next(entries, None)
             except FileNotFoundError:
                 return None
-            fd = open_object(path)
+            fd = open_file(path)
         return fd
 
     def _slot(self, key: Key) -> Slot | None:

@@ -13,6 +13,7 @@ views stay valid after evict, clear, close and the owner's end. No lock is held 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -21,14 +22,15 @@ from typing import ClassVar, TypeVar
 
 from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_range, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, KeyExists
+from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import entries
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
-from proxyfab.osio.files import names_it, temporary_name, translate
+from proxyfab.osio.files import names_it, open_file, temporary_name, translate
 from proxyfab.osio.lodging import Lodging
+from proxyfab.osio.namespace import is_name
 from proxyfab.osio.objects import name_of
-from proxyfab.osio.root import Root
+from proxyfab.osio.root import Root, left
 from proxyfab.osio.segments import trim_others
 from proxyfab.osio.shared import Shared, check_mine, default_root, full, shared_at
 from proxyfab.osio.watch import wait_until
@@ -190,11 +192,11 @@ class SharedMemoryConnector(BaseConnector):
         path = self._path(key)
         for _ in range(_TRIES):
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+                fd = open_file(path)
             except OSError as error:
                 raise translate(error, "read", path) from error
+            if fd is None:
+                return None
             try:
                 first = os.read(fd, _FIRST)
                 slot = unpack(first, available=len(first) if len(first) < _FIRST else os.fstat(fd).st_size)
@@ -276,7 +278,10 @@ class SharedMemoryConnector(BaseConnector):
     def clear(self) -> int:
         self._check_open()
         namespace = self._lodging.find() or self._lodging.open()[1]
-        count = sum([self._remove(f"{namespace.path}/{name}") for name in entries.entries(namespace)])
+        count = 0
+        for name in entries.entries(namespace):
+            with contextlib.suppress(IntegrityError):  # no file, so not ours
+                count += self._remove(f"{namespace.path}/{name}")
         if self._shared is not None:
             self._shared.mappings.sweep(now=True)
         return count
@@ -333,7 +338,12 @@ class SharedMemoryConnector(BaseConnector):
                 found.append(Reclaimed(path, os.fstat(fd).st_size, reason))
             return bool(reason) and not dry_run
 
-        self._remove(path, may_go)
+        try:
+            self._remove(path, may_go)
+        except IntegrityError:  # no file, so not ours
+            return []
+        except ProxyfabError as error:
+            return [left(path, error)]
         return found
 
     # -- places --------------------------------------------------------------------------------------------------
@@ -341,16 +351,18 @@ class SharedMemoryConnector(BaseConnector):
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectorError(f"{self.spec} was closed; open a new one.")
+        if not self._mine:  # before anything of it is believed, or made in it
+            self._mine = check_mine(self._lodging.path)
 
     def _where(self, key: Key) -> str:
         """The namespace that a key lies in."""
         where = key.where or self.namespace
-        if where != self.namespace and where[0] != "~" and where not in self._neighbours:
-            # Never cleared away by us, so where there is no such directory the key is of another machine or connector.
-            if "/" in where or where.startswith(".") or not os.path.isdir(f"{self._lodging.path}/{where}"):
-                raise ConnectorError(
-                    f"{key} does not lie in {self._lodging.path}: there is no namespace {where!r} here."
-                )
+        if where == self.namespace or where in self._neighbours:
+            return where
+        # Named ones are never cleared away by us: where there is no such directory the key is of another machine.
+        if not is_name(where) or (where[0] != "~" and not os.path.isdir(f"{self._lodging.path}/{where}")):
+            raise ConnectorError(f"{key} does not lie in {self._lodging.path}: there is no namespace {where!r} here.")
+        if where[0] != "~":
             self._neighbours.add(where)
         return where
 
@@ -363,7 +375,7 @@ class SharedMemoryConnector(BaseConnector):
             self._lodging.open()
         elif make and not os.path.isdir(directory):
             raise ConnectorError(f"{key} cannot be put: {directory} is not there; its owner has ended.")
-        if not self._mine:
+        if not self._mine:  # somebody else may have been faster than we
             self._mine = check_mine(self._lodging.path)
         return f"{directory}/{name_of(key.id)}"
 

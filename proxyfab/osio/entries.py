@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
-from proxyfab.osio.files import TEMPORARY, is_abandoned, names_it, temporary_name, translate, write_all
+from proxyfab.osio.files import TEMPORARY, is_abandoned, names_it, open_file, temporary_name, translate, write_all
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import id_of
 from proxyfab.wire.slot import SIZE, Slot, id_hash, unpack
@@ -50,12 +50,12 @@ def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:
     """Open the file at `path` and hold its lock; None when there is none. Closing it lets go.
 
     Raises:
+        IntegrityError: Something that is no file has that name.
         OSError: What the operating system says.
     """
     while True:
-        try:
-            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
+        fd = open_file(path, flags)
+        if fd is None:
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -135,8 +135,10 @@ def is_live(fd: int) -> bool:
 def look(namespace: Namespace, name: str) -> Entry | None:
     """The live object under a name; None when there is none, or a damaged one."""
     try:
-        fd = os.open(f"{namespace.path}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+        fd = open_file(f"{namespace.path}/{name}")
+    except (OSError, IntegrityError):
+        return None
+    if fd is None:
         return None
     try:
         slot = slot_of(fd)

@@ -6,6 +6,7 @@ writer, so that whoever finds one knows whether it may go. `write_all` joins not
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -13,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, ProxyfabError
+from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.osio.owner import Writer, running, this_process
 
 PIECE = 16 * 2**20
@@ -24,6 +25,7 @@ OLD = 24 * 3600.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
+_NO_FILE = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR}
 _HINTS = {
     errno.ENOSPC: "free some space, evict objects or run `proxyfab gc`",
     errno.EDQUOT: "the quota is used up: evict objects or ask for more",
@@ -147,6 +149,48 @@ def is_abandoned(name: str, modified: float, now: float) -> bool:
     return now - modified > OLD if found is None else not found
 
 
+def open_file(path: str, flags: int = os.O_RDONLY) -> int | None:
+    """A descriptor of a regular file; None when there is none. Follows no link and waits for no pipe's other end.
+
+    Raises:
+        IntegrityError: Something else has that name.
+        OSError: What the operating system says.
+    """
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _no_file(path) from error
+        raise
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    raise _no_file(path)
+
+
+def _no_file(path: str) -> IntegrityError:
+    return IntegrityError(f"{path} is no regular file, so proxyfab did not make it; remove it by hand.")
+
+
+def read_small(path: str) -> bytes | None:
+    """The first 4 KiB of a regular file; None when there is none, an error where a part of the path is no directory."""
+    fd = open_file(path)
+    if fd is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)
+        return None
+    try:
+        return os.pread(fd, 4096, 0)
+    finally:
+        os.close(fd)
+
+
 def names_it(path: str, fd: int) -> bool:
     """Whether `path` names the open file."""
     try:
@@ -158,8 +202,11 @@ def names_it(path: str, fd: int) -> bool:
 
 
 def sync_directory(path: str) -> None:
-    """Bring a directory's names to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Bring a directory's names to the disk, as far as its permissions allow (0711 is usual for a parent of homes)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
     try:
         os.fsync(fd)
     except OSError as error:
@@ -205,36 +252,42 @@ class Removed(NamedTuple):
 
 def tree_size(path: str) -> Removed:
     """Files and bytes under a directory, links not followed; what vanishes meanwhile is not counted."""
-    return _walk(path, remove=False)
+    return _walk(path, None, remove=False)
 
 
 def remove_tree(path: str) -> Removed:
     """Remove a directory with all it holds, links not followed; what others remove meanwhile is no error."""
-    return _walk(path, remove=True)
+    return _walk(path, None, remove=True)
 
 
-def _walk(path: str, *, remove: bool) -> Removed:
+def _walk(name: str, parent: int | None, *, remove: bool) -> Removed:
+    """Everything by descriptor: whoever puts a link in the place of a directory meanwhile leads us nowhere."""
     files = nbytes = 0
     try:
-        with os.scandir(path) as entries:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return Removed(0, 0)
+    try:
+        with os.scandir(fd) as entries:
             for entry in list(entries):
                 if entry.is_dir(follow_symlinks=False):
-                    inner = _walk(entry.path, remove=remove)
+                    inner = _walk(entry.name, fd, remove=remove)
                 else:
-                    inner = _leaf(entry, remove)
+                    inner = _leaf(entry, fd, remove)
                 files, nbytes = files + inner.files, nbytes + inner.nbytes
-        if remove:
-            os.rmdir(path)
-    except FileNotFoundError:
-        pass
+    finally:
+        os.close(fd)
+    if remove:
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(name, dir_fd=parent)
     return Removed(files, nbytes)
 
 
-def _leaf(entry: os.DirEntry[str], remove: bool) -> Removed:
+def _leaf(entry: os.DirEntry[str], directory: int, remove: bool) -> Removed:
     try:
         size = entry.stat(follow_symlinks=False).st_size
         if remove:
-            os.unlink(entry.path)
+            os.unlink(entry.name, dir_fd=directory)
     except FileNotFoundError:
         return Removed(0, 0)
     return Removed(0 if entry.name.startswith(".") else 1, size)

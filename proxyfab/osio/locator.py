@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from proxyfab.errors import ConnectorError
 from proxyfab.keys import Key
 from proxyfab.osio.lodging import Lodging
-from proxyfab.osio.namespace import Namespace
+from proxyfab.osio.namespace import NAME, Namespace
 from proxyfab.osio.root import Root
 
-_WHERE = re.compile(r"(?P<tag>[0-9a-f]*)/(?P<name>~[a-z2-7]{24}|[A-Za-z0-9][A-Za-z0-9._-]{0,63})\Z")
+_WHERE = re.compile(rf"(?P<tag>[0-9a-f]*)/(?P<name>{NAME})\Z")
 
 
 class Locator:

@@ -18,16 +18,19 @@ import contextlib
 import enum
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from proxyfab.errors import AccessDenied, ProxyfabError
+from proxyfab.errors import AccessDenied, IntegrityError, ProxyfabError
 from proxyfab.osio.files import (
     TEMPORARY,
     Removed,
     is_abandoned,
     make_directory,
+    open_file,
+    read_small,
     remove_tree,
     sync_directory,
     temporary_name,
@@ -39,6 +42,14 @@ from proxyfab.trace import here
 
 OWNER = ".owner"
 DOOMED = ".gone-"
+NAME = r"(?:~[a-z2-7]{24}|[A-Za-z0-9][A-Za-z0-9._-]{0,63})"
+"""What a namespace can be called: a regular expression. Nothing else that comes in a key becomes a part of a path."""
+_NAME = re.compile(NAME)
+
+
+def is_name(text: str) -> bool:
+    """Whether a namespace can be called that."""
+    return _NAME.fullmatch(text) is not None
 
 
 class State(enum.Enum):
@@ -87,9 +98,8 @@ class Namespace:
     def owner(self) -> str:
         """The process that an ephemeral namespace lives with as `pid@host`, `""` for a named or missing one."""
         try:
-            with open(f"{self.path}/{OWNER}", "rb") as file:
-                return _Card.parse(file.read(4096)).owner
-        except OSError:
+            return _Card.parse(read_small(f"{self.path}/{OWNER}") or b"").owner
+        except (OSError, IntegrityError):
             return ""
 
     def make(self) -> None:
@@ -143,14 +153,21 @@ class Namespace:
     @contextlib.contextmanager
     def state(self) -> Iterator[Verdict]:
         """Whether its owner lives. As long as the block runs no other reaper gets the same answer DEAD."""
+        path = f"{self.path}/{OWNER}"
+        if os.path.islink(self.path):
+            yield Verdict(State.UNKNOWN, "it is a symbolic link, which proxyfab never makes; remove it by hand")
+            return
         try:
-            fd = os.open(f"{self.path}/{OWNER}", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            _remove_unsettled(self.path)
-            yield Verdict(State.MISSING, "it has no owner file")
+            fd = open_file(path, os.O_RDWR)
+        except IntegrityError as error:
+            yield Verdict(State.UNKNOWN, str(error))
             return
         except OSError as error:
-            yield Verdict(State.UNKNOWN, str(translate(error, "open", f"{self.path}/{OWNER}")))
+            yield Verdict(State.UNKNOWN, str(translate(error, "open", path)))
+            return
+        if fd is None:
+            _remove_unsettled(self.path)
+            yield Verdict(State.MISSING, "it has no owner file")
             return
         try:
             locked = try_lock(fd)
@@ -223,7 +240,7 @@ class _Card(NamedTuple):
         try:
             content = json.loads(text)
             return cls(int(content["pid"]), str(content["host"]), bool(content["locked"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return cls()
 
 

@@ -32,6 +32,7 @@ from proxyfab.osio.files import (
     discard,
     link_new,
     make_directory,
+    open_file,
     sync_directory,
     temporary_name,
     write_all,
@@ -170,14 +171,6 @@ def make_fan(namespace: str, directory: str, *, durable: bool) -> None:
         sync_directory(namespace)
 
 
-def open_object(path: str) -> int | None:
-    """A descriptor to read an object, None when there is none."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def read_slot(fd: int, path: str, id: str | None = None) -> Slot:
     """The header of an open object.
 
@@ -241,7 +234,7 @@ def read_range(fd: int, path: str, offset: int, length: int) -> memoryview:
 
 def is_alive(path: str) -> bool:
     """Whether there is an object that has not expired; one that cannot be understood is not ours to take for dead."""
-    fd = open_object(path)
+    fd = open_file(path)
     if fd is None:
         return False
     try:
@@ -254,7 +247,7 @@ def is_alive(path: str) -> bool:
 
 def remove_dead(path: str, now: float) -> int | None:
     """Under the Guard: unlink an object if it has expired; returns its payload's length, None when it has not."""
-    fd = open_object(path)
+    fd = open_file(path)
     if fd is None:
         return None
     try:
@@ -275,9 +268,8 @@ def renew(path: str, id: str, expires: float, *, durable: bool) -> bool:
     64 bytes inside one page are written by one call. A reader that meets the old and the new half sees the checksum
     fail and reads again.
     """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    fd = open_file(path, os.O_RDWR)
+    if fd is None:
         return False
     try:
         slot = read_slot(fd, path, id)

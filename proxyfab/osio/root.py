@@ -1,27 +1,33 @@
 """Roots: directories in which connectors keep namespaces. A root is known by its marker file and by nothing else.
 
 Rules:
-1. A root may lie in a directory that holds other things. Only the marker and directories that carry our own `.owner`
-   file are ever changed or removed.
+1. A root may lie in a directory that holds other things. Only the marker, directories that carry our own `.owner` file
+   and directories that we renamed to remove them are ever changed or removed; links are not followed there.
 2. A marker is written whole or not at all, and first come wins; its random tag stands in keys, so that a key of another
    root is refused with a sentence instead of found missing.
-3. Reaping takes only what surely nobody has: see `namespace.Namespace.state`. What cannot be judged is left and said.
+3. Reaping takes only what surely nobody has: see `namespace.Namespace.state`. What cannot be judged, or removed, is
+   left and said, and the rest is gone on with.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Iterator
 
 from proxyfab.abc import Reclaimed
-from proxyfab.errors import ConnectorError
+from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.osio import mounts
 from proxyfab.osio.files import (
+    TEMPORARY,
     NoLinks,
     discard,
+    is_abandoned,
     link_new,
     make_directory,
+    read_small,
     remove_tree,
     sync_directory,
     temporary_name,
@@ -29,10 +35,12 @@ from proxyfab.osio.files import (
     tree_size,
     write_all,
 )
-from proxyfab.osio.namespace import DOOMED, OWNER, Namespace, State
+from proxyfab.osio.namespace import DOOMED, NAME, OWNER, Namespace, State
 
 MARKER = ".proxyfab"
 VERSION = 1
+_TAG = re.compile(r"[0-9a-f]{8}")
+_DOOMED = re.compile(rf"{re.escape(DOOMED)}{NAME}(?P<remover>{re.escape(TEMPORARY)}[0-9a-f]+(-\d+){{3}})")
 
 
 class Root:
@@ -90,20 +98,24 @@ class Root:
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         """Remove the namespaces whose owner has ended, and what an interrupted removal left.
 
-        Also lists, with 0 bytes, ephemeral namespaces that nobody here can judge, and why.
+        Also lists, with 0 bytes, what nobody here can judge or remove, and why.
         """
         taken = []
         for name in _names(self.path):
-            if name.startswith(DOOMED):
-                taken.append(self._finish(name, dry_run))
-            elif name.startswith("~"):
-                taken.extend(self._judge(self.namespace(name), dry_run))
+            try:
+                doomed = _DOOMED.fullmatch(name)
+                if doomed is not None:
+                    taken.extend(self._finish(name, doomed["remover"], dry_run))
+                elif self.namespace(name).writer() is not None:
+                    taken.extend(self._judge(self.namespace(name), dry_run))
+            except (ProxyfabError, OSError) as error:
+                taken.append(left(f"{self.path}/{name}", error))
         return taken
 
     def _judge(self, namespace: Namespace, dry_run: bool) -> list[Reclaimed]:
         with namespace.state() as (state, why):
             if state is State.UNKNOWN:
-                return [Reclaimed(f"{namespace.path} (left)", 0, why)]
+                return [left(namespace.path, why)]
             if state is not State.DEAD:
                 return []
             if dry_run:
@@ -111,10 +123,21 @@ class Root:
             removed = namespace.remove()
             return [] if removed is None else [Reclaimed(namespace.path, removed.nbytes, why)]
 
-    def _finish(self, name: str, dry_run: bool) -> Reclaimed:
+    def _finish(self, name: str, remover: str, dry_run: bool) -> list[Reclaimed]:
         path = f"{self.path}/{name}"
+        try:
+            begun = os.lstat(path).st_ctime
+        except FileNotFoundError:
+            return []
+        if not is_abandoned(remover, begun, time.time()):
+            return []
         removed = tree_size(path) if dry_run else remove_tree(path)
-        return Reclaimed(path, removed.nbytes, "its removal was interrupted")
+        return [Reclaimed(path, removed.nbytes, "its removal was interrupted")]
+
+
+def left(path: str, why: object) -> Reclaimed:
+    """What `reap` says of something that it could not take."""
+    return Reclaimed(f"{path} (left)", 0, str(why))
 
 
 def _names(path: str) -> list[str]:
@@ -129,24 +152,29 @@ def _names(path: str) -> list[str]:
 def _read_tag(path: str) -> str | None:
     marker = f"{path}/{MARKER}"
     try:
-        with open(marker, "rb") as file:
-            text = file.read(4096)
-    except FileNotFoundError:
-        return None
+        text = read_small(marker)
+    except IntegrityError as error:
+        raise _no_marker(marker) from error
     except OSError as error:
         raise translate(error, "read", marker) from error
+    if text is None:
+        return None
     try:
         content = json.loads(text)
         version, tag = int(content["proxyfab"]), str(content["tag"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConnectorError(
-            f"{marker} is not a marker of proxyfab; choose another path, or remove that file."
-        ) from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise _no_marker(marker) from error
     if version != VERSION:
         raise ConnectorError(
             f"{path} has layout version {version} and this proxyfab knows {VERSION}; upgrade proxyfab."
         )
+    if not _TAG.fullmatch(tag):
+        raise _no_marker(marker)
     return tag
+
+
+def _no_marker(path: str) -> ConnectorError:
+    return ConnectorError(f"{path} is not a marker of proxyfab; choose another path, or remove that file.")
 
 
 def _write_marker(path: str) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from proxyfab.abc import Reclaimed
 from proxyfab.errors import IntegrityError
-from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned
-from proxyfab.osio.objects import Guard, fan_of, id_of, is_object, open_object, read_slot, remove_dead
+from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned, open_file
+from proxyfab.osio.objects import Guard, fan_of, id_of, is_object, read_slot, remove_dead
 from proxyfab.wire.slot import SIZE, Slot, unpack
 
 _FAN = re.compile(r"[0-9a-f]{2}$")
@@ -85,7 +85,10 @@ def _names(directory: str) -> list[str]:
 
 
 def _open(path: str, name: str) -> Found | None:
-    fd = open_object(path) if os.path.isfile(path) else None  # opening a pipe would wait for ever
+    try:
+        fd = open_file(path)
+    except IntegrityError:
+        return None
     if fd is None:
         return None
     try:
@@ -104,7 +107,7 @@ def _is_damaged(path: str, name: str) -> bool:
 
 def _is_cut_off(path: str, now: float) -> bool:
     """Whether a file has less bytes than its header tells, or none, and has not grown for a day."""
-    fd = open_object(path)
+    fd = open_file(path)
     if fd is None:
         return False
     try:

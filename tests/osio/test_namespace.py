@@ -14,7 +14,7 @@ import pytest
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 from proxyfab.osio import namespace as namespaces
 from proxyfab.osio import owner as owners
-from proxyfab.osio.files import TEMPORARY
+from proxyfab.osio.files import TEMPORARY, temporary_name
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import DOOMED, OWNER, Namespace
 from proxyfab.osio.owner import Writer, this_process
@@ -156,12 +156,23 @@ def test_of_many_reapers_one_takes_it(place: str) -> None:
 
 def test_a_removal_that_was_interrupted_is_finished(place: str) -> None:
     Root.make(place)
-    doomed = Path(place, f"{DOOMED}~x", "ab")
+    me = this_process().writer
+    remover = me._replace(start=me.start + 1)  # no process is that one
+    doomed = Path(place, f"{DOOMED}named{TEMPORARY}{remover.machine}-{remover.pid}-{remover.start}-0", "ab")
     doomed.mkdir(parents=True)
     (doomed / "object").write_bytes(b"x" * 100)
 
-    assert reap(place) == [f"{place}/{DOOMED}~x"]
+    assert reap(place) == [str(doomed.parent)]
     assert os.listdir(place) == [MARKER]
+
+
+def test_a_removal_that_goes_on_is_left_to_who_does_it(place: str) -> None:
+    Root.make(place)
+    doomed = Path(place, f"{DOOMED}named{temporary_name()}")
+    doomed.mkdir()
+
+    assert reap(place) == []
+    assert doomed.is_dir()
 
 
 def test_another_process_may_make_it_and_it_is_still_its_owners(place: str) -> None:
