@@ -35,7 +35,13 @@ while True:
 @click.command()
 @store_url
 @click.option("--sizes", default="1 KB,100 KB,10 MB,100 MB", show_default=True, help="Object sizes, comma-separated.")
-@click.option("--rounds", default=9, show_default=True, help="Measurements per size; medians are shown.")
+@click.option(
+    "--rounds",
+    default=9,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="Measurements per size; medians are shown.",
+)
 @as_json
 def bench(url: str, sizes: str, rounds: int, as_json: bool) -> None:
     """Measure put here and get in another process, per object size, beside one memcpy into warm memory."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any
 
 import click
 
-from proxyfab.errors import ProxyfabError
+from proxyfab.errors import ConfigurationError, ProxyfabError
 
 _COMMANDS = {
     "bench": "proxyfab.cli.bench",
@@ -35,8 +36,14 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error)) from error
         except ProxyfabError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads has seen enough; click ends quietly
+                raise
+            raise click.ClickException(f"Cannot print: {error.strerror or error}.") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

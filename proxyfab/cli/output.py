@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,26 +11,42 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 store_url = click.argument("url", default="shm://")
+_ONE_LINE = 100_000
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """Print a table; columns whose cells are all numbers or sizes stand on the right."""
-    table = Table(*columns, title=title or None, title_justify="left", box=None, header_style="bold")
+    """Print a table; columns whose cells are all numbers or sizes stand on the right.
+
+    Into a pipe or file every row is one line, however long.
+    """
+    table = Table(*columns, title=Text(title) if title else None, title_justify="left", box=None, header_style="bold")
     for index, column in enumerate(table.columns):
         if rows and all(str(row[index])[:1].isdigit() for row in rows):
             column.justify = "right"
         column.overflow = "fold"
     for row in rows:
-        table.add_row(*map(str, row))
-    Console().print(table)
+        table.add_row(*[Text(str(cell)) for cell in row])  # a key may look like markup
+    console = Console()
+    if not console.is_terminal:
+        console.width = _ONE_LINE
+    console.print(table)
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """Print one JSON document; numbers that JSON does not know are null."""
+    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(name): _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def size(nbytes: float) -> str:

@@ -93,8 +93,8 @@ def test_bench_measures(url):
 
 
 def test_wrong_calls():
-    """Unknown scheme is a problem (1), an unknown command a wrong call (2); neither shows a traceback."""
-    assert run("ls", "nosuch://").exit_code == 1
+    """An unknown scheme and an unknown command are wrong calls (2); neither shows a traceback."""
+    assert run("ls", "nosuch://").exit_code == 2
     assert "nosuch" in run("ls", "nosuch://").output
     assert run("nosuch").exit_code == 2
 
