@@ -138,13 +138,11 @@ def start(call: Callable[[], R], what: str) -> Task[R]:
     return task
 
 
-def within(timeout: float | None, call: Callable[[], R], what: str) -> R:
-    """`call()`, given up after `timeout` seconds; without a timeout simply `call()` in this thread.
-
-    With a timeout the call has a thread of its own, so that no number of hanging calls can hold up another.
-    """
-    if timeout is None:
-        return call()
+def aside(call: Callable[[], R], what: str) -> Task[R]:
+    """Run `call()` in a thread of its own, so that no number of hanging calls can hold up another."""
     task = Task(call, what)
-    threading.Thread(target=task.run, name="proxyfab-deadline", daemon=True).start()
-    return task.result(timeout)
+    try:
+        threading.Thread(target=task.run, name="proxyfab-deadline", daemon=True).start()
+    except RuntimeError:  # no thread can be had: late is better than never
+        task.run()
+    return task

@@ -119,7 +119,15 @@ class Ref(Generic[T_co]):
                 pass  # what failed then may work now, and if not, fails with this call's own story
         if timeout is None:
             return self._fetch()
-        return background.within(timeout, self._fetch, f"Fetching {self.key} from {self.url}")
+        return self._in_time(timeout)
+
+    def _in_time(self, timeout: float) -> Payload:
+        task = background.aside(self._fetch, f"Fetching {self.key} from {self.url}")
+        try:
+            return task.result(timeout)
+        except ResolveTimeout:
+            self._ahead = task  # who asks again waits for this one, instead of one thread more for each attempt
+            raise
 
     def _fetch(self) -> Payload:
         return self.store.fetch(self.key)  # type: ignore[no-any-return]  # a Store's fetch, behind the floor

@@ -37,9 +37,9 @@ def test_deadline_names_what_hangs():
     """And the call goes on; a hanging one holds up no other."""
     gate = threading.Event()
     with pytest.raises(ResolveTimeout, match="the moon"):
-        background.within(0.01, gate.wait, "the moon")
-    assert background.within(5, lambda: 3, "three") == 3
-    assert background.within(None, threading.get_ident, "here") == threading.get_ident()
+        background.aside(gate.wait, "the moon").result(0.01)
+    assert background.aside(lambda: 3, "three").result(5) == 3
+    assert background.aside(threading.get_ident, "where").result(5) != threading.get_ident()
     gate.set()
 
 
@@ -72,6 +72,7 @@ def test_without_threads_tasks_run_where_they_are_started(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", _refuse)
     assert [background.start(lambda n=n: n, "n").result(0) for n in range(20)] == list(range(20))
     assert pool.threads == 0
+    assert background.aside(threading.get_ident, "where").result(0) == threading.get_ident()
 
 
 def _refuse(_: threading.Thread) -> None:

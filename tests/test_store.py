@@ -351,6 +351,20 @@ def test_resolve_with_a_deadline():
         assert resolve(proxy, timeout=10) == [1]
 
 
+def test_attempts_with_a_deadline_do_not_pile_up():
+    """Whoever tries again waits for the fetch that is under way; its bytes are used when they come."""
+    far = Stuck()
+    with Store(far, inline_below=0) as store:
+        proxy = store.proxy([1, 2])
+        before = threading.active_count()
+        for _ in range(20):
+            with pytest.raises(ResolveTimeout):
+                resolve(proxy, timeout=0.001)
+        assert threading.active_count() <= before + 1
+        far.go.set()
+        assert resolve(proxy, timeout=20) == [1, 2]
+
+
 def test_coroutines(store):
     """aput, aget, aproxy, aevict and await ref."""
 

@@ -71,7 +71,8 @@ def script(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    done = subprocess.run([sys.executable, *map(str, arguments)], timeout=60, capture_output=True, text=True, check=False)
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
