@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from proxyfab.abc import Connector
+from proxyfab.abc import Connector, check_ttl
 from proxyfab.errors import CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.keys import Key, as_key
 from proxyfab.proxy import factory_of, is_proxy, is_resolved, is_singleton, kind_of, unwrap
@@ -220,6 +220,7 @@ class Store:
     def ref_payload(self, payload: Payload, obj: object, *, once: bool = False, ttl: float | None = None) -> Ref[Any]:
         """A reference to an object that is already serialized; for those who build on stores."""
         if payload.nbytes < self._inline_below:
+            check_ttl(ttl)
             return self._ref(payload, obj, None, once)
         shared = not once and ttl is None
         key = self._reuse.find(obj, payload) if shared else None
@@ -311,6 +312,7 @@ class Store:
         return dumps(unwrap(obj) if is_proxy(obj) else obj, mode=self._mode)
 
     def _ref_many(self, objs: list[Any], once: bool, ttl: float | None) -> list[Ref[Any]]:
+        check_ttl(ttl)
         shared = not once and ttl is None
         payloads = [self._dumps(obj) for obj in objs]
         stored = [place for place, payload in enumerate(payloads) if payload.nbytes >= self._inline_below]

@@ -442,6 +442,14 @@ def test_trace_counts_per_link(store):
     assert ("put", spans[0].link) in trace.totals.totals()
 
 
+def test_a_time_to_live_makes_sense_for_small_objects_too():
+    """Which travel inside their reference: what is wrong must not depend on the size."""
+    store = Store("memory://")
+    for make in (lambda: store.ref(1, ttl=-1), lambda: store.proxy("a", ttl=0), lambda: store.proxy_many([1], ttl=-1)):
+        with pytest.raises(ConfigurationError, match="time to live"):
+            make()
+
+
 def test_a_name_is_text():
     """Nothing else is looked at further."""
     with pytest.raises(ConfigurationError, match="cannot name a store"):
