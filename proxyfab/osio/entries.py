@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import TEMPORARY, is_abandoned, names_it, open_file, temporary_name, translate, write_all
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import id_of
+from proxyfab.osio.owner import wait_lock
 from proxyfab.wire.slot import SIZE, Slot, id_hash, unpack
 
 _UNFINISHED_AFTER = 60.0
@@ -51,6 +51,7 @@ def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:
 
     Raises:
         IntegrityError: Something that is no file has that name.
+        ConnectorError: Somebody has held the lock for ten seconds.
         OSError: What the operating system says.
     """
     while True:
@@ -58,7 +59,7 @@ def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:
         if fd is None:
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            wait_lock(fd, path)
             if names_it(path, fd):
                 return fd
         except BaseException:

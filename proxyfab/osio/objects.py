@@ -19,13 +19,13 @@ import enum
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from urllib.parse import quote, unquote
 from zlib import crc32
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConnectorError, IntegrityError
+from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import (
     PIECE,
     NoLinks,
@@ -39,7 +39,7 @@ from proxyfab.osio.files import (
 )
 from proxyfab.osio.mapping import Mapping, window
 from proxyfab.osio.memory import allocate
-from proxyfab.osio.owner import try_lock
+from proxyfab.osio.owner import wait_lock
 from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
 
 MAPPED_FROM = 256 * 1024
@@ -49,7 +49,6 @@ RESERVED_FROM = 2**20
 _RESERVES = frozenset({"ext4", "xfs"})
 _FANS = [f"{number:02x}" for number in range(256)]
 _LONGEST = 200
-_PATIENCE = 10.0
 _RENEWED = 3
 
 
@@ -297,27 +296,14 @@ class Guard:
     def __enter__(self) -> None:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            for pause in _pauses():
-                if try_lock(fd) is not False:  # None: no locks here, then there is nothing better
-                    self._fd = fd
-                    return
-                time.sleep(pause)
+            wait_lock(fd, self._path)
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)
-        raise ConnectorError(f"Another process has held {self._path} for {_PATIENCE:.0f} s; is it stopped? End it.")
+        self._fd = fd
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)  # and the lock goes with it
-
-
-def _pauses() -> Iterator[float]:
-    ends = time.monotonic() + _PATIENCE
-    pause = 0.0001
-    while time.monotonic() < ends:
-        yield pause
-        pause = min(pause * 2, 0.02)
 
 
 _START_WRITE = 2

@@ -10,12 +10,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from base64 import b32decode, b32encode
 from hashlib import blake2b
 from typing import NamedTuple
 
+from proxyfab.errors import ConnectorError
 from proxyfab.trace import here
 
+PATIENCE = 10.0
+"""Seconds to wait for a lock."""
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -89,6 +93,20 @@ def try_lock(fd: int) -> bool | None:
             return None
         raise
     return True
+
+
+def wait_lock(fd: int, path: str) -> None:
+    """Take an open file's exclusive lock, where there are locks. It is held for a few system calls: who waits is told.
+
+    Raises:
+        ConnectorError: Somebody has held it for ten seconds.
+    """
+    ends, pause = time.monotonic() + PATIENCE, 0.0001
+    while try_lock(fd) is False:
+        if time.monotonic() > ends:
+            raise ConnectorError(f"Another process has held {path} for {PATIENCE:.0f} s; is it stopped? End it.")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
 
 
 def _status(pid: int) -> tuple[str, int] | None:

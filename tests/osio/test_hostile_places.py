@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import AccessDenied, ConnectorError, IntegrityError, KeyExists
 from proxyfab.keys import Key
+from proxyfab.osio import owner
 from proxyfab.osio.files import TEMPORARY
 from proxyfab.osio.namespace import DOOMED, OWNER
 from proxyfab.osio.objects import fan_of
@@ -257,3 +259,25 @@ def test_a_marker_that_is_none(at: Opener, place: Path, content: bytes | None) -
         (place / MARKER).write_bytes(content)
     with at(place) as connector, pytest.raises(ConnectorError, match="not a marker"):
         connector.put(BYTES)
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
+    at: Opener, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "PATIENCE", 0.05)
+    with at(place, "named") as connector:
+        key = connector.put(BYTES, key=Key("k"))
+        guard = place / "named" / ("k" if at is shm_at else ".lock")
+        fd = os.open(guard, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            for use in (lambda: connector.renew(key, 5), lambda: connector.put(BYTES, key=key, replace=True)):
+                with pytest.raises(ConnectorError, match="stopped"):
+                    use()
+        finally:
+            os.close(fd)
+        assert connector.renew(key, 5)
