@@ -22,7 +22,7 @@ from typing import ClassVar, TypeVar
 
 from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_range, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import entries
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
@@ -42,6 +42,7 @@ LARGE = 128 * 1024
 """Payload bytes from which on segments and mappings are cheaper than a new file and a copy."""
 _FIRST = 16 * 1024
 _TRIES = 100
+_ANEW = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
@@ -103,6 +104,14 @@ class SharedMemoryConnector(BaseConnector):
             key = Key.draw(self.namespace)
         elif not key.where:
             key = key.at(self.namespace)
+        try:
+            self._put(frames, key, ttl, drawn, replace)
+        except CapacityError:
+            self._make_room()
+            self._put(frames, key, ttl, drawn, replace)
+        return key
+
+    def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: bool) -> None:
         path = self._path(key, make=True)
         body: list[memoryview | bytes] = [*frames.views]
         trailer = key.id.encode() if os.path.basename(path).startswith("=") else b""
@@ -110,8 +119,19 @@ class SharedMemoryConnector(BaseConnector):
             body.append(trailer)
         now = time.time()
         slot = Slot(frames.nbytes, now, now + ttl if ttl else 0.0, id_hash(key.id), len(trailer))
-        self._with_room(frames.nbytes, path, lambda: self._store(path, slot, body, drawn, replace))
-        return key
+        try:
+            for attempt in range(_ANEW + 1):
+                try:
+                    self._store(path, slot, body, drawn, replace)
+                    break
+                except FileNotFoundError:  # somebody removed the directory behind our back
+                    if attempt == _ANEW:
+                        raise
+                    self._lodging.reopen()
+        except OSError as error:
+            if error.errno in _FULL:
+                raise full(self._lodging.path, frames.nbytes) from error
+            raise translate(error, "write", path) from error
 
     def _store(self, path: str, slot: Slot, body: list[memoryview | bytes], drawn: bool, replace: bool) -> None:
         def publish(source: str) -> None:
@@ -130,31 +150,15 @@ class SharedMemoryConnector(BaseConnector):
             finally:
                 os.unlink(temporary)
 
-    def _with_room(self, size: int, path: str, store: Callable[[], None]) -> None:
-        """Store; when memory is short, give back what is only kept warm or belongs to nobody, and try once more."""
-        try:
-            try:
-                store()
-            except FileNotFoundError:  # somebody removed the directory behind our back
-                self._lodging.reopen()
-                store()
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                self._make_room()
-                store()
-        except OSError as error:
-            if error.errno in _FULL:
-                raise full(self._lodging.path, size) from error
-            raise translate(error, "write", path) from error
-
     def _make_room(self) -> None:
-        room = self._room()
-        room.mappings.clear()
-        room.pool.trim()
-        root, _ = self._lodging.open()
-        trim_others(root)
-        self.reap()
+        """Give back what is only kept warm, here and by others, or belongs to nobody."""
+        if self._shared is not None:
+            self._shared.mappings.clear()
+            self._shared.pool.trim()
+        root = Root.find(self._lodging.path)
+        if root is not None:
+            trim_others(root)
+            self.reap()
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -37,6 +38,7 @@ from proxyfab.osio.files import names_it
 from proxyfab.osio.filling import Body, Segment, choose, fill
 from proxyfab.osio.leases import lock, unlock
 from proxyfab.osio.lodging import Lodging
+from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.root import Root
 from proxyfab.wire.slot import SIZE
 
@@ -47,6 +49,7 @@ LEASES = ".leases"
 COUNT = 128
 """Segments in a pool at most."""
 _NAME = ".s-"
+_HOME = re.compile(rf"{re.escape(_NAME)}[0-9a-f]{{16}}")
 _NUMBER_BITS = 16
 _BLANK = bytes(SIZE)
 
@@ -323,21 +326,25 @@ def trim_others(root: Root) -> int:
     freed = 0
     try:
         for namespace in root.namespaces():
-            if namespace.ephemeral:
-                with contextlib.suppress(OSError):
-                    freed += sum([_take_away(fd, namespace.path, name) for name in os.listdir(namespace.path)])
+            for name in _homes(namespace):
+                with contextlib.suppress(OSError):  # whatever is wrong with one, another may do
+                    freed += _take_away(fd, f"{namespace.path}/{name}", int(name.removeprefix(_NAME), 16))
     finally:
         os.close(fd)  # and with it every lock
     return freed
 
 
-def _take_away(fd: int, directory: str, name: str) -> int:
-    if not name.startswith(_NAME):
-        return 0
-    path = f"{directory}/{name}"
+def _homes(namespace: Namespace) -> list[str]:
+    with contextlib.suppress(OSError):
+        if namespace.ephemeral:
+            return [name for name in os.listdir(namespace.path) if _HOME.fullmatch(name)]
+    return []
+
+
+def _take_away(fd: int, path: str, home: int) -> int:
     if os.stat(path).st_nlink != 1:
         return 0
-    with _locked(fd, int(name.removeprefix(_NAME), 16)) as mine:
+    with _locked(fd, home) as mine:
         found = os.stat(path)
         if not mine or found.st_nlink != 1:
             return 0
