@@ -49,7 +49,7 @@ from proxyfab.wire.slot import SIZE, Slot
 
 T = TypeVar("T")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_STALE_TRIES = 3
+_TRIES = 3
 
 
 class FileConnector(BaseConnector):
@@ -282,13 +282,17 @@ class FileConnector(BaseConnector):
         writing = self._writing(namespace)
         expires = 0.0 if ttl is None else time.time() + ttl
         try:
-            try:
-                writing.write(namespace.path, path, name, done.id, frames, expires)
-            except FileNotFoundError:
-                if not namespace.exists():  # never made, or removed behind our back
-                    Lodging(self.path, namespace.name).open()
-                make_fan(namespace.path, directory, durable=writing.durable)
-                writing.write(namespace.path, path, name, done.id, frames, expires)
+            for attempt in range(_TRIES):
+                try:
+                    if attempt:
+                        make_fan(namespace.path, directory, durable=writing.durable)
+                    writing.write(namespace.path, path, name, done.id, frames, expires)
+                    break
+                except FileNotFoundError:
+                    if attempt == _TRIES - 1:
+                        raise
+                    if attempt or not namespace.exists():  # never made, or removed behind our back
+                        Lodging(self.path, namespace.name).open()
         except FileExistsError as error:
             raise KeyExists(f"{done} holds an object, and objects are written once (say replace=True).") from error
         except OSError as error:
@@ -308,7 +312,7 @@ class FileConnector(BaseConnector):
         if namespace is None:
             return None
         path = _path(namespace, key.id)
-        for attempt in range(_STALE_TRIES):
+        for attempt in range(_TRIES):
             try:
                 fd = self._open(path)
                 if fd is None:
@@ -319,7 +323,7 @@ class FileConnector(BaseConnector):
                     os.close(fd)
             except OSError as error:
                 # The server forgot a file that was replaced meanwhile: its name leads to the new one.
-                if error.errno != errno.ESTALE or attempt == _STALE_TRIES - 1:
+                if error.errno != errno.ESTALE or attempt == _TRIES - 1:
                     raise translate(error, "read", path) from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 

@@ -14,6 +14,7 @@ import itertools
 import os
 import sys
 import threading
+from typing import NoReturn
 
 from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.osio.namespace import Namespace, disown, remove_owned
@@ -92,6 +93,8 @@ class Lodging:
             )
         # Held over a few system calls: two threads must not both own it, and no fork may copy a lock in the making.
         with _making:
+            if _leaving and writer == this_process().writer:
+                _give_up(namespace)
             namespace.make()
         _end_with_multiprocessing()
         _reap_once(root)
@@ -110,6 +113,7 @@ def _draw(path: str) -> str:
 
 
 _making = threading.Lock()
+_leaving = False
 _reaped: set[str] = set()
 
 
@@ -121,8 +125,18 @@ def _reap_once(root: Root) -> None:
             root.reap()
 
 
+def _give_up(namespace: Namespace) -> NoReturn:
+    """This process is ending and has removed its namespaces: what it made now would be left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        raise SystemExit  # a daemon that is still at work is about to be stopped anyway, and this ends it silently
+    raise ConnectorError(f"Cannot make {namespace.path}: this process is ending. Name the store, or put earlier.")
+
+
 def _leave() -> None:
     """Remove every namespace that lives with this process, whoever made it: at its end."""
+    global _leaving
+    with _making:
+        _leaving = True
     remove_owned()
     while _drawn:
         path, name = _drawn.pop()
@@ -140,6 +154,8 @@ def _end_with_multiprocessing() -> None:
 
 
 def _in_child() -> None:
+    global _leaving
+    _leaving = False
     _making.release()
     _drawn.clear()
     disown()

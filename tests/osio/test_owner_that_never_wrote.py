@@ -47,3 +47,39 @@ assert len(list(__import__("pathlib").Path(sys.argv[1].removeprefix("file://")).
     subprocess.run([sys.executable, "-c", script, f"file://{tmp_path}", WRITER, "reads"], check=True, timeout=60)
 
     assert list(tmp_path.glob("~*")) == []
+
+
+PUTS_ON = """
+import sys, threading
+from proxyfab import Store
+
+ways = [(Store(url, inline_below=0), size) for url in sys.argv[1:] for size in (10, 300_000)]
+begun = threading.Barrier(len(ways) + 1)
+
+
+def go_on(store, size):
+    store.put(bytes(size))
+    begun.wait()
+    while True:
+        store.put(bytes(size))
+
+
+for way in ways:
+    threading.Thread(target=go_on, args=way, daemon=True).start()
+begun.wait()
+"""
+
+
+def test_threads_that_put_until_the_end_leave_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROXYFAB_SHM_DIR": str(tmp_path / "shm")}
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", PUTS_ON, "shm://", f"file://{tmp_path}/file"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [path.name for path in tmp_path.glob("*/*") if path.name[0] == "~" or "gone" in path.name] == []
