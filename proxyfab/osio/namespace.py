@@ -5,6 +5,7 @@ Rules:
 2. The name of an ephemeral namespace (`~` and 24 characters) tells its owner: machine, process id, start time. So
    whoever writes first may make it, a forked child or a worker that was sent the URL, and it is still its owner's.
 3. As soon as it uses it the owner holds an exclusive flock on `.owner` for life.
+   All that it owns under one root share one file, by hard links: stores do not eat into the limit on open files.
    A forked child closes its copy, so that only the owner's end frees the lock, and frees it even after SIGKILL.
 4. Whoever gets the lock and finds nothing that speaks for life may remove the namespace (`Root.reap`).
 5. At normal exit the owner removes what it owns. `close()` of a connector never does.
@@ -29,6 +30,7 @@ from proxyfab.osio.files import (
     Removed,
     is_abandoned,
     make_directory,
+    names_it,
     open_file,
     read_small,
     remove_tree,
@@ -126,6 +128,16 @@ class Namespace:
             raise AccessDenied(
                 f"{self.path} holds others' files ({strangers[0]!r}) and no {OWNER}; choose another name or path."
             )
+        if not own:
+            os.close(self._sign(own))
+        elif not self._share():
+            self._keep(self._sign(own))
+        if not self.ephemeral:
+            sync_directory(self.path)
+            sync_directory(os.path.dirname(self.path))
+
+    def _sign(self, own: bool) -> int:
+        """Write the owner file; its descriptor, which holds the lock if it is our own."""
         temporary = f"{self.path}/{temporary_name()}"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -141,14 +153,34 @@ class Namespace:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        if not self.ephemeral:
-            sync_directory(self.path)
-            sync_directory(os.path.dirname(self.path))
-        if own:
-            # Open for the life of this process: it holds the lock.
-            fd, _owned[self.path] = _owned.get(self.path, -1), fd
-        if fd >= 0:
-            os.close(fd)
+        return fd
+
+    def _share(self) -> bool:
+        """Take the owner file of another namespace that this process owns here: they say the same, and one descriptor,
+        with its lock, does for any number of unnamed stores.
+        """
+        root = os.path.dirname(self.path)
+        other = next((path for path in reversed(_owned) if path != self.path and os.path.dirname(path) == root), None)
+        if other is None:
+            return False
+        temporary = f"{self.path}/{temporary_name()}"
+        try:
+            os.link(f"{other}/{OWNER}", temporary)
+        except OSError:  # it was removed behind our back, has too many names, or there are no links here
+            return False
+        if not names_it(temporary, _owned[other]):
+            os.unlink(temporary)
+            return False
+        os.rename(temporary, f"{self.path}/{OWNER}")
+        self._keep(_owned[other])
+        return True
+
+    def _keep(self, fd: int) -> None:
+        """Hold an owner file open for the life of this process, and with it the lock."""
+        before = _owned.pop(self.path, fd)
+        _owned[self.path] = fd
+        if before not in _owned.values():
+            os.close(before)
 
     @contextlib.contextmanager
     def state(self) -> Iterator[Verdict]:
@@ -245,6 +277,7 @@ class _Card(NamedTuple):
 
 
 _owned: dict[str, int] = {}
+"""Paths of the namespaces that live with this process, and the descriptors of their owner files; one may serve many."""
 
 
 def _remove_unsettled(path: str) -> None:
@@ -259,15 +292,14 @@ def _remove_unsettled(path: str) -> None:
 def remove_owned() -> None:
     """Remove every namespace that lives with this process: at its end."""
     for path in list(_owned):
-        fd = _owned.pop(path)
         with contextlib.suppress(ProxyfabError, OSError):
             Namespace(*os.path.split(path), network=False).remove()
-        os.close(fd)
+    disown()
 
 
 def disown() -> None:
-    """In a forked child: let go of the parent's locks without freeing them, and remove nothing of the parent's."""
-    for fd in _owned.values():
+    """Let go of the locks: in a forked child without freeing them for its parent, whose namespaces stay."""
+    for fd in set(_owned.values()):
         with contextlib.suppress(OSError):
             os.close(fd)
     _owned.clear()

@@ -333,3 +333,35 @@ def test_a_place_that_may_not_be_made_is_said(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(AccessDenied, match="check the permissions"):
         Lodging(str(tmp_path / "place"), "one").open()
+
+
+def test_many_take_one_descriptor(place: str) -> None:
+    Lodging(place, None).open()
+    before = len(os.listdir("/proc/self/fd"))
+    many = [Lodging(place, None).open()[1] for _ in range(20)]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+    many[0].remove()
+    many[-1].remove()
+    more = Lodging(place, None).open()[1]
+    with Child(reaps, place) as other:
+        assert other.result() == []
+    assert all(namespace.exists() for namespace in [*many[1:-1], more])
+
+
+def reaps(talk: Any, place: str) -> list[str]:
+    return reap(place)
+
+
+def test_of_many_all_go_with_their_owner(place: str) -> None:
+    with Child(owns_many, place, 20) as child:
+        paths = child.receive()
+        assert reap(place) == []
+        os.kill(child.pid, signal.SIGKILL)
+        until(lambda: child.process.poll() is not None)
+    assert sorted(reap(place)) == sorted(paths)
+
+
+def owns_many(talk: Any, place: str, count: int) -> None:
+    talk.send([Lodging(place, None).open()[1].path for _ in range(count)])
+    talk.recv()
