@@ -60,8 +60,29 @@ traits: dict[type, Traits] = {}
 def settle(proxy: Any, target: Any, resolved_class: type) -> None:
     """Put the target into its proxy."""
     _set_target(proxy, target)
-    _set_getter(proxy, MethodType(getattr, target))
+    _set_getter(proxy, MethodType(_without_structs if says_too_little(target) else getattr, target))
     _set_class(proxy, resolved_class)
+
+
+STRUCTS = frozenset(("__array_struct__", "__array_interface__"))
+_TOLD = frozenset("biufcSUO")
+
+
+def says_too_little(target: Any) -> bool:
+    """Whether a NumPy object's STRUCTS do not tell its type: the unit of dates and the fields of records are lost.
+
+    NumPy asks strangers for them first and for `__array__`, which tells everything, last.
+    """
+    if not hasattr(type(target), "__array_struct__"):
+        return False
+    kind = getattr(getattr(target, "dtype", None), "kind", None)
+    return kind is not None and kind not in _TOLD
+
+
+def _without_structs(target: Any, name: str) -> Any:
+    if name in STRUCTS:
+        raise AttributeError(name)
+    return getattr(target, name)
 
 
 def is_proxy(obj: object) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from proxyfab.errors import ProxyfabError
 from proxyfab.flight import SingleFlight
 from proxyfab.proxy.kind import OPERATORS, find_type
-from proxyfab.proxy.layout import factory_of, settle, target_of, traits
+from proxyfab.proxy.layout import STRUCTS, factory_of, says_too_little, settle, target_of, traits
 
 _flights: SingleFlight[Any] = SingleFlight("the target of this proxy")
 _once = _flights.do
@@ -129,6 +129,8 @@ def missing(proxy: Any, name: str) -> Any:
     own = traits[type(proxy)].own.get(name)
     if own is not None:
         return MethodType(own, proxy) if name != "__signature__" else own(proxy)
+    if name in STRUCTS and says_too_little(target_of(proxy)):
+        raise AttributeError(name)
     return getattr(target_of(proxy), name)  # asked again: it raises the target's own error
 
 

@@ -218,3 +218,26 @@ def test_torch_functions_take_proxies(px: Any) -> None:
         assert torch.equal(torch.einsum("ij,kj->ik", p, tensor), tensor @ tensor.T)
         assert torch.equal(torch.where(p > 3, p, tensor), tensor)
         assert torch.equal(torch.cat([tensor, p]), torch.cat([tensor, tensor]))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        np.array(["2020", "2021"], "M8[Y]"),
+        np.array([3], "m8[D]"),
+        np.datetime64("2020-01-01"),
+        np.array([("a", 1)], [("x", "U1"), ("y", "i4")]),
+        np.array([1.5], "f2"),
+        np.array(["text"], np.dtypes.StringDType()),
+        np.array([True]),
+        np.array([{}, None], object),
+    ],
+    ids=lambda target: target.dtype.str,
+)
+def test_arrays_keep_the_whole_of_their_type(px: Any, lazy: Any, here: Any, target: Any) -> None:
+    """NumPy reads strangers by __array_struct__ first, which has no units and no fields."""
+    for p in (lazy(target)[0], here(target)):
+        again = np.asarray(p)
+        assert again.dtype == target.dtype
+        assert again.tolist() == target.tolist()
+        assert np.all(target == p)
