@@ -174,7 +174,9 @@ def check_mine(root: str) -> bool:
 def full(root: str, size: int) -> CapacityError:
     """The error of a put of `size` bytes that found no room."""
     status = os.statvfs(root)
+    free = f"{size} bytes are needed and {status.f_bavail * status.f_frsize} are free there"
+    if status.f_files and not status.f_favail:
+        free = f"all of its {status.f_files} inodes are taken, of which each object needs one"
     return CapacityError(
-        f"{root} is full: {size} bytes are needed and {status.f_bavail * status.f_frsize} are free there. "
-        "Evict objects, run `proxyfab gc`, or give the file system more room."
+        f"{root} is full: {free}. Evict objects, run `proxyfab gc`, or give the file system more room."
     )

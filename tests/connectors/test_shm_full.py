@@ -51,3 +51,15 @@ def test_a_first_put_finds_the_room_that_others_only_keep_warm(root: Path, size:
                 one.put(Frames([b"c" * 16 * MB]))
     finally:
         subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_without_an_inode_left_the_error_says_so(root: Path) -> None:
+    root.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=20", "none", str(root)], check=True)
+    try:
+        with SharedMemoryConnector() as one, pytest.raises(CapacityError, match="20 inodes"):
+            for _ in range(20):
+                one.put(Frames([b"small"]))
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
