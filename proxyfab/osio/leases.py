@@ -27,8 +27,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from proxyfab.osio.files import names_it
-
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _RANGE = struct.Struct("hhqqi")
 _SETLK: int = fcntl.F_OFD_SETLK
@@ -57,7 +55,7 @@ def unlock(fd: int, number: int) -> None:
 class _LockFile:
     """One open lock file, with how often each number is leased through it."""
 
-    __slots__ = ("counts", "fd", "forgotten", "path", "retired")
+    __slots__ = ("_id", "counts", "fd", "forgotten", "path", "retired")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -65,6 +63,16 @@ class _LockFile:
         self.counts: dict[int, int] = {}
         self.forgotten = False
         self.retired = False
+        status = os.fstat(self.fd)
+        self._id = status.st_dev, status.st_ino
+
+    def is_named(self) -> bool:
+        """Whether its path still leads to it."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self._id
 
 
 class Lease:
@@ -97,7 +105,7 @@ class Leases:
         try:
             with self._lock:
                 file = self._files.get(path)
-                if file is None or not names_it(path, file.fd):
+                if file is None or not file.is_named():
                     self._part(path)
                     file = self._files[path] = _LockFile(path)
                 count = file.counts.get(number, 0)

@@ -77,6 +77,7 @@ class Pool:
         while self._locks:
             os.close(self._locks.pop())
         self._directory = ""
+        self._unnamed = False
         self._base = 0
         self._guard = threading.Lock()
         self._opening = threading.Lock()
@@ -96,7 +97,7 @@ class Pool:
         Raises:
             OSError: No space, among others; nothing stays.
         """
-        if not self._directory or not self._is_named(self._locks[-1]):
+        if not self._directory:
             self._open()
         need = SIZE + sum([len(part) for part in body])
         for segment in self._claims(need):
@@ -105,7 +106,7 @@ class Pool:
                     return
             finally:
                 self._unclaim(segment)
-        if not os.path.isdir(self._directory):
+        if self._unnamed or not os.path.isdir(self._directory):
             self._open()  # anew: somebody removed it
         self._fresh(need, head, body, publish)
 
@@ -130,6 +131,7 @@ class Pool:
         with self._opening:
             if not self._locks or not self._is_named(self._locks[-1]):
                 self._locks.append(self._lock_file())
+            self._unnamed = False
             if not os.path.isdir(self._directory):
                 _, namespace = Lodging(self.root, None).open()
                 with self._guard:
@@ -264,6 +266,7 @@ class Pool:
                     return False
                 os.pwrite(fd, _BLANK, 0)
                 if not self._is_named(locks):  # a reader may have leased where we do not see it
+                    self._unnamed = True
                     return False
                 fill(segment, fd, need, body)
                 os.pwrite(fd, head(segment.home), 0)
