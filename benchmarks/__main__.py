@@ -35,9 +35,17 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "bench", help="Where results go.")
 @click.option("--tmpfs", default="/dev/shm", show_default=True, help="A directory on tmpfs.")
 @click.option("--disk", default=None, help="A directory on a disk; by default where the results go.")
+@click.option("--scale", default=1.0, show_default=True, help="Multiplies the rounds; at least 3 stay.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a target is missed.")
 def main(
-    quick: bool, only: tuple[str, ...], systems: tuple[str, ...], out: Path, tmpfs: str, disk: str | None, strict: bool
+    quick: bool,
+    only: tuple[str, ...],
+    systems: tuple[str, ...],
+    out: Path,
+    tmpfs: str,
+    disk: str | None,
+    scale: float,
+    strict: bool,
 ) -> None:
     """Measure proxyfab beside its peers and beside what the machine can do."""
     signal.signal(signal.SIGTERM, _end)
@@ -45,7 +53,7 @@ def main(
     disk = disk or str(out)
     results = Results.load(out / "results.json", machine() | {"tmpfs": filesystem(tmpfs), "disk": filesystem(disk)})
     with _place(tmpfs, disk) as place:
-        settings = _settings(place, quick, systems)
+        settings = _settings(place, quick, systems, scale)
         for bench in only or BENCHES:
             click.echo(f"{datetime.now(UTC):%H:%M:%S} {bench} ...", err=True)
             results.add(bench, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", run(bench, settings))
@@ -66,10 +74,10 @@ def run(bench: str, settings: Settings) -> Outcome:
     return outcome
 
 
-def _settings(place: Place, quick: bool, systems: tuple[str, ...]) -> Settings:
+def _settings(place: Place, quick: bool, systems: tuple[str, ...], scale: float) -> Settings:
     if quick:
         return Settings(place, (KB, MB, 100 * MB), ("ndarray", "bytes"), scale=0.3, systems=systems)
-    return Settings(place, systems=systems)
+    return Settings(place, scale=scale, systems=systems)
 
 
 @contextmanager
