@@ -52,6 +52,14 @@ class Frames:
         self.views = tuple(map(byte_view, parts))
         self.nbytes = sum([view.nbytes for view in self.views])
 
+    @classmethod
+    def known(cls, views: tuple[memoryview, ...], nbytes: int) -> Frames:
+        """Frames of what is known to be byte views of `nbytes` in all, without looking at each again."""
+        frames = cls.__new__(cls)
+        frames.views = views
+        frames.nbytes = nbytes
+        return frames
+
     def __iter__(self) -> Iterator[memoryview]:
         return iter(self.views)
 

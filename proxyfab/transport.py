@@ -74,7 +74,7 @@ class Transport:
     def get(self, key: Key) -> Payload | None:
         """The payload under `key`, verified; None when there is none."""
         if self._use().local:
-            return self._fetch(key)
+            return self._move(key)
         return self._kept(key) or self._flights.do(key, lambda: self._fetch(key))
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Payload]:
@@ -135,14 +135,18 @@ class Transport:
 
     def _fetch(self, key: Key) -> Payload | None:
         flights = self._flights
-        with self._span("get", self._in, key) as step:
+        payload = self._move(key)
+        if payload is not None:
+            self._keep(key, payload, flights)
+        return payload
+
+    def _move(self, key: Key) -> Payload | None:
+        with span("get", self._in, key, 0, self.meter) as step:
             frames = self.connector.get(key)
             if frames is None:
                 return None
             step.nbytes = frames.nbytes
-            payload = self._decode(key, frames)
-        self._keep(key, payload, flights)
-        return payload
+            return self._decode(key, frames)
 
     def _decode(self, key: Key, frames: Frames, *, verify: bool = True) -> Payload:
         try:

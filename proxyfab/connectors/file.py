@@ -136,7 +136,7 @@ class FileConnector(BaseConnector):
 
     def get(self, key: Key) -> Frames | None:
         found = self._read(key, lambda fd, path: read_object(fd, path, key.id, mapped=self.local))
-        return Frames((found[1],)) if found is not None and _alive(found[0]) else None
+        return Frames.known((found[1],), found[1].nbytes) if found is not None and _alive(found[0]) else None
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)

@@ -223,7 +223,7 @@ class SharedMemoryConnector(BaseConnector):
     def _read(self, fd: int, first: bytes, slot: Slot) -> Frames | None:
         end = SIZE + slot.length
         if end <= len(first):
-            return Frames([memoryview(first)[SIZE:end]])
+            return Frames.known((memoryview(first)[SIZE:end],), slot.length)
         room = self._room()
         if slot.length < LARGE and not slot.home:
             view = memoryview(os.pread(fd, slot.length, SIZE))
@@ -235,7 +235,7 @@ class SharedMemoryConnector(BaseConnector):
             view = found
         if view.nbytes < slot.length:
             raise IntegrityError(f"it is cut off: {view.nbytes} of {slot.length} bytes are there")
-        return Frames([view])
+        return Frames.known((view,), view.nbytes)
 
     def _part(self, fd: int, first: bytes, slot: Slot, offset: int, length: int) -> Frames | None:
         length = max(min(length, slot.length - offset), 0)

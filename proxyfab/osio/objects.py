@@ -44,6 +44,7 @@ from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
 
 MAPPED_FROM = 256 * 1024
 """Payloads below are read: that takes no longer than mapping them, and their file is closed at once."""
+_FIRST = 16 * 1024  # what comes with the header in one call; most small objects are whole then
 RESERVED_FROM = 2**20
 """From here on the space is reserved before writing, where that is quick: ext4 then writes a third faster."""
 _RESERVES = frozenset({"ext4", "xfs"})
@@ -200,12 +201,14 @@ def _unpacked(header: bytes | memoryview, fd: int, available: int, path: str) ->
 
 def read_object(fd: int, path: str, id: str, *, mapped: bool) -> tuple[Slot, memoryview]:
     """Header and payload of an open object: mapped (`mapped` and large), or read. See `read_slot` for errors."""
-    available = os.fstat(fd).st_size
+    data = os.pread(fd, _FIRST, 0)
+    available = len(data) if len(data) < _FIRST else os.fstat(fd).st_size
     if available < MAPPED_FROM + SIZE:
-        data = os.pread(fd, available, 0)
+        if available > len(data):
+            data = os.pread(fd, available, 0)
         slot = _checked(data, fd, len(data), path, id)
         return slot, memoryview(data)[SIZE : SIZE + slot.length]
-    slot = _checked(os.pread(fd, SIZE, 0), fd, available, path, id)
+    slot = _checked(data, fd, available, path, id)
     if mapped:
         try:
             return slot, window(Mapping(fd, SIZE + slot.length), SIZE, slot.length)

@@ -128,19 +128,11 @@ def encode(payload: Payload, *, checksum: bool) -> Frames:
     flags, mark = (_CHECKSUM, _checksum(views)) if checksum else (0, 0)
     header = _HEADER.pack(_MAGIC, VERSION, flags, _MAJOR, _MINOR, total, mark, len(metadata))
     head = header + _CRC.pack(crc32(body, crc32(header))) + body
-    return _frames((memoryview(head), *views), total)
+    return Frames.known((memoryview(head), *views), total)
 
 
 def _aligned(offset: int) -> int:
     return offset + -offset % ALIGNMENT
-
-
-def _frames(views: tuple[memoryview, ...], nbytes: int) -> Frames:
-    """Frames from what is known to be byte views, without looking at each again."""
-    frames = Frames.__new__(Frames)
-    frames.views = views
-    frames.nbytes = nbytes
-    return frames
 
 
 def _metadata(payload: Payload) -> bytes:
@@ -208,10 +200,10 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
         if _checksum(data) != mark:
             raise IntegrityError("The data of an object are damaged (their checksum does not match): write it again.")
     metadata = bytes(head[_START : _START + length])
-    codec, type, meta, sizes, origin = _remembered(metadata) if length <= _SHORT else _parsed(metadata)
-    spans = _spans(sizes, start, total)
+    planned = _remembered if length <= _SHORT else _planned
+    codec, type, meta, spans, nbytes, origin = planned(metadata, total)
     buffers = tuple([whole[low:high] for low, high in spans]) if whole is not None else _gathered(frames, spans)
-    return _payload(codec, type, meta, buffers, sum(sizes), origin)
+    return _payload(codec, type, meta, buffers, nbytes, origin)
 
 
 def _header(frames: Frames) -> tuple[int, int, int, int]:
@@ -255,7 +247,13 @@ def _parsed(metadata: bytes) -> list[Any]:
     return fields
 
 
-_remembered = lru_cache(maxsize=256)(_parsed)
+def _planned(metadata: bytes, total: int) -> tuple[str, str, Any, list[tuple[int, int]], int, str]:
+    """What the metadata of an object of `total` bytes say, with where each buffer lies and their bytes in all."""
+    codec, type, meta, sizes, origin = _parsed(metadata)
+    return codec, type, meta, _spans(sizes, _aligned(_START + len(metadata)), total), sum(sizes), origin
+
+
+_remembered = lru_cache(maxsize=256)(_planned)
 """Objects of one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""
 
 
