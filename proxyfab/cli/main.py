@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -35,7 +37,10 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here, or the interpreter finds the full disk when it ends
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
         except ProxyfabError as error:
@@ -43,6 +48,7 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever reads has seen enough; click ends quietly
                 raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be printed goes nowhere
             raise click.ClickException(f"Cannot print: {error.strerror or error}.") from error
 
 

@@ -23,8 +23,8 @@ from proxyfab.testing.processes import until
 GRACE = 3.0
 """Seconds for what ends by itself soon."""
 
-KEPT_FILES = re.compile(r"/\.owner(\.lock)?( \(deleted\))?$")
-"""An unnamed place is locked for as long as its process lives; that is how others know."""
+KEPT_FILES = re.compile(r"/\.owner(\.lock)?( \(deleted\))?$|\.[ot]tf$")
+"""An unnamed place is locked for as long as its process lives; that is how others know. Who draws keeps his fonts."""
 
 KEPT_THREADS = re.compile(r"^proxyfab-background")
 """They end by themselves when they have idled for ten seconds."""
