@@ -63,6 +63,8 @@ _ABSTRACT: tuple[tuple[str, type], ...] = (
 _BUFFERS = frozenset(
     ("builtins:bytes", "builtins:bytearray", "builtins:memoryview", "array:array", "mmap:mmap", "numpy:ndarray")
 )
+# NumPy takes a stranger's memory before anything else it says of itself, and these export theirs as bare bytes.
+_UNITLESS = frozenset(("numpy:datetime64", "numpy:timedelta64"))
 
 
 _REFLECTED = {f"__{name[3:]}": name for name in OPERATORS if name.startswith("__r") and f"__{name[3:]}" in OPERATORS}
@@ -120,6 +122,8 @@ def kind_of_type(cls: type) -> Kind:
         has.add("__fspath__")
     if any(type_name(base) in _BUFFERS for base in cls.__mro__):
         has.add("__buffer__")
+    if type_name(cls) in _UNITLESS:
+        has.discard("__buffer__")
     if "__buffer__" in has:
         has.add("__bytes__")  # else bytes(p) would walk over the elements
     has |= _flags(cls, names, has)
