@@ -283,7 +283,7 @@ _owned: dict[str, int] = {}
 def _remove_unsettled(path: str) -> None:
     """Remove an empty directory whose maker was killed in between; one that is alive makes it again."""
     with contextlib.suppress(OSError):
-        for entry in os.scandir(path):
+        for entry in list(os.scandir(path)):  # read to its end, or it would be closed by the collector only
             if entry.name.startswith(TEMPORARY) and is_abandoned(entry.name, entry.stat().st_mtime, time.time()):
                 os.unlink(entry.path)
         os.rmdir(path)
