@@ -49,6 +49,33 @@ class Reclaimed(NamedTuple):
     reason: str
 
 
+class Finding(NamedTuple):
+    """One thing that was looked at, for `proxyfab doctor`."""
+
+    check: str
+    state: str
+    """`ok`, `warn` or `fail`."""
+    detail: str
+    """What was seen and, unless it is well, what to do about it."""
+
+
+class Status(NamedTuple):
+    """What a place holds and does now, for `proxyfab top`."""
+
+    what: str
+    """The place's URL, without secrets."""
+    objects: int
+    nbytes: int
+    limit: int | None
+    """Bytes it may hold; None without a limit."""
+    counters: dict[str, float]
+    """Named totals since it started (`put`, `put_bytes`, `get`, `get_bytes`, `spilled_bytes`, ...), for rates."""
+    peers: tuple[dict[str, str | float], ...] = ()
+    """One row for each connected peer: `name`, `address`, and totals."""
+    started: float | None = None
+    """Seconds since the epoch; None for a place that is not a process."""
+
+
 class Source(Protocol):
     """What a Ref needs of a store: enough to fetch, to let go, and to say where it is."""
 
@@ -145,6 +172,35 @@ class SupportsReap(Protocol):
     """Can take back what ended processes and passed deadlines left behind."""
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]: ...
+
+
+@runtime_checkable
+class SupportsCompareAndSet(Protocol):
+    """Can change a small object only if it is still what the caller believes it is: counts, leases, ownership."""
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        """Atomically put `new` (None: evict) under `key` if exactly the bytes of `old` (None: nothing) lie there.
+
+        Of several callers at once, in any process, one wins; the others are told False and change nothing.
+
+        Raises:
+            ConfigurationError: `old` or `new` is larger than 1 MiB.
+        """
+
+
+@runtime_checkable
+class SupportsDiagnosis(Protocol):
+    """Can say what is wrong with its place, step by step, without changing anything there."""
+
+    def diagnose(self) -> Iterator[Finding]:
+        """One finding a step (name, port, version, key, clock, permission, memory), until one fails; never raises."""
+
+
+@runtime_checkable
+class SupportsStatus(Protocol):
+    """Can say what its place holds and does."""
+
+    def status(self) -> Status: ...
 
 
 @runtime_checkable

@@ -2,10 +2,12 @@
 
     ProxyfabError
     ├── KeyNotFound           LookupError          no object under this key (evicted, expired, never there)
+    │   └── ObjectLost        KeyNotFound          its server restarted or its owner died: it will not come back
     ├── KeyExists             ValueError           objects are written once; say replace=True
     ├── ConnectorError        ConnectionError      the place where bytes lie cannot be reached or used
     ├── ResolveTimeout        TimeoutError         a deadline passed
     ├── IntegrityError        ValueError           bytes are not what was written
+    │   └── SealError         IntegrityError       a signature or an encryption does not hold, or a key is missing
     ├── SerializationError    ValueError           an object cannot become bytes, or bytes an object
     ├── CapacityError         MemoryError          a disk, a memory or a quota is full
     ├── AccessDenied          PermissionError      the place refuses
@@ -28,6 +30,10 @@ class KeyNotFound(ProxyfabError, LookupError):
     """No object lies under this key: it was evicted, it expired, its owner ended, or it was never there."""
 
 
+class ObjectLost(KeyNotFound):
+    """The object was there and is gone for good: the server that held it restarted, or its owner died."""
+
+
 class KeyExists(ProxyfabError, ValueError):
     """An object already lies under this key, and objects are written once."""
 
@@ -42,6 +48,10 @@ class ResolveTimeout(ProxyfabError, TimeoutError):
 
 class IntegrityError(ProxyfabError, ValueError):
     """Bytes are truncated, damaged or not proxyfab's."""
+
+
+class SealError(IntegrityError):
+    """A sealed payload does not verify, is not sealed where it must be, or its key is not known here."""
 
 
 class SerializationError(ProxyfabError, ValueError):

@@ -18,12 +18,13 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "shm": ("proxyfab.connectors.shm", "SharedMemoryConnector", ""),
         "file": ("proxyfab.connectors.file", "FileConnector", ""),
     },
+    "layers": {},  # what may stand before a scheme: a class whose one required argument is the connector below it
 }
 _loaded: dict[tuple[str, str], Any] = {}
 
 
 def load(group: str, name: str) -> Any:
-    """The class that `name` stands for in `group` (`"connectors"`).
+    """The class that `name` stands for in `group` (`"connectors"`, `"layers"`).
 
     Raises:
         ConfigurationError: Nothing is registered under this name.

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from proxyfab.abc import Connector, check_ttl
 from proxyfab.errors import CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.keys import Key, as_key
+from proxyfab.opening import open_connector
 from proxyfab.proxy import factory_of, is_proxy, is_resolved, is_singleton, kind_of, unwrap
 from proxyfab.ref import Ref, openers
-from proxyfab.registry import load
 from proxyfab.reuse import Reuse
 from proxyfab.serialize import dumps, loads
-from proxyfab.spec import CACHE, INLINE_BELOW, ConnectorSpec, StoreSpec, check_name, nbytes
+from proxyfab.spec import CACHE, INLINE_BELOW, StoreSpec, check_name, nbytes
 from proxyfab.transport import Transport
 from proxyfab.wire.payload import Payload
 
@@ -363,7 +363,7 @@ def _connector(connector: str | Connector, name: str | None) -> Connector:
         return connector
     if name is not None:
         check_name(name)
-    return cast(Connector, load("connectors", ConnectorSpec.parse(connector).scheme).from_url(connector, name=name))
+    return open_connector(connector, name=name)
 
 
 async def _in_thread(call: Callable[[], R]) -> R:

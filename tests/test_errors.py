@@ -20,10 +20,12 @@ from proxyfab.testing.processes import run
 
 BUILT_IN = {
     "KeyNotFound": LookupError,
+    "ObjectLost": errors.KeyNotFound,
     "KeyExists": ValueError,
     "ConnectorError": ConnectionError,
     "ResolveTimeout": TimeoutError,
     "IntegrityError": ValueError,
+    "SealError": errors.IntegrityError,
     "SerializationError": ValueError,
     "CapacityError": MemoryError,
     "AccessDenied": PermissionError,

@@ -30,10 +30,12 @@ CORE = [
 ]
 ERRORS = {
     "KeyNotFound": "LookupError",
+    "ObjectLost": "LookupError",
     "KeyExists": "ValueError",
     "ConnectorError": "ConnectionError",
     "ResolveTimeout": "TimeoutError",
     "IntegrityError": "ValueError",
+    "SealError": "ValueError",
     "SerializationError": "ValueError",
     "CapacityError": "MemoryError",
     "AccessDenied": "PermissionError",
