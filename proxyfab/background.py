@@ -8,8 +8,8 @@ thread that idles for ten seconds ends.
 from __future__ import annotations
 
 import os
-import queue
 import threading
+from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -79,7 +79,7 @@ class _Pool:
     """Threads by need, at most THREADS; rebuilt in a forked child, whose parent's threads do not exist."""
 
     def __init__(self) -> None:
-        self.tasks: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
+        self.tasks: SimpleQueue[Task[Any]] = SimpleQueue()
         self.lock = threading.RLock()  # reentrant: collecting garbage inside may submit another task
         self.threads = 0
         self.idle = 0
@@ -106,7 +106,7 @@ class _Pool:
         while True:
             try:
                 task = self.tasks.get_nowait()
-            except queue.Empty:
+            except Empty:
                 return
             task.run()
 
@@ -116,7 +116,7 @@ class _Pool:
                 self.idle += 1
             try:
                 task = self.tasks.get(timeout=_IDLE)
-            except queue.Empty:
+            except Empty:
                 task = None
             with self.lock:
                 self.idle -= 1

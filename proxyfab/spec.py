@@ -12,12 +12,13 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from proxyfab.errors import ConfigurationError
 
-_URL = re.compile(
+# Patterns, compiled at their first use: a millisecond that `import proxyfab` should not pay.
+_URL = (
     r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?"
     r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$"
 )
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 INLINE_BELOW = 4096
 CACHE = 256 * 2**20
 
@@ -34,7 +35,7 @@ class ConnectorSpec(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> ConnectorSpec:
         """Cut a URL; a fragment is the store's and is refused here."""
-        match = _URL.fullmatch(url)
+        match = re.fullmatch(_URL, url)
         if match is None or match["fragment"] is not None:
             raise ConfigurationError(
                 f"{url!r} is not a connector's URL: it looks like shm://, file:///path or redis://host:6379/0."
@@ -108,7 +109,7 @@ def nbytes(size: int | str) -> int:
         if size < 0:
             raise ConfigurationError(f"A size is not negative: {size}.")
         return size
-    match = _SIZE.fullmatch(str(size))  # a float such as 1e6 is as good as its text
+    match = re.fullmatch(_SIZE, str(size), re.IGNORECASE)  # a float such as 1e6 is as good as its text
     if match is None:
         raise ConfigurationError(f"{size!r} is not a size; write 4096, '4 KiB' or '100 MB'.")
     number, prefix, binary = match.groups()
@@ -117,7 +118,7 @@ def nbytes(size: int | str) -> int:
 
 def check_name(name: str) -> str:
     """A name that may stand in a URL, a directory and a Redis key; raises ConfigurationError otherwise."""
-    if str(name) != name or not _NAME.fullmatch(name):
+    if str(name) != name or not re.fullmatch(_NAME, name):
         raise ConfigurationError(
             f"{name!r} cannot name a store: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first."
         )

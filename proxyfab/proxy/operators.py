@@ -7,7 +7,6 @@ decide on the target exactly as they would without a proxy. A class gets only th
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 import sys
@@ -29,6 +28,12 @@ def _kept(proxy: Any, target: Any, result: Any) -> Any:
 def _special(target: Any, name: str) -> Any:
     """A method as the interpreter looks it up: on the type."""
     return getattr(type(target), name).__get__(target)
+
+
+def _in_math(proxy: Any, name: str) -> Any:
+    import math  # loading it takes half a millisecond, and whoever asks has done that
+
+    return getattr(math, name)(target_of(proxy))
 
 
 TABLE: dict[str, Operator] = {
@@ -94,9 +99,9 @@ TABLE: dict[str, Operator] = {
     "__complex__": lambda p: complex(target_of(p)),
     "__index__": lambda p: operator.index(target_of(p)),
     "__round__": lambda p, *digits: round(target_of(p), *digits),
-    "__trunc__": lambda p: math.trunc(target_of(p)),
-    "__floor__": lambda p: math.floor(target_of(p)),
-    "__ceil__": lambda p: math.ceil(target_of(p)),
+    "__trunc__": lambda p: _in_math(p, "trunc"),
+    "__floor__": lambda p: _in_math(p, "floor"),
+    "__ceil__": lambda p: _in_math(p, "ceil"),
     "__bytes__": lambda p: bytes(target_of(p)),
     "__fspath__": lambda p: os.fspath(target_of(p)),
     "__enter__": lambda p: _special(target_of(p), "__enter__")(),

@@ -8,10 +8,10 @@ instruction, so they return a new object; the page on proxies says so.
 
 from __future__ import annotations
 
-import opcode
 import operator
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from proxyfab.proxy.layout import target_of
@@ -19,21 +19,28 @@ from proxyfab.proxy.operators import TABLE
 
 _NAMES = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "lshift", "rshift", "and", "or", "xor")
 _SIGNS = dict(zip(_NAMES, ("+", "-", "*", "@", "/", "//", "%", "<<", ">>", "&", "|", "^"), strict=True))
-_BINARY = opcode.opmap["BINARY_OP"]
-_codes = {sign: code for code, (_, sign) in enumerate(opcode._nb_ops)}  # type: ignore[attr-defined]  # no public table
 
 
 def _careful(name: str) -> Callable[[Any, Any], Any]:
     plain, in_place = TABLE[f"__r{name}__"], getattr(operator, f"__i{name}__")
-    method, code = f"__i{name}__", _codes[_SIGNS[name] + "="]
+    method, sign = f"__i{name}__", _SIGNS[name] + "="
 
     def reflected(proxy: Any, x: Any) -> Any:
-        if hasattr(type(x), method) and _instruction() == (_BINARY, code):
+        if hasattr(type(x), method) and _instruction() == _in_place()[sign]:
             return in_place(x, target_of(proxy))
         return plain(proxy, x)
 
     reflected.__name__ = reflected.__qualname__ = f"__r{name}__"
     return reflected
+
+
+@lru_cache(maxsize=1)
+def _in_place() -> dict[str, tuple[int, int]]:
+    """Operation and argument by sign."""
+    import opcode  # half a millisecond, for what is seldom asked
+
+    binary = opcode.opmap["BINARY_OP"]
+    return {sign: (binary, code) for code, (_, sign) in enumerate(opcode._nb_ops)}  # type: ignore[attr-defined]  # no public table
 
 
 def _instruction() -> tuple[int, int]:

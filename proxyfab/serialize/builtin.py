@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxyfab.osio.memory import new_bytearray, new_bytes
 from proxyfab.serialize.codec import Codec, Parts
+
+_SMALL = 1 << 20
+"""Below, nothing is gained by `osio.memory`, which brings ctypes: 5 ms that only those who load more should pay."""
+
+
+def _to_bytes(view: memoryview) -> bytes:
+    if view.nbytes < _SMALL:
+        return bytes(view)
+    from proxyfab.osio.memory import new_bytes
+
+    return new_bytes(view)
 
 
 class _Bytes:
@@ -19,7 +29,7 @@ class _Bytes:
         (view,) = buffers
         whole = view.obj
         # A copy, since bytes own their memory; none when the view is all of a bytes object.
-        return whole if whole.__class__ is bytes and len(whole) == view.nbytes else new_bytes(view)
+        return whole if whole.__class__ is bytes and len(whole) == view.nbytes else _to_bytes(view)
 
 
 class _ByteArray:
@@ -31,7 +41,11 @@ class _ByteArray:
 
     def load(self, _: Any, buffers: tuple[memoryview, ...], /) -> bytearray:
         (view,) = buffers
-        return new_bytearray(view)  # a copy, since its owner may change it
+        if view.nbytes < _SMALL:
+            return bytearray(view)  # a copy, since its owner may change it
+        from proxyfab.osio.memory import new_bytearray
+
+        return new_bytearray(view)  # as above
 
 
 class _MemoryView:
