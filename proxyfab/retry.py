@@ -1,0 +1,193 @@
+"""When to try again, and when not: a budget that all calls to one place share, pauses with jitter, a call's attempts.
+
+Promises: a place that answers nothing but errors is asked at most ten times more in all than it would be without
+retries, and a healthy one at most a tenth more; nobody waits past a deadline; clients that failed together do not come
+back together. Pure: clock, sleep and random source can be handed in, and nothing here knows a connector.
+Leaves to the caller: which operations may be repeated (`IDEMPOTENT` says what is always safe; a put is when its key was
+drawn before the first attempt), and sending the same request id again where the server remembers ids.
+
+Sources: retry throttling in gRPC's proposal A6; full jitter in "Exponential Backoff And Jitter", AWS Architecture Blog.
+"""
+
+from __future__ import annotations
+
+import random as _random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from proxyfab.errors import ConnectorError
+from proxyfab.fork import on_fork
+
+T = TypeVar("T")
+
+TOKENS = 10.0
+COST = 1.0
+GAIN = 0.1
+MOST = 8
+IDEMPOTENT = frozenset(
+    {"get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "scan", "reserve", "status", "renew"}
+)
+"""Operations whose second time changes nothing and answers as the first would have."""
+
+
+class RetryBudget:
+    """Tokens that retries cost and successes earn; all calls to one place share it. Thread-safe, fork-safe.
+
+    While everything fails the tokens run out and calls fail after their first attempt; they return with the successes.
+    """
+
+    __slots__ = ("__weakref__", "_gain", "_lock", "_most", "_tokens")
+
+    def __init__(self, tokens: float = TOKENS, *, gain: float = GAIN) -> None:
+        self._most = tokens
+        self._tokens = tokens
+        self._gain = gain
+        self._lock = threading.Lock()
+        on_fork(self)
+
+    @property
+    def tokens(self) -> float:
+        """What is left."""
+        return self._tokens
+
+    def spend(self) -> bool:
+        """Pay for one retry; False when there is not enough left, and then it must not be made."""
+        with self._lock:
+            if self._tokens < COST:
+                return False
+            self._tokens -= COST
+            return True
+
+    def earn(self) -> None:
+        """Count one success."""
+        if self._tokens < self._most:  # unlocked: the usual case costs nothing, and a late look at it costs a tenth
+            with self._lock:
+                self._tokens = min(self._most, self._tokens + self._gain)
+
+    def after_fork(self) -> None:
+        """Give a child a lock that no thread of its parent holds."""
+        self._lock = threading.Lock()
+
+
+_budgets: weakref.WeakValueDictionary[str, RetryBudget] = weakref.WeakValueDictionary()
+
+
+def budget_of(place: str) -> RetryBudget:
+    """This process's budget for a place (a connector's spec or address); keep it as long as you use it."""
+    mine = RetryBudget()
+    return _budgets.setdefault(place, mine)
+
+
+class Backoff(NamedTuple):
+    """How long to pause before a retry: at random up to `first * factor ** (retry - 1)` or `longest` seconds."""
+
+    first: float = 0.05
+    factor: float = 2.0
+    longest: float = 10.0
+    random: Callable[[], float] = _random.random
+
+    def pause(self, retry: int) -> float:
+        """Seconds before the `retry`-th retry, which is counted from 1."""
+        return self.random() * min(self.longest, self.first * self.factor ** min(retry - 1, 64))
+
+
+def retryable(error: BaseException) -> bool:
+    """Whether another attempt might end better: the place was not reached. What it answered, it would answer again."""
+    return isinstance(error, ConnectorError)
+
+
+class Attempts:
+    """One call's attempts: after each failure it says whether to try again, and when. Belongs to one caller.
+
+    Args:
+        budget: Of the place that is called.
+        timeout: Seconds from now after which no attempt may begin; None for no deadline.
+        idempotent: Whether the call may be repeated at all.
+        most: Attempts at most, the first among them.
+        backoff: Pauses between them.
+        retryable: Whether an error is worth another attempt.
+        clock: Monotonic seconds.
+    """
+
+    __slots__ = ("_backoff", "_clock", "_idempotent", "_most", "_retryable", "_started", "_timeout", "budget", "number")
+
+    def __init__(
+        self,
+        budget: RetryBudget,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = True,
+        most: int = MOST,
+        backoff: Backoff | None = None,
+        retryable: Callable[[BaseException], bool] = retryable,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.budget = budget
+        self.number = 1
+        """Of the attempt that is being made; the first is 1."""
+        self._timeout = timeout
+        self._idempotent = idempotent
+        self._most = most
+        self._backoff = backoff or Backoff()
+        self._retryable = retryable
+        self._clock = clock
+        self._started = clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first attempt began."""
+        return self._clock() - self._started
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the deadline, never negative; None without one."""
+        return None if self._timeout is None else max(0.0, self._timeout - self.elapsed)
+
+    def succeeded(self) -> None:
+        """The attempt ended well."""
+        self.budget.earn()
+
+    def failed(self, error: BaseException) -> float | None:
+        """Seconds to pause before the next attempt, which is then paid for; None when there should be none."""
+        if not self._idempotent or self.number >= self._most or not self._retryable(error):
+            return None
+        pause = self._backoff.pause(self.number)
+        left = self.left
+        if (left is not None and pause >= left) or not self.budget.spend():
+            return None
+        self.number += 1
+        return pause
+
+
+def attempt(
+    call: Callable[[], T], attempts: Attempts, what: str, *, sleep: Callable[[float], object] = time.sleep
+) -> T:
+    """Do `call` until it succeeds, or until `attempts` says that it is enough.
+
+    Args:
+        call: One attempt.
+        attempts: Made for this call.
+        what: The operation and its place (`"get at redis://host:6379"`), for the error.
+        sleep: Pauses.
+
+    Raises:
+        ConnectorError: Several attempts failed; the last one's error is the cause.
+        Exception: Whatever `call` raised, where it was not, or could not be, repeated.
+    """
+    while True:
+        try:
+            done = call()
+        except Exception as error:
+            pause = attempts.failed(error)
+            if pause is None:
+                if attempts.number == 1 or not isinstance(error, ConnectorError):
+                    raise
+                tried = f"{what} failed {attempts.number} times in {attempts.elapsed:.1f} s"
+                raise ConnectorError(f"{tried}, the last time so: {error}") from error
+            sleep(pause)
+        else:
+            attempts.succeeded()
+            return done
