@@ -16,7 +16,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, TypeVar
 
 from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_batch, check_range, check_ttl
@@ -24,7 +24,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import mounts, sweep
-from proxyfab.osio.files import open_file, sync_directory, translate
+from proxyfab.osio.files import check_regular, open_anything, sync_directory, translate
 from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
@@ -135,14 +135,14 @@ class FileConnector(BaseConnector):
         return done
 
     def get(self, key: Key) -> Frames | None:
-        found = self._read(key, lambda fd, path: read_object(fd, path, key.id, mapped=self.local))
+        found = self._read(key, self._whole)
         return Frames.known((found[1],), found[1].nbytes) if found is not None and _alive(found[0]) else None
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
 
-        def read(fd: int, path: str) -> memoryview | None:
-            slot = read_slot(fd, path, key.id)
+        def read(fd: int, path: str, id: str) -> memoryview | None:
+            slot = read_slot(fd, path, id)
             cut = max(min(length, slot.length - offset), 0)
             return read_range(fd, path, SIZE + offset, cut) if _alive(slot) else None
 
@@ -306,8 +306,12 @@ class FileConnector(BaseConnector):
             except OSError as error:
                 raise translate(error, "sync", directory) from error
 
-    def _read(self, key: Key, read: Callable[[int, str], T]) -> T | None:
-        """`read(fd, path)` of a key's file, None when there is none."""
+    @cached_property
+    def _whole(self) -> Callable[[int, str, str], tuple[Slot, memoryview]]:
+        return partial(read_object, mapped=self.local)
+
+    def _read(self, key: Key, read: Callable[[int, str, str], T]) -> T | None:
+        """`read(fd, path, id)` of a key's file, None when there is none."""
         namespace = self._use().find(key)
         if namespace is None:
             return None
@@ -318,7 +322,10 @@ class FileConnector(BaseConnector):
                 if fd is None:
                     return None
                 try:
-                    return read(fd, path)
+                    return read(fd, path, key.id)
+                except OSError:
+                    check_regular(fd, path)
+                    raise
                 finally:
                     os.close(fd)
             except OSError as error:
@@ -328,7 +335,7 @@ class FileConnector(BaseConnector):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _open(self, path: str) -> int | None:
-        fd = open_file(path)
+        fd = open_anything(path)
         if fd is None and self._network:
             # A client remembers that a name was missing until it asks for its directory again, which listing one does.
             try:
@@ -336,11 +343,11 @@ class FileConnector(BaseConnector):
                     next(entries, None)
             except FileNotFoundError:
                 return None
-            fd = open_file(path)
+            fd = open_anything(path)
         return fd
 
     def _slot(self, key: Key) -> Slot | None:
-        slot = self._read(key, lambda fd, path: read_slot(fd, path, key.id))
+        slot = self._read(key, read_slot)
         return slot if slot is not None and _alive(slot) else None
 
     def _stat(self, id: str, slot: Slot, namespace: Namespace, owner: str | None = None) -> Stat:
@@ -369,8 +376,9 @@ def _alive(slot: Slot) -> bool:
     return not slot.expires or slot.alive(time.time())
 
 
-def _to_evict(fd: int, path: str) -> bool:
+def _to_evict(fd: int, path: str, _: str) -> bool:
     """Whether an object is there to be evicted: not an expired one, but a damaged one."""
+    check_regular(fd, path)
     try:
         return _alive(read_slot(fd, path))
     except IntegrityError:

@@ -156,22 +156,35 @@ def open_file(path: str, flags: int = os.O_RDONLY) -> int | None:
         IntegrityError: Something else has that name.
         OSError: What the operating system says.
     """
+    fd = open_anything(path, flags)
+    if fd is not None:
+        try:
+            check_regular(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+_SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def open_anything(path: str, flags: int = os.O_RDONLY) -> int | None:
+    """Like `open_file` for who calls `check_regular` when what was read makes no sense: that saves a system call."""
     try:
-        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return os.open(path, flags | _SAFELY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno in _NO_FILE:
             raise _no_file(path) from error
         raise
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return fd
-    except OSError:
-        os.close(fd)
-        raise
-    os.close(fd)
-    raise _no_file(path)
+
+
+def check_regular(fd: int, path: str) -> None:
+    """Raise IntegrityError when the open file is a directory, a pipe or a device."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise _no_file(path)
 
 
 def _no_file(path: str) -> IntegrityError:

@@ -29,6 +29,7 @@ from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import (
     PIECE,
     NoLinks,
+    check_regular,
     discard,
     link_new,
     make_directory,
@@ -40,7 +41,7 @@ from proxyfab.osio.files import (
 from proxyfab.osio.mapping import Mapping, window
 from proxyfab.osio.memory import allocate
 from proxyfab.osio.owner import wait_lock
-from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
+from proxyfab.wire.slot import SIZE, Slot, header, id_hash, pack, unpack
 
 MAPPED_FROM = 256 * 1024
 """Payloads below are read: that takes no longer than mapping them, and their file is closed at once."""
@@ -121,9 +122,9 @@ class Writing:
 
     def whole(self, path: str, id: str, frames: Frames, expires: float) -> None:
         """Write an object under a path that nobody has or knows; whatever fails, nothing is left there."""
-        tail = id.encode() if name_of(id).startswith("=") else b""
-        header = pack(Slot(frames.nbytes, time.time(), expires, id_hash(id), len(tail)))
-        parts: list[memoryview | bytes] = [header, *frames.views]
+        tail = id.encode() if name_of(id)[0] == "=" else b""
+        start = header(frames.nbytes, time.time(), expires, id_hash(id), len(tail))
+        parts: list[memoryview | bytes] = [start, *frames.views]
         if tail:
             parts.append(tail)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -180,33 +181,41 @@ def read_slot(fd: int, path: str, id: str | None = None) -> Slot:
     return _checked(os.pread(fd, SIZE, 0), fd, os.fstat(fd).st_size, path, id)
 
 
-def _checked(header: bytes | memoryview, fd: int, available: int, path: str, id: str | None) -> Slot:
-    slot = _unpacked(header, fd, available, path)
+def _checked(data: bytes, fd: int, available: int, path: str, id: str | None) -> Slot:
+    try:
+        slot = unpack(data, available=available)
+    except IntegrityError:
+        slot = _read_again(fd, available, path)
     if id is not None and slot.id_hash != id_hash(id):
         raise IntegrityError(f"{path} holds the object of another key than {id!r}; was it renamed? Evict it.")
     return slot
 
 
-def _unpacked(header: bytes | memoryview, fd: int, available: int, path: str) -> Slot:
-    for _ in range(_RENEWED):
+def _read_again(fd: int, available: int, path: str) -> Slot:
+    """The header that made no sense: a renewal may have been rewriting it just then."""
+    for attempt in range(_RENEWED):
         try:
-            return unpack(header, available=available)
-        except IntegrityError:
-            header = os.pread(fd, SIZE, 0)  # a renewal may have been rewriting it just then
-    try:
-        return unpack(header, available=available)
-    except IntegrityError as error:
-        raise IntegrityError(f"{path} is damaged or foreign: {error}. Evict it, put the object again.") from error
+            return unpack(os.pread(fd, SIZE, 0), available=available)
+        except IntegrityError as error:
+            if attempt == _RENEWED - 1:
+                check_regular(fd, path)
+                raise IntegrityError(
+                    f"{path} is damaged or foreign: {error}. Evict it, put the object again."
+                ) from error
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def read_object(fd: int, path: str, id: str, *, mapped: bool) -> tuple[Slot, memoryview]:
     """Header and payload of an open object: mapped (`mapped` and large), or read. See `read_slot` for errors."""
     data = os.pread(fd, _FIRST, 0)
-    available = len(data) if len(data) < _FIRST else os.fstat(fd).st_size
-    if available < MAPPED_FROM + SIZE:
-        if available > len(data):
+    available = len(data)
+    if available == _FIRST:
+        available = os.fstat(fd).st_size
+        if _FIRST < available < MAPPED_FROM + SIZE:
             data = os.pread(fd, available, 0)
-        slot = _checked(data, fd, len(data), path, id)
+            available = len(data)
+    if available < MAPPED_FROM + SIZE:
+        slot = _checked(data, fd, available, path, id)
         return slot, memoryview(data)[SIZE : SIZE + slot.length]
     slot = _checked(data, fd, available, path, id)
     if mapped:

@@ -34,7 +34,9 @@ MAGIC = b"PFABSLOT"
 VERSION = 1
 _FIELDS = struct.Struct("<8sHHIQddQQI")
 _CRC = struct.Struct("<I")
+_WHOLE = struct.Struct("<8sHHIQddQQII")
 _LARGEST = 1 << 62
+_new = tuple.__new__  # what a NamedTuple's own constructor calls, through one frame less
 
 
 class Slot(NamedTuple):
@@ -70,9 +72,12 @@ def id_hash(id: str) -> int:
 
 def pack(slot: Slot) -> bytes:
     """The 64 bytes."""
-    body = _FIELDS.pack(
-        MAGIC, VERSION, slot.id_length, 0, slot.length, slot.created, slot.expires, slot.id_hash, slot.home, 0
-    )
+    return header(*slot)
+
+
+def header(length: int, created: float, expires: float, id_hash: int, id_length: int = 0, home: int = 0) -> bytes:
+    """`pack(Slot(...))`, without making one."""
+    body = _FIELDS.pack(MAGIC, VERSION, id_length, 0, length, created, expires, id_hash, home, 0)
     return body + _CRC.pack(crc32(body))
 
 
@@ -89,14 +94,14 @@ def unpack(header: bytes | memoryview, *, available: int | None = None) -> Slot:
     """
     if len(header) < SIZE:
         raise IntegrityError(f"it is cut off inside its header ({len(header)} of {SIZE} bytes)")
-    magic, version, id_length, _, length, created, expires, hashed, home, _ = _FIELDS.unpack_from(header)
+    magic, version, id_length, _, length, created, expires, hashed, home, _, mark = _WHOLE.unpack_from(header)
     if magic != MAGIC:
         raise IntegrityError("it does not begin like an object of proxyfab")
-    if crc32(header[: SIZE - 4]) != _CRC.unpack_from(header, SIZE - 4)[0]:
+    if crc32(header[: SIZE - 4]) != mark:
         raise IntegrityError("its header is damaged (checksum mismatch)")
     if version != VERSION:
         raise IntegrityError(f"its header has version {version} and this proxyfab reads {VERSION}; upgrade the reader")
-    slot = Slot(length, created, expires, hashed, id_length, home)
-    if length > _LARGEST or (available is not None and slot.total > available):
-        raise IntegrityError(f"it is cut off: {slot.total} bytes were written and {available} are there")
-    return slot
+    total = SIZE + length + id_length
+    if length > _LARGEST or (available is not None and total > available):
+        raise IntegrityError(f"it is cut off: {total} bytes were written and {available} are there")
+    return _new(Slot, (length, created, expires, hashed, id_length, home))

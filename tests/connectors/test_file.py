@@ -410,16 +410,16 @@ def test_a_name_that_a_client_remembers_as_missing_is_asked_for_again(
 
 def test_a_stale_handle_is_tried_again(one: FileConnector, monkeypatch: pytest.MonkeyPatch) -> None:
     key = one.put(Frames([b"x"]))
-    real, left = os.fstat, [2]
+    real, left = os.pread, [2]
 
-    def stale(fd: int) -> os.stat_result:
+    def stale(fd: int, length: int, offset: int) -> bytes:
         left[0] -= 1
         if left[0] >= 0:
             raise OSError(errno.ESTALE, "Stale file handle")
-        return real(fd)
+        return real(fd, length, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fstat", stale)
+        patch.setattr(os, "pread", stale)
         assert one.get(key) == Frames([b"x"])
         left[0] = 100
         with pytest.raises(ConnectorError, match="remount"):
@@ -454,3 +454,16 @@ def test_the_object_of_another_key_is_noticed(one: FileConnector) -> None:
 
     with pytest.raises(IntegrityError, match="another key"):
         one.get(keys[1])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_under_an_objects_name_is_told(one: FileConnector, make: Any) -> None:
+    key = one.put(Frames([b"x"]), key=Key("k"))
+    (path,) = Path(one.path).glob("*/??/k")
+    path.unlink()
+    make(path)
+
+    for ask in (one.get, one.exists, one.stat, one.evict, lambda key: one.get_range(key, 0, 1)):
+        with pytest.raises(IntegrityError, match="no regular file"):
+            ask(key)
+    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
