@@ -1,0 +1,83 @@
+"""Names and ports: found, unknown, silent, refused, swallowed; never later than the deadline."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from proxyfab.osio.addresses import reach
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def swallowing() -> Iterator[int]:
+    """A port whose queue of connections is full: the kernel drops who else knocks, as a firewall does."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        waiting = []
+        for _ in range(3):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+            waiting.append(one)
+        yield server.getsockname()[1]
+        for one in waiting:
+            one.close()
+
+
+def test_a_port_that_accepts(listener: socket.socket) -> None:
+    name, port = reach("localhost", listener.getsockname()[1])
+
+    assert (name.check, name.state) == ("name", "ok")
+    assert "127.0.0.1" in name.detail
+    assert (port.check, port.state) == ("port", "ok")
+
+
+def test_nobody_listens(listener: socket.socket) -> None:
+    number = listener.getsockname()[1]
+    listener.close()
+    name, port = reach("127.0.0.1", number)
+
+    assert name.state == "ok"
+    assert port.state == "fail"
+    assert "refuses" in port.detail
+    assert "start it" in port.detail
+
+
+def test_what_is_sent_there_vanishes(swallowing: int) -> None:
+    started = time.monotonic()
+    *_, port = reach("127.0.0.1", swallowing, timeout=0.3)
+
+    assert port.state == "fail"
+    assert "did not answer within 0.3 s" in port.detail
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 300, "bad..name", "x\x00y"])
+def test_a_name_that_nobody_knows(host: str) -> None:
+    (name,) = reach(host, 6379, timeout=20)
+
+    assert name.state == "fail"
+    assert host in name.detail
+
+
+def test_a_name_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(30))
+    try:
+        (name,) = reach("example.org", 6379, timeout=0.2)
+    finally:
+        released.set()
+
+    assert name.state == "fail"
+    assert "name service" in name.detail
