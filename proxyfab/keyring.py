@@ -1,0 +1,354 @@
+"""Keyring: secret and public keys by id, from the environment or from one directory; nothing else here holds keys.
+
+Kinds: `symmetric` (32 bytes), `sign` and `verify` (Ed25519, secret and public), `curve` (ZeroMQ's CURVE, both halves),
+and two lists of public keys: whom a server lets in (`peers`) and which server is which (`known_servers`).
+
+Rules:
+1. A key has an id; ids travel, keys never. A key under an id never changes: a new key gets a new id.
+2. A secret is a `Secret`: it prints as `***` and refuses to pickle. No message, log or repr ever holds one.
+3. Secret files are made with mode 0600 by the call that makes them, in a directory of mode 0700; a secret that others
+   could read, and a list or directory that others could write, is refused before it is used.
+4. An id is checked before it becomes a file's or a variable's name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from proxyfab.errors import AccessDenied, ConfigurationError, KeyExists, MissingDependency, SealError
+
+KINDS = ("symmetric", "sign", "verify", "curve")
+_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_HEADER = "proxyfab-key-1"
+_LARGEST = 64 << 10
+_VARIABLES = {
+    "symmetric": "PROXYFAB_KEY_",
+    "sign": "PROXYFAB_SIGN_",
+    "verify": "PROXYFAB_VERIFY_",
+    "curve": "PROXYFAB_CURVE_",
+}
+
+
+class Secret(bytes):
+    """Bytes that print as `***` and stay in this process: they refuse to pickle."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise SealError("A secret key does not leave its process: send the key's id, and have the key there, too.")
+
+
+class Held(NamedTuple):
+    """What `Keyring.held` knows of one key; never a secret."""
+
+    kind: str
+    id: str
+    public: str
+    """The public half, as it is given to others; `""` for a symmetric key, which has none."""
+    where: str
+    """The file or the environment variable that holds it."""
+
+
+class Keyring:
+    """Keys by id. Thread-safe; reads anew on each call, so those who seal many objects keep what they got.
+
+    Args:
+        directory: Where key files lie; by default `$PROXYFAB_KEYS`, or `~/.config/proxyfab/keys`.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        home = directory or os.environ.get("PROXYFAB_KEYS") or "~/.config/proxyfab/keys"
+        self.directory = Path(home).expanduser()
+
+    def __repr__(self) -> str:
+        return f"Keyring({str(self.directory)!r})"
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def symmetric(self, id: str) -> Secret:
+        """32 bytes for encryption and message authentication.
+
+        Raises:
+            SealError: There is no such key here.
+            AccessDenied: Its file could be read by others.
+        """
+        return Secret(_binary(self._need("symmetric", id)["secret"], id))
+
+    def signing(self, id: str) -> Secret:
+        """The 32 secret bytes of an Ed25519 key; raises as `symmetric`."""
+        return Secret(_binary(self._need("sign", id)["secret"], id))
+
+    def verifying(self, id: str) -> bytes:
+        """The 32 public bytes of an Ed25519 key, also where only its secret half lies; raises as `symmetric`."""
+        found = self._find("verify", id)
+        return _binary(found["public"], id) if found else _public_of(self.signing(id))
+
+    def curve(self, id: str) -> tuple[bytes, Secret]:
+        """Public and secret key for CURVE, in ZeroMQ's Z85 text.
+
+        Raises:
+            ConfigurationError: There is no such key here.
+            AccessDenied: Its file could be read by others.
+        """
+        found = self._need("curve", id)
+        secret = Secret(found["secret"].encode())
+        return (found["public"].encode() if "public" in found else _zmq().curve_public(bytes(secret))), secret
+
+    def has(self, kind: str, id: str) -> bool:
+        """Whether a key of this kind lies here, readable or not."""
+        return _variable(kind, id) in os.environ or self._path(kind, id).exists()
+
+    def make(self, kind: str, id: str) -> Held:
+        """A new random key; answers with its public half.
+
+        Raises:
+            KeyExists: There is one of this kind and id: a key never changes.
+        """
+        if kind == "symmetric":
+            values = {"secret": b64encode(secrets.token_bytes(32)).decode()}
+        elif kind == "sign":
+            seed = secrets.token_bytes(32)
+            values = {"secret": b64encode(seed).decode(), "public": b64encode(_public_of(seed)).decode()}
+        elif kind == "curve":
+            public, secret = _zmq().curve_keypair()
+            values = {"secret": secret.decode(), "public": public.decode()}
+        else:
+            raise ConfigurationError(f"A key of kind {kind!r} cannot be made; choose symmetric, sign or curve.")
+        return self._add(kind, id, values)
+
+    def add(self, kind: str, id: str, text: str) -> Held:
+        """Take in a key that was made elsewhere: a key file's text, or for `verify` and `symmetric` the bare base64.
+
+        Raises:
+            KeyExists: There is one of this kind and id.
+            ConfigurationError: The text is no key of this kind.
+        """
+        text = text.strip()
+        if text.startswith(_HEADER):
+            values = _parsed(text)
+            if values.pop("kind", "") != kind:
+                raise ConfigurationError(f"This text is a key file, but of another kind than {kind!r}.")
+            values.pop("id", None)
+        else:
+            values = {"public" if kind == "verify" else "secret": text}
+        return self._add(kind, id, _checked(kind, id, values))
+
+    def remove(self, kind: str, id: str) -> bool:
+        """Delete a key's file; False when there was none. What it sealed can then be opened nowhere but elsewhere."""
+        try:
+            self._path(kind, id).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def held(self) -> list[Held]:
+        """Every key here, by kind and id, with what may be shown of it."""
+        found: list[Held] = []
+        for kind, prefix in _VARIABLES.items():
+            names = [name for name in os.environ if name.startswith(prefix)]
+            found += [Held(kind, name.removeprefix(prefix).lower(), "", f"${name}") for name in names]
+        for path in sorted(self.directory.iterdir()) if self.directory.is_dir() else ():
+            kind = path.suffix[1:]
+            if kind in KINDS and re.fullmatch(_ID, path.stem):
+                found.append(Held(kind, path.stem, _parsed(self._read(path, kind)).get("public", ""), str(path)))
+        return found
+
+    # -- lists of public keys ------------------------------------------------------------------------------------------
+
+    def peers(self, id: str) -> dict[bytes, str]:
+        """The public CURVE keys that the server with key `id` lets in, each with its name."""
+        return {key.encode(): name for key, name in self._pairs(self._path("peers", id))}
+
+    def allow(self, id: str, public: str | bytes, name: str = "") -> None:
+        """Let a client with this public CURVE key in at the server with key `id`."""
+        path, public = self._path("peers", id), _z85(public)
+        rows = [row for row in self._pairs(path) if row[0] != public]
+        self._write_pairs(path, [*rows, (public, _word(name) or "-")])
+
+    def server(self, address: str) -> bytes | None:
+        """The public CURVE key that was noted for a server's address (`tcp://host:port`), None when none was."""
+        return dict(self._pairs(self.directory / "known_servers")).get(address, "").encode() or None
+
+    def know(self, address: str, public: str | bytes) -> None:
+        """Note the public CURVE key of the server at an address."""
+        path, address = self.directory / "known_servers", _word(address)
+        rows = [row for row in self._pairs(path) if row[0] != address]
+        self._write_pairs(path, [*rows, (address, _z85(public))])
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _path(self, kind: str, id: str) -> Path:
+        return self.directory / f"{_checked_id(id)}.{kind}"
+
+    def _need(self, kind: str, id: str) -> dict[str, str]:
+        found = self._find(kind, id)
+        if found is None:
+            error = ConfigurationError if kind == "curve" else SealError
+            raise error(
+                f"There is no {kind} key {id!r} here, neither in {self.directory} nor in ${_variable(kind, id)}: make "
+                f"it with `proxyfab keys make {kind} {id}`, or copy it from where it was made."
+            )
+        return found
+
+    def _find(self, kind: str, id: str) -> dict[str, str] | None:
+        path = self._path(kind, id)
+        given = os.environ.get(_variable(kind, id))
+        if given is not None:
+            return _checked(kind, id, {"public" if kind == "verify" else "secret": given.strip()})
+        try:
+            values = _parsed(self._read(path, kind))
+        except FileNotFoundError:
+            return None
+        if values.get("kind") != kind or values.get("id") != id:
+            raise AccessDenied(f"The key file {path} says that it holds another key than its name does: make it anew.")
+        return _checked(kind, id, values)
+
+    def _read(self, path: Path, kind: str) -> str:
+        """A file's text, once it is known that nobody else could have written it, or read it where that matters."""
+        self._guard(self.directory, os.stat(self.directory), 0o022)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError as error:
+            raise AccessDenied(f"{path} cannot be read by this user: {error.strerror}.") from error
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise AccessDenied(f"{path} is not a file; a key lies in one.")
+            self._guard(path, status, 0o022 if kind in ("verify", "peers") else 0o077)
+            return os.read(descriptor, _LARGEST).decode("utf-8", "replace")
+        finally:
+            os.close(descriptor)
+
+    def _guard(self, path: Path, status: os.stat_result, forbidden: int) -> None:
+        if status.st_uid not in (os.geteuid(), 0):
+            raise AccessDenied(f"{path} belongs to user {status.st_uid}, not to this one: keys are one's own.")
+        if status.st_mode & forbidden:
+            mode, verb = ("go-w", "write") if forbidden == 0o022 else ("go=", "read")
+            raise AccessDenied(f"Others may {verb} {path}, so it holds no key to trust: chmod {mode} {path}")
+
+    def _add(self, kind: str, id: str, values: dict[str, str]) -> Held:
+        path = self._path(kind, id)
+        lines = [_HEADER, f"kind: {kind}", f"id: {id}", *(f"{name}: {value}" for name, value in values.items())]
+        fresh = self._fresh("\n".join([*lines, ""]))
+        try:
+            os.link(fresh, path)
+        except FileExistsError as error:
+            raise KeyExists(f"There is a {kind} key {id!r} in {self.directory}; a new key gets a new id.") from error
+        finally:
+            fresh.unlink()
+        return Held(kind, id, values.get("public", ""), str(path))
+
+    def _pairs(self, path: Path) -> list[tuple[str, str]]:
+        try:
+            text = self._read(path, "peers")
+        except FileNotFoundError:
+            return []
+        rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
+
+    def _write_pairs(self, path: Path, rows: list[tuple[str, str]]) -> None:
+        self._fresh("".join(f"{first} {second}\n" for first, second in rows)).replace(path)
+
+    def _fresh(self, text: str) -> Path:
+        """A new file in the directory that holds `text`, which nobody but this user can read from its first byte on."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._guard(self.directory, os.stat(self.directory), 0o022)
+        path = self.directory / f".{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(descriptor, 0o600)  # a narrow umask has taken away bits that we need
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        return path
+
+
+def _variable(kind: str, id: str) -> str:
+    return _VARIABLES.get(kind, "PROXYFAB_KEY_") + re.sub(r"[^A-Z0-9]", "_", _checked_id(id).upper())
+
+
+def _checked_id(id: str) -> str:
+    if not re.fullmatch(_ID, id):
+        raise ConfigurationError(
+            f"{id!r} cannot name a key: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first."
+        )
+    return id
+
+
+def _parsed(text: str) -> dict[str, str]:
+    header, *lines = [*text.splitlines(), ""]
+    if header != _HEADER:
+        raise ConfigurationError("This is not a key file of proxyfab's, or one of a newer version.")
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip()}
+
+
+def _checked(kind: str, id: str, values: dict[str, str]) -> dict[str, str]:
+    """The values, once they are a key of this kind; with the public half where it can be computed."""
+    needed = "public" if kind == "verify" else "secret"
+    if kind not in KINDS or needed not in values:
+        raise ConfigurationError(f"This is no {kind} key: it has no {needed} half.")
+    if kind == "curve":
+        _z85(values["secret"])
+        return values
+    _binary(values[needed], id)
+    return values
+
+
+def _binary(text: str, id: str) -> bytes:
+    """32 bytes from base64; the error does not repeat the text."""
+    try:
+        found = b64decode(text, validate=True)
+    except ValueError:
+        found = b""
+    if len(found) != 32:
+        raise ConfigurationError(f"The key {id!r} is not the base64 of 32 bytes.")
+    return found
+
+
+def _z85(key: str | bytes) -> str:
+    text = key.decode("ascii", "replace") if isinstance(key, bytes) else key
+    if not re.fullmatch(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}", text):
+        raise ConfigurationError("A CURVE key is 40 characters of Z85, as `proxyfab keys show` prints them.")
+    return text
+
+
+def _word(text: str) -> str:
+    if not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{text!r} cannot stand in a list of keys: leave out spaces and control characters.")
+    return text
+
+
+def _public_of(seed: bytes) -> bytes:
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError as error:
+        raise MissingDependency("Signing needs the package 'cryptography': pip install 'proxyfab[seal]'") from error
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+
+def _zmq() -> Any:
+    try:
+        import zmq
+    except ImportError as error:
+        raise MissingDependency("CURVE keys need the package 'pyzmq': pip install 'proxyfab[zmq]'") from error
+    return zmq
