@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import ClassVar, TypeVar
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_batch, check_range, check_ttl
+from proxyfab.abc import Reclaimed, Stat, check_batch, check_range, check_ttl
 from proxyfab.buffers import Frames
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import mounts, sweep
+from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.files import check_regular, open_anything, sync_directory, translate
 from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
@@ -52,7 +53,7 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 _TRIES = 3
 
 
-class FileConnector(BaseConnector):
+class FileConnector(Lodged):
     """Objects as files.
 
     Args:

@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import ClassVar, TypeVar
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_range, check_ttl
+from proxyfab.abc import Reclaimed, Stat, check_range, check_ttl
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import entries
+from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
 from proxyfab.osio.files import names_it, open_file, temporary_name, translate
 from proxyfab.osio.lodging import Lodging
@@ -46,7 +47,7 @@ _ANEW = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
-class SharedMemoryConnector(BaseConnector):
+class SharedMemoryConnector(Lodged):
     """Objects in shared memory of this machine.
 
     Thread-safe and fork-safe. Arrays that are read from here are read-only views of memory that others see.
