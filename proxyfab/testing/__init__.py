@@ -5,6 +5,7 @@
 | ConnectorTests | the conformance suite of connectors: subclass it, say how to open yours, run pytest |
 | ConnectorMachine | a Hypothesis state machine that compares a connector with a dict |
 | FaultyConnector | a connector around a connector: counts, delays, fails on demand |
+| Cable | a cable between a client and a real server, to be cut, silenced, slowed and spoiled |
 | Child, in_fork | processes with a deadline, to talk to and to kill at a chosen moment |
 | until | waits for a condition, with a deadline |
 | no_leaks | a pytest fixture: file descriptors, threads and shared memory that a test leaves behind fail it |
@@ -16,6 +17,7 @@ Each is loaded when it is asked for: child processes use half of this package an
 import importlib
 
 _HOMES = {
+    "Cable": "cable",
     "Child": "processes",
     "ConnectorMachine": "stateful",
     "ConnectorTests": "connectors",
@@ -27,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Cable",
     "Child",
     "ConnectorMachine",
     "ConnectorTests",
