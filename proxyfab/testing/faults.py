@@ -9,18 +9,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, SupportsLease, SupportsReap, SupportsScan
+from proxyfab.abc import Finding, Reclaimed, Stat, Status
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
+from proxyfab.layers.base import Layer
 
-_MOVES = ("put", "get", "get_range", "put_many", "get_many")
 
-
-class FaultyConnector(BaseConnector):
+class FaultyConnector(Layer):
     """Passes everything on to `child`. Thread-safe. What it is told to do wrong applies from the next operation on.
 
     Args:
@@ -33,28 +32,12 @@ class FaultyConnector(BaseConnector):
         nbytes: Bytes moved by each operation.
     """
 
-    plain: ClassVar[type[FaultyConnector] | None] = None
-    """The class without the child's abilities; None in that class itself."""
-
-    def __new__(cls, child: Any, **_: Any) -> FaultyConnector:
-        """An instance of a class that has what the child has."""
-        abilities = tuple(ability for ability in _PARTS if isinstance(child, ability))
-        plain = cls.plain or cls
-        if (plain, abilities) not in _made:
-            parts = (*(_PARTS[ability] for ability in abilities), plain)
-            _made[plain, abilities] = type(plain.__name__, parts, {"__module__": plain.__module__, "plain": plain})
-        return super().__new__(_made[plain, abilities])
-
     def __init__(self, child: Any, *, delay: float = 0.0, bandwidth: float | None = None) -> None:
-        self.child = child
+        super().__init__(child)
         self.delay = delay
         self.bandwidth = bandwidth
         self.calls: Counter[str] = Counter()
         self.nbytes: Counter[str] = Counter()
-        self.scheme = child.scheme  # type: ignore[misc]  # a wrapper's scheme is its child's
-        self.checksums = child.checksums  # type: ignore[misc]  # and so is this
-        self.local = child.local and not delay
-        self.wait_bound = child.wait_bound
         self._lock = threading.Lock()
         on_fork(self)
         self._faults: list[tuple[str, Callable[[], BaseException], int]] = []
@@ -126,12 +109,8 @@ class FaultyConnector(BaseConnector):
     # -- what goes right ---------------------------------------------------------------------------------------------
 
     @property
-    def spec(self) -> str:
-        return str(self.child.spec)
-
-    @property
-    def place(self) -> str:
-        return str(self.child.place)
+    def local(self) -> bool:  # type: ignore[override]  # callers only read it
+        return not self.delay and bool(self.child.local)
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         self._step("put", frames.nbytes)
@@ -190,41 +169,37 @@ class FaultyConnector(BaseConnector):
         self._step("evict_many")
         return list(self.child.evict_many(keys))
 
-    def reserve(self) -> Key:
-        return self.child.reserve()  # type: ignore[no-any-return]  # no operation of the backend
-
     def clear(self) -> int:
         self._step("clear")
         return int(self.child.clear())
 
-    def close(self) -> None:
-        self.child.close()
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        self._step("renew")
+        return super().renew(key, ttl)
+
+    def scan(self) -> Iterator[Stat]:
+        self._step("scan")
+        return super().scan()
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
+        self._step("reap")
+        return super().reap(dry_run=dry_run)
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        self._step("compare_and_set", 0 if new is None else new.nbytes)
+        return super().compare_and_set(key, old, new, ttl=ttl)
+
+    def diagnose(self) -> Iterator[Finding]:
+        self._step("diagnose")
+        return super().diagnose()
+
+    def status(self) -> Status:
+        self._step("status")
+        return super().status()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.plain, self.child, self.delay, self.bandwidth)
+        return _rebuild, (self.plain or type(self), self.child, self.delay, self.bandwidth)
 
 
 def _rebuild(kind: type[FaultyConnector], child: Any, delay: float, bandwidth: float | None) -> FaultyConnector:
     return kind(child, delay=delay, bandwidth=bandwidth)
-
-
-class _Leases(FaultyConnector):
-    def renew(self, key: Key, ttl: float | None) -> bool:
-        self._step("renew")
-        return bool(self.child.renew(key, ttl))
-
-
-class _Scans(FaultyConnector):
-    def scan(self) -> Iterator[Stat]:
-        self._step("scan")
-        return iter(self.child.scan())
-
-
-class _Reaps(FaultyConnector):
-    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
-        self._step("reap")
-        return list(self.child.reap(dry_run=dry_run))
-
-
-_made: dict[tuple[type, tuple[Any, ...]], type] = {}
-_PARTS: dict[Any, type] = {SupportsLease: _Leases, SupportsReap: _Reaps, SupportsScan: _Scans}

@@ -1,0 +1,1 @@
+"""Layers: connectors around a connector, which stand before the scheme in its URL."""
