@@ -341,14 +341,19 @@ def open_store(spec: str | StoreSpec) -> Store:
     """This process's live store for a store's URL; made now, and opened on first use, if there is none."""
     url = str(spec)
     store = _live.get(url)
-    if store is None:
+    if store is None or store.closed:
         with _opening:
-            store = _live.get(url) or _opened.get(url) or _make(url)
+            store = _usable(_live.get(url)) or _usable(_opened.get(url)) or _make(url)
             _opened[url] = store  # held: a task's references come and go, its store should stay
             _live[url] = store
             while len(_opened) > _HELD:
                 _opened.popitem(last=False)
     return store
+
+
+def _usable(store: Store | None) -> Store | None:
+    """Not one that was closed: under the URL it was asked for by it may still be known."""
+    return None if store is None or store.closed else store
 
 
 def _make(url: str) -> Store:

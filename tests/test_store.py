@@ -508,3 +508,11 @@ def test_third_party_connector_needs_only_four_verbs():
         keys = store.put_many([1, 2])
         assert store.get_many(keys) == [1, 2]
         assert asyncio.run(store.aget(keys[0])) == 1
+
+
+def test_a_store_that_was_opened_by_a_short_url_and_closed_is_opened_anew(tmp_path):
+    """The store's own URL tells the namespace, too; what it was asked for by is forgotten as well."""
+    url = f"file://{tmp_path}"
+    open_store(url).close()
+    with open_store(url) as again:
+        assert again.get(again.put(1)) == 1
