@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -11,15 +11,14 @@ from proxyfab.abc import Connector, Stat, SupportsScan
 from proxyfab.cli.output import age, as_json, show, show_json, size, store_url
 from proxyfab.errors import CapabilityError, IntegrityError, KeyNotFound
 from proxyfab.keys import Key
-from proxyfab.registry import load
-from proxyfab.spec import ConnectorSpec, StoreSpec
+from proxyfab.opening import open_connector
+from proxyfab.spec import StoreSpec
 from proxyfab.wire.payload import decode
 
 
 def connect(url: str) -> Connector:
-    """The connector behind a store's URL."""
-    place = StoreSpec.parse(url).connector
-    return cast(Connector, load("connectors", ConnectorSpec.parse(place).scheme).from_url(place))
+    """The connector behind a store's URL, layers included."""
+    return open_connector(StoreSpec.parse(url).connector)
 
 
 def holdings(connector: Connector) -> list[Stat]:

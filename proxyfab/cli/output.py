@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +36,11 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str
     if not console.is_terminal:
         console.width = _ONE_LINE
     console.print(table)
+
+
+def working(what: str) -> contextlib.AbstractContextManager[object]:
+    """Says `what` on standard error while it lasts, if that is a terminal."""
+    return Console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
 
 
 def show_json(value: Any) -> None:

@@ -73,8 +73,8 @@ def test_doctor_is_well_here(url):
     result = run("doctor", url, "--json")
     found = {item["check"]: item for item in json.loads(result.output)}
     assert result.exit_code == 0
-    assert found["file"]["state"] == "ok"
-    assert "python" in found
+    assert {item["state"] for item in found.values()} <= {"ok", "warn"}
+    assert {"python", "packages", "permission", "round trip"} <= set(found)
 
 
 def test_doctor_finds_a_broken_place(tmp_path):
