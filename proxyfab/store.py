@@ -196,7 +196,8 @@ class Store:
         """A lazy, transparent proxy of `obj`, which is stored now. None, True, False and the like come back bare."""
         if is_singleton(obj) or is_proxy(obj):
             return obj
-        return self.ref(obj, once=once, ttl=ttl).proxy()
+        ref = self.ref_payload(dumps(obj, mode=self._mode), obj, once=once, ttl=ttl)
+        return ref.proxy()  # type: ignore[no-any-return]  # a proxy of T is typed as T where it is handed out
 
     def proxy_many(self, objs: Iterable[T], *, once: bool = False, ttl: float | None = None) -> list[T]:
         """A proxy of each, stored in one round trip where the connector can."""

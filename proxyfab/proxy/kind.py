@@ -91,12 +91,10 @@ _EVERYTHING = frozenset(OPERATORS) - {"__get__", "__set__", "__delete__"}
 UNKNOWN = Kind("", _BIT["ufunc"] | sum(_BIT[name] for name in _EVERYTHING))
 """The kind of a target of which nothing is known: every operator."""
 
-_SINGLETONS = (None, True, False, Ellipsis, NotImplemented)
-
 
 def is_singleton(obj: object) -> bool:
     """Whether `obj` is one of the objects that are compared with `is`, so that a proxy of it would mislead."""
-    return any(obj is one for one in _SINGLETONS)
+    return obj is None or obj is True or obj is False or obj is Ellipsis or obj is NotImplemented
 
 
 def type_name(cls: type) -> str:

@@ -45,6 +45,7 @@ _PICKLES = ("pickle", "cloudpickle")
 _CHECKSUM = 1
 _HEADER = struct.Struct("<4sBBBBQQI")
 _CRC = struct.Struct("<I")
+_FIXED = struct.Struct("<4sBBBBQQII")
 _START = _HEADER.size + _CRC.size
 _SHORT = 512
 _PADS = tuple(memoryview(bytes(size)) for size in range(ALIGNMENT))
@@ -98,13 +99,19 @@ class Payload:
             raise IntegrityError("An object inside a reference is damaged: it is not a packed payload.")
         codec, type, meta, origin, *buffers = packed
         _check_names(codec, type, origin)
-        if len(buffers) > MAX_BUFFERS or not all(isinstance(buffer, bytes) for buffer in buffers):
-            raise IntegrityError("An object inside a reference is damaged: its buffers are not bytes.")
-        return cls(codec, type, meta, buffers, origin)
+        views: list[memoryview] = []
+        nbytes = 0
+        for buffer in buffers:
+            if buffer.__class__ is not bytes or len(views) == MAX_BUFFERS:
+                raise IntegrityError("An object inside a reference is damaged: its buffers are not bytes.")
+            views.append(memoryview(buffer))
+            nbytes += len(buffer)
+        return _payload(codec, type, meta, tuple(views), nbytes, origin)
 
     def detached(self) -> Payload:
         """The same over bytes of its own, so that nobody can change it. Copies the data: for small objects."""
-        return Payload(self.codec, self.type, self.meta, [bytes(view) for view in self.buffers], self.origin)
+        views = tuple([memoryview(bytes(view)) for view in self.buffers])
+        return _payload(self.codec, self.type, self.meta, views, self.nbytes, self.origin)
 
 
 def encode(payload: Payload, *, checksum: bool) -> Frames:
@@ -118,12 +125,12 @@ def encode(payload: Payload, *, checksum: bool) -> Frames:
         SerializationError: The metadata cannot be packed.
     """
     metadata = _metadata(payload)
-    used = _START + len(metadata)
-    pad = -used % ALIGNMENT
+    length = len(metadata)
+    pad = -(_START + length) % ALIGNMENT
     body = metadata + _PADS[pad]
-    views, total = _laid_out(payload.buffers, used + pad)
+    views, total = _laid_out(payload.buffers, _START + length + pad)
     flags, mark = (_CHECKSUM, _checksum(views)) if checksum else (0, 0)
-    header = _HEADER.pack(_MAGIC, VERSION, flags, _MAJOR, _MINOR, total, mark, len(metadata))
+    header = _HEADER.pack(_MAGIC, VERSION, flags, _MAJOR, _MINOR, total, mark, length)
     head = header + _CRC.pack(crc32(body, crc32(header))) + body
     return Frames.known((memoryview(head), *views), total)
 
@@ -210,17 +217,17 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
     Raises:
         IntegrityError: The bytes are truncated, damaged, not proxyfab's, or in a newer format.
     """
-    flags, total, mark, length = _header(frames)
-    start = _aligned(_START + length)
+    flags, total, mark, length, crc = _header(frames)
+    start = _START + length + -(_START + length) % ALIGNMENT
     head = frames.views[0]
     if head.nbytes < start:
         head = frames.slice(0, start).join()  # a copy of the head, where it was cut apart
-    if crc32(head[_START:start], crc32(head[: _HEADER.size])) != _CRC.unpack_from(head, _HEADER.size)[0]:
+    if crc32(head[_START:start], crc32(head[: _HEADER.size])) != crc:
         raise IntegrityError("The head of an object is damaged (its CRC does not match): it must be written again.")
     whole = frames.views[0] if len(frames.views) == 1 else None
     if verify and flags & _CHECKSUM:
         data = (whole[start:],) if whole is not None else frames.slice(start, total - start).views
-        if _checksum(data) != mark:
+        if (xxh3_64_intdigest(data[0]) if whole is not None else _checksum(data)) != mark:
             raise IntegrityError("The data of an object are damaged (their checksum does not match): write it again.")
     metadata = bytes(head[_START : _START + length])
     planned = _remembered if length <= _SHORT else _planned
@@ -229,14 +236,14 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
     return _payload(codec, type, meta, buffers, nbytes, origin)
 
 
-def _header(frames: Frames) -> tuple[int, int, int, int]:
-    """Flags, total length, data checksum and metadata length, each within bounds."""
+def _header(frames: Frames) -> tuple[int, int, int, int, int]:
+    """Flags, total length, data checksum and metadata length, each within bounds, and what the head's CRC should be."""
     if frames.nbytes < _START:
         raise IntegrityError(f"{frames.nbytes} bytes are too few for an object: it is truncated, or not proxyfab's.")
     first = frames.views[0]
     if first.nbytes < _START:
         first = frames.slice(0, _START).join()
-    magic, version, flags, major, minor, total, mark, length = _HEADER.unpack_from(first)
+    magic, version, flags, major, minor, total, mark, length, crc = _FIXED.unpack_from(first)
     if magic != _MAGIC:
         raise IntegrityError("These bytes are not an object of proxyfab's: they do not begin with its magic number.")
     if version > VERSION:
@@ -248,9 +255,9 @@ def _header(frames: Frames) -> tuple[int, int, int, int]:
         raise IntegrityError(f"No proxyfab wrote an object of version {version} with flags {flags:#x}: it is damaged.")
     if total != frames.nbytes:
         raise IntegrityError(f"An object of {total} bytes came as {frames.nbytes}: it is truncated or damaged.")
-    if length > MAX_METADATA or _aligned(_START + length) > total:
+    if length > MAX_METADATA or _START + length + -(_START + length) % ALIGNMENT > total:
         raise IntegrityError(f"The head of an object claims {length} bytes of metadata: it is damaged.")
-    return flags, total, mark, length
+    return flags, total, mark, length, crc
 
 
 def _parsed(metadata: bytes) -> list[Any]:
