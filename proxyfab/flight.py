@@ -5,12 +5,14 @@ Promises:
 2. A failure reaches everyone who waited and is then forgotten: the next call tries again. What stopped only the thread
    that fetched, its own deadline or an interrupt, reaches nobody else: one of those who waited fetches.
 3. Every wait has a deadline if the caller gives one; a flight that a fork left behind in the parent is not waited for.
-4. A thread that asks, while fetching, for the very thing it is fetching gets an error instead of a deadlock.
+4. An interrupt, at whichever instruction, leaves no flight that others wait for.
+5. A thread that asks, while fetching, for the very thing it is fetching gets an error instead of a deadlock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from operator import methodcaller
 from threading import Lock, get_ident
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -25,7 +27,10 @@ V = TypeVar("V")
 # the error, or None where the pilot gave up. Then come the locks of those who wait. A waiter adds its lock and then
 # looks at the first item; the pilot sets the first item and then releases the locks: either the waiter sees the
 # landing, or the pilot sees the lock.
+# An interrupt comes behind a call, so landing is an assignment, and one call releases all locks. A flight that has
+# landed and is still to be found was interrupted before its removal: it is of the past, and whoever finds it goes on.
 _Flight = list[Any]
+_release = methodcaller("release")
 
 
 class SingleFlight(Generic[V]):
@@ -52,14 +57,16 @@ class SingleFlight(Generic[V]):
             ResolveTimeout: The other thread did not finish in time.
         """
         mine: _Flight = [get_ident()]
-        flight = self._flying.setdefault(key, mine)  # atomic: a dict operation under the interpreter's lock
-        if flight is not mine:
-            return self._join(key, flight, fetch, timeout, args)
+        waiting: Iterator[Any] = iter(mine)
+        next(waiting)
+        wake = map(_release, waiting)  # looks at `mine` when it is asked, and so finds all who came until then
         outcome: Any = None
         try:
-            value = fetch(*args)
-            outcome = (value,)
-            return value
+            flight = self._flying.setdefault(key, mine)  # atomic: a dict operation under the interpreter's lock
+            if flight is mine:
+                value = fetch(*args)
+                outcome = (value,)
+                return value
         except ResolveTimeout as error:
             outcome = error if timeout is None else None
             raise
@@ -67,11 +74,17 @@ class SingleFlight(Generic[V]):
             outcome = error
             raise
         finally:
-            self._flying.pop(key, None)
             mine[0] = outcome
-            if len(mine) > 1:
-                for lock in mine[1:]:
-                    lock.release()
+            any(wake)
+            self._forget(key, mine)
+        if not isinstance(flight[0], int):
+            self._forget(key, flight)
+            return self.do(key, fetch, timeout, *args)
+        return self._join(key, flight, fetch, timeout, args)
+
+    def _forget(self, key: Hashable, flight: _Flight) -> None:
+        if self._flying.get(key) is flight:
+            self._flying.pop(key, None)
 
     def after_fork(self) -> None:
         """Forget flights whose pilots stayed in the parent."""

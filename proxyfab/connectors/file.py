@@ -30,10 +30,10 @@ from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import (
-    Guard,
     Name,
     Writing,
     fan_of,
+    guard,
     make_fan,
     name_of,
     read_object,
@@ -168,7 +168,7 @@ class FileConnector(Lodged):
             if alive:
                 os.unlink(path)
                 return True
-            with Guard(namespace.path):  # what took its place meanwhile is not what was asked for
+            with guard(namespace.path):  # what took its place meanwhile is not what was asked for
                 remove_dead(path, time.time())
         except FileNotFoundError:
             pass
@@ -184,7 +184,7 @@ class FileConnector(Lodged):
         path = _path(namespace, key.id)
         expires = 0.0 if ttl is None else time.time() + ttl
         try:
-            with Guard(namespace.path):
+            with guard(namespace.path):
                 return renew(path, key.id, expires, durable=self._writing(namespace).durable)
         except FileNotFoundError:
             return False

@@ -6,6 +6,7 @@ another process is refused with that process's name instead of found missing; a 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -35,13 +36,30 @@ class _Entry:
 
 
 class _Space:
-    """One namespace. The condition guards the dict and wakes waiters; it is held for dict operations only."""
+    """One namespace. The lock guards the dict and is held for dict operations only.
+
+    No `threading.Condition`: an interrupt inside its `__enter__`, which is Python, would leave the lock taken.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, _Entry] = {}
-        self.changed = threading.Condition()
+        self.waiting: list[threading.Lock] = []
+        """One lock, taken, for each who waits; whoever puts releases them."""
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Give a child a lock that no thread of its parent holds."""
+        self.lock = threading.RLock()
+        self.waiting.clear()
+
+    def wake(self) -> None:
+        """Have all who wait look again."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self.waiting.pop().release()
 
 
+_LOOK_EVERY = 1.0  # an interrupted put may have woken nobody
 _spaces: dict[str, _Space] = {}
 _counter = itertools.count()
 _ancestors: set[str] = set()
@@ -90,12 +108,12 @@ class MemoryConnector(BaseConnector):
         space = self._space()
         key = self.reserve() if key is None else self._own(key)
         entry = _Entry(Frames([_copied(frames)]), None if ttl is None else time.time() + ttl)
-        with space.changed:
+        with space.lock:
             old = space.entries.get(key.id)
             if old is not None and old.alive() and not replace:
                 raise KeyExists(f"{self.spec} already holds {key.id}; objects are written once (say replace=True).")
             space.entries[key.id] = entry
-            space.changed.notify_all()
+        space.wake()
         return key
 
     def get(self, key: Key) -> Frames | None:
@@ -104,7 +122,7 @@ class MemoryConnector(BaseConnector):
 
     def evict(self, key: Key) -> bool:
         space = self._space()
-        with space.changed:
+        with space.lock:
             found = self._find(key)
             if found is not None:
                 del space.entries[key.id]
@@ -116,12 +134,25 @@ class MemoryConnector(BaseConnector):
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         space = self._space()
-        with space.changed:
-            return space.changed.wait_for(lambda: self._find(key) is not None, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            woken = threading.Lock()
+            woken.acquire()
+            try:
+                space.waiting.append(woken)  # before the look: a put behind it finds who waits
+                if self._find(key) is not None:
+                    return True
+                left = _LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline - time.monotonic())
+                if left <= 0:
+                    return False
+                woken.acquire(timeout=left)
+            finally:
+                with contextlib.suppress(ValueError):
+                    space.waiting.remove(woken)
 
     def renew(self, key: Key, ttl: float | None) -> bool:
         check_ttl(ttl)
-        with self._space().changed:  # what is renewed here cannot be reaped in between
+        with self._space().lock:  # what is renewed here cannot be reaped in between
             entry = self._find(key)
             if entry is not None:
                 entry.expires = None if ttl is None else time.time() + ttl
@@ -134,7 +165,7 @@ class MemoryConnector(BaseConnector):
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         space = self._space()
-        with space.changed:  # a dead entry that a put has just replaced must not take the new one along
+        with space.lock:  # a dead entry that a put has just replaced must not take the new one along
             dead = [(id, entry) for id, entry in space.entries.items() if not entry.alive()]
             for id, _ in () if dry_run else dead:
                 del space.entries[id]
@@ -142,7 +173,7 @@ class MemoryConnector(BaseConnector):
 
     def clear(self) -> int:
         space = self._space()
-        with space.changed:  # memory is given back behind the lock: that takes milliseconds for large objects
+        with space.lock:  # memory is given back behind the lock: that takes milliseconds for large objects
             cleared, space.entries = space.entries, {}
         return sum(entry.alive() for entry in cleared.values())
 
@@ -199,7 +230,7 @@ def _elsewhere(key: Key) -> ConnectorError:
 
 def _remember_parent() -> None:
     for space in _spaces.values():
-        space.changed = threading.Condition()
+        space.after_fork()
 
 
 def _note_process() -> None:

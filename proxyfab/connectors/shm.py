@@ -145,11 +145,14 @@ class SharedMemoryConnector(Lodged):
             write_new(path, [pack(slot), *body])
         else:
             temporary = f"{os.path.dirname(path)}/{temporary_name()}"
-            write_new(temporary, [pack(slot), *body])
             try:
+                write_new(temporary, [pack(slot), *body])
                 publish(temporary)
             finally:
-                os.unlink(temporary)
+                try:
+                    os.unlink(temporary)
+                except FileNotFoundError:  # what was not written whole is gone already
+                    pass
 
     def _make_room(self) -> None:
         """Give back what is only kept warm, here and by others, or belongs to nobody."""

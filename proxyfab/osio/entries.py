@@ -36,14 +36,19 @@ class Entry(NamedTuple):
 
 def write_new(path: str, parts: list[memoryview | bytes]) -> None:
     """A new file, whole or not at all."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = -1
     try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         write_all(fd, parts)
+    except FileExistsError:  # somebody else's
+        raise
     except BaseException:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         raise
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
 
 
 def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:
@@ -96,8 +101,8 @@ def publish(source: str, target: str, may_replace: Callable[[int], bool]) -> boo
 
 def _move(source: str, target: str) -> None:
     temporary = f"{os.path.dirname(target)}/{temporary_name()}"
-    os.link(source, temporary)
     try:
+        os.link(source, temporary)
         os.rename(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -22,19 +22,38 @@ _CUT = 1.5
 _SPARE = 25  # a segment may be larger than what it holds by one part in 25
 
 
+class Claim:
+    """Made for one write and over with it: what it claimed is free again then, whatever interrupted the write."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+
+NOBODY = Claim()
+NOBODY.over = True
+
+
 class Segment:
-    """One file of a pool, as its owner knows it. Changed only by who has claimed it."""
+    """One file of a pool, as its owner knows it. Changed only by who has claimed it.
 
-    __slots__ = ("capacity", "claimed", "home", "mapping", "path", "populated", "used")
+    Attributes:
+        capacity: Bytes of the file; never more than it has, or a copy to its mapping would end in SIGBUS.
+        recycled: Whether it may be filled again. One whose object says that it has no home is read without a lease.
+    """
 
-    def __init__(self, home: int, path: str, capacity: int) -> None:
+    __slots__ = ("capacity", "claim", "home", "mapping", "path", "populated", "recycled", "used")
+
+    def __init__(self, home: int, path: str, capacity: int, *, recycled: bool = True) -> None:
         self.home = home
         self.path = path
         self.capacity = capacity
+        self.recycled = recycled
         self.mapping: Mapping | None = None
         self.populated = 0
         self.used = 0
-        self.claimed = False
+        self.claim = NOBODY
 
     def free(self) -> bool | None:
         """Whether its home is its only name; None when it has no home any more."""
@@ -77,9 +96,9 @@ def fill(segment: Segment, fd: int, need: int, body: Body) -> None:
 def _fit(segment: Segment, fd: int, need: int) -> None:
     """Cut what is too much and map what is there."""
     if segment.capacity - need > need // _SPARE:
-        os.ftruncate(fd, need)
-        segment.capacity = need
         segment.populated = min(segment.populated, need)
+        segment.capacity = need  # first: an interrupt may come right behind the call
+        os.ftruncate(fd, need)
     if segment.mapping is None or segment.mapping.length < need:
         # A fourth more than the file, so that a segment which grows a little need not be mapped, and touched, anew.
         segment.mapping = Mapping(fd, need + need // 4, writable=True)

@@ -12,8 +12,16 @@ Rules:
    What the child inherited stays leased for as long as either of them holds it.
 3. A lease is taken on the file that has the name now: should somebody remove a lock file, those who open it anew and
    those who had it open would not see each other's locks. Who wants the exclusive lock asks the same (`osio.segments`).
-4. A lease ends in `__del__`, which may run anywhere, even inside our own critical section (garbage collection). There
-   it only appends to a queue, and takes the lock only if that is free; who holds the lock settles the queue after it.
+4. A lease may end anywhere, even inside our own critical section (garbage collection), and an interrupt may strike at
+   any call. So its end is noted by a weak reference whose callback is a C function, which nothing interrupts: it adds
+   to a queue. Then it is settled if the lock is free; who holds the lock settles the queue after it, and what an
+   interrupt left there is settled by the next lease. Every step of it may be done twice.
+
+On interrupts: CPython 3.11 to 3.13 raise what comes from outside (a signal handler, PyThreadState_SetAsyncExc) only
+behind a call, at the start of a Python function and at a jump backwards. `with` of a lock of `threading`, whose
+`__enter__` is a C function, looks for it neither between the taking and the block nor between the block and the giving
+back; `acquire()` followed by `try` does, and so does an `__enter__` or `__exit__` in Python. What must not be lost is
+therefore recorded inside the same C call that takes it, and a `finally` begins with the C call that gives it back.
 """
 
 from __future__ import annotations
@@ -24,12 +32,14 @@ import os
 import struct
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _RANGE = struct.Struct("hhqqi")
-_SETLK: int = fcntl.F_OFD_SETLK
+SETLK: int = fcntl.F_OFD_SETLK
+_AT_ONCE = (False,)
 
 
 def lock(fd: int, number: int, *, exclusive: bool) -> bool:
@@ -39,7 +49,7 @@ def lock(fd: int, number: int, *, exclusive: bool) -> bool:
         OSError: The file system knows no such locks.
     """
     try:
-        fcntl.fcntl(fd, _SETLK, _RANGE.pack(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, os.SEEK_SET, number, 1, 0))
+        fcntl.fcntl(fd, SETLK, _RANGE.pack(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, os.SEEK_SET, number, 1, 0))
     except OSError as error:
         if error.errno in _TAKEN:
             return False
@@ -47,20 +57,54 @@ def lock(fd: int, number: int, *, exclusive: bool) -> bool:
     return True
 
 
+def unlocking(number: int) -> bytes:
+    """What `fcntl(fd, SETLK, ...)` takes to give back the lock on one byte; nothing happens where there is none."""
+    return _RANGE.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0)
+
+
 def unlock(fd: int, number: int) -> None:
     """Give back the lock on one byte."""
-    fcntl.fcntl(fd, _SETLK, _RANGE.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
+    fcntl.fcntl(fd, SETLK, unlocking(number))
+
+
+class Lease:
+    """One lease; ends when it is collected. All who want the same number at once hold the same one."""
+
+    __slots__ = ("__weakref__", "_last")
+
+    def __init__(self, last: object) -> None:
+        self._last = last  # ends behind the weak references to this lease: then its end is in the queue
+
+
+class _Last:
+    """Ends with its lease and has the queue settled."""
+
+    __slots__ = ("_registry",)
+
+    def __init__(self, registry: Leases) -> None:
+        self._registry = registry
+
+    def __del__(self, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _exiting():  # then this module's names may be gone already, and the kernel ends the lease anyway
+            self._registry.settle()
+
+
+class _Entry(weakref.ref[Lease]):
+    """What is leased. The two names are the class's, too: the lease may end before they are set."""
+
+    file: _LockFile | None = None
+    number = 0
 
 
 class _LockFile:
-    """One open lock file, with how often each number is leased through it."""
+    """One open lock file, and what is leased through it by number."""
 
-    __slots__ = ("_id", "counts", "fd", "forgotten", "path", "retired")
+    __slots__ = ("_id", "fd", "forgotten", "leased", "path", "retired")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.counts: dict[int, int] = {}
+        self.leased: dict[int, _Entry] = {}
         self.forgotten = False
         self.retired = False
         status = os.fstat(self.fd)
@@ -74,18 +118,12 @@ class _LockFile:
             return False
         return (status.st_dev, status.st_ino) == self._id
 
-
-class Lease:
-    """One lease; ends when it is collected."""
-
-    __slots__ = ("_file", "_number", "_registry")
-
-    def __init__(self, registry: Leases, file: _LockFile, number: int) -> None:
-        self._registry, self._file, self._number = registry, file, number
-
-    def __del__(self, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not _exiting():  # then this module's names may be gone already, and the kernel ends the lease anyway
-            self._registry.give_back(self._file, self._number)
+    def close_unused(self) -> None:
+        """Close it once it is forgotten and nothing is leased through it."""
+        if self.forgotten and not self.leased:
+            fd, self.fd = self.fd, -1  # first: who comes again must not close another file
+            if fd >= 0:
+                os.close(fd)
 
 
 class Leases:
@@ -94,7 +132,7 @@ class Leases:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[str, _LockFile] = {}
-        self._ended: deque[tuple[_LockFile, int]] = deque()
+        self._ended: deque[_Entry] = deque()
 
     def take(self, path: str, number: int) -> Lease | None:
         """A lease on `number` of the lock file `path`; None when somebody has it exclusively.
@@ -108,73 +146,78 @@ class Leases:
                 if file is None or not file.is_named():
                     self._part(path)
                     file = self._files[path] = _LockFile(path)
-                count = file.counts.get(number, 0)
-                if not count and not lock(file.fd, number, exclusive=False):
-                    return None
-                file.counts[number] = count + 1
-                return Lease(self, file, number)
+                entry = file.leased.get(number)
+                lease = None if entry is None else entry()
+                return self._begin(file, number) if lease is None else lease
         finally:
-            self._settle()
+            self.settle()
 
-    def give_back(self, file: _LockFile, number: int) -> None:
-        """End a lease: at once, or by whoever is busy here at the moment."""
-        self._ended.append((file, number))
-        self._settle()
+    def _begin(self, file: _LockFile, number: int) -> Lease | None:
+        """Noted first and locked then: whatever happens in between, the end of `lease` gives it back."""
+        lease = Lease(_Last(self))
+        entry = _Entry(lease, self._ended.append)
+        entry.file, entry.number = file, number
+        file.leased[number] = entry
+        return lease if lock(file.fd, number, exclusive=False) else None
 
     def forget(self, path: str) -> None:
         """Close a lock file that is not needed any more, as soon as nothing is leased through it."""
         with self._lock:
             self._part(path)
-        self._settle()
+        self.settle()
 
     def held(self) -> int:
         """How many numbers are leased by this process."""
         with self._lock:
-            return sum(len(file.counts) for file in list(self._files.values()))
+            return sum(len(file.leased) for file in list(self._files.values()))
 
-    def before_fork(self) -> None:
-        """Part with every open description, as a fork is about to share it (rule 2); nobody gets in until after it."""
-        self._lock.acquire()
+    def settle(self) -> None:
+        """Give back what has ended, unless another thread is busy here: then it does."""
+        while self._ended:
+            mine: list[bool] = []
+            try:
+                mine.extend(map(self._lock.acquire, _AT_ONCE))  # taken and recorded by one call: see above
+                if not mine[0]:
+                    return
+                while self._ended:
+                    self._end(self._ended[0])
+                    self._ended.popleft()
+            finally:
+                if mine and mine[0]:
+                    self._lock.release()
+
+    def watch_forks(self) -> None:
+        """Hold the lock over every fork, and before it part with every open description (rule 2)."""
+        os.register_at_fork(before=self._retire, after_in_parent=self._lock.release, after_in_child=self._lock.release)
+        os.register_at_fork(before=self._lock.acquire, after_in_parent=self.settle, after_in_child=self.settle)
+        # Before a fork the last comes first, behind it the first; and the lock's own functions cannot be interrupted.
+
+    def _retire(self) -> None:
         for file in self._files.values():
             file.retired = file.forgotten = True
-            self._close_unused(file)
+            file.close_unused()
         self._files.clear()
-
-    def after_fork(self) -> None:
-        """Go on, in the parent or in the child."""
-        self._lock.release()
-        self._settle()
 
     def _part(self, path: str) -> None:
         file = self._files.pop(path, None)
         if file is not None:
             file.forgotten = True
-            self._close_unused(file)
+            file.close_unused()
 
-    def _settle(self) -> None:
-        while self._ended and self._lock.acquire(blocking=False):
-            try:
-                while self._ended:
-                    self._end(*self._ended.popleft())
-            finally:
-                self._lock.release()
-
-    def _end(self, file: _LockFile, number: int) -> None:
-        count = file.counts[number] - 1
-        if count:
-            file.counts[number] = count
+    def _end(self, entry: _Entry) -> None:
+        file = entry.file
+        if file is None:
             return
-        del file.counts[number]
-        if not file.retired:
-            unlock(file.fd, number)
-        self._close_unused(file)
-
-    def _close_unused(self, file: _LockFile) -> None:
-        if file.forgotten and not file.counts:
-            os.close(file.fd)
+        if file.leased.get(entry.number) is entry:  # else it was leased anew meanwhile
+            if not file.retired:
+                try:
+                    unlock(file.fd, entry.number)
+                except OSError:  # no such locks on this file system: it was never locked
+                    pass
+            del file.leased[entry.number]
+        file.close_unused()
 
 
 leases = Leases()
 """This process's."""
-
-os.register_at_fork(before=leases.before_fork, after_in_parent=leases.after_fork, after_in_child=leases.after_fork)
+leases.watch_forks()

@@ -34,6 +34,7 @@ _SWEEP_EVERY = 0.25
 _COUNT = 64
 _POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
+_SHARED = (mmap.MAP_SHARED,)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
@@ -59,21 +60,28 @@ class Mapping:
         OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
     """
 
-    __slots__ = ("__weakref__", "_unmap", "address", "length")
+    __slots__ = ("__weakref__", "_made", "_unmap", "length")
 
     def __init__(self, fd: int, length: int, *, writable: bool = False) -> None:
         self.length = max(-(-length // PAGE) * PAGE, PAGE)
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-        address = _mmap(None, self.length, protection, mmap.MAP_SHARED, fd, 0)
-        if address == _FAILED or address is None:
+        self._made: list[int | None] = []
+        self._unmap = _munmap  # at interpreter exit the module's globals may be gone before the last mapping
+        # Made and recorded by one call, so that no interrupt comes in between (`osio.leases`).
+        self._made.extend(map(_mmap, (None,), (self.length,), (protection,), _SHARED, (fd,), (0,)))
+        if self._made[0] == _FAILED or self._made[0] is None:
+            self._made.clear()
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        self.address: int = address
-        self._unmap = _munmap  # at interpreter exit the module's globals may be gone before the last mapping
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self._made[0] or 0
 
     def __del__(self) -> None:
-        if hasattr(self, "_unmap"):
-            self._unmap(self.address, self.length)
+        if self._made:
+            self._unmap(self._made[0], self.length)
 
     def populate(self, offset: int, end: int) -> None:
         """Make pages writable now, in one call instead of one fault each; a kernel before 5.14 does it on touch."""
@@ -175,8 +183,12 @@ class Mappings:
         self._lock = threading.Lock()
         self._used: weakref.WeakValueDictionary[FileId, Mapping] = weakref.WeakValueDictionary()
         self._swept = time.monotonic()
-        self.nbytes = 0
         _close_all(self._warm)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept warm."""
+        return sum([warm.mapping.length for warm in self._warm.values()])
 
     def find(self, file: FileId, length: int) -> Mapping | None:
         """A mapping of this file that covers `length` bytes."""
@@ -188,16 +200,22 @@ class Mappings:
 
     def keep(self, file: FileId, mapping: Mapping, fd: int) -> None:
         """Keep a mapping of the open file `fd` warm until that has no name any more, or younger ones displace it."""
-        mine = os.dup(fd) if mapping.length <= self.limit else -1
+        mine: list[int] = []
         gone: list[_Warm | None] = []  # undone behind the lock: that takes milliseconds for a large one
-        with self._lock:
-            self._used[file] = mapping
-            gone.append(self._drop(file))
-            if mine >= 0:
-                self._warm[file] = _Warm(mapping, mine)
-                self.nbytes += mapping.length
-            while self.nbytes > self.limit or len(self._warm) > self.count:
-                gone.append(self._drop(next(iter(self._warm))))
+        try:
+            if mapping.length <= self.limit:
+                mine.extend(map(os.dup, (fd,)))  # made and recorded by one call: see `osio.leases` on interrupts
+            with self._lock:
+                self._used[file] = mapping
+                gone.append(self._warm.pop(file, None))
+                if mine:
+                    self._warm[file] = _Warm(mapping, mine[0])
+                    mine = []
+                while self.nbytes > self.limit or len(self._warm) > self.count:
+                    gone.append(self._warm.popitem(last=False)[1])
+        finally:
+            if mine:
+                os.close(mine[0])
         _close(gone)
 
     def sweep(self, *, now: bool = False) -> None:
@@ -208,23 +226,17 @@ class Mappings:
         with self._lock:
             # Under the lock, or a descriptor could be closed and be another file's meanwhile; 0.5 us each.
             nameless = [file for file, warm in self._warm.items() if not os.fstat(warm.fd).st_nlink]
-            gone = [self._drop(file) for file in nameless]
+            gone = [self._warm.pop(file, None) for file in nameless]
         _close(gone)
 
     def clear(self) -> None:
         """Drop all mappings; their windows stay valid."""
         with self._lock:
-            gone = [self._drop(file) for file in list(self._warm)]
+            gone = [self._warm.pop(file, None) for file in list(self._warm)]
         _close(gone)
 
     def __len__(self) -> int:
         return len(self._warm)
-
-    def _drop(self, file: FileId) -> _Warm | None:
-        dropped = self._warm.pop(file, None)
-        if dropped is not None:
-            self.nbytes -= dropped.mapping.length
-        return dropped
 
 
 def _close(gone: list[_Warm | None]) -> None:

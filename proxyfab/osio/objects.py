@@ -6,7 +6,7 @@ Rules:
    `put` returns, and where a power cut need not be survived, is it written at once under its own name: that saves a
    third of the time of a small put. What a killed writer leaves there is cut off; listing skips it, reaping takes it.
 2. Whoever removes or overwrites what may be somebody's object because of what it read before (it expired; replace it)
-   does that under the namespace's `Guard`, so that nothing acknowledged is lost in between.
+   does that under the namespace's `guard`, so that nothing acknowledged is lost in between.
 3. A length is believed only as far as the file really reaches.
 4. `durable` means: data, name and directory have reached the disk when the write returns.
 """
@@ -19,7 +19,7 @@ import enum
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from urllib.parse import quote, unquote
 from zlib import crc32
@@ -112,7 +112,7 @@ class Writing:
             if name is Name.DRAWN:
                 os.rename(temporary, path)
             elif name is Name.REPLACED:
-                with Guard(namespace):
+                with guard(namespace):
                     os.rename(temporary, path)
             else:
                 _claim(temporary, path, namespace)
@@ -127,12 +127,16 @@ class Writing:
         parts: list[memoryview | bytes] = [start, *frames.views]
         if tail:
             parts.append(tail)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = -1
         try:
             try:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 self._fill(fd, parts, SIZE + frames.nbytes + len(tail))
             finally:
-                os.close(fd)  # reports what a network file system could not write
+                if fd >= 0:
+                    os.close(fd)  # reports what a network file system could not write
+        except FileExistsError:  # somebody else's
+            raise
         except BaseException:
             discard(path)
             raise
@@ -155,10 +159,10 @@ def _claim(temporary: str, target: str, namespace: str) -> None:
         except FileExistsError:
             if is_alive(target):
                 raise
-            with Guard(namespace):
+            with guard(namespace):
                 remove_dead(target, time.time())
         except NoLinks:
-            with Guard(namespace):
+            with guard(namespace):
                 if is_alive(target):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
                 os.rename(temporary, target)
@@ -257,7 +261,7 @@ def is_alive(path: str) -> bool:
 
 
 def remove_dead(path: str, now: float) -> int | None:
-    """Under the Guard: unlink an object if it has expired; returns its payload's length, None when it has not."""
+    """Under the guard: unlink an object if it has expired; returns its payload's length, None when it has not."""
     fd = open_file(path)
     if fd is None:
         return None
@@ -274,7 +278,7 @@ def remove_dead(path: str, now: float) -> int | None:
 
 
 def renew(path: str, id: str, expires: float, *, durable: bool) -> bool:
-    """Under the Guard: move an object's expiry in place; False when it is missing or expired.
+    """Under the guard: move an object's expiry in place; False when it is missing or expired.
 
     64 bytes inside one page are written by one call. A reader that meets the old and the new half sees the checksum
     fail and reads again.
@@ -294,28 +298,20 @@ def renew(path: str, id: str, expires: float, *, durable: bool) -> bool:
         os.close(fd)
 
 
-class Guard:
+@contextlib.contextmanager
+def guard(namespace: str) -> Iterator[None]:
     """The lock of a namespace's slow ways (rule 2): one at a time among threads, processes and, where the file system
     carries locks, machines. Held for a few system calls; whoever waits ten seconds for it is told.
+
+    A generator, since one that an interrupt leaves behind is closed as it is collected (`osio.leases` on interrupts).
     """
-
-    __slots__ = ("_fd", "_path")
-
-    def __init__(self, namespace: str) -> None:
-        self._path = f"{namespace}/.lock"
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            wait_lock(fd, self._path)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)  # and the lock goes with it
+    path = f"{namespace}/.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        wait_lock(fd, path)
+        yield
+    finally:
+        os.close(fd)  # and the lock goes with it
 
 
 _START_WRITE = 2

@@ -21,11 +21,14 @@ Rules:
    not fit under the limit is published without a home and is an ordinary file from then on.
 7. When the owner ends, its homes go with its namespace; what was published into a named namespace stays.
 8. New files are filled by write, never through a mapping: a full file system is then an error and not SIGBUS.
+9. A write that is interrupted, anywhere, leaves its segment free or whole and published: its claim ends with it, its
+   lock too, and what counts bytes is counted anew when it matters (see `osio.leases` on interrupts).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import threading
@@ -35,8 +38,8 @@ from operator import attrgetter
 from proxyfab.fork import on_fork
 from proxyfab.osio.entries import write_new
 from proxyfab.osio.files import names_it
-from proxyfab.osio.filling import Body, Segment, choose, fill
-from proxyfab.osio.leases import lock, unlock
+from proxyfab.osio.filling import NOBODY, Body, Claim, Segment, choose, fill
+from proxyfab.osio.leases import SETLK, lock, unlocking
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.root import Root
@@ -83,7 +86,11 @@ class Pool:
         self._opening = threading.Lock()
         self._segments: dict[int, Segment] = {}
         self._clock = 0
-        self.nbytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all segments."""
+        return sum([segment.capacity for segment in list(self._segments.values())])
 
     def write(self, head: Head, body: Body, publish: Publish) -> None:
         """Fill a segment, warm where one fits, and publish it.
@@ -97,18 +104,22 @@ class Pool:
         Raises:
             OSError: No space, among others; nothing stays.
         """
-        if not self._directory:
-            self._open()
-        need = SIZE + sum([len(part) for part in body])
-        for segment in self._claims(need):
-            try:
-                if self._refill(segment, need, head, body, publish):
-                    return
-            finally:
-                self._unclaim(segment)
-        if self._unnamed or not os.path.isdir(self._directory):
-            self._open()  # anew: somebody removed it
-        self._fresh(need, head, body, publish)
+        claim = Claim()
+        try:
+            if not self._directory:
+                self._open()
+            need = SIZE + sum([len(part) for part in body])
+            for segment in self._claims(need, claim):
+                try:
+                    if self._refill(segment, need, head, body, publish):
+                        return
+                finally:
+                    self._unclaim(segment)
+            if self._unnamed or not os.path.isdir(self._directory):
+                self._open()  # anew: somebody removed it
+            self._fresh(need, head, body, publish, claim)
+        finally:
+            claim.over = True
 
     def trim(self) -> int:
         """Give free segments back to the file system; returns the bytes."""
@@ -137,7 +148,6 @@ class Pool:
                 with self._guard:
                     self._directory = namespace.path
                     self._segments.clear()
-                    self.nbytes = 0
 
     def _lock_file(self) -> int:
         fd = os.open(f"{self.root}/{LEASES}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -160,14 +170,14 @@ class Pool:
     def _idle(self) -> list[Segment]:
         """Segments that no thread has claimed, those that were filled the longest ago first."""
         with self._guard:
-            return sorted((s for s in self._segments.values() if not s.claimed), key=attrgetter("used"))
+            return sorted((s for s in self._segments.values() if s.claim.over), key=attrgetter("used"))
 
-    def _claims(self, need: int) -> Iterator[Segment]:
+    def _claims(self, need: int, claim: Claim) -> Iterator[Segment]:
         """Free segments that fit, one after the other, each claimed for this thread."""
         if need > self.limit:
             return
         with self._guard:
-            known = [segment for segment in self._segments.values() if not segment.claimed]
+            known = [segment for segment in self._segments.values() if segment.recycled and segment.claim.over]
         for segment in choose(known, need):
             free = segment.free()
             if free is None or self._is_outdated(segment):
@@ -176,16 +186,16 @@ class Pool:
             if not free:
                 continue
             with self._guard:
-                if segment.claimed or segment.home not in self._segments:
+                if not segment.claim.over or segment.home not in self._segments:
                     continue
-                segment.claimed = True
+                segment.claim = claim
             yield segment
 
     def _unclaim(self, segment: Segment) -> None:
         with self._guard:
             self._clock += 1
             segment.used = self._clock
-            segment.claimed = False
+            segment.claim = NOBODY
 
     def _admit(self, need: int) -> bool:
         """Make room under the limit for a new segment of `need` bytes, at the expense of free ones."""
@@ -208,8 +218,6 @@ class Pool:
 
     def _settle(self) -> None:
         """Keep to the limit when a segment has grown: free ones go first, then homes of published ones."""
-        with self._guard:
-            self.nbytes = sum([segment.capacity for segment in self._segments.values()])
         self._shrink()
         for segment in self._idle():
             if self.nbytes <= self.limit:
@@ -219,7 +227,7 @@ class Pool:
     def _has_room(self, need: int) -> bool:
         return self.nbytes + need <= self.limit and len(self._segments) < self.count + (not need)
 
-    def _reserve(self, need: int) -> Segment:
+    def _reserve(self, need: int, claim: Claim, *, recycled: bool) -> Segment:
         """A new claimed segment."""
         with self._guard:
             while True:
@@ -227,24 +235,23 @@ class Pool:
                 home = self._base + self._clock % ((1 << _NUMBER_BITS) - 1) + 1
                 if home not in self._segments:
                     break
-            segment = self._segments[home] = Segment(home, f"{self._directory}/{_NAME}{home:016x}", need)
-            segment.claimed = True
-            self.nbytes += need
+            segment = Segment(home, f"{self._directory}/{_NAME}{home:016x}", need, recycled=recycled)
+            segment.claim = claim
+            self._segments[home] = segment
             return segment
 
     def _drop(self, segment: Segment) -> bool:
         """Give a home up. A published segment becomes an ordinary file; readers need not be asked."""
         with self._guard:
-            if segment.claimed or self._segments.pop(segment.home, None) is None:
+            if not segment.claim.over or self._segments.pop(segment.home, None) is None:
                 return False
-            self.nbytes -= segment.capacity
         with contextlib.suppress(OSError):
             os.unlink(segment.path)
         return True
 
     def _release(self, segment: Segment) -> None:
         """Give up a segment that this thread has claimed."""
-        segment.claimed = False
+        segment.claim = NOBODY
         self._drop(segment)
 
     # -- filling -------------------------------------------------------------------------------------------------
@@ -274,7 +281,8 @@ class Pool:
                 try:
                     publish(segment.path)
                 except BaseException:
-                    os.pwrite(fd, _BLANK, 0)
+                    if os.fstat(fd).st_nlink == 1:  # an interrupt may have come behind the giving of the name
+                        os.pwrite(fd, _BLANK, 0)
                     raise
             finally:
                 os.close(fd)
@@ -282,10 +290,10 @@ class Pool:
                     self._settle()
         return True
 
-    def _fresh(self, need: int, head: Head, body: Body, publish: Publish) -> None:
+    def _fresh(self, need: int, head: Head, body: Body, publish: Publish, claim: Claim) -> None:
         """Fill a new file and publish it, with a home as far as the limit allows."""
         keep = self._admit(need)
-        segment = self._reserve(need)
+        segment = self._reserve(need, claim, recycled=keep)
         try:
             locks = self._locks[-1]
             with _locked(locks, segment.home) as mine:  # against `trim_others`
@@ -305,16 +313,18 @@ class Pool:
 @contextlib.contextmanager
 def _locked(fd: int, home: int) -> Iterator[bool]:
     """The exclusive lock on a segment: whether it was to be had. It may be turned into a lease inside."""
+    free = unlocking(home)
     try:
-        mine = lock(fd, home, exclusive=True)
-    except OSError:  # no such locks here: then nothing is recycled, and nothing needs to be kept from others
-        yield False
-        return
-    try:
+        try:
+            mine = lock(fd, home, exclusive=True)
+        except OSError:  # no such locks here: then nothing is recycled, and nothing needs to be kept from others
+            mine = False
         yield mine
     finally:
-        if mine:
-            unlock(fd, home)
+        try:
+            fcntl.fcntl(fd, SETLK, free)
+        except OSError:  # as above
+            pass
 
 
 def trim_others(root: Root) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from proxyfab.abc import Reclaimed
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned, open_file
-from proxyfab.osio.objects import Guard, fan_of, id_of, is_object, read_slot, remove_dead
+from proxyfab.osio.objects import fan_of, guard, id_of, is_object, read_slot, remove_dead
 from proxyfab.wire.slot import SIZE, Slot, unpack
 
 _FAN = re.compile(r"[0-9a-f]{2}$")
@@ -134,7 +134,7 @@ def _remove_expired(namespace: str, path: str, name: str, now: float, dry_run: b
         return None
     if dry_run:
         return found.slot.length
-    with Guard(namespace):  # it may have been renewed, or replaced, meanwhile
+    with guard(namespace):  # it may have been renewed, or replaced, meanwhile
         return remove_dead(path, now)
 
 
