@@ -17,14 +17,23 @@ HUGE = 4 * 2**20
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
+class _Own(mmap.mmap):
+    """A mapping that no other process shares."""
+
+
 def allocate(nbytes: int) -> memoryview:
     """Writable bytes; zeroed, and returned to the operating system when the last view goes."""
     if nbytes < HUGE:
         return memoryview(bytearray(nbytes))
-    block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block = _Own(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if _ADVICE is not None:
         block.madvise(_ADVICE)
     return memoryview(block)
+
+
+def is_private(view: memoryview) -> bool:
+    """Whether these bytes are known to be this process's alone: nobody else changes them while they are read."""
+    return isinstance(view.obj, (bytes, bytearray, _Own))
 
 
 def new_bytes(view: memoryview) -> bytes:

@@ -1,0 +1,124 @@
+"""SealedConnector: what lies below it is signed or encrypted, and nothing that does not verify comes up.
+
+Stands directly around the innermost connector of a store with `seal=`; no URL names it, since a store's URL says which
+seal its objects have. Promises: a key is drawn before an object is sealed, as its id is part of what is authenticated;
+moving, batching, waiting, expiring and scanning are the child's. What it hands out is not checked by anyone else, so
+no checksum is laid over sealed bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from proxyfab.abc import check_batch, check_range
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError, SealError
+from proxyfab.keys import Key
+from proxyfab.layers.base import Layer
+from proxyfab.seal import Seal
+from proxyfab.spec import ConnectorSpec
+
+MOST_SWAPPED = 1 << 20
+INLINE = "@inline"
+"""In place of an id for what travels inside its reference: no key can be called so."""
+
+
+class SealedConnector(Layer):
+    """Seals what is put and verifies what is got.
+
+    Args:
+        child: Where the sealed bytes lie.
+        seal: How, and under which key.
+    """
+
+    def __init__(self, child: Any, seal: Seal) -> None:
+        super().__init__(child)
+        self.checksums = False  # type: ignore[misc]  # a seal is more than a checksum
+        self.seal = seal
+
+    @property
+    def local(self) -> bool:  # type: ignore[override]  # callers only read it
+        return False  # what was opened once is worth keeping
+
+    @cached_property
+    def realm(self) -> str:
+        """What objects are bound to besides their ids: the store's namespace, wherever it lies."""
+        return realm_of(self.child.spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.plain or type(self), (self.child, self.seal)
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        key = self.child.reserve() if key is None else key
+        return super().put(self._sealed(frames, key), key=key, ttl=ttl, replace=replace)
+
+    def put_many(
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        check_batch(many, keys)
+        keys = [self.child.reserve() for _ in many] if keys is None else keys
+        sealed = [self._sealed(frames, key) for frames, key in zip(many, keys, strict=True)]
+        return super().put_many(sealed, keys=keys, ttl=ttl, replace=replace)
+
+    def get(self, key: Key) -> Frames | None:
+        return self._opened(super().get(key), key)
+
+    def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
+        return [self._opened(frames, key) for frames, key in zip(super().get_many(keys), keys, strict=True)]
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
+        check_range(offset, length)
+        read = super().get_range
+        try:
+            return self.seal.open_range(lambda low, count: read(key, low, count), offset, length, self.realm, key.id)
+        except SealError:  # perhaps replaced between two reads: then the whole of what lies there now verifies
+            whole = self.get(key)
+            return None if whole is None else whole.slice(offset, length)
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        for frames in (old, new):
+            if frames is not None and frames.nbytes > MOST_SWAPPED:
+                raise ConfigurationError(
+                    f"Only objects up to 1 MiB are compared and set, not {frames.nbytes} bytes at {key}."
+                )
+        sealed = None if new is None else self._sealed(new, key)
+        there = None
+        if old is not None:
+            there = self.child.get(key)
+            if there is None or self._opened(there, key) != old:
+                return False
+        return super().compare_and_set(key, there, sealed, ttl=ttl)  # exactly what was compared must still lie there
+
+    def _sealed(self, frames: Frames, key: Key) -> Frames:
+        return self.seal.seal(frames, self.realm, key.id)
+
+    def _opened(self, frames: Frames | None, key: Key) -> Frames | None:
+        if frames is None:
+            return None
+        try:
+            return self.seal.open(frames, self.realm, key.id)
+        except SealError as error:
+            raise SealError(f"{key} in {self.spec} cannot be opened. {error}") from error
+
+    # -- what travels inside a reference -----------------------------------------------------------------------------
+
+    def seal_inline(self, frames: Frames) -> bytes:
+        """A small object as it travels inside its reference."""
+        return self.seal.seal(frames, self.realm, INLINE).tobytes()
+
+    def open_inline(self, sealed: bytes) -> Frames:
+        """The inverse of `seal_inline`; raises SealError as `get`."""
+        return self.seal.open(Frames((sealed,)), self.realm, INLINE)
+
+
+def realm_of(spec: str) -> str:
+    """The namespace in a connector's URL: what stays the same however and from wherever its place is reached."""
+    parts = ConnectorSpec.parse(spec)
+    return dict(parts.options).get("ns", parts.host if parts.scheme in ("memory", "shm") else "")
