@@ -18,7 +18,10 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "shm": ("proxyfab.connectors.shm", "SharedMemoryConnector", ""),
         "file": ("proxyfab.connectors.file", "FileConnector", ""),
     },
-    "layers": {},  # what may stand before a scheme: a class whose one required argument is the connector below it
+    "layers": {
+        # what may stand before a scheme: a class whose one required argument is the connector below it
+        "retry": ("proxyfab.layers.retry", "RetryLayer", ""),
+    },
 }
 _loaded: dict[tuple[str, str], Any] = {}
 
