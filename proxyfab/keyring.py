@@ -198,7 +198,7 @@ class Keyring:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _path(self, kind: str, id: str) -> Path:
-        return self.directory / f"{_checked_id(id)}.{kind}"
+        return self.directory / f"{check_id(id)}.{kind}"
 
     def _need(self, kind: str, id: str) -> dict[str, str]:
         found = self._find(kind, id)
@@ -284,10 +284,11 @@ class Keyring:
 
 
 def _variable(kind: str, id: str) -> str:
-    return _VARIABLES.get(kind, "PROXYFAB_KEY_") + re.sub(r"[^A-Z0-9]", "_", _checked_id(id).upper())
+    return _VARIABLES.get(kind, "PROXYFAB_KEY_") + re.sub(r"[^A-Z0-9]", "_", check_id(id).upper())
 
 
-def _checked_id(id: str) -> str:
+def check_id(id: str) -> str:
+    """An id that may name a file and a variable; raises ConfigurationError otherwise."""
     if not re.fullmatch(_ID, id):
         raise ConfigurationError(
             f"{id!r} cannot name a key: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first."

@@ -6,15 +6,20 @@ looked up in the registry and never imported as a path.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from proxyfab.abc import Connector
 from proxyfab.registry import load
 from proxyfab.spec import ConnectorSpec
 
 
-def open_connector(url: str, *, name: str | None = None) -> Connector:
-    """The connector that `url` describes, layers included; `name` makes its namespace persistent.
+def open_connector(url: str, *, name: str | None = None, seal: object = None) -> Connector:
+    """The connector that `url` describes, layers included.
+
+    Args:
+        url: A connector's URL.
+        name: Makes its namespace persistent.
+        seal: What `seal_of` answered: stands directly around the innermost connector.
 
     Raises:
         ConfigurationError: The URL or one of its options makes no sense.
@@ -22,6 +27,17 @@ def open_connector(url: str, *, name: str | None = None) -> Connector:
     """
     spec = ConnectorSpec.parse(url)
     connector = cast(Connector, load("connectors", spec.scheme).from_url(str(spec._replace(layers=())), name=name))
+    connector = sealed(connector, seal)
     for layer in reversed(spec.layers):
         connector = load("layers", layer)(connector)
     return connector
+
+
+def seal_of(seal: object) -> Any:
+    """The Seal that a store's `seal=` asks for; None without one."""
+    return None if seal is None else load("seals", "seal").of(seal)
+
+
+def sealed(connector: Connector, seal: object) -> Connector:
+    """`connector`, with `seal` around it where there is one."""
+    return connector if seal is None else cast(Connector, load("seals", "layer")(connector, seal))

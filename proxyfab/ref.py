@@ -48,6 +48,7 @@ class Ref(Generic[T_co]):
     __slots__ = (
         "__weakref__",
         "_ahead",
+        "_closed",
         "_inline",
         "_sent",
         "_source",
@@ -65,6 +66,7 @@ class Ref(Generic[T_co]):
         *,
         source: Source | None = None,
         inline: Payload | None = None,
+        closed: object = None,
         nbytes: int = 0,
         kind: Kind | None = None,
         once: bool = False,
@@ -76,6 +78,7 @@ class Ref(Generic[T_co]):
         self.once = once
         self._source = source
         self._inline = inline
+        self._closed = closed  # what travels inside, before its store has opened it: sealed, or as it must not be
         self._ahead: background.Task[Payload] | None = None
         self._sent: tuple[int, Ref[Any]] | None = None
 
@@ -131,7 +134,8 @@ class Ref(Generic[T_co]):
             raise
 
     def _fetch(self) -> Payload:
-        return self.store.fetch(self.key)  # type: ignore[no-any-return]  # a Store's fetch, behind the floor
+        store = self.store  # a Store, behind the floor
+        return store.open_inline(self._closed) if self.key is None else store.fetch(self.key)  # type: ignore[no-any-return]
 
     def prefetch(self) -> None:
         """Move the bytes now, in the background; the next `resolve` decodes them in its own thread."""
@@ -191,11 +195,8 @@ class Ref(Generic[T_co]):
             return self
         changed = dumps(target, mode=_mode_of(self.url))
         now = digest(changed)
-        if self._inline is not None:
-            then: int | None = digest(self._inline)
-        else:
-            payload = self.store.peek(self.key)
-            then = None if payload is None else digest(payload)
+        payload = self._payload(None) if self.key is None else self.store.peek(self.key)
+        then = None if payload is None else digest(payload)
         if now == then:
             return self
         if self._sent is None or self._sent[0] != now or not self._sent[1].exists():
@@ -205,11 +206,14 @@ class Ref(Generic[T_co]):
     def _state(self) -> tuple[Any, ...]:
         flags = _ONCE * self.once
         name, mask = self.kind or ("", 0)
-        if self._inline is not None:
-            return (self.url, self._inline.pack(), self.nbytes, name, mask, flags)
         key = self.key
-        assert key is not None
+        if key is None:
+            return (self.url, self._packed(), self.nbytes, name, mask, flags)
         return (self.url, key.id, key.where, self.nbytes, name, mask, flags)
+
+    def _packed(self) -> Any:
+        """What travels inside, as it is pickled: just as it came, where it is sealed."""
+        return self._closed if self._inline is None else self._inline.pack()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load, self._state()
@@ -233,7 +237,7 @@ class Ref(Generic[T_co]):
 
     def _named(self) -> tuple[Any, ...]:
         """What it names; how large that is and of which type says no more about it."""
-        return self.url, self.key, self._inline and self._inline.pack()
+        return self.url, self.key, self._packed()
 
     def __repr__(self) -> str:
         what = self.kind.name.replace(":", ".") if self.kind else "object"
@@ -254,6 +258,8 @@ def load(url: str, *state: Any) -> Ref[Any]:
     kind = Kind(name, mask) if name else None
     once = bool(flags & _ONCE)
     if len(place) == 1:
+        if "seal=" in url or isinstance(place[0], bytes):
+            return Ref(url, None, closed=place[0], nbytes=nbytes, kind=kind, once=once)
         payload = Payload.unpack(place[0])
         return Ref(url, None, inline=payload, nbytes=nbytes, kind=kind, once=once)
     return Ref(url, Key(*place), nbytes=nbytes, kind=kind, once=once)

@@ -17,10 +17,16 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "memory": ("proxyfab.connectors.memory", "MemoryConnector", ""),
         "shm": ("proxyfab.connectors.shm", "SharedMemoryConnector", ""),
         "file": ("proxyfab.connectors.file", "FileConnector", ""),
+        "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
     },
     "layers": {
         # what may stand before a scheme: a class whose one required argument is the connector below it
         "retry": ("proxyfab.layers.retry", "RetryLayer", ""),
+    },
+    "seals": {
+        # not named by URLs: what a store with `seal=` is made of
+        "seal": ("proxyfab.seal", "Seal", "seal"),
+        "layer": ("proxyfab.layers.sealed", "SealedConnector", "seal"),
     },
 }
 _loaded: dict[tuple[str, str], Any] = {}

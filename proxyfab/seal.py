@@ -29,7 +29,7 @@ from typing import Any
 
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, MissingDependency, SealError
-from proxyfab.keyring import Keyring, Secret
+from proxyfab.keyring import Keyring, Secret, check_id
 from proxyfab.osio.memory import allocate, is_private
 from proxyfab.parallel import each
 from proxyfab.wire.sealed import AES, CHACHA, DIGEST, ED25519, HEADER, SALT, SEGMENT, SIGN, SIGNATURE, TAG, Header
@@ -61,7 +61,7 @@ class Seal:
         if mode not in MODES:
             raise ConfigurationError(f"There is no seal {mode!r}; choose one of {', '.join(MODES)}.")
         self.mode = mode
-        self.key_id = key_id
+        self.key_id = check_id(key_id)
         self._keyring = keyring
         self._secret: bytes | None = None
         self._public: bytes | None = None

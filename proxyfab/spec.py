@@ -75,22 +75,25 @@ class StoreSpec(NamedTuple):
     cache: int = CACHE
     inline_below: int = INLINE_BELOW
     serializer: str = "default"
+    seal: str = ""
+    """`mode:key id`; never a key."""
 
     @classmethod
     def parse(cls, url: str) -> StoreSpec:
         """The inverse of `str(spec)`."""
         connector, _, fragment = url.partition("#")
         options = dict(parse_qsl(fragment, keep_blank_values=True))
-        unknown = sorted(set(options) - {"cache", "inline", "serializer"})
+        unknown = sorted(set(options) - {"cache", "inline", "serializer", "seal"})
         if unknown:
             raise ConfigurationError(
-                f"A store has no option {unknown[0]!r} behind '#'; it knows cache, inline and serializer."
+                f"A store has no option {unknown[0]!r} behind '#'; it knows cache, inline, serializer and seal."
             )
         return cls(
             connector,
             nbytes(options.get("cache", CACHE)),
             nbytes(options.get("inline", INLINE_BELOW)),
             options.get("serializer", "default"),
+            options.get("seal", ""),
         )
 
     def __str__(self) -> str:
@@ -98,9 +101,16 @@ class StoreSpec(NamedTuple):
             "cache": (self.cache, CACHE),
             "inline": (self.inline_below, INLINE_BELOW),
             "serializer": (self.serializer, "default"),
+            "seal": (self.seal, ""),
         }
-        fragment = urlencode({name: value for name, (value, usual) in options.items() if value != usual})
+        fragment = urlencode({name: value for name, (value, usual) in options.items() if value != usual}, safe=":")
         return f"{self.connector}#{fragment}" if fragment else self.connector
+
+
+def namespace_of(url: str) -> str:
+    """The namespace in a connector's URL: what stays the same however, and from wherever, its place is reached."""
+    parts = ConnectorSpec.parse(url)
+    return dict(parts.options).get("ns", parts.host if parts.scheme in ("memory", "shm") else "")
 
 
 def nbytes(size: int | str) -> int:

@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from proxyfab.abc import Connector, check_ttl
-from proxyfab.errors import CapabilityError, ConfigurationError, KeyNotFound
+from proxyfab.errors import ConfigurationError, KeyNotFound
+from proxyfab.inline import close_inline, open_inline
 from proxyfab.keys import Key, as_key
-from proxyfab.opening import open_connector
+from proxyfab.opening import open_connector, seal_of, sealed
 from proxyfab.proxy import factory_of, is_proxy, is_resolved, is_singleton, kind_of, unwrap
 from proxyfab.ref import Ref, openers
 from proxyfab.reuse import Reuse
@@ -50,7 +51,8 @@ class Store:
             is cached where a get costs no more than a cache hit (shared memory, mapped files).
         inline_below: Objects whose serialized form is smaller travel inside their reference. 0 stores everything.
         serializer: `"default"` (pickle 5 and codecs) or `"safe"` (codecs only; nothing is ever unpickled).
-        seal: Reserved for signing and encryption, which this version does not have.
+        seal: `"encrypt:<key id>"`, `"sign:<key id>"`, `"ed25519:<key id>"` or a Seal: objects are sealed on their way
+            out, and nothing is opened that does not verify. References carry the key's id, never the key.
 
     Raises:
         ConfigurationError: An argument makes no sense.
@@ -67,8 +69,6 @@ class Store:
         serializer: str = "default",
         seal: object = None,
     ) -> None:
-        if seal is not None:
-            raise CapabilityError("seal= (signing and encryption) is not in this version of proxyfab; leave it out.")
         if serializer not in _MODES:
             raise ConfigurationError(f"There is no serializer {serializer!r}; choose one of {', '.join(_MODES)}.")
         if name is not None and not isinstance(connector, str):
@@ -76,9 +76,10 @@ class Store:
                 f"Give the name {name!r} to the connector itself: the store was handed a ready one."
             )
         self._owns_connector = isinstance(connector, str)
-        self.connector: Connector = _connector(connector, name)
+        self._seal = seal_of(seal)
+        self.connector: Connector = _connector(connector, name, self._seal)
         self.name = name
-        spec = StoreSpec(self.connector.spec, nbytes(cache), nbytes(inline_below), serializer)
+        spec = StoreSpec(self.connector.spec, nbytes(cache), nbytes(inline_below), serializer, str(self._seal or ""))
         self.url = str(spec)
         self._inline_below = spec.inline_below
         self._mode = serializer
@@ -244,6 +245,10 @@ class Store:
             )
         return payload
 
+    def open_inline(self, packed: object) -> Payload:
+        """The serialized object that came inside a reference to this store; SealError where its seal does not hold."""
+        return open_inline(packed, self._seal, self.connector.spec)
+
     def peek(self, key: Key) -> Payload | None:
         """The serialized object under `key` without verifying its data, None when there is none."""
         return self._transport.peek(key)
@@ -331,7 +336,8 @@ class Store:
             self.url,
             key,
             source=self,
-            inline=payload.detached() if key is None else None,  # a few KiB: the object may change after this
+            inline=payload.detached() if key is None and self._seal is None else None,  # the object may change later
+            closed=close_inline(payload, self._seal, self.connector.spec) if key is None and self._seal else None,
             nbytes=payload.nbytes,
             kind=kind_of(obj),
             once=once,
@@ -359,17 +365,17 @@ def _usable(store: Store | None) -> Store | None:
 
 def _make(url: str) -> Store:
     spec = StoreSpec.parse(url)
-    return Store(spec.connector, cache=spec.cache, inline_below=spec.inline_below, serializer=spec.serializer)
+    return Store(**{**spec._asdict(), "seal": spec.seal or None})
 
 
-def _connector(connector: str | Connector, name: str | None) -> Connector:
+def _connector(connector: str | Connector, name: str | None, seal: object) -> Connector:
     if not isinstance(connector, str):
         if not hasattr(connector, "put"):
             raise ConfigurationError(f"{connector!r} is neither a connector nor the URL of one (shm://, file:///path).")
-        return connector
+        return sealed(connector, seal)
     if name is not None:
         check_name(name)
-    return open_connector(connector, name=name)
+    return open_connector(connector, name=name, seal=seal)
 
 
 async def _in_thread(call: Callable[[], R]) -> R:

@@ -15,7 +15,7 @@ from proxyfab import Key, Store, is_proxy, is_resolved, open_store, prefetch, re
 from proxyfab.abc import BaseConnector
 from proxyfab.buffers import Frames
 from proxyfab.connectors import MemoryConnector
-from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, KeyExists, KeyNotFound, ResolveTimeout
+from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists, KeyNotFound, ResolveTimeout
 from proxyfab.proxy import Proxy
 
 
@@ -464,8 +464,9 @@ def test_wrong_arguments():
         Store(serializer="marshal")
     with pytest.raises(ConfigurationError, match="size"):
         Store(cache="many")
-    with pytest.raises(CapabilityError, match="seal"):
-        Store(seal="key")
+    for wrong in ("key", "encrypt:../lab", 5):
+        with pytest.raises(ConfigurationError):
+            Store(seal=wrong)
     with pytest.raises(ConfigurationError, match="connector itself"):
         Store(MemoryConnector(), name="x")
     with pytest.raises(ConfigurationError, match="time to live"), Store("memory://", inline_below=0) as store:

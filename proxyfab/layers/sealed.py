@@ -18,11 +18,9 @@ from proxyfab.errors import ConfigurationError, SealError
 from proxyfab.keys import Key
 from proxyfab.layers.base import Layer
 from proxyfab.seal import Seal
-from proxyfab.spec import ConnectorSpec
+from proxyfab.spec import namespace_of
 
 MOST_SWAPPED = 1 << 20
-INLINE = "@inline"
-"""In place of an id for what travels inside its reference: no key can be called so."""
 
 
 class SealedConnector(Layer):
@@ -45,7 +43,7 @@ class SealedConnector(Layer):
     @cached_property
     def realm(self) -> str:
         """What objects are bound to besides their ids: the store's namespace, wherever it lies."""
-        return realm_of(self.child.spec)
+        return namespace_of(self.child.spec)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.plain or type(self), (self.child, self.seal)
@@ -106,19 +104,3 @@ class SealedConnector(Layer):
             return self.seal.open(frames, self.realm, key.id)
         except SealError as error:
             raise SealError(f"{key} in {self.spec} cannot be opened. {error}") from error
-
-    # -- what travels inside a reference -----------------------------------------------------------------------------
-
-    def seal_inline(self, frames: Frames) -> bytes:
-        """A small object as it travels inside its reference."""
-        return self.seal.seal(frames, self.realm, INLINE).tobytes()
-
-    def open_inline(self, sealed: bytes) -> Frames:
-        """The inverse of `seal_inline`; raises SealError as `get`."""
-        return self.seal.open(Frames((sealed,)), self.realm, INLINE)
-
-
-def realm_of(spec: str) -> str:
-    """The namespace in a connector's URL: what stays the same however and from wherever its place is reached."""
-    parts = ConnectorSpec.parse(spec)
-    return dict(parts.options).get("ns", parts.host if parts.scheme in ("memory", "shm") else "")
