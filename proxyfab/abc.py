@@ -24,6 +24,8 @@ from proxyfab.keys import Key
 from proxyfab.trace import here
 
 Self = TypeVar("Self", bound="BaseConnector")
+LARGEST_SWAP = 2**20
+"""Bytes of the largest object that `compare_and_set` takes."""
 
 
 class Stat(NamedTuple):
@@ -337,3 +339,14 @@ def check_range(offset: int, length: int) -> None:
     """Refuse a negative range."""
     if offset < 0 or length < 0:
         raise ConfigurationError(f"A range needs offset >= 0 and length >= 0, not {offset} and {length}.")
+
+
+def check_swap(old: Frames | None, new: Frames | None, ttl: float | None) -> None:
+    """Refuse to compare or set what is too large for that."""
+    check_ttl(ttl)
+    for frames in (old, new):
+        if frames is not None and frames.nbytes > LARGEST_SWAP:
+            raise ConfigurationError(
+                f"compare_and_set takes objects up to {LARGEST_SWAP} bytes, not {frames.nbytes}; put the bulk under a "
+                "key of its own, and swap that key."
+            )

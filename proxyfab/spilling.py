@@ -1,0 +1,245 @@
+"""Spilling: two places, a fast one with a limit and a slow one behind it, and objects that move between them.
+
+Rules:
+1. An object moves by being put there first and evicted here then. Whoever finds it in neither place looks once more in
+   both, and again for as long as something moved meanwhile.
+2. Who changes what lies under a key has the key's turn, among all processes of the machine that use these two places;
+   a drawn key that nobody has yet needs none. Who moves one object to make room for another asks for the turn and never
+   waits for it, and room is made before the own turn is taken: so nobody waits in a circle.
+3. Room is made before it is taken, and taken before anything is put.
+4. Of an object that lies in both places, because who moved or replaced it was killed in between, the fast copy counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+from proxyfab.abc import Stat
+from proxyfab.buffers import Frames
+from proxyfab.errors import CapacityError
+from proxyfab.keys import Key
+from proxyfab.ledger import Ledger
+from proxyfab.opening import open_connector
+from proxyfab.osio.shared import default_root
+from proxyfab.osio.turns import turns_at
+
+R = TypeVar("R")
+_ROUNDS = 10
+
+
+class Room:
+    """Bytes that were claimed for a put until they are settled or given back; `fast` says where."""
+
+    __slots__ = ("_book", "_open", "_size", "fast")
+
+    def __init__(self, book: Ledger, size: int) -> None:
+        self._book = book
+        self._size = size
+        self._open = True
+        self.fast = False
+
+    def settle(self, id: str) -> None:
+        """The object lies there now."""
+        self._open = False
+        self._book.settle(id, self._size, fast=self.fast)
+
+    def end(self) -> None:
+        """Give it back, unless it was settled."""
+        if self._open:
+            self._open = False
+            self._book.give_back(self._size, claimed=True, entered=self.fast)
+
+
+class Spilling:
+    """Two connectors and the ledger of what lies in them. Thread-safe; makes itself known to nobody after a fork.
+
+    Args:
+        fast: Where objects are put.
+        slow: Where they go when there is no room.
+        tag: Names the two places in turns.
+        book: An empty ledger; `open` fills it.
+    """
+
+    def __init__(self, fast: Any, slow: Any, tag: str, book: Ledger) -> None:
+        self.fast = fast
+        self.slow = slow
+        self.book = book
+        self.counts: dict[str, float] = dict.fromkeys(("spilled", "spilled_bytes", "promoted", "promoted_bytes"), 0.0)
+        self._tag = tag
+        self._turns = turns_at(default_root())
+        # A connector whose URL names its namespace does not list its neighbours.
+        self._own: list[Any] = [open_connector(child.spec) for child in (fast, slow)]
+        self._counter = itertools.count(1)
+        self._moves = 0
+        self._cleared = 0
+
+    def open(self) -> Spilling:
+        """Find what lies there."""
+        self.look()
+        for id in set(self.book.fast) & set(self.book.slow):  # rule 4
+            with self.turn(id):
+                if self.fast.exists(Key(id)) and self.slow.evict(Key(id)):
+                    self.book.note(id, fast=self.book.fast.get(id), slow=None)
+        return self
+
+    def close(self) -> None:
+        """Close what this has opened, which are not the two connectors."""
+        for connector in self._own:
+            connector.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def first(self, id: str, look: Callable[[Any, Key], R | None]) -> tuple[R | None, Any]:
+        """What `look` finds, and the child in which; None where it is in neither (rule 1)."""
+        key, moves = Key(id), -1
+        for round in range(_ROUNDS):
+            if round > 1 and self._moves == moves:
+                break
+            moves = self._moves
+            for child in (self.fast, self.slow):
+                found = look(child, key)
+                if found is not None:
+                    return found, child
+        return None, None
+
+    def holds(self, id: str) -> bool:
+        """Whether an object lies in one of the places."""
+        return self.first(id, lambda child, key: child.exists(key) or None)[0] is not None
+
+    def stats(self) -> Iterator[Stat]:
+        """Every object once."""
+        seen = set()
+        fast, slow = self._own
+        for child in (fast, slow, fast):  # the last look is for what came back meanwhile
+            for stat in child.scan():
+                if stat.key.id not in seen:
+                    seen.add(stat.key.id)
+                    yield stat
+
+    def look(self) -> None:
+        """Correct the ledger by what lies there."""
+        known = self.book.known()
+        fast, slow = (sorted(child.scan(), key=lambda stat: stat.created) for child in self._own)
+        self.book.found({stat.key.id: stat.nbytes for stat in fast}, {stat.key.id: stat.nbytes for stat in slow}, known)
+
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    def turn(self, id: str) -> AbstractContextManager[None]:
+        """The turn of a key."""
+        return self._turns.take(f"{self._tag} {id}")
+
+    @contextmanager
+    def room(self, size: int, id: str | None = None) -> Iterator[Room]:
+        """Room for `size` bytes inside the block, what lies under `id` being replaced.
+
+        Raises:
+            CapacityError: They are beyond the quota.
+        """
+        self._claim(size, id)
+        room = Room(self.book, size)
+        try:
+            room.fast = self._enter(size)
+            yield room
+        finally:
+            room.end()
+
+    def store(self, room: Room, id: str, frames: Frames, ttl: float | None, *, alone: bool) -> None:
+        """Put what has its room, in its turn; unless it is `alone`, take away what lay under the key elsewhere."""
+        child, other = (self.fast, self.slow) if room.fast else (self.slow, self.fast)
+        child.put(frames, key=Key(id), ttl=ttl, replace=not alone)
+        if not alone:
+            self._moves = next(self._counter)
+            other.evict(Key(id))
+        room.settle(id)
+
+    def remove(self, id: str) -> bool:
+        """Evict, in its turn; whether there was an object."""
+        gone = [child.evict(Key(id)) for child in (self.slow, self.fast)]
+        self.book.note(id, fast=None, slow=None)
+        return any(gone)
+
+    def clear(self) -> int:
+        """Clear both places; what is on the move goes, too."""
+        self._cleared += 1
+        known = self.book.known()
+        count = int(self.fast.clear() + self.slow.clear())
+        self.book.found({}, {}, known)
+        return count
+
+    def promote(self, id: str) -> None:
+        """Bring an object back to the fast place, unless it is on the move or no room can be made."""
+        size = self.book.slow.get(id, 0)
+        if not self._enter(size):
+            return
+        try:
+            with self._turns.try_take(f"{self._tag} {id}") as mine:
+                if mine and not self.fast.exists(Key(id)) and self._carry(id, self.slow, self.fast, size):
+                    self.book.note(id, fast=size, slow=None)
+                    self._count("promoted", size)
+        finally:
+            self.book.give_back(size, claimed=False, entered=True)
+
+    # -- room ----------------------------------------------------------------------------------------------------
+
+    def _claim(self, size: int, id: str | None) -> None:
+        book = self.book
+        if book.claim(size, id):
+            return
+        self.look()  # some of it may have expired, or been evicted by others
+        if not book.claim(size, id):
+            raise CapacityError(
+                f"{self.fast.spec} and {self.slow.spec} hold {book.fast_bytes + book.slow_bytes} of the {book.quota} "
+                f"bytes of their quota; {size} more do not fit. Evict objects, give them a time to live, or raise it."
+            )
+
+    def _enter(self, size: int) -> bool:
+        """Take `size` bytes of the fast place, making room there; False where that cannot be."""
+        skip: set[str] = set()
+        while size <= self.book.limit:
+            if self.book.enter(size):
+                return True
+            victim = self.book.victim(skip)
+            if victim is None:
+                break
+            skip.add(victim)
+            try:
+                self._spill(victim)
+            finally:
+                self.book.stay(victim)
+        return False
+
+    def _spill(self, id: str) -> None:
+        """Move an object to the slow place; where somebody else has its turn it stays."""
+        cleared, size = self._cleared, self.book.fast.get(id, 0)
+        with self._turns.try_take(f"{self._tag} {id}") as mine:
+            if not mine:
+                return
+            if self._carry(id, self.fast, self.slow):
+                self.book.note(id, fast=None, slow=size)
+                self._count("spilled", size)
+            else:  # expired, or evicted behind our back
+                self.fast.evict(Key(id))
+                self.book.note(id, fast=None, slow=self.book.slow.get(id))
+            if self._cleared != cleared:
+                self.remove(id)
+
+    def _carry(self, id: str, source: Any, target: Any, size: int | None = None) -> bool:
+        """Rule 1; False where there is nothing to carry, or it has not that size."""
+        key = Key(id)
+        stat = source.stat(key)
+        frames = source.get(key) if stat is not None else None
+        left = None if stat is None or stat.expires is None else stat.expires - time.time()
+        if frames is None or size not in (None, frames.nbytes) or (left is not None and left <= 0):
+            return False
+        target.put(frames, key=key, ttl=left, replace=True)
+        self._moves = next(self._counter)
+        source.evict(key)
+        return True
+
+    def _count(self, what: str, size: int) -> None:
+        self.counts[what] += 1
+        self.counts[f"{what}_bytes"] += size
