@@ -13,6 +13,7 @@ a bound `getattr`, and call it without a Python frame; `__call__ = target slot` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from types import MethodType
 from typing import Any
 
@@ -60,7 +61,8 @@ traits: dict[type, Traits] = {}
 def settle(proxy: Any, target: Any, resolved_class: type) -> None:
     """Put the target into its proxy."""
     _set_target(proxy, target)
-    _set_getter(proxy, MethodType(_without_structs if says_too_little(target) else getattr, target))
+    limited = _has_structs(type(target)) and says_too_little(target)
+    _set_getter(proxy, MethodType(_without_structs if limited else getattr, target))
     _set_class(proxy, resolved_class)
 
 
@@ -73,10 +75,16 @@ def says_too_little(target: Any) -> bool:
 
     NumPy asks strangers for them first and for `__array__`, which tells everything, last.
     """
-    if not hasattr(type(target), "__array_struct__"):
+    if not _has_structs(type(target)):
         return False
     kind = getattr(getattr(target, "dtype", None), "kind", None)
     return kind is not None and kind not in _TOLD
+
+
+@lru_cache(maxsize=1024)
+def _has_structs(cls: type) -> bool:
+    """Remembered, since a name that a type lacks takes as long to find missing as all the rest of resolving."""
+    return hasattr(cls, "__array_struct__")
 
 
 def _without_structs(target: Any, name: str) -> Any:

@@ -88,7 +88,7 @@ def waking(function: Callable[..., Any]) -> Callable[..., Any]:
     """The operator of an unresolved proxy: resolve, then do as the resolved one does."""
 
     def wake(proxy: Any, /, *args: Any) -> Any:
-        resolve(proxy)
+        _once(id(proxy), _fetch, None, proxy, None)  # what `resolve` does with an unresolved one
         return function(proxy, *args)
 
     wake.__name__ = wake.__qualname__ = function.__name__
