@@ -17,7 +17,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
-from proxyfab.osio.files import TEMPORARY, is_abandoned, names_it, open_file, temporary_name, translate, write_all
+from proxyfab.osio.files import (
+    TEMPORARY,
+    is_abandoned,
+    names_it,
+    open_file,
+    open_new,
+    temporary_name,
+    translate,
+    write_all,
+)
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import id_of
 from proxyfab.osio.owner import wait_lock
@@ -36,10 +45,10 @@ class Entry(NamedTuple):
 
 def write_new(path: str, parts: list[memoryview | bytes]) -> None:
     """A new file, whole or not at all."""
-    fd = -1
+    fds: list[int] = []
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        write_all(fd, parts)
+        open_new(path, fds)
+        write_all(fds[0], parts)
     except FileExistsError:  # somebody else's
         raise
     except BaseException:
@@ -47,8 +56,8 @@ def write_new(path: str, parts: list[memoryview | bytes]) -> None:
             os.unlink(path)
         raise
     finally:
-        if fd >= 0:
-            os.close(fd)
+        if fds:
+            os.close(fds[0])
 
 
 def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:

@@ -171,14 +171,29 @@ _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 def open_anything(path: str, flags: int = os.O_RDONLY) -> int | None:
     """Like `open_file` for who calls `check_regular` when what was read makes no sense: that saves a system call."""
+    fds: list[int] = []
     try:
-        return os.open(path, flags | _SAFELY)
+        fds.extend(map(os.open, (path,), (flags | _SAFELY,)))  # opened and recorded by one call: see `osio.leases`
+        return fds[0]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno in _NO_FILE:
             raise _no_file(path) from error
         raise
+    except BaseException:
+        if fds:
+            os.close(fds[0])
+        raise
+
+
+_NEW = (os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,)
+_MODE = (0o600,)
+
+
+def open_new(path: str, fds: list[int]) -> None:
+    """Open a new file for writing and append its descriptor to `fds`, by one call: no interrupt loses it."""
+    fds.extend(map(os.open, (path,), _NEW, _MODE))
 
 
 def check_regular(fd: int, path: str) -> None:

@@ -34,6 +34,7 @@ from proxyfab.osio.files import (
     link_new,
     make_directory,
     open_file,
+    open_new,
     sync_directory,
     temporary_name,
     write_all,
@@ -127,14 +128,14 @@ class Writing:
         parts: list[memoryview | bytes] = [start, *frames.views]
         if tail:
             parts.append(tail)
-        fd = -1
+        fds: list[int] = []
         try:
             try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                self._fill(fd, parts, SIZE + frames.nbytes + len(tail))
+                open_new(path, fds)
+                self._fill(fds[0], parts, SIZE + frames.nbytes + len(tail))
             finally:
-                if fd >= 0:
-                    os.close(fd)  # reports what a network file system could not write
+                if fds:
+                    os.close(fds[0])  # reports what a network file system could not write
         except FileExistsError:  # somebody else's
             raise
         except BaseException:
@@ -306,12 +307,14 @@ def guard(namespace: str) -> Iterator[None]:
     A generator, since one that an interrupt leaves behind is closed as it is collected (`osio.leases` on interrupts).
     """
     path = f"{namespace}/.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fds: list[int] = []
     try:
-        wait_lock(fd, path)
+        fds.extend(map(os.open, (path,), (os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,), (0o600,)))
+        wait_lock(fds[0], path)
         yield
     finally:
-        os.close(fd)  # and the lock goes with it
+        if fds:
+            os.close(fds[0])  # and the lock goes with it
 
 
 _START_WRITE = 2

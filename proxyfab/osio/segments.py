@@ -37,7 +37,7 @@ from operator import attrgetter
 
 from proxyfab.fork import on_fork
 from proxyfab.osio.entries import write_new
-from proxyfab.osio.files import names_it
+from proxyfab.osio.files import names_it, open_file
 from proxyfab.osio.filling import NOBODY, Body, Claim, Segment, choose, fill
 from proxyfab.osio.leases import SETLK, lock, unlocking
 from proxyfab.osio.lodging import Lodging
@@ -264,9 +264,8 @@ class Pool:
         with _locked(locks, segment.home) as mine:
             if not mine:
                 return False
-            try:
-                fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
+            fd = open_file(segment.path, os.O_RDWR)
+            if fd is None:
                 return False
             try:
                 if os.fstat(fd).st_nlink != 1:  # another thread filled it between our look and our claim

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import dis
-import signal
 import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from types import CodeType, FrameType
 from typing import Any
@@ -94,23 +92,3 @@ class Interrupt:
         if codes is None:
             codes = self._codes[code] = code.co_code
         return codes[frame.f_lasti] in _LOOKS
-
-
-class Hung(BaseException):
-    """Something did not end within its deadline."""
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Raises Hung in the block when it takes longer. Only for the main thread."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        raise Hung("".join(traceback.format_stack(frame, 6)))
-
-    old = signal.signal(signal.SIGALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)

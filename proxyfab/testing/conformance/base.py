@@ -37,6 +37,9 @@ class Suite:
     forks_under_load: ClassVar[bool] = True
     """A child may be forked while another thread is inside an operation."""
 
+    interruptible: ClassVar[bool] = True
+    """An interrupt (Ctrl-C) at any instruction leaves nothing torn and no lock taken."""
+
     leases: ClassVar[bool] = True
     """It has `renew` (SupportsLease)."""
 
