@@ -17,6 +17,8 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "memory": ("proxyfab.connectors.memory", "MemoryConnector", ""),
         "shm": ("proxyfab.connectors.shm", "SharedMemoryConnector", ""),
         "file": ("proxyfab.connectors.file", "FileConnector", ""),
+        "redis": ("proxyfab.connectors.redis", "RedisConnector", "redis"),
+        "rediss": ("proxyfab.connectors.redis", "SecureRedisConnector", "redis"),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
     },
     "layers": {

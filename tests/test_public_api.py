@@ -45,7 +45,7 @@ ERRORS = {
     "BackPressureError": "RuntimeError",
     "ConfigurationError": "ValueError",
 }
-CONNECTORS = ["FileConnector", "MemoryConnector", "SharedMemoryConnector"]
+CONNECTORS = ["FileConnector", "MemoryConnector", "RedisConnector", "SharedMemoryConnector"]
 STORE = {
     "put": ["obj", "key", "ttl", "replace"],
     "get": ["key", "default"],

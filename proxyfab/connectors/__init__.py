@@ -5,6 +5,7 @@
 | MemoryConnector | `memory://` | a dict of this process | threads |
 | SharedMemoryConnector | `shm://` | shared memory of this machine | processes |
 | FileConnector | `file:///path` | a directory, local or shared | processes, nodes |
+| RedisConnector | `redis://host` | Redis; with TLS `rediss://` | processes, machines |
 """
 
 from typing import TYPE_CHECKING
@@ -14,11 +15,17 @@ from proxyfab.registry import load
 if TYPE_CHECKING:
     from proxyfab.connectors.file import FileConnector
     from proxyfab.connectors.memory import MemoryConnector
+    from proxyfab.connectors.redis import RedisConnector
     from proxyfab.connectors.shm import SharedMemoryConnector
 
-__all__ = ["FileConnector", "MemoryConnector", "SharedMemoryConnector"]
+__all__ = ["FileConnector", "MemoryConnector", "RedisConnector", "SharedMemoryConnector"]
 
-_SCHEMES = {"FileConnector": "file", "MemoryConnector": "memory", "SharedMemoryConnector": "shm"}
+_SCHEMES = {
+    "FileConnector": "file",
+    "MemoryConnector": "memory",
+    "RedisConnector": "redis",
+    "SharedMemoryConnector": "shm",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,5 @@
+"""`redis://`: objects in Redis and what speaks its protocol."""
+
+from proxyfab.connectors.redis.connector import RedisConnector, SecureRedisConnector
+
+__all__ = ["RedisConnector", "SecureRedisConnector"]

@@ -1,0 +1,330 @@
+"""Objects on one link: put by scatter-gather, got in place, in pieces that server and client work on at once.
+
+A large value is asked for in ranges of `STEP`, `WINDOW` of them on their way, because a server copies a whole reply
+before it sends its first byte: 100 MB arrive in less than half the time of one GET here, and the server needs a few MB
+for it instead of 100 a reader. That it was one object is told by its token, which is looked at again behind the last
+piece. Values above `chunk` lie in keys of their own, which nobody sees before the first key names them.
+
+Promises: one copy of the payload in this process, from the socket to where it stays; what is returned is one object,
+whole. Each function leaves the link without anything under way, or raises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from os import urandom
+from time import monotonic, time
+from typing import NamedTuple
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.redis.errors import Torn
+from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, unpack
+from proxyfab.connectors.redis.link import Link, Part, pack
+from proxyfab.connectors.redis.parser import Reply, checked
+from proxyfab.errors import IntegrityError
+from proxyfab.osio.memory import allocate
+
+FIRST = 2**20
+"""Bytes asked for before anything is known; in a batch `FIRST_OF_MANY` each."""
+FIRST_OF_MANY = 64 * 1024
+BATCH = 512
+"""Objects of a batch that are under way at once: what a server may have to hold in memory for us."""
+STEP = 2**20
+WINDOW = 4
+LEASE = 120_000
+"""Milliseconds for which chunks that nobody named yet stay; extended with each further chunk."""
+MOST_TTL = 10**15
+
+
+class Writing(NamedTuple):
+    """One object to be put."""
+
+    name: bytes
+    frames: Frames
+    id_hash: int
+    milliseconds: int | None
+    replace: bool
+    chunk: int
+
+    @property
+    def chunked(self) -> bool:
+        """Whether it needs keys besides its first."""
+        return self.frames.nbytes > self.chunk
+
+
+def milliseconds(ttl: float | None) -> int | None:
+    """A time to live as Redis counts it; what is beyond its years is for ever."""
+    return None if ttl is None or ttl * 1000 >= MOST_TTL else max(int(ttl * 1000), 1)
+
+
+# -- get ----------------------------------------------------------------------------------------------------------
+
+
+def ask_range(name: bytes, start: int, end: int) -> bytes:
+    """The command for the bytes [start, end) of a key."""
+    return b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$%d\r\n%d\r\n$%d\r\n%d\r\n" % (
+        len(name), name, _digits(start), start, _digits(end - 1), end - 1,
+    )  # fmt: skip
+
+
+def get(link: Link, name: bytes, id_hash: int) -> Frames | None:
+    """The object under a key; None when there is none."""
+    link.ask(ask_range(name, 0, FIRST))
+    found = _first(link, name, id_hash, FIRST)
+    return found.finish(link) if isinstance(found, _Half) else found
+
+
+def get_many(link: Link, wanted: Sequence[tuple[bytes, int]]) -> list[Frames | None]:
+    """The objects under several keys, in as few round trips as a bounded memory of the server allows."""
+    done: list[Frames | None] = []
+    for start in range(0, len(wanted), BATCH):
+        part = wanted[start : start + BATCH]
+        link.ask(b"".join([ask_range(name, 0, FIRST_OF_MANY) for name, _ in part]))
+        found = [_first(link, name, id_hash, FIRST_OF_MANY) for name, id_hash in part]
+        done += [item.finish(link) if isinstance(item, _Half) else item for item in found]
+    return done
+
+
+def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -> Frames | None:
+    """Bytes of an object, without moving the others."""
+    link.ask(ask_range(name, 0, SIZE) + ask_range(name, SIZE + offset, SIZE + offset + min(max(length, 1), FIRST)))
+    raw, some = link.replies(2)
+    if not raw:
+        return None
+    header = unpack(raw, id_hash)
+    length = max(min(length, header.length - offset), 0)
+    if not header.chunk and length <= len(some):
+        return Frames((memoryview(some)[:length],))
+    target = allocate(length)
+    _fill(link, name, header, raw, target, offset)
+    return Frames((target.toreadonly(),))
+
+
+class _Half(NamedTuple):
+    """An object whose first piece has arrived."""
+
+    name: bytes
+    raw: bytes
+    header: Header
+    target: memoryview
+    have: int
+
+    def finish(self, link: Link) -> Frames:
+        """Receive the rest."""
+        _fill(link, self.name, self.header, self.raw, self.target[self.have :], self.have)
+        return Frames.known((self.target.toreadonly(),), len(self.target))
+
+
+def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | _Half | None:
+    """What the first range brought: all, or the beginning with room for the rest."""
+    parser = link.parser
+    length = parser.bulk_length()
+    if length == 0:
+        parser.end_bulk()
+        return None
+    raw = parser.read_bytes(min(length, SIZE))
+    header = unpack(raw, id_hash, length if length < asked else None)
+    target = allocate(header.length)
+    parser.read_into(target[: length - SIZE])
+    parser.end_bulk()
+    if header.length == length - SIZE:
+        return Frames.known((target.toreadonly(),), header.length)
+    return _Half(name, raw, header, target, length - SIZE)
+
+
+def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryview, offset: int) -> None:
+    """Receive the object's bytes from `offset` on into `target`, all of it.
+
+    Raises:
+        Torn: It was evicted or replaced meanwhile; the link must be closed.
+    """
+    parser, pieces, under_way = link.parser, _pieces(name, header, offset, len(target)), deque[int]()
+    at = 0
+
+    def ask_next() -> None:
+        for command, length in pieces:
+            under_way.append(length)
+            link.ask(command)
+            return
+
+    for _ in range(WINDOW):
+        ask_next()
+    while under_way:
+        expected = under_way.popleft()
+        if parser.bulk_length() != expected:
+            raise Torn
+        parser.read_into(target[at : at + expected])
+        parser.end_bulk()
+        at += expected
+        ask_next()
+    if checked(link.calls([ask_range(name, 0, SIZE)])[0]) != raw:
+        raise Torn
+
+
+def _pieces(name: bytes, header: Header, offset: int, length: int) -> Iterator[tuple[bytes, int]]:
+    """Commands for the bytes [offset, offset + length) of an object, and how many bytes each brings."""
+    end = offset + length
+    while offset < end:
+        if header.chunk:
+            number, start = divmod(offset, header.chunk)
+            step = min(STEP, end - offset, header.chunk - start)
+            yield ask_range(chunk_name(name, header.token, number), start, start + step), step
+        else:
+            step = min(STEP, end - offset)
+            yield ask_range(name, SIZE + offset, SIZE + offset + step), step
+        offset += step
+
+
+# -- put ----------------------------------------------------------------------------------------------------------
+
+
+def put(link: Link, writing: Writing, header: Header) -> bool:
+    """Store an object; False when another one lies under its key and is not to be replaced."""
+    if writing.chunked:
+        return _put_chunks(link, writing, header)
+    parts, nbytes = _command(writing, header)
+    if writing.replace:
+        before = ask_range(writing.name, 0, SIZE)
+        link.send([before, *parts], nbytes + len(before))
+        old, done = link.replies(2)
+        _drop_chunks(link, writing.name, old)
+    else:
+        link.send(parts, nbytes)
+        done = checked(link.parser.read())
+    return bool(done) or _is_mine(link, writing.name, header)
+
+
+def put_many(link: Link, many: Sequence[tuple[Writing, Header]]) -> list[bool]:
+    """Store objects, none of them chunked, in one round trip; which of them found their key free or replaced it."""
+    parts: list[Part] = []
+    total = 0
+    for writing, header in many:
+        if writing.replace:
+            parts.append(ask_range(writing.name, 0, SIZE))
+            total += len(parts[-1])
+        more, nbytes = _command(writing, header)
+        parts += more
+        total += nbytes
+    link.send(parts, total)
+    replies = iter(link.replies(len(many) + sum([writing.replace for writing, _ in many])))
+    done = []
+    for writing, _ in many:
+        old = next(replies) if writing.replace else None
+        done.append((bool(next(replies)), old))
+    for (writing, _), (_, old) in zip(many, done, strict=True):
+        _drop_chunks(link, writing.name, old)
+    return [
+        stored or _is_mine(link, writing.name, header)
+        for (writing, header), (stored, _) in zip(many, done, strict=True)
+    ]
+
+
+def swap(link: Link, writing: Writing, header: Header | None) -> bool:
+    """Put an object, or delete it without a header; False when its key, which is watched, has changed.
+
+    What lies there is small, so that it has no chunks unless `chunk` is.
+    """
+    old = link.calls([ask_range(writing.name, 0, SIZE)])[0]
+    parts: list[Part] = [pack(b"UNLINK", writing.name)]
+    nbytes = len(parts[0])
+    if header is not None:
+        parts, nbytes = _command(writing, header)
+    before, after = pack(b"MULTI"), pack(b"EXEC")
+    link.send([before, *parts, after], len(before) + nbytes + len(after))
+    if link.replies(3)[-1] is None:
+        return False
+    _drop_chunks(link, writing.name, old)
+    return True
+
+
+def new_header(writing: Writing) -> Header:
+    """The header of one putting; kept when it is tried again, so that it is known as the same."""
+    token = int.from_bytes(urandom(8), "little")
+    chunk = writing.chunk if writing.chunked else 0
+    return Header(writing.frames.nbytes, time(), token, writing.id_hash, chunk)
+
+
+def _command(writing: Writing, header: Header) -> tuple[list[Part], int]:
+    """A SET in parts, payload as it is, and their bytes."""
+    length = SIZE + header.stored
+    words = 3 + (not writing.replace) + 2 * (writing.milliseconds is not None)
+    start = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+        words, len(writing.name), writing.name, length, header.pack(),
+    )  # fmt: skip
+    end = b"\r\n" if writing.replace else b"\r\n$2\r\nNX\r\n"
+    if writing.milliseconds is not None:
+        end += b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(writing.milliseconds), writing.milliseconds)
+    parts: list[Part] = [start, *([] if header.chunk else writing.frames.views), end]
+    return parts, len(start) + header.stored + len(end)
+
+
+def _is_mine(link: Link, name: bytes, header: Header) -> bool:
+    """Whether what lies there came from this very putting, whose first answer was lost."""
+    return bool(link.calls([ask_range(name, 0, SIZE)])[0] == header.pack())
+
+
+def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
+    """Chunks first, under a lease; then, at once, the key that names them, and their lease off.
+
+    The key is watched, so that nothing is decided on what another client has changed meanwhile.
+    """
+    name = writing.name
+    names = [chunk_name(name, header.token, number) for number in range(header.chunks)]
+    link.call(b"WATCH", name)
+    old = link.calls([ask_range(name, 0, SIZE)])[0]
+    if old == header.pack():
+        link.call(b"UNWATCH")
+        return True
+    if old and not writing.replace:
+        link.call(b"UNWATCH")
+        return False
+    seconds = max(link.parser.deadline - monotonic(), 0.0)
+    for number, chunk in enumerate(names):
+        link.begin(seconds)  # each chunk may take as long as a call
+        part = writing.frames.slice(number * header.chunk, header.chunk)
+        start = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(chunk), chunk, part.nbytes)
+        end = b"\r\n$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(LEASE), LEASE)
+        longer = b"".join([pack(b"PEXPIRE", before, b"%d" % LEASE) for before in names[:number]])
+        link.send([start, *part.views, end, longer], len(start) + part.nbytes + len(end) + len(longer))
+        link.replies(1 + number)
+    return _publish(link, writing, header, names, old)
+
+
+def _publish(link: Link, writing: Writing, header: Header, names: list[bytes], old: Reply) -> bool:
+    left = writing.milliseconds
+    free = [pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left) for name in names]
+    parts, nbytes = _command(writing, header)
+    before, after = b"".join([pack(b"MULTI"), *free]), pack(b"EXEC")
+    link.send([before, *parts, after], len(before) + nbytes + len(after))
+    done = link.replies(len(names) + 3)[-1]
+    if done is None:  # somebody put there meanwhile; the chunks go
+        link.calls([pack(b"UNLINK", name) for name in names])
+        if writing.replace:
+            raise Torn
+        return False
+    if not all(done):  # or cleared, and some chunks with it
+        link.calls([pack(b"UNLINK", name) for name in (writing.name, *names)])
+        raise Torn
+    _drop_chunks(link, writing.name, old)
+    return True
+
+
+def _drop_chunks(link: Link, name: bytes, old: Reply) -> None:
+    """Delete the keys that a replaced or evicted object had besides its first."""
+    names = chunks_of(name, old)
+    if names:
+        link.calls([pack(b"UNLINK", chunk) for chunk in names])
+
+
+def chunks_of(name: bytes, raw: Reply) -> list[bytes]:
+    """Keys that an object with this header has besides its first; none where it is no header."""
+    try:
+        header = unpack(raw or b"", None)
+    except IntegrityError:
+        return []
+    return [chunk_name(name, header.token, number) for number in range(header.chunks)]
+
+
+def _digits(number: int) -> int:
+    return len(str(number))

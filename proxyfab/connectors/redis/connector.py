@@ -1,0 +1,387 @@
+"""`redis://host:6379/0`: objects in a Redis, Valkey or compatible server, a cluster, or a master with sentinels.
+
+Promises: what `abc` numbers, between machines. An object is one value, or a value that names its chunks, which nobody
+sees before all of them are there. Writes leave without a copy, values are received where they stay. Only keys that
+begin with `proxyfab:<namespace>:` are ever deleted; KEYS, FLUSHDB and scripts are not used. Named namespaces stay;
+an unnamed one is taken back after its process has ended (`owners`). Times to live are the server's own.
+
+A server that restarted without what it held is noticed: it has another epoch than the one in an object's key, and its
+objects are ObjectLost instead of missing (not in a cluster, whose nodes have no common memory to lose). Not promised:
+that a server which evicts by itself (`maxmemory-policy`) or loses a failover's last writes keeps what it acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from os import urandom
+from typing import Any, ClassVar, TypeVar
+
+from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_batch, check_range, check_ttl
+from proxyfab.buffers import Frames
+from proxyfab.connectors.redis import bulk, header, owners, reaping, waiting
+from proxyfab.connectors.redis.bulk import Writing, milliseconds
+from proxyfab.connectors.redis.errors import Torn
+from proxyfab.connectors.redis.fleet import Fleet
+from proxyfab.connectors.redis.link import Link, pack
+from proxyfab.connectors.redis.owners import Owner, keeper
+from proxyfab.connectors.redis.place import Place
+from proxyfab.errors import (
+    ConfigurationError,
+    ConnectorError,
+    IntegrityError,
+    KeyExists,
+    ObjectLost,
+)
+from proxyfab.keys import Key
+from proxyfab.osio.owner import this_process
+from proxyfab.spec import check_name
+
+T = TypeVar("T")
+_TRIES = 5
+_LARGEST_SWAP = 2**20
+
+
+class RedisConnector(BaseConnector):
+    """Objects in Redis.
+
+    Args:
+        place: Where it is.
+        namespace: A name persists; one that begins with `~` belongs to the process that drew it; None draws one.
+    """
+
+    scheme: ClassVar[str] = "redis"
+    checksums: ClassVar[bool] = True
+    wait_bound = 0.0
+
+    def __init__(self, place: Place, namespace: str | None = None) -> None:
+        self._maker = Owner.of(this_process()) if namespace is None else None
+        if namespace is None:
+            namespace = f"~{urandom(6).hex()}"
+        else:
+            check_name(namespace.removeprefix("~"))
+        self._place = place
+        self._namespace = namespace
+        self._prefix = header.space_prefix(namespace)
+        self._fleet = Fleet(place)
+
+    @classmethod
+    def from_url(cls, url: str, *, name: str | None = None) -> RedisConnector:
+        place, namespace = Place.parse(url)
+        if name is not None:
+            check_name(name)
+        return cls(place, name or namespace)
+
+    @property
+    def spec(self) -> str:
+        return self._place.url(self._namespace)
+
+    @property
+    def place(self) -> str:
+        return self._place.label
+
+    # -- one object --------------------------------------------------------------------------------------------------
+
+    def reserve(self) -> Key:
+        return Key.draw(self._where(self._namespace))
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        check_ttl(ttl)
+        self._settle()
+        key = Key.draw() if key is None else key
+        writing = self._writing(key, frames, ttl, replace)
+        head = bulk.new_header(writing)
+        if not self._steadily(writing.name, lambda link: bulk.put(link, writing, head), "put"):
+            raise self._exists(key)
+        return self._at(key)
+
+    def get(self, key: Key) -> Frames | None:
+        name, id_hash = self._name(key), header.id_hash(key.id)
+        found = self._read(key, lambda: self._steadily(name, lambda link: bulk.get(link, name, id_hash), "get"))
+        if found is None:
+            self._missing(key)
+        return found
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
+        check_range(offset, length)
+        name, id_hash = self._name(key), header.id_hash(key.id)
+        found = self._read(
+            key,
+            lambda: self._steadily(name, lambda link: bulk.get_range(link, name, id_hash, offset, length), "get_range"),
+        )
+        if found is None:
+            self._missing(key)
+        return found
+
+    def exists(self, key: Key) -> bool:
+        name = self._name(key)
+        return bool(self._fleet.run(name, lambda link: link.call(b"EXISTS", name), "exists"))
+
+    def stat(self, key: Key) -> Stat | None:
+        name = self._name(key)
+        commands = (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name))
+        raw, left = self._fleet.run(name, lambda link: link.calls(commands), "stat")
+        if not raw:
+            return None
+        head = self._read(key, lambda: header.unpack(raw, header.id_hash(key.id)))
+        return self._stat(key, head, left, self._space(key), self._owner(self._space(key)))
+
+    def evict(self, key: Key) -> bool:
+        return self.evict_many([key])[0]
+
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        check_ttl(ttl)
+        name, left = self._name(key), milliseconds(ttl)
+
+        def work(link: Link) -> bool:
+            raw, _ = link.calls([bulk.ask_range(name, 0, header.SIZE), _expire(name, left)])
+            chunks = bulk.chunks_of(name, raw)
+            if chunks:
+                link.calls([_expire(chunk, left) for chunk in chunks])
+            return bool(raw)
+
+        return self._fleet.run(name, work, "renew")
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        name = self._name(key)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._fleet.run_watching(name, lambda link: waiting.wait(link, name, deadline), "wait")
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        check_ttl(ttl)
+        if max(old.nbytes if old else 0, new.nbytes if new else 0) > _LARGEST_SWAP:
+            raise ConfigurationError(
+                "compare_and_set is for objects up to 1 MiB; put larger ones under keys of their own."
+            )
+        self._settle()
+        writing = self._writing(key, new or Frames(), ttl, True)
+        id_hash = header.id_hash(key.id)
+        head = bulk.new_header(writing)
+
+        def work(link: Link) -> bool:
+            link.call(b"WATCH", writing.name)
+            found = bulk.get(link, writing.name, id_hash)
+            if found != old:
+                link.call(b"UNWATCH")
+                return False
+            return bulk.swap(link, writing, None if new is None else head)
+
+        return self._steadily(writing.name, work, "compare_and_set", again=False)
+
+    # -- many --------------------------------------------------------------------------------------------------------
+
+    def put_many(
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        check_batch(many, keys)
+        check_ttl(ttl)
+        if not many:
+            return []
+        self._settle()
+        keys = [Key.draw() for _ in many] if keys is None else keys
+        writings = [self._writing(key, frames, ttl, replace) for key, frames in zip(keys, many, strict=True)]
+        heads = [bulk.new_header(writing) for writing in writings]
+        taken: list[int] = []
+        for name, places in self._fleet.groups([writing.name for writing in writings]):
+            short = [(writings[place], heads[place]) for place in places if not writings[place].chunked]
+            done = self._fleet.run(name, lambda link, short=short: bulk.put_many(link, short), "put_many")  # type: ignore[misc]
+            stored = iter(done)
+            for place in places:
+                writing, head = writings[place], heads[place]
+                if not (
+                    self._steadily(writing.name, lambda link, w=writing, h=head: bulk.put(link, w, h), "put_many")  # type: ignore[misc]
+                    if writing.chunked
+                    else next(stored)
+                ):
+                    taken.append(place)
+        if taken:
+            raise self._exists(keys[taken[0]])
+        return [self._at(key) for key in keys]
+
+    def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
+        wanted = [(self._name(key), header.id_hash(key.id)) for key in keys]
+        found: list[Frames | None] = [None] * len(keys)
+        for name, places in self._fleet.groups([name for name, _ in wanted]):
+            some = [wanted[place] for place in places]
+            got = self._steadily(name, lambda link, some=some: bulk.get_many(link, some), "get_many")  # type: ignore[misc]
+            for place, frames in zip(places, got, strict=True):
+                found[place] = frames
+        for key, frames in zip(keys, found, strict=True):
+            if frames is None:
+                self._missing(key)
+        return found
+
+    def exists_many(self, keys: Sequence[Key]) -> list[bool]:
+        commands = {name: (pack(b"EXISTS", name),) for name in map(self._name, keys)}
+        found = self._each([self._name(key) for key in keys], lambda name: commands[name], "exists_many")
+        return [bool(reply) for (reply,) in found]
+
+    def evict_many(self, keys: Sequence[Key]) -> list[bool]:
+        names = [self._name(key) for key in keys]
+        replies = self._each(
+            names, lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"UNLINK", name)), "evict", again=False
+        )
+        for name, (raw, _) in zip(names, replies, strict=True):
+            chunks = bulk.chunks_of(name, raw)
+            if chunks:
+                self._fleet.run(name, lambda link, c=chunks: link.calls([pack(b"UNLINK", x) for x in c]), "evict")  # type: ignore[misc]
+        return [bool(done) for _, done in replies]
+
+    # -- all of them -------------------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Stat]:
+        everything = self._maker is not None
+        known: dict[str, str] = {}
+        for names in self._scan(header.space_prefix("*" if everything else self._namespace) + b"o:*"):
+            replies = self._each(
+                names, lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name)), "scan"
+            )
+            for name, (raw, left) in zip(names, replies, strict=True):
+                found = header.object_parts(name)
+                if found is None or not raw:
+                    continue
+                try:
+                    head = header.unpack(raw, None)
+                except IntegrityError:
+                    continue
+                space, id = found
+                if space not in known:
+                    known[space] = self._owner(space)
+                yield self._stat(Key(id), head, left, space, known[space])
+
+    def clear(self) -> int:
+        count = 0
+        for names in self._scan(self._prefix + b"*"):
+            replies = self._each(names, lambda name: (pack(b"UNLINK", name),), "clear")
+            count += sum(bool(done) for name, (done,) in zip(names, replies, strict=True) if b":o:{" in name)
+        return count
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
+        return reaping.reap(self._fleet, dry_run=dry_run)
+
+    def close(self) -> None:
+        self._fleet.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _where(self, namespace: str) -> str:
+        epoch = self._fleet.epoch
+        return f"redis/{namespace}/{epoch}" if epoch else f"redis/{namespace}"
+
+    def _at(self, key: Key) -> Key:
+        return key.at(self._where(self._space(key)))
+
+    def _space(self, key: Key) -> str:
+        """The namespace that a key lies in."""
+        return _parse(key, self.spec)[0] if key.where else self._namespace
+
+    def _name(self, key: Key) -> bytes:
+        if not key.where:
+            return header.object_name(self._prefix, key.id)
+        space, _ = _parse(key, self.spec)
+        return header.object_name(self._prefix if space == self._namespace else header.space_prefix(space), key.id)
+
+    def _writing(self, key: Key, frames: Frames, ttl: float | None, replace: bool) -> Writing:
+        chunk = self._place.chunk
+        return Writing(self._name(key), frames, header.id_hash(key.id), milliseconds(ttl), replace, chunk)
+
+    def _steadily(self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
+        """`run`, once more where the object changed while it was read or written in pieces."""
+        for _ in range(_TRIES):
+            try:
+                return self._fleet.run(name, work, what, again=again)
+            except Torn:
+                continue
+        raise ConnectorError(
+            f"{what} at {self._place.label}: the object was changed {_TRIES} times meanwhile; try again."
+        )
+
+    def _read(self, key: Key, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except IntegrityError as error:
+            raise IntegrityError(f"{key.id} at {self.spec} cannot be read: {error}.") from error
+
+    def _each(
+        self, names: Sequence[bytes], commands: Callable[[bytes], tuple[bytes, ...]], what: str, *, again: bool = True
+    ) -> list[list[Any]]:
+        """The replies to the same commands for each name, one round trip for each server."""
+        found: list[list[Any]] = [[] for _ in names]
+        for name, places in self._fleet.groups(names):
+            packed = [command for place in places for command in commands(names[place])]
+            replies = self._fleet.run(name, lambda link, packed=packed: link.calls(packed), what, again=again)  # type: ignore[misc]
+            share = len(replies) // len(places)
+            for position, place in enumerate(places):
+                found[place] = replies[position * share : (position + 1) * share]
+        return found
+
+    def _scan(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """Keys that match, each once, some at a time."""
+        seen: set[bytes] = set()
+        for address in self._fleet.masters():
+            cursor = b"0"
+            while True:
+                command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
+                cursor, names = self._fleet.run_at(address, lambda link, c=command: link.call(*c), "scan")  # type: ignore[misc]
+                new = [name for name in map(bytes, names) if name not in seen]
+                seen.update(new)
+                if new:
+                    yield new
+                if cursor == b"0":
+                    break
+
+    def _stat(self, key: Key, head: header.Header, left: object, space: str, owner: str) -> Stat:
+        expires = time.time() + left / 1000 if isinstance(left, int) and left >= 0 else None
+        return Stat(Key(key.id, self._where(space)), head.length, head.created, expires, space, owner)
+
+    def _owner(self, space: str) -> str:
+        owner = owners.read(self._fleet, space) if space.startswith("~") else None
+        return str(owner) if owner is not None else ""
+
+    def _settle(self) -> None:
+        """Before something is put into an unnamed namespace: say whose it is, once, and clear up behind the dead."""
+        if self._maker is None or keeper.keeps(self._place, self._namespace):
+            return
+        reaping.reap(self._fleet, dry_run=False, only_if_dead=True)
+        owners.write(self._fleet, self._namespace, self._maker)
+        keeper.keep(self._place, self._namespace, self._maker)
+
+    def _exists(self, key: Key) -> KeyExists:
+        return KeyExists(f"{self.spec} already holds {key.id}; objects are written once (say replace=True).")
+
+    def _missing(self, key: Key) -> None:
+        """Raise ObjectLost if the server that took an object has lost all it had."""
+        then = _parse(key, self.spec)[1] if key.where else ""
+        if not then:
+            return
+        now = self._fleet.run(header.EPOCH, lambda link: link.call(b"GET", header.EPOCH), "get")
+        if now is not None and bytes(now).decode(errors="replace") == then:
+            return
+        raise ObjectLost(
+            f"{key.id} was put at {self._place.label} before that server lost what it held (it restarted without "
+            f"persistence, or was flushed), or it is another server; put the object again."
+        )
+
+
+class SecureRedisConnector(RedisConnector):
+    """`rediss://`: the same with TLS."""
+
+    scheme: ClassVar[str] = "rediss"
+
+
+def _parse(key: Key, spec: str) -> tuple[str, str]:
+    """Namespace and epoch out of a key's locator."""
+    kind, _, rest = key.where.partition("/")
+    space, _, epoch = rest.partition("/")
+    if kind != "redis" or not space:
+        raise ConnectorError(f"{key.id} belongs to {key.where}, not to {spec}; open that place.")
+    return space, epoch
+
+
+def _expire(name: bytes, left: int | None) -> bytes:
+    return pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left)

@@ -1,0 +1,238 @@
+"""All connections of a connector: lent to one call at a time, to the server that has the key, made anew after a fork.
+
+Promises: no lock is held while bytes move; what failed is closed and never lent again; a call that failed because a
+server was not reached, had moved or was not ready is tried again, within its deadline and this place's retry budget, if
+it may be repeated. Leaves what is said on a link to others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import AskError, RedisError, ResponseError, TimeoutError
+
+from proxyfab.connectors.redis.errors import FOREIGN, MOVED, SOON, Doing, translate
+from proxyfab.connectors.redis.link import CONNECT, Link, pack
+from proxyfab.connectors.redis.place import Address, Place
+from proxyfab.connectors.redis.topology import Topology, topology_of
+from proxyfab.errors import ConnectorError, ProxyfabError
+from proxyfab.fork import on_fork
+from proxyfab.retry import Attempts, budget_of
+
+T = TypeVar("T")
+_IDLE = 0.05
+"""Seconds after which an idle link is looked at before it is lent."""
+_KEPT = 32
+
+
+class Fleet:
+    """Links to one place.
+
+    Args:
+        place: Where, and how to enter.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.closed = False
+        self.epoch = ""
+        self._budget = budget_of(place.label)
+        self._topology: Topology | None = None
+        self._opening = threading.Lock()
+        self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
+        self._process = os.getpid()
+        on_fork(self)
+
+    def run(self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
+        """`work(link)` on a link to the server of the key `name`.
+
+        Args:
+            name: A key of Redis.
+            work: Called with a link on which nothing is under way; it must leave it so.
+            what: The operation, for messages.
+            again: Whether it may be repeated when nobody knows whether it was done.
+
+        Raises:
+            ProxyfabError: What `work` met, translated.
+        """
+        return self._run(lambda: self._use().address(name), work, what, again)
+
+    def run_at(self, address: Address, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
+        """`work(link)` on a link to one server."""
+        return self._run(lambda: address, work, what, again)
+
+    def run_watching(self, name: bytes, work: Callable[[Link], T], what: str) -> T:
+        """`work(link)` on a link that is told of changes."""
+        return self._run(lambda: self._use().address(name), work, what, True, 3)
+
+    def groups(self, names: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
+        """Positions of the keys that one server has, with one key of each group."""
+        topology = self._use()
+        if not self.place.cluster:
+            return [(names[0], list(range(len(names))))] if names else []
+        found: dict[Address, list[int]] = {}
+        for position, name in enumerate(names):
+            found.setdefault(self._guarded(lambda name=name: topology.address(name)), []).append(position)  # type: ignore[misc]
+        return [(names[positions[0]], positions) for positions in found.values()]
+
+    def masters(self) -> list[Address]:
+        """Every server that has keys of its own."""
+        return self._guarded(lambda: self._use().masters())
+
+    def connect(self, address: Address, *, protocol: int = 2, seconds: float = CONNECT) -> Link:
+        """A new link; the caller closes it."""
+        link = Link(address, self.place, self.place.secret(), protocol=protocol, seconds=seconds)
+        if link.epoch:
+            self.epoch = link.epoch
+        return link
+
+    def lend(self, address: Address, protocol: int = 2) -> Link:
+        """A link on which nothing is under way; to be given back, or closed."""
+        idle = self._idle[address, protocol]
+        while True:
+            try:
+                link = idle.pop()
+            except IndexError:
+                return self.connect(address, protocol=protocol)
+            if time.monotonic() - link.used < _IDLE or not link.stale():
+                return link
+            link.close()
+
+    def give(self, link: Link, protocol: int = 2) -> None:
+        """Take a link back for the next call."""
+        idle = self._idle[link.address, protocol]
+        if self.closed or len(idle) >= _KEPT:
+            link.close()
+            return
+        link.used = time.monotonic()
+        idle.append(link)
+        self._drop_if_closed()  # whoever closed meanwhile may have missed this one
+
+    def close(self) -> None:
+        """Let go of all links; further calls are refused."""
+        self.closed = True
+        self._drop()
+
+    def after_fork(self) -> None:
+        """In a child: the sockets are its parent's, which goes on talking through them."""
+        self._opening = threading.Lock()
+        old, self._idle = self._idle, defaultdict(deque)
+        for links in old.values():
+            for link in links:
+                link.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _use(self) -> Topology:
+        if self.closed:
+            raise ConnectorError(f"{self.place.label} was closed; open a new connector.")
+        topology = self._topology
+        if topology is None:
+            with self._opening:
+                topology = self._topology = self._topology or topology_of(self.place, self._peek)
+        return topology
+
+    def _peek(self, address: Address, commands: Sequence[tuple[bytes, ...]], sentinel: bool) -> list[Any]:
+        """What one server answers to some commands: how a topology learns."""
+        place = self.place._replace(database=0, cluster=True)
+        link = Link(address, place, None if sentinel else place.secret(), seconds=min(CONNECT, place.timeout))
+        try:
+            link.begin(min(CONNECT, place.timeout))
+            return link.calls([pack(*command) for command in commands])
+        finally:
+            link.close()
+
+    def _drop_if_closed(self) -> None:
+        if self.closed:
+            self._drop()
+
+    def _drop(self) -> None:
+        for links in list(self._idle.values()):
+            while links:
+                try:
+                    links.pop().close()
+                except IndexError:
+                    break
+
+    def _guarded(self, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except ProxyfabError:
+            raise
+        except FOREIGN as error:
+            raise translate(error, Doing("finding the servers", self.place.label, self.place.timeout)) from error
+
+    def _run(
+        self, where: Callable[[], Address], work: Callable[[Link], T], what: str, again: bool, protocol: int = 2
+    ) -> T:
+        try:
+            done = self._once(where(), work, self.place.timeout, protocol)
+        except ProxyfabError:  # some of them are built-in errors, too
+            raise
+        except FOREIGN as error:
+            return self._again(error, where, work, what, again, protocol)
+        self._budget.earn()
+        return done
+
+    def _once(
+        self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool = False
+    ) -> T:
+        link = self.lend(address, protocol)
+        try:
+            link.begin(seconds)
+            if asking:
+                link.call(b"ASKING")
+            done = work(link)
+        except BaseException:
+            link.close()
+            raise
+        self.give(link, protocol)
+        return done
+
+    def _again(
+        self,
+        first: BaseException,
+        where: Callable[[], Address],
+        work: Callable[[Link], T],
+        what: str,
+        again: bool,
+        protocol: int,
+    ) -> T:
+        """What comes after a first failure: a few more attempts, or the error."""
+        error, seconds = first, self.place.timeout
+        doing = Doing(what, self.place.label, seconds)
+        attempts = Attempts(self._budget, timeout=seconds, retryable=lambda error: self._worth(error, again))
+        while True:
+            pause = attempts.failed(error)
+            if pause is None:
+                tried = f" (tried {attempts.number} times)" if attempts.number > 1 else ""
+                raise translate(error, doing._replace(what=what + tried)) from error
+            asked = error if isinstance(error, AskError) else None
+            if not isinstance(error, (*MOVED,)):
+                time.sleep(pause)
+            try:
+                if asked is None:
+                    self._use().refresh()
+                address = where() if asked is None else (asked.host, asked.port)
+                done = self._once(address, work, max(attempts.left or 0, 0.001), protocol, asked is not None)
+            except ProxyfabError:
+                raise
+            except FOREIGN as next_one:
+                error = next_one
+            else:
+                attempts.succeeded()
+                return done
+
+    def _worth(self, error: BaseException, again: bool) -> bool:
+        """Whether another attempt may end better, and does no harm."""
+        if isinstance(error, (*MOVED, *SOON)):
+            return not isinstance(error, MOVED) or self.place.cluster or bool(self.place.sentinel)
+        if isinstance(error, (ResponseError, TimeoutError, MemoryError, RecursionError)):
+            return False
+        unsent = isinstance(error, (RedisError, OSError)) and "onnecting to" in str(error)
+        return again or unsent

@@ -1,0 +1,240 @@
+"""One connection to one Redis server: entered, spoken to, with a deadline for each exchange.
+
+redis-py makes the connection (sockets, TLS, names); the handshake is one round trip of ours; commands leave by
+scatter-gather, replies arrive through `parser`. Promises: no payload byte is copied or joined on its way out; no call
+outlives what `begin` allowed; after any exception the link is to be closed, as nobody knows what is still on its way.
+Belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from os import urandom
+from time import monotonic
+from typing import Any
+
+from redis import exceptions
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+from proxyfab.connectors.redis.header import EPOCH
+from proxyfab.connectors.redis.parser import InPlaceParser, Reply, checked
+from proxyfab.connectors.redis.place import Address, Place
+
+JOINED = 16 * 1024
+"""Commands up to here are joined: a copy is cheaper than a vector."""
+_VECTORS = 1024
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 2, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 3}
+_UNANSWERED = 5000
+"""Milliseconds after which a host that acknowledges nothing is dead (TCP_USER_TIMEOUT)."""
+CONNECT = 5.0
+
+Part = bytes | memoryview
+
+
+class Link:
+    """A connection.
+
+    Args:
+        address: The server.
+        place: How to enter it.
+        secret: The password.
+        protocol: 3 for a link that is told things unasked, else 2.
+        seconds: That connecting and entering may take.
+
+    Raises:
+        redis.exceptions.RedisError: It cannot be reached, or refuses.
+    """
+
+    def __init__(
+        self, address: Address, place: Place, secret: str | None, *, protocol: int = 2, seconds: float = CONNECT
+    ) -> None:
+        self.address = address
+        self.epoch = ""
+        """Drawn when the server was first used; another one after it lost everything."""
+        self.used = monotonic()
+        self._place = place
+        self._secret = secret
+        self._protocol = protocol
+        self._armed = 0.0
+        self._seconds = seconds
+        self._connection = _connection(address, place, min(seconds, CONNECT), self._enter)
+        self._connection.connect()
+
+    def close(self) -> None:
+        """Let go of it; what is on its way is lost."""
+        self._connection.disconnect()
+
+    # -- speaking ----------------------------------------------------------------------------------------------------
+
+    def begin(self, seconds: float) -> None:
+        """Allow what comes next so many seconds."""
+        self.parser.deadline = monotonic() + seconds
+
+    def send(self, parts: Sequence[Part], nbytes: int) -> None:
+        """Send the parts of one or more commands, `nbytes` in all."""
+        self._arm(self.parser.deadline - monotonic())
+        try:
+            if nbytes <= JOINED:
+                self._socket.sendall(b"".join(parts))
+            elif self._plain:
+                self._send_vector(list(parts))
+            else:
+                for part in parts:
+                    self._socket.sendall(part)
+        except (BlockingIOError, TimeoutError):
+            raise exceptions.TimeoutError("the deadline passed") from None
+
+    def ask(self, command: bytes) -> None:
+        """Send a short command, or several."""
+        self.send((command,), len(command))
+
+    def call(self, *words: bytes) -> Reply:
+        """Send one command and return its reply.
+
+        Raises:
+            ResponseError: The reply is an error.
+        """
+        self.ask(pack(*words))
+        return checked(self.parser.read())
+
+    def replies(self, count: int) -> list[Reply]:
+        """So many replies; the first error among them is raised when all have been received."""
+        found = [self.parser.read() for _ in range(count)]
+        for reply in found:
+            checked(reply)
+        return found
+
+    def calls(self, commands: Iterable[bytes]) -> list[Reply]:
+        """Send packed commands at once and return their replies."""
+        commands = list(commands)
+        self.ask(b"".join(commands))
+        return self.replies(len(commands))
+
+    def stale(self) -> bool:
+        """Whether the server has closed an idle link, or said something that nobody asked for."""
+        if self.parser.pending:
+            return True
+        if not self._plain:
+            return False  # nothing can be looked at without reading it; a call that fails is tried again
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Whether something arrives within so many seconds."""
+        if self.parser.pending:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        pending = getattr(self._socket, "pending", None)  # TLS keeps bytes of its own
+        return bool((pending is not None and pending()) or poll.poll(max(seconds, 0) * 1000))
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _send_vector(self, parts: list[Any]) -> None:
+        at = 0
+        while at < len(parts):
+            sent = self._socket.sendmsg(parts[at : at + _VECTORS])
+            while at < len(parts) and sent >= len(parts[at]):
+                sent -= len(parts[at])
+                at += 1
+            if at < len(parts):
+                parts[at] = memoryview(parts[at])[sent:]
+                self._arm(self.parser.deadline - monotonic())
+
+    def _arm(self, left: float) -> None:
+        """Let the kernel end a call of the socket in time. Set anew only where that makes a difference."""
+        if left <= 0:
+            raise exceptions.TimeoutError("the deadline passed")
+        if 0.98 * self._armed <= left <= 1.02 * self._armed + 0.001:
+            return
+        self._armed = left
+        if self._plain:
+            whole = int(left)
+            value = struct.pack("@ll", whole, max(int((left - whole) * 1e6), 1))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        else:
+            self._socket.settimeout(left)
+
+    def _enter(self, connection: Any) -> None:
+        """The handshake, in one round trip; called by redis-py when the socket is there."""
+        parser = self.parser = connection._parser
+        parser.on_connect(connection)
+        sock = self._socket = connection._sock
+        self._plain = not self._place.tls
+        if self._plain:
+            sock.settimeout(None)  # the kernel keeps the time: one system call receives any number of bytes
+        if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED)
+        parser.wholly(self._plain)
+        parser.arm = self._arm
+        self.begin(self._seconds)
+        commands, optional = self._greeting()
+        self.ask(b"".join(commands + optional))
+        greeted = [parser.read() for _ in commands]
+        answers = [parser.read() for _ in optional]
+        for reply in greeted:
+            if isinstance(reply, exceptions.ResponseError) and "already" not in str(reply):
+                raise reply
+            checked(reply)
+        if answers and isinstance(answers[-1], bytes):
+            self.epoch = answers[-1].decode(errors="replace")
+
+    def _greeting(self) -> tuple[list[bytes], list[bytes]]:
+        """What must succeed, and what tells the epoch where that is allowed."""
+        commands = []
+        if self._protocol == 3:
+            commands.append(pack(b"HELLO", b"3", *self._credentials(b"AUTH", full=True)))
+            commands.append(pack(b"CLIENT", b"TRACKING", b"ON"))
+        elif self._secret is not None:
+            commands.append(pack(b"AUTH", *self._credentials(full=False)))
+        if self._place.database:
+            commands.append(pack(b"SELECT", b"%d" % self._place.database))
+        if self._place.cluster:
+            return commands or [pack(b"PING")], []
+        epoch = [pack(b"SET", EPOCH, urandom(4).hex().encode(), b"NX"), pack(b"GET", EPOCH)]
+        return commands or [pack(b"PING")], epoch
+
+    def _credentials(self, *before: bytes, full: bool) -> list[bytes]:
+        if self._secret is None:
+            return []
+        user = [self._place.user.encode()] if self._place.user else [b"default"] if full else []
+        return [*before, *user, self._secret.encode()]
+
+
+def pack(*words: bytes) -> bytes:
+    """A command as it is sent."""
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+def _connection(address: Address, place: Place, seconds: float, enter: Any) -> Any:
+    """redis-py's connection, which it gives no complete types."""
+    host, port = address
+    options: dict[str, Any] = {
+        "parser_class": InPlaceParser,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "redis_connect_func": enter,
+    }
+    kind: Any = UnixDomainSocketConnection
+    if port == 0:
+        return kind(path=host, **options)
+    options |= {"host": host, "port": port, "socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
+    if place.tls:
+        options |= {
+            "ssl_ca_certs": place.ca or None,
+            "ssl_certfile": place.cert or None,
+            "ssl_keyfile": place.key or None,
+            "ssl_cert_reqs": "required" if place.verify else "none",
+            "ssl_check_hostname": place.verify,
+        }
+    kind = SSLConnection if place.tls else Connection
+    return kind(**options)

@@ -1,0 +1,233 @@
+"""Replies of Redis, received in place: what a server sends goes from the socket into the memory where it will stay.
+
+A parser class in redis-py's sense (`Connection(parser_class=)`), which that library's own handshakes and ours use
+through `read_response`; and below it `bulk_length`, `read_into` and `end_bulk`, with which large values are received
+without a copy between. Understands RESP2 and RESP3.
+
+Promises: no read outlives `deadline`; a peer that speaks something else is an InvalidResponse; memory is taken for what
+a bulk reply announces, at most `LARGEST`, and the kernel gives it page by page as bytes arrive.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol, TypeAlias
+
+from redis import exceptions
+from redis._parsers import BaseParser  # where redis.connection has it from
+
+from proxyfab.osio.memory import allocate
+
+Reply: TypeAlias = Any  # bytes, memoryview, int, float, bool, None, Push, an exception, or a list or dict of these
+BUFFER = 64 * 1024
+LARGEST = 512 * 2**20
+_SMALL = 16 * 1024
+_WHOLE = socket.MSG_WAITALL
+
+
+class _Connected(Protocol):
+    _sock: Any
+
+
+class Push(list[Reply]):
+    """What a server says unasked (RESP3)."""
+
+
+class InPlaceParser(BaseParser):
+    """Belongs to one connection, as redis-py's parsers do. Not thread-safe.
+
+    Args:
+        socket_read_size: What redis-py hands to every parser; not used.
+    """
+
+    def __init__(self, socket_read_size: int = BUFFER) -> None:  # noqa: ARG002  # redis-py's interface
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._sock: Any = None
+        self._flags: int = _WHOLE
+        self.arm: Callable[[float], None] = lambda _: None
+        """Called with the seconds that are left when a read goes on; it sets the socket's own limit."""
+        self.deadline = 0.0
+
+    # -- what redis-py calls -----------------------------------------------------------------------------------------
+
+    def on_connect(self, connection: _Connected) -> None:
+        self._sock = connection._sock
+        self._start = self._end = 0
+
+    def on_disconnect(self) -> None:
+        self._sock = None
+
+    def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002  # as above
+        """Whether something lies in the buffer."""
+        return self._start < self._end
+
+    def read_response(self, *_: object, **__: object) -> Reply:
+        """The next reply; bytes are never decoded."""
+        return self.read()
+
+    # -- whole replies -----------------------------------------------------------------------------------------------
+
+    def read(self) -> Reply:
+        """The next reply, of any kind; an error is returned, not raised."""
+        line = self._line()
+        kind, rest = line[:1], line[1:]
+        if kind == b"$":
+            length = _number(rest)
+            return None if length < 0 else self._bulk(length)
+        if kind == b":":
+            return _number(rest)
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            return self._error(rest)
+        return self._rare(kind, rest)
+
+    def _rare(self, kind: bytes, rest: bytes) -> Reply:
+        if kind in (b"*", b"~", b">"):
+            count = _number(rest)
+            if count < 0:
+                return None
+            items = [self.read() for _ in range(count)]
+            return Push(items) if kind == b">" else items
+        if kind == b"%":
+            return {_hashable(self.read()): self.read() for _ in range(_number(rest))}
+        if kind == b"_":
+            return None
+        if kind == b"#":
+            return rest == b"t"
+        if kind in (b",", b"("):
+            try:
+                return float(rest) if kind == b"," else int(rest)
+            except ValueError:
+                raise _not_redis(rest) from None
+        if kind == b"=":
+            return bytes(self._bulk(_number(rest)))[4:]
+        if kind == b"!":
+            return self._error(bytes(self._bulk(_number(rest))))
+        raise _not_redis(kind + rest)
+
+    def _error(self, text: bytes) -> Exception:
+        error: Exception = self.parse_error(text.decode(errors="replace"))  # type: ignore[no-untyped-call]  # redis-py
+        return error
+
+    def _bulk(self, length: int) -> bytes | memoryview:
+        while length <= _SMALL and self._end - self._start < length + 2:
+            self._fill()
+        if self._end - self._start >= length + 2:
+            data = bytes(self._view[self._start : self._start + length])
+            self._start += length
+            self.end_bulk()
+            return data
+        if not 0 <= length <= LARGEST:
+            raise _not_redis(b"$%d" % length)
+        target = allocate(length)
+        self.read_into(target)
+        self.end_bulk()
+        return target
+
+    # -- in place ----------------------------------------------------------------------------------------------------
+
+    def bulk_length(self) -> int:
+        """Bytes of the bulk reply that comes next, 0 for none; the caller reads them and calls `end_bulk`."""
+        line = self._line()
+        if line[:1] == b"$":
+            length = _number(line[1:])
+            if length < 0:
+                raise _not_redis(line)
+            return length
+        if line[:1] == b"-":
+            raise self._error(line[1:])
+        raise _not_redis(line)
+
+    def read_bytes(self, length: int) -> bytes:
+        """The next bytes, few of them."""
+        while self._end - self._start < length:
+            self._fill()
+        data = bytes(self._view[self._start : self._start + length])
+        self._start += length
+        return data
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill `target` with the next bytes: from the buffer what is there, the rest straight from the socket."""
+        length = len(target)
+        have = min(self._end - self._start, length)
+        target[:have] = self._view[self._start : self._start + have]
+        self._start += have
+        while have < length:
+            have += self._receive(target[have:], self._flags)
+
+    def end_bulk(self) -> None:
+        """Pass over the end of a bulk reply."""
+        while self._end - self._start < 2:
+            self._fill()
+        if self._buffer[self._start : self._start + 2] != b"\r\n":
+            raise _not_redis(bytes(self._buffer[self._start : self._start + 2]))
+        self._start += 2
+
+    # -- the socket --------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes were received that nobody asked for yet."""
+        return self._start < self._end
+
+    def wholly(self, possible: bool) -> None:
+        """Whether the socket can be told to wait for all that was asked for, in one call (TLS cannot)."""
+        self._flags = _WHOLE if possible else 0
+
+    def _line(self) -> bytes:
+        while (found := self._buffer.find(b"\r\n", self._start, self._end)) < 0:
+            if self._end - self._start == BUFFER:
+                raise _not_redis(bytes(self._view[:40]))
+            self._fill()
+        line = bytes(self._view[self._start : found])
+        self._start = found + 2
+        return line
+
+    def _fill(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start and BUFFER - self._end < _SMALL + 2:
+            left = self._end - self._start
+            self._view[:left] = self._view[self._start : self._end]
+            self._start, self._end = 0, left
+        self._end += self._receive(self._view[self._end :], 0)
+
+    def _receive(self, into: memoryview, flags: int) -> int:
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise exceptions.TimeoutError("the deadline passed")
+        self.arm(left)
+        try:
+            count: int = self._sock.recv_into(into, 0, flags) if flags else self._sock.recv_into(into)
+        except (BlockingIOError, TimeoutError):
+            raise exceptions.TimeoutError("the deadline passed") from None
+        if count == 0:
+            raise exceptions.ConnectionError("the server closed the connection")
+        return count
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _not_redis(text) from None
+
+
+def _hashable(reply: Reply) -> Reply:
+    return bytes(reply) if isinstance(reply, memoryview) else reply
+
+
+def _not_redis(what: bytes) -> exceptions.InvalidResponse:
+    return exceptions.InvalidResponse(f"what answers does not speak Redis's protocol: {bytes(what[:40])!r}")
+
+
+def checked(reply: Reply) -> Reply:
+    """The reply, raised if it is an error."""
+    if isinstance(reply, exceptions.RedisError):
+        raise reply
+    return reply
