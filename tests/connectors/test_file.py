@@ -467,3 +467,24 @@ def test_what_is_no_file_under_an_objects_name_is_told(one: FileConnector, make:
         with pytest.raises(IntegrityError, match="no regular file"):
             ask(key)
     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def test_a_small_object_takes_three_system_calls_each_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = FileConnector(place)
+    seen: dict[str, Key] = {}
+    for number in range(1000):  # until each of the directories is made
+        seen.setdefault(fan_of(str(number)), Key(str(number)))
+    for key in seen.values():
+        one.get(one.put(Frames([b"x"]), key=key))
+    called: list[str] = []
+
+    def count(name: str) -> None:
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, **options: called.append(name) or real(*args, **options))
+
+    for name in ("open", "close", "write", "writev", "pread", "preadv", "fstat", "stat", "lstat", "mkdir", "rename"):
+        count(name)
+    key = one.put(Frames([b"head", bytes(1000)]))
+    one.get(key)
+
+    assert called == ["open", "writev", "close", "open", "pread", "close"]
