@@ -2,13 +2,15 @@
 
 Promises: no thread keeps the interpreter alive; after a fork a child starts with none and makes its own, and what it
 inherited unfinished begins again when somebody asks for it; a task that is never waited for costs nothing more. A
-thread that idles for ten seconds ends.
+thread that idles for ten seconds ends. Work sees the context variables of whoever started it, so that what observers
+record of it belongs to him.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from _contextvars import copy_context
 from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -28,7 +30,9 @@ class Task(Generic[R]):
 
     def __init__(self, call: Callable[[], R], what: str) -> None:
         self.what = what
-        self._call: Callable[[], R] | None = call
+        context = copy_context()
+        # A copy of the copy: in a forked child the first may be marked as in use by a thread that is not there.
+        self._call: Callable[[], R] | None = lambda: context.copy().run(call)
         self._done = threading.Event()
         self._process = os.getpid()
         self._value: Any = None

@@ -17,7 +17,7 @@ from proxyfab.abc import Finding, SupportsDiagnosis
 from proxyfab.background import aside
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.machine import examine_machine
-from proxyfab.cli.output import as_json, show, show_json, store_url, working
+from proxyfab.cli.output import as_json, public, show, show_json, store_url, working
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.store import open_store
 
@@ -38,7 +38,7 @@ _PAYLOAD = 2**20
 @as_json
 def doctor(url: str, timeout: float, as_json: bool) -> None:
     """Check this machine and a store's place, step by step. Exit status 1 when something is broken."""
-    with working(f"looking at {url}"):
+    with working(f"looking at {public(url)}"):
         found = [*examine_machine(), *_examine_place(url, timeout)]
     if as_json:
         show_json([finding._asdict() for finding in found])

@@ -6,7 +6,7 @@ import click
 
 from proxyfab.abc import SupportsReap
 from proxyfab.cli.holdings import connect
-from proxyfab.cli.output import as_json, show, show_json, size, store_url
+from proxyfab.cli.output import as_json, public, show, show_json, size, store_url
 from proxyfab.errors import CapabilityError
 
 
@@ -29,4 +29,4 @@ def gc(url: str, dry_run: bool, as_json: bool) -> None:
     if found:
         show(("what", "size", "why"), [(item.what, size(item.nbytes), item.reason) for item in found])
     verb = "would reclaim" if dry_run else "reclaimed"
-    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {len(found)} pieces at {url}")
+    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {len(found)} pieces at {public(url)}")

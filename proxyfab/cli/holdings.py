@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from proxyfab.abc import Connector, Stat, SupportsScan
-from proxyfab.cli.output import age, as_json, show, show_json, size, store_url
+from proxyfab.cli.output import age, as_json, public, show, show_json, size, store_url
 from proxyfab.errors import CapabilityError, IntegrityError, KeyNotFound
 from proxyfab.keys import Key
 from proxyfab.opening import open_connector
@@ -71,7 +71,7 @@ def inspect(key: str, url: str, as_json: bool) -> None:
     stat = connector.stat(Key.parse(key))
     frames = connector.get(Key.parse(key))
     if stat is None or frames is None:
-        raise KeyNotFound(f"Nothing lies under {key} in {url}; `proxyfab ls {url}` lists what does.")
+        raise KeyNotFound(f"Nothing lies under {key} in {public(url)}; `proxyfab ls {public(url)}` lists what does.")
     found: dict[str, Any] = stat._asdict() | {"key": str(stat.key)}
     try:
         payload = decode(frames)
@@ -84,7 +84,7 @@ def inspect(key: str, url: str, as_json: bool) -> None:
     else:
         show(("", ""), [(name, "-" if value is None or value == "" else value) for name, value in found.items()])
     if not found["intact"]:
-        raise IntegrityError(f"{key} in {url} is damaged: {found['damage']}")
+        raise IntegrityError(f"{key} in {public(url)} is damaged: {found['damage']}")
 
 
 def _owner(stat: Stat) -> str:

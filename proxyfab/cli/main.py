@@ -20,6 +20,7 @@ _COMMANDS = {
     "gc": "proxyfab.cli.gc",
     "inspect": "proxyfab.cli.holdings",
     "ls": "proxyfab.cli.holdings",
+    "top": "proxyfab.cli.top",
 }
 
 

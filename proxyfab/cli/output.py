@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +39,12 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str
     console.print(table)
 
 
+def public(url: str) -> str:
+    """The URL as it may be shown and exported: without a password that was typed into it."""
+    hidden = re.sub(r"(//[^/?#@]*?):[^/?#]*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:password|secret|token)=)(?!env:|file:)[^&#]*", r"\1***", hidden)
+
+
 def working(what: str) -> contextlib.AbstractContextManager[object]:
     """Says `what` on standard error while it lasts, if that is a terminal."""
     return Console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
@@ -45,15 +52,16 @@ def working(what: str) -> contextlib.AbstractContextManager[object]:
 
 def show_json(value: Any) -> None:
     """Print one JSON document; numbers that JSON does not know are null."""
-    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+    click.echo(json.dumps(finite(value), indent=2, default=str, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for each number that JSON does not know."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(name): _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {str(name): finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def size(nbytes: float) -> str:

@@ -1,0 +1,226 @@
+"""`top`: what a store or server holds and does, again and again: a live table, lines, JSON, or Prometheus's metrics."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from proxyfab.abc import Connector, Status, SupportsStatus
+from proxyfab.background import aside
+from proxyfab.census import status_of
+from proxyfab.cli.holdings import connect
+from proxyfab.cli.output import age, as_json, finite, public, show_json, size, store_url
+from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError
+
+_ANSWER = 10.0
+_SKEW = 5.0  # some places tell for how many seconds they run, not since when
+_MOST_ROWS = 30
+_BYTES = "bytes"
+
+
+class Sample(NamedTuple):
+    """A status, when it was taken, and each counter's growth a second since the one before."""
+
+    moment: float
+    status: Status
+    rates: dict[str, float]
+
+
+@click.command()
+@store_url
+@click.option(
+    "--interval",
+    default=2.0,
+    type=click.FloatRange(min=0.1),
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--once", is_flag=True, help="Look once and end.")
+@click.option("--prometheus", metavar="[HOST:]PORT", help="Serve metrics there instead (`-`: print them once).")
+@as_json
+def top(url: str, interval: float, once: bool, prometheus: str | None, as_json: bool) -> None:
+    """Watch a store or server: objects, bytes, rates, peers. Ctrl-C ends it.
+
+    On a terminal the table is drawn anew at each look; into a pipe or file each look is a line.
+    """
+    connector, url = connect(url), public(url)
+    try:
+        if prometheus is not None:
+            _export(url, connector, prometheus)
+        elif once:
+            _print_once(_look(connector, url, None), as_json)
+        elif as_json or not sys.stdout.isatty():
+            _print_lines(connector, url, interval, as_json)
+        else:
+            _draw(connector, url, interval)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        connector.close()
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+def _ask(connector: Connector, url: str) -> Status:
+    """The status, or ResolveTimeout: a server that hangs does not hang those who watch it."""
+    status = aside(lambda: status_of(connector), f"The status of {url}").result(_ANSWER)
+    # A connector without a namespace in its URL draws one, which is not what was asked about.
+    return status if isinstance(connector, SupportsStatus) else status._replace(what=url)
+
+
+def _look(connector: Connector, url: str, before: Sample | None) -> Sample:
+    status, moment = _ask(connector, url), time.time()
+    if before is None or (status.started or 0) > (before.status.started or 0) + _SKEW:  # it started anew
+        return Sample(moment, status, {})
+    passed, old = max(moment - before.moment, 0.001), before.status.counters
+    rates = {name: max(0.0, now - old[name]) / passed for name, now in status.counters.items() if name in old}
+    return Sample(moment, status, rates)
+
+
+def _looks(connector: Connector, url: str, interval: float) -> Iterator[Sample | ProxyfabError]:
+    """A sample every `interval` seconds, for ever; an error in its place while the place does not answer.
+
+    Raises:
+        ProxyfabError: The first look failed, or no look can ever succeed.
+    """
+    last = _look(connector, url, None)
+    yield last
+    following = time.monotonic()
+    while True:
+        following = max(following + interval, time.monotonic())
+        time.sleep(max(0.0, following - time.monotonic()))
+        try:
+            last = _look(connector, url, last)
+            yield last
+        except (CapabilityError, ConfigurationError):
+            raise
+        except ProxyfabError as error:
+            yield error
+
+
+# -- showing ---------------------------------------------------------------------------------------------------------
+
+
+def _print_once(sample: Sample, as_json: bool) -> None:
+    if as_json:
+        show_json(_document(sample))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(_picture(sample))
+
+
+def _print_lines(connector: Connector, url: str, interval: float, as_json: bool) -> None:
+    for sample in _looks(connector, url, interval):
+        if isinstance(sample, ProxyfabError):
+            click.echo(f"no answer: {sample}", err=True)
+        else:
+            click.echo(json.dumps(finite(_document(sample))) if as_json else _line(sample))
+        sys.stdout.flush()
+
+
+def _draw(connector: Connector, url: str, interval: float) -> None:
+    with Live(auto_refresh=False) as live:
+        last: Sample | None = None
+        for sample in _looks(connector, url, interval):
+            if isinstance(sample, ProxyfabError):
+                trouble = Text(f"no answer: {sample}", style="red")
+                live.update(Group(trouble, _picture(last)) if last is not None else trouble, refresh=True)
+            else:
+                last = sample
+                live.update(_picture(sample), refresh=True)
+
+
+def _document(sample: Sample) -> dict[str, object]:
+    return {"time": sample.moment, **sample.status._asdict(), "rates": sample.rates}
+
+
+def _line(sample: Sample) -> str:
+    status = sample.status
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sample.moment))
+    parts = [moment, status.what, f"objects={status.objects}", f"bytes={status.nbytes}"]
+    parts += [f"limit={status.limit}"] if status.limit is not None else []
+    parts += [f"peers={len(status.peers)}"]
+    parts += [f"{name}/s={rate:.1f}" for name, rate in sorted(sample.rates.items())]
+    return " ".join(parts)
+
+
+def _picture(sample: Sample) -> Group:
+    status = sample.status
+    held = f"{status.objects} objects, {size(status.nbytes)}"
+    if status.limit:
+        held += f" of {size(status.limit)} ({100 * status.nbytes / status.limit:.0f} %)"
+    if status.started is not None:
+        held += f", up {age(status.started)}"
+    parts: list[Text | Table] = [Text(status.what, style="bold"), Text(held)]
+    if status.counters:
+        parts.append(_table(("counter", "total", "a second"), [_counter(sample, name) for name in status.counters]))
+    if status.peers:
+        parts.append(_peers(status))
+    return Group(*parts)
+
+
+def _counter(sample: Sample, name: str) -> tuple[str, str, str]:
+    total, rate = sample.status.counters[name], sample.rates.get(name)
+    shown = size if _BYTES in name else _number
+    return name, shown(total), "-" if rate is None else shown(rate)
+
+
+def _peers(status: Status) -> Table:
+    columns = list(dict.fromkeys(name for peer in status.peers for name in peer))
+    rows = [[_cell(name, peer.get(name, "")) for name in columns] for peer in status.peers[:_MOST_ROWS]]
+    if len(status.peers) > _MOST_ROWS:
+        rows.append([f"and {len(status.peers) - _MOST_ROWS} more", *[""] * (len(columns) - 1)])
+    return _table(columns, rows)
+
+
+def _cell(name: str, value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return size(value) if _BYTES in name else _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
+
+
+def _table(columns: list[str] | tuple[str, ...], rows: list[list[str]] | list[tuple[str, str, str]]) -> Table:
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
+    return table
+
+
+# -- exporting -------------------------------------------------------------------------------------------------------
+
+
+def _export(url: str, connector: Connector, address: str) -> None:
+    from proxyfab.integrations.prometheus import StatusCollector, exposition, publish
+
+    collector = StatusCollector(url, lambda: _ask(connector, url))
+    if address == "-":
+        _ask(connector, url)  # an error here is one, and not a gauge
+        click.echo(exposition(collector), nl=False)
+        return
+    ended = threading.Event()
+    with suppress(ValueError):  # not the main thread: then whoever runs us ends us
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with publish(address, collector) as where:
+        click.echo(f"metrics of {url} at {where}", err=True)
+        ended.wait()
