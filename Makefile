@@ -3,6 +3,7 @@
 #   make demo       stream a real data set through the fabric; writes demo/report.html
 #   make test       the test suite                    (ARGS="-k name" goes to pytest)
 #   make test-slow  the tests marked slow or timing
+#   make kills      a thousand kill -9 of writers, readers and servers on every place (ARGS="--place shm --count 100")
 #   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/
 #   make lint       ruff, mypy, pyright and the floors
 #   make docs       the documentation, into site/
@@ -30,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start interpreters by the hundred, which must not compile the package each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow bench lint docs format clean
+.PHONY: help demo test test-slow kills bench lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,12 +50,18 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/proxyfab demo $(ARGS)
 
 test: $(VENV)/.installed-test
+	@tools/get-redis
 	@$(BIN)/python -m pytest -m 'not slow and not timing' $(ARGS)
 
 test-slow: $(VENV)/.installed-test
+	@tools/get-redis
 	@$(BIN)/python -m pytest -m 'slow or timing' $(ARGS)
 
+kills: $(VENV)/.installed-test
+	@$(BIN)/python -m proxyfab.testing.campaign --output kills.json $(ARGS)
+
 bench: $(VENV)/.installed-bench
+	@tools/get-redis
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-lint
@@ -73,5 +80,5 @@ format: $(VENV)/.installed-lint
 	@$(BIN)/ruff format
 
 clean:
-	@rm -rf .venv .venv-3.* *.egg-info build dist site demo bench .hypothesis .import_linter_cache .*_cache
+	@rm -rf .venv .venv-3.* *.egg-info build dist site demo bench kills.json .hypothesis .import_linter_cache .*_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

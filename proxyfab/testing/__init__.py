@@ -2,6 +2,7 @@
 
 | name | what |
 |---|---|
+| Kills, subject | kills processes at random moments and judges the history of what the others saw |
 | ConnectorTests | the conformance suite of connectors: subclass it, say how to open yours, run pytest |
 | ConnectorMachine | a Hypothesis state machine that compares a connector with a dict |
 | FaultyConnector | a connector around a connector: counts, delays, fails on demand |
@@ -22,9 +23,11 @@ _HOMES = {
     "ConnectorMachine": "stateful",
     "ConnectorTests": "connectors",
     "FaultyConnector": "faults",
+    "Kills": "kills",
     "in_fork": "processes",
     "leaked_keys": "leaks",
     "no_leaks": "leaks",
+    "subject": "subjects",
     "until": "processes",
 }
 
@@ -34,9 +37,11 @@ __all__ = [
     "ConnectorMachine",
     "ConnectorTests",
     "FaultyConnector",
+    "Kills",
     "in_fork",
     "leaked_keys",
     "no_leaks",
+    "subject",
     "until",
 ]
 
