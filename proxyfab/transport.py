@@ -73,7 +73,8 @@ class Transport:
 
     def get(self, key: Key) -> Payload | None:
         """The payload under `key`, verified; None when there is none."""
-        if self._use().local:
+        connector = self._use() if self.closed else self.connector
+        if connector.local:
             return self._move(key)
         return self._kept(key) or self._flights.do(key, lambda: self._fetch(key))
 
@@ -146,7 +147,10 @@ class Transport:
             if frames is None:
                 return None
             step.nbytes = frames.nbytes
-            return self._decode(key, frames)
+            try:
+                return decode(frames)
+            except IntegrityError:
+                return self._decode(key, frames)  # once more, for its story
 
     def _decode(self, key: Key, frames: Frames, *, verify: bool = True) -> Payload:
         try:

@@ -70,23 +70,22 @@ def unlock(fd: int, number: int) -> None:
 class Lease:
     """One lease; ends when it is collected. All who want the same number at once hold the same one."""
 
-    __slots__ = ("__weakref__", "_last")
+    __slots__ = ("__weakref__", "last")
 
-    def __init__(self, last: object) -> None:
-        self._last = last  # ends behind the weak references to this lease: then its end is in the queue
+    last: _Last
+    """Ends behind the weak references to this lease: then its end is in the queue."""
 
 
 class _Last:
     """Ends with its lease and has the queue settled."""
 
-    __slots__ = ("_registry",)
+    __slots__ = ("registry",)
 
-    def __init__(self, registry: Leases) -> None:
-        self._registry = registry
+    registry: Leases
 
     def __del__(self, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _exiting():  # then this module's names may be gone already, and the kernel ends the lease anyway
-            self._registry.settle()
+            self.registry.settle()
 
 
 class _Entry(weakref.ref[Lease]):
@@ -99,24 +98,15 @@ class _Entry(weakref.ref[Lease]):
 class _LockFile:
     """One open lock file, and what is leased through it by number."""
 
-    __slots__ = ("_id", "fd", "forgotten", "leased", "path", "retired")
+    __slots__ = ("device", "fd", "forgotten", "inode", "leased", "retired")
 
     def __init__(self, path: str) -> None:
-        self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.leased: dict[int, _Entry] = {}
         self.forgotten = False
         self.retired = False
         status = os.fstat(self.fd)
-        self._id = status.st_dev, status.st_ino
-
-    def is_named(self) -> bool:
-        """Whether its path still leads to it."""
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return (status.st_dev, status.st_ino) == self._id
+        self.device, self.inode = status.st_dev, status.st_ino
 
     def close_unused(self) -> None:
         """Close it once it is forgotten and nothing is leased through it."""
@@ -143,22 +133,32 @@ class Leases:
         try:
             with self._lock:
                 file = self._files.get(path)
-                if file is None or not file.is_named():
+                status = os.stat(path)
+                if file is None or file.inode != status.st_ino or file.device != status.st_dev:
                     self._part(path)
                     file = self._files[path] = _LockFile(path)
                 entry = file.leased.get(number)
                 lease = None if entry is None else entry()
                 return self._begin(file, number) if lease is None else lease
         finally:
-            self.settle()
+            if self._ended:
+                self.settle()
 
     def _begin(self, file: _LockFile, number: int) -> Lease | None:
         """Noted first and locked then: whatever happens in between, the end of `lease` gives it back."""
-        lease = Lease(_Last(self))
+        lease = Lease()  # no __init__: each function more costs microseconds where its code is not in the caches
+        lease.last = _Last()
+        lease.last.registry = self
         entry = _Entry(lease, self._ended.append)
         entry.file, entry.number = file, number
         file.leased[number] = entry
-        return lease if lock(file.fd, number, exclusive=False) else None
+        try:
+            fcntl.fcntl(file.fd, SETLK, _RANGE.pack(fcntl.F_RDLCK, os.SEEK_SET, number, 1, 0))
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            return None
+        return lease
 
     def forget(self, path: str) -> None:
         """Close a lock file that is not needed any more, as soon as nothing is leased through it."""

@@ -24,9 +24,10 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
+from proxyfab.wire.slot import SIZE
 
 PAGE = mmap.PAGESIZE
 _UNLOCKED = 64 * 1024  # below, a call that lets go of the interpreter's lock costs more than the copy
@@ -60,7 +61,7 @@ class Mapping:
         OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
     """
 
-    __slots__ = ("__weakref__", "_made", "_unmap", "length")
+    __slots__ = ("__weakref__", "_made", "_unmap", "address", "length", "start")
 
     def __init__(self, fd: int, length: int, *, writable: bool = False) -> None:
         self.length = max(-(-length // PAGE) * PAGE, PAGE)
@@ -73,11 +74,9 @@ class Mapping:
             self._made.clear()
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-
-    @property
-    def address(self) -> int:
-        """Where it begins."""
-        return self._made[0] or 0
+        self.address: int = self._made[0]
+        self.start = memoryview(_Start.from_address(self.address)).cast("B")
+        """The first bytes as they are now, for who holds the mapping: this view does not."""
 
     def __del__(self) -> None:
         if self._made:
@@ -95,6 +94,9 @@ class Mapping:
             copy(part, self.address + offset)
             offset += len(part)
         return offset
+
+
+_Start = ctypes.c_ubyte * SIZE
 
 
 class _Buffer(ctypes.Structure):
@@ -197,6 +199,16 @@ class Mappings:
                 self._warm.move_to_end(file)
             mapping = self._used.get(file)
         return mapping if mapping is not None and mapping.length >= length else None
+
+    def warm(self, status: os.stat_result) -> Mapping | None:
+        """The mapping of the file of this status, if it is kept warm."""
+        file: Any = status.st_dev, status.st_ino  # equal to a FileId, and made without a function
+        with self._lock:
+            found = self._warm.get(file)
+            if found is None:
+                return None
+            self._warm.move_to_end(file)
+            return found.mapping
 
     def keep(self, file: FileId, mapping: Mapping, fd: int) -> None:
         """Keep a mapping of the open file `fd` warm until that has no name any more, or younger ones displace it."""

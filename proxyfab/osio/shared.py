@@ -10,15 +10,16 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 import warnings
 import weakref
 
-from proxyfab.errors import AccessDenied, CapacityError
+from proxyfab.errors import AccessDenied, CapacityError, IntegrityError
 from proxyfab.osio.leases import Lease, leases
 from proxyfab.osio.mapping import FileId, Mapping, Mappings, window
 from proxyfab.osio.memory import allocate
 from proxyfab.osio.segments import LEASES, Pool
-from proxyfab.wire.slot import SIZE, Slot
+from proxyfab.wire.slot import SIZE, Slot, id_hash, unpack
 
 DIRECTORY = "PROXYFAB_SHM_DIR"
 """Environment variable: another root than `/dev/shm/proxyfab-<uid>`."""
@@ -41,11 +42,37 @@ class Shared:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._leases = f"{root}/{LEASES}"
         status = os.statvfs(root)
         total = status.f_blocks * status.f_frsize
         self.pool = Pool(root, min(total // _POOL_PART, _POOL_MOST))
         self.mappings = Mappings(min(total // _WARM_PART, _WARM_MOST))
         weakref.finalize(self, _let_go, root, self.pool, self.mappings).atexit = False
+
+    def again(self, path: str, id: str) -> memoryview | None:
+        """The payload of an object whose file this process has mapped and kept warm, which needs no descriptor of it.
+
+        A mapping's file is known by device and inode, which are nobody else's while it is mapped; so its name needs but
+        a look, and the header is read where it lies.
+
+        Returns:
+            None where anything is in doubt: `view` tells what it is.
+        """
+        try:
+            status = os.lstat(path)
+            mapping = self.mappings.warm(status)
+            if mapping is None or status.st_size < SIZE:
+                return None
+            header = mapping.start.tobytes()
+            slot = unpack(header, available=min(status.st_size, mapping.length))
+        except (OSError, IntegrityError):
+            return None
+        if slot.id_hash != id_hash(id) or (slot.expires and not slot.alive(time.time())):
+            return None
+        lease, safe = self._lease(slot.home)
+        if not safe or mapping.start.tobytes() != header:
+            return None
+        return window(mapping, SIZE, slot.length, lease)
 
     def view(self, fd: int, slot: Slot, header: bytes) -> memoryview | None:
         """The payload of an open object file: mapped, or copied where it cannot be mapped or leased.
@@ -77,7 +104,7 @@ class Shared:
         if not home:
             return None, True
         try:
-            lease = leases.take(f"{self.root}/{LEASES}", home)
+            lease = leases.take(self._leases, home)
         except FileNotFoundError:  # no process here recycles
             return None, True
         except OSError:  # no such locks here, or no descriptor left

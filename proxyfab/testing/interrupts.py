@@ -42,12 +42,14 @@ class Interrupt:
     """Traces what this thread runs and makes one exception pending at the `number`-th instruction that looks for any.
 
     Attributes:
-        came: Whether there were that many.
+        seen: How many there were.
+        came: Whether there were as many as `number`.
         where: The stack at that instruction, as text.
     """
 
     def __init__(self, number: int) -> None:
-        self._left = number
+        self._number = number
+        self.seen = 0
         self.came = False
         self.where = ""
         self._codes: dict[CodeType, bytes] = {}
@@ -75,8 +77,8 @@ class Interrupt:
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode" and self._looks(frame):
-            self._left -= 1
-            if self._left == 0:
+            self.seen += 1
+            if self.seen == self._number:
                 self.came = True
                 self.where = "".join(traceback.format_stack(frame, 6))
                 sys.settrace(None)

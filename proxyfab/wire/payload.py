@@ -48,6 +48,9 @@ _CRC = struct.Struct("<I")
 _FIXED = struct.Struct("<4sBBBBQQII")
 _START = _HEADER.size + _CRC.size
 _SHORT = 512
+_REMEMBERED = 256
+_LENGTH = struct.Struct("<I")
+_LENGTH_AT = 24
 _PADS = tuple(memoryview(bytes(size)) for size in range(ALIGNMENT))
 
 
@@ -217,6 +220,22 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
     Raises:
         IntegrityError: The bytes are truncated, damaged, not proxyfab's, or in a newer format.
     """
+    if len(frames.views) == 1 and frames.nbytes >= _START:  # of what was seen before only the data are new
+        whole = frames.views[0]
+        (length,) = _LENGTH.unpack_from(whole, _LENGTH_AT)
+        plan = _heads.get(whole[: _START + length + 63 & -ALIGNMENT].tobytes()) if length <= _SHORT else None
+        if plan is not None and plan[0] == frames.nbytes:
+            _, codec, type, meta, spans, nbytes, origin = plan
+            return _payload(codec, type, meta, tuple([whole[low:high] for low, high in spans]), nbytes, origin)
+    return _decode(frames, verify)
+
+
+_heads: dict[bytes, tuple[int, str, str, Any, list[tuple[int, int]], int, str]] = {}
+"""Heads that were checked and say nothing of their data but the length (no checksum), with what they say: objects of
+one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""
+
+
+def _decode(frames: Frames, verify: bool) -> Payload:
     flags, total, mark, length, crc = _header(frames)
     start = _START + length + -(_START + length) % ALIGNMENT
     head = frames.views[0]
@@ -231,7 +250,11 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
             raise IntegrityError("The data of an object are damaged (their checksum does not match): write it again.")
     metadata = bytes(head[_START : _START + length])
     planned = _remembered if length <= _SHORT else _planned
-    codec, type, meta, spans, nbytes, origin = planned(metadata, total)
+    codec, type, meta, spans, nbytes, origin = plan = planned(metadata, total)
+    if length <= _SHORT and not flags & _CHECKSUM:
+        if len(_heads) >= _REMEMBERED:
+            _heads.clear()
+        _heads[bytes(head[:start])] = total, *plan
     buffers = tuple([whole[low:high] for low, high in spans]) if whole is not None else _gathered(frames, spans)
     return _payload(codec, type, meta, buffers, nbytes, origin)
 
@@ -283,7 +306,7 @@ def _planned(metadata: bytes, total: int) -> tuple[str, str, Any, list[tuple[int
     return codec, type, meta, _spans(sizes, _aligned(_START + len(metadata)), total), sum(sizes), origin
 
 
-_remembered = lru_cache(maxsize=256)(_planned)
+_remembered = lru_cache(maxsize=_REMEMBERED)(_planned)
 """Objects of one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""
 
 
