@@ -341,9 +341,8 @@ def check_range(offset: int, length: int) -> None:
         raise ConfigurationError(f"A range needs offset >= 0 and length >= 0, not {offset} and {length}.")
 
 
-def check_swap(old: Frames | None, new: Frames | None, ttl: float | None) -> None:
+def check_swap(old: Frames | None, new: Frames | None) -> None:
     """Refuse to compare or set what is too large for that."""
-    check_ttl(ttl)
     for frames in (old, new):
         if frames is not None and frames.nbytes > LARGEST_SWAP:
             raise ConfigurationError(

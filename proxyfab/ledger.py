@@ -3,7 +3,7 @@
 Rules:
 1. What is about to be put takes its room first (`claim` against the quota, `enter` against the limit) and gives it
    back if the put fails, so that puts at once never exceed a bound together.
-2. Who must make room asks for a `victim`: the least recently used object that nobody else is moving.
+2. Who must make room asks for a `victim`, the least recently used object, and for the next one if it is on the move.
 """
 
 from __future__ import annotations
@@ -13,6 +13,19 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 from proxyfab.fork import on_fork
+
+
+class Room:
+    """Bytes for one put, as far as they were taken; settled with it or given back."""
+
+    __slots__ = ("claimed", "fast", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.claimed = False
+        """Of the quota."""
+        self.fast = False
+        """Of the fast place."""
 
 
 class Ledger:
@@ -32,7 +45,6 @@ class Ledger:
         self.slow_bytes = 0
         self._claimed = 0
         self._entering = 0
-        self._leaving: set[str] = set()
         self._reads: dict[str, int] = {}
         self._lock = threading.Lock()
         on_fork(self)
@@ -43,43 +55,40 @@ class Ledger:
 
     # -- room --------------------------------------------------------------------------------------------------------
 
-    def claim(self, nbytes: int, id: str | None = None) -> bool:
-        """Take `nbytes` of the quota, what lies under `id` being replaced; False where they are not left."""
+    def claim(self, room: Room, id: str | None = None) -> bool:
+        """Take a room's bytes of the quota, what lies under `id` being replaced; False where they are not left."""
         with self._lock:
             old = self.fast.get(id, 0) + self.slow.get(id, 0) if id is not None else 0
-            total = self.fast_bytes + self.slow_bytes + self._claimed - old + nbytes
+            total = self.fast_bytes + self.slow_bytes + self._claimed - old + room.nbytes
             if self.quota is not None and total > self.quota:
                 return False
-            self._claimed += nbytes
+            self._claimed, room.claimed = self._claimed + room.nbytes, True
         return True
 
-    def enter(self, nbytes: int) -> bool:
-        """Take `nbytes` of the fast place; False where they are not left."""
+    def enter(self, room: Room) -> bool:
+        """Take a room's bytes of the fast place; False where they are not left."""
         with self._lock:
-            if self.fast_bytes + self._entering + nbytes > self.limit:
+            if self.fast_bytes + self._entering + room.nbytes > self.limit:
                 return False
-            self._entering += nbytes
+            self._entering, room.fast = self._entering + room.nbytes, True
         return True
 
-    def give_back(self, nbytes: int, *, claimed: bool, entered: bool) -> None:
-        """End a claim, or an entry, of `nbytes`."""
+    def end(self, room: Room) -> None:
+        """Give a room's bytes back, if it has them."""
         with self._lock:
-            self._claimed -= nbytes if claimed else 0
-            self._entering -= nbytes if entered else 0
+            self._end(room)
+
+    def _end(self, room: Room) -> None:
+        # No call in between: an interrupt leaves the room and the sums in agreement.
+        if room.claimed:
+            self._claimed, room.claimed = self._claimed - room.nbytes, False
+        if room.fast:
+            self._entering, room.fast = self._entering - room.nbytes, False
 
     def victim(self, skip: Collection[str] = ()) -> str | None:
-        """The least recently used object of the fast place, from now on leaving; None when all are on the move."""
+        """The least recently used object of the fast place that is not in `skip`."""
         with self._lock:
-            for id in self.fast:
-                if id not in self._leaving and id not in skip:
-                    self._leaving.add(id)
-                    return id
-        return None
-
-    def stay(self, id: str) -> None:
-        """What was a victim is not moved any more; it has gone, or was left where it is."""
-        with self._lock:
-            self._leaving.discard(id)
+            return next((id for id in self.fast if id not in skip), None)
 
     # -- what lies where ---------------------------------------------------------------------------------------------
 
@@ -99,22 +108,21 @@ class Ledger:
         else:
             self._reads.pop(id, None)
 
-    def settle(self, id: str, nbytes: int, *, fast: bool) -> None:
-        """A put of what was claimed (and, if `fast`, entered) has succeeded; it lies nowhere else."""
+    def settle(self, id: str, room: Room) -> None:
+        """A put into a room has succeeded; the object lies nowhere else."""
         with self._lock:
-            self._claimed -= nbytes
-            if fast:
-                self._entering -= nbytes
-                self._note(id, nbytes, None)
-            else:
-                self._note(id, None, nbytes)
+            fast, slow = (room.nbytes, None) if room.fast else (None, room.nbytes)
+            self._end(room)
+            self._note(id, fast, slow)
 
-    def touch(self, ids: Collection[str]) -> None:
-        """These were read from the fast place just now."""
+    def touch(self, found: dict[str, int]) -> None:
+        """Objects of so many bytes were read from the fast place just now."""
         with self._lock:
-            for id in ids:
+            for id, nbytes in found.items():
                 if id in self.fast:
                     self.fast.move_to_end(id)
+                else:  # put by somebody else, or by who was interrupted then
+                    self._note(id, nbytes, self.slow.get(id))
 
     def wanted_back(self, id: str) -> bool:
         """Note a read from the slow place; whether it is the second since the object got there."""

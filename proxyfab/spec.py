@@ -7,6 +7,7 @@ reference carries some tens of bytes: `shm://~3f9a2c`, `file:///scratch/me?ns=ru
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -19,6 +20,7 @@ _URL = (
 )
 _SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 INLINE_BELOW = 4096
 CACHE = 256 * 2**20
 
@@ -107,6 +109,7 @@ class StoreSpec(NamedTuple):
         return f"{self.connector}#{fragment}" if fragment else self.connector
 
 
+@lru_cache(64)
 def namespace_of(url: str) -> str:
     """The namespace in a connector's URL: what stays the same however, and from wherever, its place is reached."""
     parts = ConnectorSpec.parse(url)
@@ -124,6 +127,14 @@ def nbytes(size: int | str) -> int:
         raise ConfigurationError(f"{size!r} is not a size; write 4096, '4 KiB' or '100 MB'.")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index((prefix or " ").lower()))
+
+
+def flag(spec: ConnectorSpec, name: str) -> bool | None:
+    """An option that is `1`, `true` or `yes`, or `0`, `false` or `no`; None where it is not given."""
+    text = dict(spec.options).get(name)
+    if text is not None and text.lower() not in _FLAGS:
+        raise ConfigurationError(f"{name}={text!r} makes no sense in {spec.scheme}://; write {name}=1 or {name}=0.")
+    return None if text is None else _FLAGS[text.lower()]
 
 
 def check_name(name: str) -> str:

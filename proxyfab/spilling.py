@@ -22,36 +22,13 @@ from proxyfab.abc import Stat
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError
 from proxyfab.keys import Key
-from proxyfab.ledger import Ledger
+from proxyfab.ledger import Ledger, Room
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
 from proxyfab.osio.turns import turns_at
 
 R = TypeVar("R")
 _ROUNDS = 10
-
-
-class Room:
-    """Bytes that were claimed for a put until they are settled or given back; `fast` says where."""
-
-    __slots__ = ("_book", "_open", "_size", "fast")
-
-    def __init__(self, book: Ledger, size: int) -> None:
-        self._book = book
-        self._size = size
-        self._open = True
-        self.fast = False
-
-    def settle(self, id: str) -> None:
-        """The object lies there now."""
-        self._open = False
-        self._book.settle(id, self._size, fast=self.fast)
-
-    def end(self) -> None:
-        """Give it back, unless it was settled."""
-        if self._open:
-            self._open = False
-            self._book.give_back(self._size, claimed=True, entered=self.fast)
 
 
 class Spilling:
@@ -139,13 +116,13 @@ class Spilling:
         Raises:
             CapacityError: They are beyond the quota.
         """
-        self._claim(size, id)
-        room = Room(self.book, size)
+        room = Room(size)
         try:
-            room.fast = self._enter(size)
+            self._claim(room, id)
+            self._enter(room)
             yield room
         finally:
-            room.end()
+            self.book.end(room)
 
     def store(self, room: Room, id: str, frames: Frames, ttl: float | None, *, alone: bool) -> None:
         """Put what has its room, in its turn; unless it is `alone`, take away what lay under the key elsewhere."""
@@ -154,7 +131,7 @@ class Spilling:
         if not alone:
             self._moves = next(self._counter)
             other.evict(Key(id))
-        room.settle(id)
+        self.book.settle(id, room)
 
     def remove(self, id: str) -> bool:
         """Evict, in its turn; whether there was an object."""
@@ -172,44 +149,42 @@ class Spilling:
 
     def promote(self, id: str) -> None:
         """Bring an object back to the fast place, unless it is on the move or no room can be made."""
-        size = self.book.slow.get(id, 0)
-        if not self._enter(size):
-            return
+        room = Room(self.book.slow.get(id, 0))
         try:
+            if not self._enter(room):
+                return
             with self._turns.try_take(f"{self._tag} {id}") as mine:
-                if mine and not self.fast.exists(Key(id)) and self._carry(id, self.slow, self.fast, size):
-                    self.book.note(id, fast=size, slow=None)
-                    self._count("promoted", size)
+                if mine and not self.fast.exists(Key(id)) and self._carry(id, self.slow, self.fast, room.nbytes):
+                    self.book.settle(id, room)
+                    self._count("promoted", room.nbytes)
         finally:
-            self.book.give_back(size, claimed=False, entered=True)
+            self.book.end(room)
 
     # -- room ----------------------------------------------------------------------------------------------------
 
-    def _claim(self, size: int, id: str | None) -> None:
+    def _claim(self, room: Room, id: str | None) -> None:
         book = self.book
-        if book.claim(size, id):
+        if book.claim(room, id):
             return
         self.look()  # some of it may have expired, or been evicted by others
-        if not book.claim(size, id):
+        if not book.claim(room, id):
             raise CapacityError(
                 f"{self.fast.spec} and {self.slow.spec} hold {book.fast_bytes + book.slow_bytes} of the {book.quota} "
-                f"bytes of their quota; {size} more do not fit. Evict objects, give them a time to live, or raise it."
+                f"bytes of their quota; {room.nbytes} more do not fit. Evict objects, give them a time to live, or "
+                "raise it."
             )
 
-    def _enter(self, size: int) -> bool:
-        """Take `size` bytes of the fast place, making room there; False where that cannot be."""
+    def _enter(self, room: Room) -> bool:
+        """Take room in the fast place, making it there; False where that cannot be."""
         skip: set[str] = set()
-        while size <= self.book.limit:
-            if self.book.enter(size):
+        while room.nbytes <= self.book.limit:
+            if self.book.enter(room):
                 return True
             victim = self.book.victim(skip)
             if victim is None:
                 break
             skip.add(victim)
-            try:
-                self._spill(victim)
-            finally:
-                self.book.stay(victim)
+            self._spill(victim)
         return False
 
     def _spill(self, id: str) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, ClassVar
 
@@ -132,11 +132,11 @@ class BoundedConnector(BaseConnector):
         return Key.draw(self._tag)
 
     def get(self, key: Key) -> Frames | None:
-        return self._read(self._id(key), _get)
+        return self._get(self._id(key))
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
-        return self._read(self._id(key), lambda child, key: child.get_range(key, offset, length))
+        return self._use().first(self._id(key), lambda child, key: child.get_range(key, offset, length))[0]
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
         places = self._use()
@@ -147,9 +147,9 @@ class BoundedConnector(BaseConnector):
             got = child.get_many([Key(id) for id in missing]) if missing else []
             fresh = {id: frames for id, frames in zip(missing, got, strict=True) if frames is not None}
             if child is self.fast:
-                places.book.touch(fresh)
+                places.book.touch({id: frames.nbytes for id, frames in fresh.items()})
             found.update(fresh)
-        return [found[id] if id in found else self._read(id, _get) for id in ids]
+        return [found[id] if id in found else self._get(id) for id in ids]
 
     def exists(self, key: Key) -> bool:
         return self._use().holds(self._id(key))
@@ -170,11 +170,12 @@ class BoundedConnector(BaseConnector):
                 return True
         return True
 
-    def _read(self, id: str, look: Callable[[Any, Key], Frames | None]) -> Frames | None:
+    def _get(self, id: str) -> Frames | None:
         places = self._use()
-        found, child = places.first(id, look)
-        if child is self.fast:
-            places.book.touch((id,))
+        found: Frames | None
+        found, child = places.first(id, _get)
+        if found is not None and child is self.fast:
+            places.book.touch({id: found.nbytes})
         elif found is not None and places.book.wanted_back(id):
             with contextlib.suppress(ProxyfabError):  # who reads has what he wants; it stays where it is
                 places.promote(id)
@@ -223,7 +224,8 @@ class BoundedConnector(BaseConnector):
             return any([child.renew(Key(id), ttl) for child in (self.fast, self.slow)])
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
-        check_swap(old, new, ttl)
+        check_swap(old, new)
+        check_ttl(ttl)
         places, id = self._use(), self._id(key)
         with places.room(0 if new is None else new.nbytes, id) as room, places.turn(id):
             if places.first(id, _get)[0] != old:

@@ -23,7 +23,7 @@ from proxyfab.abc import Reclaimed, Stat, check_batch, check_range, check_ttl
 from proxyfab.buffers import Frames
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
-from proxyfab.osio import mounts, sweep
+from proxyfab.osio import mounts, swap, sweep
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.files import check_regular, open_anything, sync_directory, translate
 from proxyfab.osio.locator import Locator
@@ -44,12 +44,11 @@ from proxyfab.osio.objects import (
 )
 from proxyfab.osio.root import Root, left
 from proxyfab.osio.watch import wait_until
-from proxyfab.spec import ConnectorSpec, check_name
+from proxyfab.spec import ConnectorSpec, check_name, flag
 from proxyfab.trace import here
 from proxyfab.wire.slot import SIZE, Slot
 
 T = TypeVar("T")
-_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _TRIES = 3
 
 
@@ -92,9 +91,7 @@ class FileConnector(Lodged):
             raise ConfigurationError(f"{url!r} names no absolute path; write file:///scratch/me (three slashes).")
         if name is not None:
             check_name(name)
-        return cls(
-            spec.path, name=name or options.get("ns"), sync=_flag("sync", options), mapped=_flag("mapped", options)
-        )
+        return cls(spec.path, name=name or options.get("ns"), sync=flag(spec, "sync"), mapped=flag(spec, "mapped"))
 
     @property
     def spec(self) -> str:
@@ -175,6 +172,14 @@ class FileConnector(Lodged):
         except OSError as error:
             raise translate(error, "evict", path) from error
         return False
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        if old is None:
+            return swap.first(self, key, new, ttl)
+        space = self._use().find(key)
+        return space is not None and swap.in_directory(
+            space.path, _path(space, key.id), key.id, old, new, ttl, self._writing(space)
+        )
 
     def renew(self, key: Key, ttl: float | None) -> bool:
         check_ttl(ttl)
@@ -384,13 +389,6 @@ def _to_evict(fd: int, path: str, _: str) -> bool:
         return _alive(read_slot(fd, path))
     except IntegrityError:
         return True
-
-
-def _flag(name: str, options: dict[str, str]) -> bool | None:
-    text = options.get(name)
-    if text is not None and text.lower() not in _FLAGS:
-        raise ConfigurationError(f"{name}={text!r} makes no sense in file://; write {name}=1 or {name}=0.")
-    return None if text is None else _FLAGS[text.lower()]
 
 
 def _holds_files(path: str) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import ClassVar
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_ttl
+from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_swap, check_ttl
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConnectorError, KeyExists
 from proxyfab.keys import Key
@@ -127,6 +127,26 @@ class MemoryConnector(BaseConnector):
             if found is not None:
                 del space.entries[key.id]
         return found is not None
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        check_swap(old, new)
+        check_ttl(ttl)
+        key = self._own(key)
+        entry = None if new is None else _Entry(Frames([_copied(new)]), None if ttl is None else time.time() + ttl)
+        while True:
+            found = self._find(key)
+            if (None if found is None else found.frames) != old:  # compared outside the lock
+                return False
+            space = self._space()
+            with space.lock:
+                if self._find(key) is not found:
+                    continue
+                if entry is not None:
+                    space.entries[key.id] = entry
+                elif found is not None:
+                    del space.entries[key.id]
+            space.wake()
+            return True
 
     def stat(self, key: Key) -> Stat | None:
         entry = self._find(key)

@@ -18,22 +18,24 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import ClassVar, TypeVar
 
 from proxyfab.abc import Reclaimed, Stat, check_range, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
-from proxyfab.osio.files import names_it, open_file, temporary_name, translate
+from proxyfab.osio.files import discard, names_it, open_file, temporary_name, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import is_name
 from proxyfab.osio.objects import name_of
 from proxyfab.osio.root import Root, left
 from proxyfab.osio.segments import trim_others
 from proxyfab.osio.shared import Shared, check_mine, default_root, full, shared_at
+from proxyfab.osio.swap import Over, in_memory, publish_over
 from proxyfab.osio.watch import wait_until
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
@@ -72,8 +74,6 @@ class SharedMemoryConnector(Lodged):
         self._closed = False
         self._mine = False
         self._neighbours: set[str] = set()
-        self._places: dict[str, str] = {}
-        """Directories from which large objects were read, by the locator of their keys."""
 
     @classmethod
     def from_url(cls, url: str, *, name: str | None = None) -> SharedMemoryConnector:
@@ -99,7 +99,7 @@ class SharedMemoryConnector(Lodged):
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: Over = False) -> Key:
         check_ttl(ttl)
         self._check_open()
         drawn = key is None
@@ -114,7 +114,10 @@ class SharedMemoryConnector(Lodged):
             self._put(frames, key, ttl, drawn, replace)
         return key
 
-    def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: bool) -> None:
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        return in_memory(self._path(key), old, new, lambda one, over: self.put(one, key=key, ttl=ttl, replace=over))
+
+    def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: Over) -> None:
         path = self._path(key, make=True)
         body: list[memoryview | bytes] = [*frames.views]
         trailer = key.id.encode() if os.path.basename(path).startswith("=") else b""
@@ -136,11 +139,8 @@ class SharedMemoryConnector(Lodged):
                 raise full(self._lodging.path, frames.nbytes) from error
             raise translate(error, "write", path) from error
 
-    def _store(self, path: str, slot: Slot, body: list[memoryview | bytes], drawn: bool, replace: bool) -> None:
-        def publish(source: str) -> None:
-            if not entries.publish(source, path, lambda fd: replace or not is_live(fd)):
-                raise KeyExists(f"{path} is there already; objects are written once (say replace=True).")
-
+    def _store(self, path: str, slot: Slot, body: list[memoryview | bytes], drawn: bool, replace: Over) -> None:
+        publish = partial(publish_over, path, replace)
         if slot.length >= LARGE:
             self._room().pool.write(lambda home: pack(slot._replace(home=home)), body, publish)
         elif drawn:  # nobody knows the key yet, so nobody can look while it is written
@@ -151,10 +151,7 @@ class SharedMemoryConnector(Lodged):
                 write_new(temporary, [pack(slot), *body])
                 publish(temporary)
             finally:
-                try:
-                    os.unlink(temporary)
-                except FileNotFoundError:  # what was not written whole is gone already
-                    pass
+                discard(temporary)  # what was not written whole is gone already
 
     def _make_room(self) -> None:
         """Give back what is only kept warm, here and by others, or belongs to nobody."""
@@ -169,16 +166,7 @@ class SharedMemoryConnector(Lodged):
     # -- reading -------------------------------------------------------------------------------------------------
 
     def get(self, key: Key) -> Frames | None:
-        directory, room = self._places.get(key.where), self._shared
-        if directory is not None and room is not None and key.id.isalnum() and key.id.isascii():
-            view = room.again(f"{directory}/{key.id}", key.id)
-            if view is not None:
-                room.mappings.sweep()
-                return Frames.known((view,), view.nbytes)
-        frames = self._visit(key, self._read)
-        if directory is None and frames is not None and frames.nbytes >= LARGE:
-            self._places[key.where] = os.path.dirname(self._path(key))
-        return frames
+        return self._visit(key, self._read)
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)

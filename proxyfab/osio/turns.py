@@ -17,18 +17,15 @@ import os
 import threading
 import time
 import weakref
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from xxhash import xxh3_64_intdigest
 
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
 from proxyfab.osio.files import make_directory, translate
-from proxyfab.osio.owner import _UNSUPPORTED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from proxyfab.osio.owner import _UNSUPPORTED as NO_LOCKS
 
 FILE = ".turns"
 PATIENCE = 60.0
@@ -42,15 +39,15 @@ class Turns:
     def __init__(self, directory: str) -> None:
         self.path = f"{directory}/{FILE}"
         self._fds: list[int] = []
-        self._taken: set[int] = set()
-        self._changed = threading.Condition()
+        self._guard = threading.Lock()
+        self._marks: weakref.WeakValueDictionary[int, threading.Lock] = weakref.WeakValueDictionary()
         on_fork(self)
         weakref.finalize(self, _close, self._fds).atexit = False
 
     def after_fork(self) -> None:
         """Forget the parent's turns: its locks are not the child's."""
-        self._changed = threading.Condition()
-        self._taken.clear()
+        self._guard = threading.Lock()
+        self._marks = weakref.WeakValueDictionary()
 
     @contextmanager
     def take(self, name: str, patience: float = PATIENCE) -> Iterator[None]:
@@ -59,90 +56,77 @@ class Turns:
         Raises:
             ConnectorError: Somebody else has had it for `patience` seconds.
         """
-        number = _number(name)
-        deadline = time.monotonic() + patience
-        with self._changed:
-            if not self._changed.wait_for(lambda: number not in self._taken, patience):
-                raise _busy(name, patience)
-            self._taken.add(number)
-        try:
-            self._wait_lock(number, name, deadline, patience)
-            try:
-                yield
-            finally:
-                self._unlock(number)
-        finally:
-            self._give(number)
+        with self._have(name, patience) as mine:
+            if not mine:
+                raise ConnectorError(
+                    f"Somebody else has been changing {name} for {patience:.0f} s; is a process stopped? End it."
+                )
+            yield
+
+    def try_take(self, name: str) -> AbstractContextManager[bool]:
+        """Have the turn of `name` inside the block, if it is free now; whether it was."""
+        return self._have(name, 0.0)
 
     @contextmanager
-    def try_take(self, name: str) -> Iterator[bool]:
-        """Have the turn of `name` inside the block, if it is free now; whether it was."""
-        number = _number(name)
-        with self._changed:
-            free = number not in self._taken
-            if free:
-                self._taken.add(number)
-        if not free:
-            yield False
-            return
+    def _have(self, name: str, patience: float) -> Iterator[bool]:
+        """Generators, as one that an interrupt leaves behind is closed when it is collected; what is taken is recorded
+        by the same C call, and given back by the first call of a `finally` (`osio.leases` on interrupts).
+        """
+        number = xxh3_64_intdigest(name.encode()) >> 2  # what a file's offset can be
+        deadline = time.monotonic() + patience
+        mark = self._mark(number)
+        mine: list[bool] = []
         try:
-            free = self._lock(number)
+            mine.extend(map(mark.acquire, (patience > 0,), (patience or -1,)))
+            if not mine[0]:
+                yield False
+                return
+            fd = self._file()
             try:
-                yield free
+                yield self._wait_lock(fd, number, deadline)
             finally:
-                if free:
-                    self._unlock(number)
+                with suppress(OSError):
+                    fcntl.lockf(fd, fcntl.LOCK_UN, 1, number)
         finally:
-            self._give(number)
+            if mine and mine[0]:
+                mark.release()
 
-    def _give(self, number: int) -> None:
-        with self._changed:
-            self._taken.discard(number)
-            self._changed.notify_all()
+    def _mark(self, number: int) -> threading.Lock:
+        with self._guard:
+            mark = self._marks.get(number)
+            if mark is None:
+                mark = self._marks[number] = threading.Lock()
+        return mark
 
-    def _wait_lock(self, number: int, name: str, deadline: float, patience: float) -> None:
+    def _wait_lock(self, fd: int, number: int, deadline: float) -> bool:
         pause = 0.0001
-        while not self._lock(number):
-            if time.monotonic() > deadline:
-                raise _busy(name, patience)
+        while not self._lock(fd, number):
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+        return True
 
-    def _lock(self, number: int) -> bool:
+    def _lock(self, fd: int, number: int) -> bool:
         try:
-            fcntl.lockf(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:  # without locks there are turns among threads only
+            if error.errno not in NO_LOCKS:  # without locks there are turns among threads only
                 raise translate(error, "lock", self.path) from error
         return True
-
-    def _unlock(self, number: int) -> None:
-        try:
-            fcntl.lockf(self._fds[0], fcntl.LOCK_UN, 1, number)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise translate(error, "unlock", self.path) from error
 
     def _file(self) -> int:
         if not self._fds:
             try:
                 make_directory(os.path.dirname(self.path), parents=True)
-                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                # A thread that was faster has the first place; ours is closed with it (rule 2).
+                self._fds.extend(map(os.open, (self.path,), (flags,), (0o600,)))
             except OSError as error:
                 raise translate(error, "open", self.path) from error
-            with self._changed:
-                self._fds.append(fd)  # a thread that was faster has the first place; ours is closed with it (rule 2)
         return self._fds[0]
-
-
-def _number(name: str) -> int:
-    return xxh3_64_intdigest(name.encode()) >> 2  # what a file's offset can be
-
-
-def _busy(name: str, patience: float) -> ConnectorError:
-    return ConnectorError(f"Somebody else has been changing {name} for {patience:.0f} s; is a process stopped? End it.")
 
 
 def _close(fds: list[int]) -> None:

@@ -21,6 +21,7 @@ from proxyfab.testing.conformance.mischief import MischiefTests
 from proxyfab.testing.conformance.model import ModelTests
 from proxyfab.testing.conformance.objects import ObjectTests
 from proxyfab.testing.conformance.payloads import PayloadTests
+from proxyfab.testing.conformance.swapping import SwapTests
 from proxyfab.testing.conformance.threads import ThreadTests
 from proxyfab.testing.conformance.waiting import WaitTests
 
@@ -31,6 +32,7 @@ class ConnectorTests(
     PayloadTests,
     LifetimeTests,
     WaitTests,
+    SwapTests,
     IdentityTests,
     ThreadTests,
     CrossingTests,

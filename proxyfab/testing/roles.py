@@ -225,3 +225,29 @@ def limited_file_size(talk: Connection, connector: Any, nbytes: int, limit: int)
         said = str(error)
     partial = connector.get(Key("k")) is not None
     return said, partial, is_whole(connector.get(connector.put(signed(1000), key=Key("k"))))
+
+
+def count_up(connector: Any, key: Key, times: int) -> int:
+    """Add one to the number under a key, as many times; how often that succeeded."""
+    for _ in range(times):
+        while True:
+            found = connector.get(key)
+            number = 0 if found is None else int(found.tobytes())
+            if connector.compare_and_set(key, found, Frames([str(number + 1).encode()])):
+                break
+    return times
+
+
+def count(talk: Connection, connector: Any, key: Key, times: int) -> int:
+    """`count_up`, as soon as told to."""
+    talk.send("ready")
+    talk.recv()
+    return count_up(connector, key, times)
+
+
+def swap_until_killed(talk: Connection, connector: Any, key: Key, nbytes: int) -> None:
+    """Compare and set one object over and over, each time to the next of four; report each time."""
+    number = 0
+    while True:
+        number = (number + 1) % 4
+        talk.send(connector.compare_and_set(key, connector.get(key), signed(nbytes + number, number)))

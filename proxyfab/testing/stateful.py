@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxyfab.abc import SupportsLease, SupportsReap, SupportsScan
+from proxyfab.abc import SupportsCompareAndSet, SupportsLease, SupportsReap, SupportsScan
 from proxyfab.buffers import Frames
 from proxyfab.errors import KeyExists
 from proxyfab.keys import Key
@@ -24,6 +24,7 @@ DATA = strategies.one_of(
     strategies.binary(max_size=40),
     strategies.integers(0, 20_000).map(lambda nbytes: bytes(range(256)) * (nbytes // 256) + bytes(nbytes % 256)),
 )
+OPTIONAL = strategies.one_of(strategies.none(), DATA)
 LONG = strategies.sampled_from([None, 1000.0])
 
 
@@ -122,6 +123,18 @@ class ConnectorMachine(RuleBasedStateMachine):
         stat = self.one.stat(Key(id))
         assert (None if stat is None else stat.nbytes) == (len(self.model[id]) if id in self.model else None)
         assert stat is None or (stat.expires is not None) == self.expires[id]
+
+    @precondition(lambda self: isinstance(self.connectors[0], SupportsCompareAndSet))
+    @rule(id=IDS, guess=OPTIONAL, right=strategies.booleans(), new=OPTIONAL, ttl=LONG)
+    def compare_and_set(self, id: str, guess: bytes | None, right: bool, new: bytes | None, ttl: float | None) -> None:
+        lies = self.model.get(id)
+        old = lies if right else guess
+        frames = [None if data is None else Frames([data]) for data in (old, new)]
+        assert self.one.compare_and_set(Key(id), *frames, ttl=ttl) == (old == lies)
+        if old == lies and new is not None:
+            self.keep(id, new, ttl)
+        elif old == lies:
+            self.model.pop(id, None)
 
     @precondition(lambda self: isinstance(self.connectors[0], SupportsLease))
     @rule(id=IDS, ttl=LONG)

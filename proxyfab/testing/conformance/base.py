@@ -49,6 +49,12 @@ class Suite:
     reaps: ClassVar[bool] = True
     """It has `reap` (SupportsReap)."""
 
+    expires_unseen: ClassVar[bool] = False
+    """What expired goes by itself, so that `reap` has nothing of it to take back."""
+
+    swaps: ClassVar[bool] = True
+    """It has `compare_and_set` (SupportsCompareAndSet)."""
+
     reads_neighbours: ClassVar[bool] = True
     """A connector reads any key of its place, whichever namespace it belongs to."""
 

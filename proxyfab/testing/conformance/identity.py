@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from proxyfab.abc import SupportsLease, SupportsRange, SupportsReap, SupportsScan, SupportsWatch
+from proxyfab.abc import (
+    SupportsCompareAndSet,
+    SupportsLease,
+    SupportsRange,
+    SupportsReap,
+    SupportsScan,
+    SupportsWatch,
+)
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.keys import Key
@@ -25,6 +32,7 @@ class IdentityTests(Suite):
 
     def test_abilities_are_as_stated(self, one: Any) -> None:
         claims = {
+            SupportsCompareAndSet: self.swaps,
             SupportsLease: self.leases,
             SupportsRange: True,
             SupportsReap: self.reaps,
@@ -134,6 +142,7 @@ class IdentityTests(Suite):
             one.clear,
             *([lambda: one.renew(key, 5)] if self.leases else []),
             *([lambda: list(one.scan())] if self.scans else []),
+            *([lambda: one.compare_and_set(key, None, None)] if self.swaps else []),
             *([one.reap] if self.reaps else []),
         ]
         for call in calls:
