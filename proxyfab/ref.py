@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from proxyfab import background
+from proxyfab import background, policy
 from proxyfab.abc import Source
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.keys import Key
@@ -92,7 +92,7 @@ class Ref(Generic[T_co]):
 
     def __call__(self) -> T_co:
         payload = self._inline or self._payload(None)  # `resolve()`, spelt out: every use of a proxy comes here
-        return loads(payload, mode=_mode_of(self.url))  # type: ignore[no-any-return]  # as in resolve
+        return loads(payload, mode=mode_of(self.url))  # type: ignore[no-any-return]  # as in resolve
 
     def resolve(self, timeout: float | None = None) -> T_co:
         """The object, fetched and decoded anew on each call (its bytes may come from a cache or from shared memory).
@@ -106,7 +106,7 @@ class Ref(Generic[T_co]):
             IntegrityError: The bytes are not what was written.
             SerializationError: They cannot become an object here.
         """
-        return loads(self._payload(timeout), mode=_mode_of(self.url))  # type: ignore[no-any-return]
+        return loads(self._payload(timeout), mode=mode_of(self.url))  # type: ignore[no-any-return]
 
     def _payload(self, timeout: float | None) -> Payload:
         if self._inline is not None:
@@ -193,7 +193,7 @@ class Ref(Generic[T_co]):
         """This Ref if `target`, which was resolved from it, is unchanged; else a Ref to it stored anew (rule 1)."""
         if is_frozen(target):
             return self
-        changed = dumps(target, mode=_mode_of(self.url))
+        changed = dumps(target, mode=mode_of(self.url))
         now = digest(changed)
         payload = self._payload(None) if self.key is None else self.store.peek(self.key)
         then = None if payload is None else digest(payload)
@@ -245,8 +245,10 @@ class Ref(Generic[T_co]):
         return f"<Ref to {what}, {self.nbytes} bytes, {where}>"
 
 
-def _mode_of(url: str) -> str:
+def mode_of(url: str) -> str:
     """How a store's objects are read; its URL decides, so that no forged Ref has a safe store's object unpickled."""
+    if policy.active() and not policy.may_unpickle(url):
+        return "safe"
     if "serializer=safe" not in url:
         return "default"
     return "safe" if "serializer=safe" in url.partition("#")[2].split("&") else "default"
@@ -258,7 +260,7 @@ def load(url: str, *state: Any) -> Ref[Any]:
     kind = Kind(name, mask) if name else None
     once = bool(flags & _ONCE)
     if len(place) == 1:
-        if "seal=" in url or isinstance(place[0], bytes):
+        if "seal=" in url or isinstance(place[0], bytes) or policy.active():  # its store looks at it first
             return Ref(url, None, closed=place[0], nbytes=nbytes, kind=kind, once=once)
         payload = Payload.unpack(place[0])
         return Ref(url, None, inline=payload, nbytes=nbytes, kind=kind, once=once)

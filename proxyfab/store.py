@@ -18,16 +18,17 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from proxyfab import policy
 from proxyfab.abc import Connector, check_ttl
 from proxyfab.errors import ConfigurationError, KeyNotFound
 from proxyfab.inline import close_inline, open_inline
 from proxyfab.keys import Key, as_key
-from proxyfab.opening import open_connector, seal_of, sealed
+from proxyfab.opening import connector_of, seal_of
 from proxyfab.proxy import factory_of, is_proxy, is_resolved, is_singleton, kind_of, unwrap
-from proxyfab.ref import Ref, openers
+from proxyfab.ref import Ref, mode_of, openers
 from proxyfab.reuse import Reuse
 from proxyfab.serialize import dumps, loads
-from proxyfab.spec import CACHE, INLINE_BELOW, StoreSpec, check_name, nbytes
+from proxyfab.spec import CACHE, INLINE_BELOW, StoreSpec, nbytes
 from proxyfab.transport import Transport
 from proxyfab.wire.payload import Payload
 
@@ -71,18 +72,15 @@ class Store:
     ) -> None:
         if serializer not in _MODES:
             raise ConfigurationError(f"There is no serializer {serializer!r}; choose one of {', '.join(_MODES)}.")
-        if name is not None and not isinstance(connector, str):
-            raise ConfigurationError(
-                f"Give the name {name!r} to the connector itself: the store was handed a ready one."
-            )
         self._owns_connector = isinstance(connector, str)
         self._seal = seal_of(seal)
-        self.connector: Connector = _connector(connector, name, self._seal)
+        self.connector: Connector = connector_of(connector, name, self._seal)
         self.name = name
         spec = StoreSpec(self.connector.spec, nbytes(cache), nbytes(inline_below), serializer, str(self._seal or ""))
         self.url = str(spec)
         self._inline_below = spec.inline_below
         self._mode = serializer
+        self._reads = mode_of(self.url)
         self._transport = Transport(self.connector, spec.cache)
         self._reuse = Reuse(self._transport)
         _live.setdefault(self.url, self)
@@ -103,7 +101,7 @@ class Store:
         return f"Store({self.url!r}{', closed' if self.closed else ''})"
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
-        return open_store, (self.url,)
+        return received_store, (self.url,)
 
     # -- objects by key ------------------------------------------------------------------------------------------
 
@@ -146,13 +144,13 @@ class Store:
     def get(self, key: Key | str, default: Any = None) -> Any:
         """The object under `key`, or `default` when there is none. Arrays come back read-only."""
         payload = self._transport.get(as_key(key))
-        return default if payload is None else loads(payload, mode=self._mode)
+        return default if payload is None else loads(payload, mode=self._reads)
 
     def get_many(self, keys: Iterable[Key | str], default: Any = None) -> list[Any]:
         """The objects under `keys`, in one round trip where the connector can."""
         wanted = [as_key(key) for key in keys]
         found = self._transport.get_many(wanted)
-        return [loads(found[key], mode=self._mode) if key in found else default for key in wanted]
+        return [loads(found[key], mode=self._reads) if key in found else default for key in wanted]
 
     def exists(self, key: Key | str) -> bool:
         """Whether an object lies under `key`: asked of the connector, never of a cache."""
@@ -358,6 +356,13 @@ def open_store(spec: str | StoreSpec) -> Store:
     return store
 
 
+def received_store(url: str) -> Store:
+    """`open_store` for a URL that came from elsewhere, as far as this process's policy allows it."""
+    policy.check_store(url)
+    with policy.received():
+        return _usable(_live.get(url)) or open_store(url)
+
+
 def _usable(store: Store | None) -> Store | None:
     """Not one that was closed: under the URL it was asked for by it may still be known."""
     return None if store is None or store.closed else store
@@ -366,16 +371,6 @@ def _usable(store: Store | None) -> Store | None:
 def _make(url: str) -> Store:
     spec = StoreSpec.parse(url)
     return Store(**{**spec._asdict(), "seal": spec.seal or None})
-
-
-def _connector(connector: str | Connector, name: str | None, seal: object) -> Connector:
-    if not isinstance(connector, str):
-        if not hasattr(connector, "put"):
-            raise ConfigurationError(f"{connector!r} is neither a connector nor the URL of one (shm://, file:///path).")
-        return sealed(connector, seal)
-    if name is not None:
-        check_name(name)
-    return open_connector(connector, name=name, seal=seal)
 
 
 async def _in_thread(call: Callable[[], R]) -> R:
@@ -396,4 +391,4 @@ def _unlock() -> None:
 
 
 os.register_at_fork(after_in_child=_unlock)
-openers.append(open_store)
+openers.append(received_store)

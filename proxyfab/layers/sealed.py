@@ -8,17 +8,17 @@ no checksum is laid over sealed bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from proxyfab.abc import check_batch, check_range
+from proxyfab.abc import Stat, check_batch, check_range
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, SealError
 from proxyfab.keys import Key
 from proxyfab.layers.base import Layer
-from proxyfab.seal import Seal
+from proxyfab.seal import MODES, Seal
 from proxyfab.spec import namespace_of
+from proxyfab.wire.sealed import content_of
 
 MOST_SWAPPED = 1 << 20
 
@@ -40,7 +40,7 @@ class SealedConnector(Layer):
     def local(self) -> bool:  # type: ignore[override]  # callers only read it
         return False  # what was opened once is worth keeping
 
-    @cached_property
+    @property
     def realm(self) -> str:
         """What objects are bound to besides their ids: the store's namespace, wherever it lies."""
         return namespace_of(self.child.spec)
@@ -93,6 +93,18 @@ class SealedConnector(Layer):
             if there is None or self._opened(there, key) != old:
                 return False
         return super().compare_and_set(key, there, sealed, ttl=ttl)  # exactly what was compared must still lie there
+
+    def stat(self, key: Key) -> Stat | None:
+        found = super().stat(key)
+        return None if found is None else self._as_put(found)
+
+    def scan(self) -> Iterator[Stat]:
+        return map(self._as_put, super().scan())
+
+    def _as_put(self, stat: Stat) -> Stat:
+        """Sizes are those of what was put; of what was put without a seal, those of what lies there."""
+        nbytes = content_of(stat.nbytes, MODES[self.seal.mode][0])
+        return stat if nbytes < 0 else stat._replace(nbytes=nbytes)
 
     def _sealed(self, frames: Frames, key: Key) -> Frames:
         return self.seal.seal(frames, self.realm, key.id)

@@ -121,6 +121,17 @@ class Header(NamedTuple):
             )
 
 
+def content_of(total: int, algorithm: int) -> int:
+    """How much content `total` sealed bytes have, where nothing but their number is known; negative for none."""
+    like = Header(algorithm, "", 0, b"")
+    for segments in range(max((total - like.start) // like.stride - 1, 1), max(-(-total // like.segment), 1) + 1):
+        nbytes = total - Header(algorithm, "", segments * like.segment, b"").start
+        nbytes -= TAG * segments if like.encrypts else 0
+        if max(-(-nbytes // like.segment), 1) == segments:
+            return nbytes
+    return -1
+
+
 def is_sealed(frames: Frames) -> bool:
     """Whether these bytes begin like sealed ones."""
     return frames.nbytes >= HEADER and frames.slice(0, len(_MAGIC)).tobytes() == _MAGIC
