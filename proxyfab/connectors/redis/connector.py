@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from os import urandom
 from typing import Any, ClassVar, TypeVar
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_batch, check_range, check_ttl
+from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status, check_batch, check_range, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import bulk, header, owners, reaping, waiting
+from proxyfab.connectors.redis import bulk, header, health, owners, reaping, waiting
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
@@ -263,6 +263,12 @@ class RedisConnector(BaseConnector):
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         return reaping.reap(self._fleet, dry_run=dry_run)
+
+    def diagnose(self) -> Iterator[Finding]:
+        return health.diagnose(self._place)
+
+    def status(self) -> Status:
+        return health.status(self._fleet, self._place.label)
 
     def close(self) -> None:
         self._fleet.close()

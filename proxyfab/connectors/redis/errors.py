@@ -47,7 +47,7 @@ class Doing(NamedTuple):
 def translate(error: BaseException, doing: Doing) -> ProxyfabError:
     """The error of proxyfab that `error` is."""
     said = f"{doing.what} at {doing.where}"
-    detail = str(error) or type(error).__name__
+    detail = (str(error) or type(error).__name__).rstrip(".")
     if isinstance(error, TimeoutError):
         return ConnectorError(
             f"{said} was not finished within {doing.timeout:g} s; is the server stopped, busy or unreachable? "
@@ -57,7 +57,7 @@ def translate(error: BaseException, doing: Doing) -> ProxyfabError:
         return AccessDenied(f"{said} was refused: {detail}. Check user and password, and what the user may do (ACL).")
     if isinstance(error, OutOfMemoryError):
         return CapacityError(
-            f"{said} failed, the server's memory is full: {detail} Evict objects, or raise its maxmemory."
+            f"{said} failed, the server's memory is full: {detail}. Evict objects, or raise its maxmemory."
         )
     if isinstance(error, MemoryError):
         return CapacityError(f"{said} needs more memory than this process gets; read a range, or make room.")
@@ -80,5 +80,5 @@ def _refused(error: ResponseError, said: str, detail: str) -> ProxyfabError:
     if "NOAUTH" in detail or "WRONGPASS" in detail:
         return AccessDenied(f"{said} was refused: {detail}. Set the password: ?password=env:NAME.")
     if "MISCONF" in detail:
-        return CapacityError(f"{said} failed: {detail} The server cannot write its snapshots; look at its disk.")
+        return CapacityError(f"{said} failed: {detail}. The server cannot write its snapshots; look at its disk.")
     return ConnectorError(f"{said} failed, the server answered: {detail}.")

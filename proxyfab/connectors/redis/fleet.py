@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AskError, AuthenticationError, RedisError, ResponseError, TimeoutError
 
 from proxyfab.connectors.redis.errors import FOREIGN, MOVED, SOON, Doing, translate
 from proxyfab.connectors.redis.link import CONNECT, Link, pack
@@ -232,7 +232,7 @@ class Fleet:
         """Whether another attempt may end better, and does no harm."""
         if isinstance(error, (*MOVED, *SOON)):
             return not isinstance(error, MOVED) or self.place.cluster or bool(self.place.sentinel)
-        if isinstance(error, (ResponseError, TimeoutError, MemoryError, RecursionError)):
+        if isinstance(error, (AuthenticationError, ResponseError, TimeoutError, MemoryError, RecursionError)):
             return False
         unsent = isinstance(error, (RedisError, OSError)) and "onnecting to" in str(error)
         return again or unsent
