@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from proxyfab import background, policy
+from proxyfab import background, policy, registry, token
 from proxyfab.abc import Source
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.keys import Key
@@ -181,6 +181,30 @@ class Ref(Generic[T_co]):
         if error is None:
             self.ack()
 
+    def to_token(self, *, seal: object = None) -> str:
+        """This reference as URL-safe text without any code in it, for channels that are not to be trusted with pickles.
+
+        Args:
+            seal: As a store's: who reads the token then knows who wrote it.
+        """
+        return token.write(self._state(), _seal(seal))
+
+    @staticmethod
+    def from_token(text: str, *, seal: object = None, unpickle: bool = False) -> Ref[Any]:
+        """The reference in a token; opens and imports nothing, and what it refers to is opened as policy allows.
+
+        Args:
+            text: What `to_token` made, or anything else.
+            seal: Under which the token must be sealed; None takes only tokens that are not.
+            unpickle: Unpickle what the token refers to although neither it nor its store is sealed.
+
+        Raises:
+            IntegrityError: It is no token, or damaged.
+            SealError: It is not sealed as asked for, or is and nobody asked.
+            ConfigurationError: It names a store that makes no sense.
+        """
+        return load(*token.read(text, _seal(seal), unpickle))
+
     def proxy(self) -> T_co:
         """The object in disguise: resolved at first use."""
         return make(self, self.kind)  # type: ignore[no-any-return]  # a proxy of T is typed as T where it is handed out
@@ -243,6 +267,10 @@ class Ref(Generic[T_co]):
         what = self.kind.name.replace(":", ".") if self.kind else "object"
         where = "inline" if self.key is None else f"{self.key} in {self.url}"
         return f"<Ref to {what}, {self.nbytes} bytes, {where}>"
+
+
+def _seal(seal: object) -> Any:
+    return None if seal is None else registry.load("seals", "seal").of(seal)
 
 
 def mode_of(url: str) -> str:
