@@ -69,9 +69,14 @@ class Shared:
             return None
         if slot.id_hash != id_hash(id) or (slot.expires and not slot.alive(time.time())):
             return None
-        lease, safe = self._lease(slot.home)
-        if not safe or mapping.start.tobytes() != header:
-            return None
+        lease = None
+        if slot.home:
+            try:
+                lease = leases.take(self._leases, slot.home)
+            except OSError:
+                return None
+            if lease is None or mapping.start.tobytes() != header:
+                return None
         return window(mapping, SIZE, slot.length, lease)
 
     def view(self, fd: int, slot: Slot, header: bytes) -> memoryview | None:

@@ -72,7 +72,10 @@ def loads(payload: Payload, *, mode: str = "default") -> Any:
     if mode == "safe" and not codec.safe:
         raise SerializationError(f"Safe mode does not trust the codec {codec.name!r}, which wrote this {payload.type}.")
     try:
-        return codec.load(payload.meta, tuple([view.toreadonly() for view in payload.buffers]))
+        buffers = payload.buffers
+        if len(buffers) == 1:
+            return codec.load(payload.meta, (buffers[0].toreadonly(),))
+        return codec.load(payload.meta, tuple([view.toreadonly() for view in buffers]))
     except (ProxyfabError, MemoryError):
         raise
     except Exception as error:

@@ -225,8 +225,14 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
         (length,) = _LENGTH.unpack_from(whole, _LENGTH_AT)
         plan = _heads.get(whole[: _START + length + 63 & -ALIGNMENT].tobytes()) if length <= _SHORT else None
         if plan is not None and plan[0] == frames.nbytes:
-            _, codec, type, meta, spans, nbytes, origin = plan
-            return _payload(codec, type, meta, tuple([whole[low:high] for low, high in spans]), nbytes, origin)
+            # Spelt out, as is what leads here: a process that has just woken pays microseconds for each function.
+            payload = Payload.__new__(Payload)
+            _, payload.codec, payload.type, payload.meta, spans, payload.nbytes, payload.origin = plan
+            if len(spans) == 1:
+                payload.buffers = (whole[spans[0][0] : spans[0][1]],)
+            else:
+                payload.buffers = tuple([whole[low:high] for low, high in spans])
+            return payload
     return _decode(frames, verify)
 
 
