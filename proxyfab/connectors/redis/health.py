@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from redis import exceptions
 from redis.exceptions import AuthenticationError, ResponseError
 
 from proxyfab.abc import Finding, Status
@@ -89,14 +90,15 @@ def _socket(path: str) -> Finding:
 
 
 def _server(address: Address, place: Place, secret: str | None) -> Iterator[Finding]:
-    doing = Doing("looking", place.label, place.timeout)
+    seconds = min(CONNECT, place.timeout)
+    doing = Doing("looking", place.label, seconds)
     try:  # as in a cluster: then no mark of ours is set
-        link = Link(address, place._replace(cluster=True), secret, seconds=min(CONNECT, place.timeout))
+        link = Link(address, place._replace(cluster=True), secret, seconds=seconds)
     except FOREIGN as error:
-        yield _no_entry(error, doing, secret)
+        yield _no_entry(error, doing, secret, place.tls)
         return
     try:
-        link.begin(min(CONNECT, place.timeout))
+        link.begin(seconds)
         yield Finding("key", "ok", _entered(place, secret))
         for step in (_version, _role, _clock, _permission, _memory):
             yield step(link)
@@ -112,15 +114,24 @@ def _entered(place: Place, secret: str | None) -> str:
     return f"{who} entered {'without a password' if secret is None else 'with a password'}, {tls}"
 
 
-def _no_entry(error: BaseException, doing: Doing, secret: str | None) -> Finding:
+def _no_entry(error: BaseException, doing: Doing, secret: str | None, tls: bool) -> Finding:
     if isinstance(error, AuthenticationError) or "NOAUTH" in str(error) or "WRONGPASS" in str(error):
         used = "no password was given" if secret is None else "the password is wrong, or the user is disabled"
         hint = (
             "set PROXYFAB_REDIS_PASSWORD, or ?password=env:NAME or ?password=file:/path, and ?user= where there is one"
         )
         return Finding("key", "fail", f"{used} ({error}); {hint}")
-    translated = translate(error, doing)
-    return Finding("tls" if " in TLS: " in str(translated) else "server", "fail", str(translated))
+    said = str(translate(error, doing))
+    late = isinstance(error, (TimeoutError, exceptions.TimeoutError))
+    if tls and late:
+        detail = f"nothing came back within {doing.timeout:g} s; does the port speak TLS at all (redis:// is without)?"
+        return Finding("tls", "fail", detail)
+    broken = isinstance(error, (OSError, exceptions.ConnectionError)) and not isinstance(
+        error, exceptions.InvalidResponse
+    )
+    if broken and not tls and not late:
+        return Finding("server", "fail", f"it breaks off the conversation ({error}); does it want TLS (rediss://)?")
+    return Finding("tls" if " in TLS: " in said else "server", "fail", said)
 
 
 def _version(link: Link) -> Finding:
