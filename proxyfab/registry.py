@@ -19,6 +19,7 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "file": ("proxyfab.connectors.file", "FileConnector", ""),
         "redis": ("proxyfab.connectors.redis", "RedisConnector", "redis"),
         "rediss": ("proxyfab.connectors.redis", "SecureRedisConnector", "redis"),
+        "zmq": ("proxyfab.connectors.zmq.connector", "ZMQConnector", "zmq"),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
     },
     "layers": {

@@ -19,7 +19,9 @@ _COMMANDS = {
     "du": "proxyfab.cli.holdings",
     "gc": "proxyfab.cli.gc",
     "inspect": "proxyfab.cli.holdings",
+    "keys": "proxyfab.cli.keys",
     "ls": "proxyfab.cli.holdings",
+    "serve": "proxyfab.cli.serve",
     "top": "proxyfab.cli.top",
 }
 

@@ -1,0 +1,1 @@
+"""`zmq://`: objects on a node server (`proxyfab serve`)."""

@@ -1,0 +1,226 @@
+"""A link to one node server: a pool of channels, a deadline for each call, and calls repeated where that helps.
+
+Rules:
+1. A call takes a channel for itself: the last one that was used, or a new one. No thread stands between.
+2. A repeated call keeps its request, so that the server does it once (`proxyfab.server.answers`).
+3. A forked child starts without channels; its parent's are its parent's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import zmq
+
+from proxyfab.connectors.zmq.channel import Broken, Channel
+from proxyfab.connectors.zmq.locator import endpoint
+from proxyfab.errors import ConnectorError, ObjectLost
+from proxyfab.fork import on_fork
+from proxyfab.osio.machine import sight_of
+from proxyfab.osio.owner import this_process
+from proxyfab.osio.shared import default_root
+from proxyfab.registry import load
+from proxyfab.retry import Attempts, budget_of
+from proxyfab.wire.messages import REQUEST, VERSION, Message
+
+R = TypeVar("R")
+_IDLE = 32
+"""Channels that are kept for the next call."""
+
+
+class Welcome(NamedTuple):
+    """What a server said of itself on a new channel."""
+
+    incarnation: str
+    address: str
+    space: str
+    """The namespace in shared memory that both see; `""` where they share none."""
+    pid: int
+
+
+class Link:
+    """One server, as this process talks to it. Thread-safe and fork-safe.
+
+    Args:
+        address: `host:port` or the path of a socket.
+        timeout: Seconds a call may take; while bytes of an object come, seconds that it may stand still.
+        shared: Whether to look for the objects in shared memory.
+        options: Of the sockets: CURVE keys.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        timeout: float,
+        *,
+        shared: bool,
+        options: Callable[[], dict[int, bytes]] = dict,
+    ) -> None:
+        self.address = address
+        self.endpoint = endpoint(address)
+        self.timeout = timeout
+        self.welcome: Welcome | None = None
+        self._shared = shared
+        self._options = options
+        self._budget = budget_of(f"zmq://{address}")
+        self._places: dict[str, Any] = {}
+        self._closed = False
+        self.after_fork()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """Start without channels: those are the parent's."""
+        self._idle: deque[Channel] = deque()
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def ask(self, verb: str, fields: dict[str, Any], body: Sequence[memoryview] = ()) -> Message:
+        """A request and its answer, without a body."""
+
+        def once(channel: Channel, request: bytes) -> Message:
+            channel.send(verb, request, fields, body)
+            return channel.answer(request, time.monotonic() + self.timeout)
+
+        return self.call(verb, once)
+
+    def call(
+        self, what: str, once: Callable[[Channel, bytes], R], *, incarnation: str = "", timeout: float | None = None
+    ) -> R:
+        """What `once(channel, request)` returns, on a channel of its own, repeated where a connection has broken.
+
+        Args:
+            what: The operation, for errors.
+            once: One attempt.
+            incarnation: The server that has to answer; "" for whichever is there.
+            timeout: Seconds for this call, if not the link's.
+
+        Raises:
+            ObjectLost: Another incarnation answers at that address.
+            ConnectorError: None answers, or not in time.
+        """
+        request = os.urandom(REQUEST)
+        timeout = self.timeout if timeout is None else timeout
+        attempts = Attempts(self._budget, timeout=timeout)
+        while True:
+            try:
+                result = self._attempt(once, request, incarnation)
+            except Broken as broken:
+                error = self._failed(what, broken, attempts)
+                pause = attempts.failed(error) if broken.again else None
+                if pause is None:
+                    raise error from broken
+                time.sleep(pause)
+            except zmq.ZMQError as wrong:
+                raise ConnectorError(f"{what} at {self.endpoint} failed: {wrong.strerror}.") from wrong
+            else:
+                attempts.succeeded()
+                return result
+
+    def _attempt(self, once: Callable[[Channel, bytes], R], request: bytes, incarnation: str) -> R:
+        channel = self._take()
+        try:
+            if incarnation and channel.welcome.fields["incarnation"] != incarnation:
+                raise ObjectLost(
+                    f"The node server at {self.address} was started anew, and what it held before is lost: "
+                    f"incarnation {incarnation} has ended."
+                )
+            result = once(channel, request)
+        except ObjectLost:
+            self._keep(channel)
+            raise
+        except BaseException:  # whatever it was, an answer may still be on its way
+            channel.close()
+            raise
+        self._keep(channel)
+        return result
+
+    def _failed(self, what: str, broken: Broken, attempts: Attempts) -> ConnectorError:
+        tries = f", {attempts.number} times" if attempts.number > 1 else ""
+        return ConnectorError(
+            f"{what} at {self.endpoint} failed after {attempts.elapsed:.1f} s{tries}: the node server {broken}. "
+            "Check that it runs (`proxyfab doctor`), or give calls more time with ?timeout=."
+        )
+
+    # -- channels ------------------------------------------------------------------------------------------------
+
+    def _take(self) -> Channel:
+        """A channel whose connection stands, as far as is known."""
+        while True:
+            try:
+                channel = self._idle.pop()
+            except IndexError:
+                return self._open()
+            try:
+                channel.check()
+            except Broken:
+                channel.close()
+            except BaseException:
+                channel.close()
+                raise
+            else:
+                return channel
+
+    def _open(self) -> Channel:
+        channel = Channel(self.endpoint, self._options())
+        try:
+            request = os.urandom(REQUEST)
+            process = this_process()
+            writer = process.writer
+            fields = {
+                "version": VERSION,
+                "name": str(process),
+                "process": f"{writer.machine}-{writer.pid}-{writer.start}",
+            }
+            channel.send("hello", request, fields)
+            message = channel.answer(request, time.monotonic() + self.timeout)
+            self._greet(message)
+            channel.welcome = message
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def _greet(self, message: Message) -> None:
+        incarnation = message.text("incarnation")
+        if self.welcome is None or self.welcome.incarnation != incarnation:
+            sight = message.text("sight", "")
+            sees = self._shared and sight != "" and sight == sight_of(default_root())
+            space = message.text("space", "") if sees else ""
+            self.welcome = Welcome(incarnation, message.text("address"), space, message.count("pid", 0))
+
+    def _keep(self, channel: Channel) -> None:
+        if self._closed or len(self._idle) >= _IDLE:
+            channel.close()
+        else:
+            self._idle.append(channel)
+            self._tidy()
+
+    def known(self) -> Welcome:
+        """What the server says of itself; asks it, if that is not known yet."""
+        if self.welcome is None:
+            self.call("hello", lambda _channel, _request: None)
+        assert self.welcome is not None
+        return self.welcome
+
+    def place(self, space: str) -> Any:
+        """The server's namespace in shared memory."""
+        found = self._places.get(space)
+        if found is None:
+            found = self._places[space] = load("connectors", "shm")(space, directory=default_root())
+        return found
+
+    def _tidy(self) -> None:
+        if self._closed:  # meanwhile, by another thread
+            self.close()
+
+    def close(self) -> None:
+        """End the connections; a call that is under way ends its own."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        while self._places:
+            self._places.popitem()[1].close()

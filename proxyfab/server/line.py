@@ -1,0 +1,131 @@
+"""The server's line to its clients: one ROUTER, its options, and nothing that understands a message.
+
+Rules:
+1. Nothing here waits: a peer whose queue is full, or who has gone, loses what was sent to it and is told apart by it.
+2. Bodies are sent from where they lie; what they lie in lives until the last byte is on its way, or the peer has gone.
+3. A peer that is silent for `HEARTBEAT_TIMEOUT`, stopped or cut off, is disconnected, and its queue is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, ProxyfabError
+from proxyfab.wire.messages import MAX_MESSAGE, encode
+
+HEARTBEAT = 1000
+HEARTBEAT_TIMEOUT = 3000
+"""Milliseconds."""
+_HANDSHAKE = 5000
+_QUEUE = 64
+_BACKLOG = 512
+_COPIED = 16 << 10
+
+
+class Line:
+    """A bound ROUTER. Belongs to one thread.
+
+    Args:
+        bind: Endpoints such as `tcp://127.0.0.1:0` or `ipc:///path`.
+    """
+
+    def __init__(self, bind: Sequence[str]) -> None:
+        self._bind = tuple(bind)
+        self.context: zmq.Context[Any] = zmq.Context(io_threads=2)
+        self.context.set(zmq.MAX_SOCKETS, 64)
+        self.router = self.context.socket(zmq.ROUTER)
+        self.endpoints: list[str] = []
+        self.dropped = 0
+
+    def open(self) -> None:
+        """Bind.
+
+        Raises:
+            ConnectorError: An address is taken or not of this machine.
+        """
+        router = self.router
+        options = {
+            zmq.LINGER: 0,
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.SNDHWM: _QUEUE,
+            zmq.RCVHWM: _QUEUE,
+            zmq.BACKLOG: _BACKLOG,
+            zmq.MAXMSGSIZE: MAX_MESSAGE,
+            zmq.HEARTBEAT_IVL: HEARTBEAT,
+            zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT,
+            zmq.HANDSHAKE_IVL: _HANDSHAKE,
+            zmq.IPV6: int(any("[" in endpoint for endpoint in self._bind)),
+        }
+        for option, value in options.items():
+            router.setsockopt(option, value)
+        self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED)
+        for endpoint in self._bind:
+            try:
+                router.bind(endpoint)
+            except zmq.ZMQError as error:
+                raise _unbound(endpoint, error) from error
+            self.endpoints.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+
+    def receive(self) -> tuple[bytes, int, list[memoryview]] | None:
+        """Who sent what has come next, over which descriptor; None when nothing waits."""
+        try:
+            who, *parts = self.router.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        return who.bytes, int(who.get(zmq.SRCFD)), [part.buffer for part in parts]
+
+    def send(
+        self, who: bytes, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()
+    ) -> bool:
+        """Whether the message is on its way; not when the peer has gone or does not read."""
+        parts: list[Any] = [who, encode(verb, request, fields), *body]
+        try:
+            if body and sum([view.nbytes for view in body]) > _COPIED:
+                self.router.send_multipart(parts, zmq.NOBLOCK, copy=False)
+            else:
+                self.router.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            self.dropped += 1
+            return False
+        return True
+
+    def reaches(self, who: bytes) -> bool:
+        """Whether a peer is connected. It gets an empty message, which clients pass over."""
+        try:
+            self.router.send_multipart([who, b""], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            return error.errno == zmq.EAGAIN
+        return True
+
+    def gone(self) -> Iterator[int]:
+        """Descriptors of connections that have ended since the last call."""
+        while True:
+            try:
+                event = recv_monitor_message(self.monitor, zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                yield int(event["value"])
+
+    def close(self) -> None:
+        """Unbind and end every connection."""
+        self.router.disable_monitor()
+        self.monitor.close(0)
+        self.router.close(0)
+        self.context.term()
+
+
+def _unbound(endpoint: str, error: zmq.ZMQError) -> ProxyfabError:
+    if error.errno == zmq.EADDRINUSE:
+        return ConnectorError(f"Cannot listen at {endpoint}: another server does; choose another port, or 0 for any.")
+    if error.errno in (zmq.EINVAL, zmq.EPROTONOSUPPORT):
+        return ConfigurationError(f"{endpoint!r} is no endpoint to bind; write tcp://127.0.0.1:0 or ipc:///path.")
+    if error.errno in (1, 13):
+        return AccessDenied(f"Cannot listen at {endpoint}: {error.strerror}; choose a port above 1023.")
+    return ConnectorError(f"Cannot listen at {endpoint}: {error.strerror}; is it an address of this machine?")

@@ -1,0 +1,304 @@
+"""Moving objects between a server's storage and its peers: in one message, in chunks with credit, or not at all.
+
+Rules:
+1. An object gets its name when the storage has it whole (`Moves.keep`), in one step; until then it has none.
+2. Whatever was begun for a peer ends with it: uploads are dropped, grants are taken back, downloads let go.
+3. An upload that is repeated under the same request takes the place of the first one, which has lost its sender.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from proxyfab.abc import check_ttl
+from proxyfab.buffers import Frames
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists
+from proxyfab.keys import Key
+from proxyfab.osio.namespace import is_name
+from proxyfab.server.answers import Answer
+from proxyfab.server.host import Host, State
+from proxyfab.server.index import Entry, Name
+from proxyfab.server.peers import Download, Grant, Peer, Room, Upload, Wish
+from proxyfab.server.storage import Steps
+from proxyfab.wire.flow import WINDOW, Sending
+from proxyfab.wire.messages import CHUNK, Message, pieces
+
+_BATCH = 256 << 20
+"""Bytes of objects that one request gets at most, beyond the first; a client asks for the others anew."""
+_VIEWS = 256
+_MOVING = 64
+"""Objects under way to or from one peer at most."""
+
+
+class Moves:
+    """The part of a server that moves bytes. Belongs to the loop's thread."""
+
+    def __init__(self, host: Host, state: State) -> None:
+        self._host = host
+        self._state = state
+        self.room = Room(host.options.uploads)
+        self._uploading: dict[bytes, Peer] = {}
+
+    # -- to a peer -----------------------------------------------------------------------------------------------
+
+    def get(self, peer: Peer, message: Message) -> Steps:
+        """Answer with objects, or with where a client of this machine finds them."""
+        share = message.flag("shared")
+        offset, length = message.count("offset", 0), message.fields.get("length")
+        sizes: list[int] = []
+        shared: list[list[Any]] = []
+        body: list[memoryview] = []
+        total = 0
+        for namespace, id in message.names():
+            if total > _BATCH:
+                break
+            found = yield from self._fetch(Name(namespace, id), share=share)
+            if isinstance(found, Key):
+                shared.append([len(sizes), found.id])
+            elif found is not None:
+                if length is not None:
+                    found = found.slice(offset, message.count("length"))
+                body += found.views if len(found.views) <= _VIEWS else [found.join()]
+                total += found.nbytes
+            sizes.append(-1 if found is None else -2 if isinstance(found, Key) else found.nbytes)
+        self._state.count("get", len(sizes))
+        self._state.count("get_bytes", total)
+        return self.deliver(peer, message.request, {"sizes": sizes, "shared": shared}, body, message.count("window", 0))
+
+    def _fetch(self, name: Name, *, share: bool) -> Any:
+        """Frames of an object, its key in shared memory, or None."""
+        entry = self._state.find(name)
+        if entry is None:
+            return None
+        if share and entry.nbytes >= CHUNK // 4:
+            place = yield self._host.storage.share(entry.place)
+            if place is not None:
+                return place
+        frames = yield self._host.storage.get(entry.place, entry.nbytes)
+        if frames is None:
+            now = self._state.find(name)
+            if now is not None and now.version != entry.version:  # replaced while we looked
+                return (yield from self._fetch(name, share=share))
+            if now is not None:
+                self._state.index.remove(name)
+                self._state.count("lost")
+        return frames
+
+    def deliver(
+        self, peer: Peer, request: bytes, fields: dict[str, Any], body: list[memoryview], window: int = 0
+    ) -> Answer | None:
+        """The answer, with its body if that is small; a larger one follows in chunks."""
+        total = sum([view.nbytes for view in body])
+        if total <= CHUNK and len(body) <= _VIEWS:
+            return Answer("ok", {**fields, "size": total}, tuple(body))
+        if len(peer.downloads) >= _MOVING:
+            raise CapacityError(f"{_MOVING} objects are under way to this client already; read them first.")
+        download = Download(body, Sending(total, min(window or WINDOW, WINDOW)))
+        peer.downloads[request] = download
+        self._host.send(peer, request, Answer("ok", {**fields, "size": total, "chunks": True}))
+        self._pump(peer, request, download)
+        return None
+
+    def _pump(self, peer: Peer, request: bytes, download: Download) -> None:
+        sending = download.sending
+        while (piece := sending.next()) is not None:
+            part = pieces(download.body, *piece)
+            if not self._host.line.send(peer.who, "data", request, {"o": piece.offset}, part):
+                self._host.drop(peer)
+                return
+        if sending.done:
+            peer.downloads.pop(request, None)
+
+    def ack(self, peer: Peer, message: Message) -> None:
+        """A peer has received a part of what is under way to it."""
+        download = peer.downloads.get(message.request)
+        if download is not None:  # otherwise all was sent meanwhile
+            download.sending.ack(message.count("n"))
+            download.touched = time.monotonic()
+            self._pump(peer, message.request, download)
+
+    # -- from a peer ---------------------------------------------------------------------------------------------
+
+    def put(self, _: Peer, message: Message) -> Steps:
+        """Take small objects that came with the request."""
+        ids, sizes = message.items("ids"), message.counts("sizes")
+        if len(ids) != len(sizes) or sum(sizes) != message.nbytes:
+            raise IntegrityError("A put names other sizes than it brings.")
+        wishes, offset = [], 0
+        many: list[Frames] = []
+        for id, size in zip(ids, sizes, strict=True):
+            wishes.append(self.wish(message, Name(message.text("ns"), id), size))
+            many.append(Frames.known(tuple(pieces(message.body, offset, size)), size))
+            offset += size
+        errors = []
+        for number, (wish, frames) in enumerate(zip(wishes, many, strict=True)):
+            try:
+                self._check_free(wish)
+                place = yield self._host.storage.put(frames)
+                yield from self.keep(wish, place)
+            except KeyExists as error:
+                errors.append([number, str(error)])
+        self._state.count("put", len(ids))
+        self._state.count("put_bytes", offset)
+        return Answer("ok", {"exists": errors})
+
+    def upload(self, peer: Peer, message: Message) -> None:
+        """Begin to take a large object, which comes in chunks as soon as there is room."""
+        wish = self.wish(message, Name(message.text("ns"), message.text("id")), message.count("size"))
+        if wish.nbytes > self._host.options.objects:
+            raise CapacityError(f"An object of {wish.nbytes} bytes is above this server's limit for one.")
+        if len(peer.uploads) >= _MOVING:
+            raise CapacityError(f"{_MOVING} objects are under way from this client already; finish them first.")
+        self._check_free(wish)
+        upload, request = Upload(wish), message.request
+        peer.uploads[request] = upload
+        self._uploading[request] = peer
+        self.room.ask(upload, lambda: self._host.send(peer, request, Answer("go", {"window": WINDOW})))
+
+    def data(self, peer: Peer, message: Message) -> None:
+        """A chunk of an upload."""
+        upload = peer.uploads.get(message.request)
+        if upload is None or not upload.started:
+            return  # it was dropped, and its sender is told when it asks
+        try:
+            received = upload.receiving.take(message.count("o"), message.nbytes)
+        except IntegrityError:
+            self.abandon(peer, message.request)
+            raise
+        upload.parts.extend(message.body)
+        upload.touched = time.monotonic()
+        if upload.receiving.done:
+            steps = self._complete(peer, message.request, upload)
+            self._host.start(steps, lambda answer: self._host.settle(message.request, answer))
+        elif received is not None:
+            self._host.send(peer, message.request, Answer("credit", {"n": received}))
+
+    def _complete(self, peer: Peer, request: bytes, upload: Upload) -> Steps:
+        self._uploading.pop(request, None)
+        try:
+            place = yield self._host.storage.put(Frames(upload.parts))
+            yield from self.keep(upload.wish, place)
+        finally:
+            peer.uploads.pop(request, None)
+            upload.parts.clear()
+            self.room.leave(upload)
+        self._state.count("put")
+        self._state.count("put_bytes", upload.wish.nbytes)
+        return Answer("ok", {})
+
+    def supersede(self, request: bytes) -> None:
+        """The sender of an upload begins anew, so the first attempt is over."""
+        peer = self._uploading.get(request)
+        if peer is not None:
+            self.abandon(peer, request)
+
+    def abandon(self, peer: Peer, request: bytes) -> None:
+        """Drop an upload that is not complete, or a grant that is not used."""
+        upload = peer.uploads.pop(request, None)
+        grant = peer.grants.pop(request, None)
+        if grant is not None:
+            self._host.start(self._take_back(grant), _ignore)
+        self._uploading.pop(request, None)
+        if upload is not None and not upload.receiving.done:
+            upload.parts.clear()
+            self.room.leave(upload)
+            self._state.answers.forget(request)
+            self._state.count("dropped_uploads")
+
+    # -- by shared memory ----------------------------------------------------------------------------------------
+
+    def grant(self, peer: Peer, message: Message) -> Steps:
+        """Give a client of this machine room in shared memory; no place when it has to send its object."""
+        wish = self.wish(message, Name(message.text("ns"), message.text("id")), message.count("size"))
+        self._check_free(wish)
+        if len(peer.grants) >= _MOVING:
+            raise CapacityError(f"{_MOVING} grants are held by this client already; use them first.")
+        place = yield self._host.storage.grant(wish.nbytes)
+        if place is None:
+            return Answer("ok", {"place": None})
+        if peer.who not in self._host.peers:
+            yield self._host.storage.revoke(place)
+            return None
+        peer.grants[message.request] = Grant(place, wish, time.monotonic() + self._host.options.grant)
+        return Answer("ok", {"place": place.id})
+
+    def commit(self, peer: Peer, message: Message) -> Steps:
+        """A client has filled what it was granted: from now on it is an object."""
+        grant = peer.grants.pop(bytes(message.fields.get("grant") or b""), None)
+        if grant is None:
+            raise ConnectorError("Shared memory was not filled in time and was taken back; put again.")
+        whole = yield self._host.storage.adopt(grant.place, grant.wish.nbytes)
+        if not whole:
+            yield self._host.storage.revoke(grant.place)
+            raise IntegrityError("What was written to shared memory is not what was announced; put again.")
+        yield from self.keep(grant.wish, grant.place)
+        self._state.count("put")
+        self._state.count("put_bytes", grant.wish.nbytes)
+        return Answer("ok", {})
+
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    def keep(self, wish: Wish, place: Key) -> Steps:
+        """Publish what the storage has; what it replaces is let go."""
+        try:
+            before = self._state.index.publish(
+                wish.name, place, wish.nbytes, time.time(), wish.ttl, replace=wish.replace
+            )
+        except KeyExists:
+            yield self._host.storage.evict([place])
+            raise
+        self._state.waiters.tell(wish.name)
+        if before is not None:
+            yield self._host.storage.evict([before.place])
+
+    def drop(self, entries: Sequence[Entry]) -> Steps:
+        """Let go of what lies under entries that have no name any more."""
+        for start in range(0, len(entries), 256):
+            yield self._host.storage.evict([entry.place for entry in entries[start : start + 256]])
+
+    def release(self, peer: Peer) -> None:
+        """Let go of all that was under way to or from a peer."""
+        for request in list(peer.uploads):
+            self.abandon(peer, request)
+        for grant in peer.grants.values():
+            self._host.start(self._take_back(grant), _ignore)
+        peer.grants.clear()
+        peer.downloads.clear()
+
+    def sweep(self, now: float) -> None:
+        """End what stands still, and take back grants that were not used in time."""
+        idle = now - self._host.options.idle
+        for peer in list(self._host.peers.values()):
+            for request, upload in list(peer.uploads.items()):
+                if upload.started and upload.touched < idle:
+                    self.abandon(peer, request)
+            for request, download in list(peer.downloads.items()):
+                if download.touched < idle:
+                    del peer.downloads[request]
+            for request, grant in list(peer.grants.items()):
+                if grant.until < now:
+                    del peer.grants[request]
+                    self._host.start(self._take_back(grant), _ignore)
+
+    def _take_back(self, grant: Grant) -> Steps:
+        yield self._host.storage.revoke(grant.place)
+
+    def wish(self, message: Message, name: Name, nbytes: int) -> Wish:
+        """What a client wants to put, checked."""
+        if name.id.__class__ is not str or not is_name(name.namespace):
+            raise ConfigurationError(f"{name.namespace!r} and {name.id!r} cannot name an object.")
+        Key(name.id)  # or it cannot be a key
+        ttl = message.seconds("ttl")
+        check_ttl(ttl)
+        return Wish(name, nbytes, ttl, message.flag("replace"))
+
+    def _check_free(self, wish: Wish) -> None:
+        """Refuse what would be refused when it is there, before it has moved."""
+        if not wish.replace and self._state.find(wish.name) is not None:
+            raise KeyExists(f"{wish.name.id} is there already; objects are written once (say replace=True).")
+
+
+def _ignore(_: Answer) -> None:
+    pass

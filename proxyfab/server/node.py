@@ -1,0 +1,254 @@
+"""A node server: the loop that receives requests, does them step by step, and answers.
+
+One thread owns the sockets and everything that is known (index, peers, waiters); what may take long runs in a few
+threads and comes back as an event. So nothing here needs a lock, and a slow disk or a slow peer delays only its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import zmq
+
+from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
+from proxyfab.server.answers import Answer
+from proxyfab.server.host import State, Todo
+from proxyfab.server.line import Line
+from proxyfab.server.options import Options
+from proxyfab.server.peers import Peer
+from proxyfab.server.storage import Job, Steps, Storage
+from proxyfab.server.verbs import Verbs
+from proxyfab.wire.messages import NOBODY, Message, decode
+
+_THREADS = 4
+_BURST = 32
+_SWEEP = 1.0
+_LAST_WORDS = 0.25
+
+
+class Node:
+    """A node server. `run` returns when `stop` was called, from a signal handler or another thread.
+
+    Args:
+        options: What it serves, where and to whom.
+        storage: Where the objects lie; closed at the end.
+    """
+
+    def __init__(self, options: Options, storage: Storage) -> None:
+        self.options = options
+        self.storage = storage
+        self.incarnation = os.urandom(6).hex()
+        self.address = ""
+        self.line = Line(options.bind)
+        self.peers: dict[bytes, Peer] = {}
+        self.state = State()
+        self.verbs = Verbs(self, self.state)
+        self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="proxyfab-server")
+        self._done: deque[tuple[Steps, Callable[[Answer], None], Any, BaseException | None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._working = 0
+        self._stopping = False
+        self._swept = 0.0
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def open(self) -> list[str]:
+        """Bind; returns the endpoints, with the ports that were chosen."""
+        self.line.open()
+        self.address = self.options.advertise or _address(self.line.endpoints[0])
+        return self.line.endpoints
+
+    def run(self) -> None:
+        """Serve until `stop`, then finish what has begun, within limits, and close."""
+        poller = zmq.Poller()
+        poller.register(self.line.router, zmq.POLLIN)
+        poller.register(self.line.monitor, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        try:
+            while not self._stopping:
+                poller.poll(self._pause())
+                self._step()
+            self._finish(poller)
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """End soon. May be called from anywhere."""
+        self._stopping = True
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def _step(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        for _ in range(_BURST):
+            received = self.line.receive()
+            if received is None:
+                break
+            self._hear(*received)
+        self._mourn()
+        while self._done:
+            steps, reply, value, error = self._done.popleft()
+            self._working -= 1
+            self._go_on(steps, reply, value, error)
+        now = time.monotonic()
+        self.state.waiters.expire(now)
+        if now - self._swept > _SWEEP:
+            self._swept = now
+            self.verbs.sweep(now)
+
+    def _pause(self) -> int:
+        """Milliseconds until there is something to do without being told."""
+        now = time.monotonic()
+        due = self.state.waiters.next()
+        seconds = min(_SWEEP, _SWEEP if due is None else max(due - now, 0))
+        return int(seconds * 1000) + 1
+
+    def _finish(self, poller: zmq.Poller) -> None:
+        """Let those who are being served finish, for a few seconds; newcomers are told that this server ends."""
+        ends = time.monotonic() + self.options.patience
+        while time.monotonic() < ends and (self._working or any(peer.moving for peer in self.peers.values())):
+            poller.poll(50)
+            self._step()
+        self.verbs.farewell()
+        time.sleep(_LAST_WORDS)  # what was handed to the sockets is sent by their own thread
+
+    def _close(self) -> None:
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self.peers.clear()
+        self.line.close()
+        os.close(self._wake)
+        self.storage.close(self.verbs.places())
+
+    # -- peers ---------------------------------------------------------------------------------------------------
+
+    def _hear(self, who: bytes, descriptor: int, parts: list[memoryview]) -> None:
+        peer = self.peers.get(who)
+        if peer is None:
+            self._mourn()  # an earlier connection may have had this descriptor
+            peer = self.peers[who] = Peer(who, descriptor)
+        try:
+            message = decode(parts)
+        except IntegrityError as error:
+            self.state.count("malformed")
+            self.line.send(who, "error", NOBODY, {"kind": "IntegrityError", "text": str(error)})
+            return
+        self._handle(peer, message)
+
+    def _mourn(self) -> None:
+        gone = set(self.line.gone())
+        if gone:
+            for peer in [peer for peer in self.peers.values() if peer.descriptor in gone]:
+                self.drop(peer)
+
+    def drop(self, peer: Peer) -> None:
+        """Let go of everything that is held for a peer that has gone."""
+        if self.peers.pop(peer.who, None) is not None:
+            self.verbs.release(peer)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _handle(self, peer: Peer, message: Message) -> None:
+        try:
+            if self.verbs.notice(peer, message):
+                return
+            if self._stopping:
+                raise ConnectorError("The node server is stopping; try another one, or later.")
+            self._begin(peer, message)
+        except ProxyfabError as error:
+            self.send(peer, message.request, refusal(error))
+
+    def _begin(self, peer: Peer, message: Message) -> None:
+        """Start a request, unless it was answered before or is being worked on."""
+
+        def reply(answer: Answer) -> None:
+            self.send(peer, message.request, answer)
+
+        if not self.verbs.changes(message.verb):
+            self.start(self.verbs.steps(peer, message), reply)
+            return
+        answers, request = self.state.answers, message.request
+        new = answers.is_new(request)
+        known = answers.begin(request, reply)
+        if known is not None:
+            reply(known)
+        elif new:
+            try:
+                todo = self.verbs.steps(peer, message)
+            except ProxyfabError:
+                answers.forget(request)
+                raise
+            self.start(todo, lambda answer: self.settle(request, answer))
+
+    def settle(self, request: bytes, answer: Answer) -> None:
+        """Answer a request that changed something to all who asked, and remember the answer."""
+        if answer.verb == "error":
+            for reply in self.state.answers.forget(request):
+                reply(answer)
+        else:
+            for reply in self.state.answers.end(request, answer):
+                reply(answer)
+
+    def start(self, todo: Todo, reply: Callable[[Answer], None]) -> None:
+        """Do some steps and hand the answer to `reply`."""
+        if isinstance(todo, Answer):
+            reply(todo)
+        elif todo is not None:
+            self._go_on(todo, reply)
+
+    def _go_on(
+        self, steps: Steps, reply: Callable[[Answer], None], value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Go on with some steps until they end, or until something takes longer."""
+        while True:
+            try:
+                job = steps.send(value) if error is None else steps.throw(error)
+            except StopIteration as end:
+                if end.value is not None:
+                    reply(end.value)
+                return
+            except ProxyfabError as wrong:
+                reply(refusal(wrong))
+                return
+            if not job.quick:
+                self._working += 1
+                self._workers.submit(self._work, job, steps, reply)
+                return
+            value, error = _outcome(job)
+
+    def _work(self, job: Job, steps: Steps, reply: Callable[[Answer], None]) -> None:
+        value, error = _outcome(job)
+        self._done.append((steps, reply, value, error))
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def send(self, peer: Peer, request: bytes, answer: Answer) -> None:
+        """Send an answer; a peer that has gone or does not read is dropped."""
+        if not self.line.send(peer.who, answer.verb, request, answer.fields, answer.body):
+            self.drop(peer)
+
+
+def _address(endpoint: str) -> str:
+    """What keys carry of an endpoint: `host:port`, or the path of a socket."""
+    return endpoint.removeprefix("tcp://").removeprefix("ipc://")
+
+
+def _outcome(job: Job) -> tuple[Any, BaseException | None]:
+    """What a job comes to. What no connector may raise is a fault of the storage, and ends this request only."""
+    try:
+        return job.call(), None
+    except ProxyfabError as error:
+        return None, error
+    except Exception as error:  # noqa: BLE001  # a storage is anybody's code; the server outlives it
+        return None, ConnectorError(f"The server's storage failed: {type(error).__name__}: {error}")
+
+
+def refusal(error: ProxyfabError) -> Answer:
+    """An error as an answer."""
+    return Answer("error", {"kind": type(error).__name__, "text": str(error)[:4096]})

@@ -1,0 +1,282 @@
+"""What clients can ask of a server, one method a verb. Each is steps: it yields what may take long (`storage.Job`)."""
+
+# ruff: noqa: ARG002 - a verb's method is given peer and message, whether it needs them or not
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxyfab.abc import check_ttl
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError
+from proxyfab.keys import Key
+from proxyfab.osio.machine import sight_of
+from proxyfab.osio.shared import default_root
+from proxyfab.server.answers import Answer
+from proxyfab.server.host import Host, State, Todo
+from proxyfab.server.index import Entry, Name
+from proxyfab.server.moves import Moves
+from proxyfab.server.peers import Peer
+from proxyfab.server.storage import Steps
+from proxyfab.trace import here
+from proxyfab.wire.messages import VERSION, Message, pieces
+
+_SWAPPED = 1 << 20
+_SWAPS = 16
+_GRACE = 5.0
+"""Seconds that what expired stays, for `reap` to tell of it."""
+
+
+class Verbs:
+    """The requests of clients. Belongs to the loop's thread."""
+
+    def __init__(self, host: Host, state: State) -> None:
+        self.host = host
+        self.state = state
+        self.index = state.index
+        self.owners = state.owners
+        self.moves = Moves(host, state)
+        self._verbs: dict[str, tuple[Callable[[Peer, Message], Todo], bool]] = {
+            # verb: what does it, and whether it changes something, so that it must not be done twice
+            "hello": (self.hello, False),
+            "put": (self.moves.put, True),
+            "upload": (self.moves.upload, True),
+            "grant": (self.moves.grant, False),
+            "commit": (self.moves.commit, True),
+            "get": (self.moves.get, False),
+            "exists": (self.exists, False),
+            "evict": (self.evict, True),
+            "stat": (self.stat, False),
+            "renew": (self.renew, True),
+            "wait": (self.wait, False),
+            "swap": (self.swap, True),
+            "scan": (self.scan, False),
+            "clear": (self.clear, True),
+            "leave": (self.leave, True),
+            "reap": (self.reap, True),
+            "status": (self.status, False),
+        }
+
+    # -- requests in general -------------------------------------------------------------------------------------
+
+    def changes(self, verb: str) -> bool:
+        """Whether a verb changes something."""
+        return verb in self._verbs and self._verbs[verb][1]
+
+    def steps(self, peer: Peer, message: Message) -> Todo:
+        """What does a request."""
+        if message.verb not in self._verbs:
+            raise ConfigurationError(f"This node server does not know {message.verb[:40]!r}; is it older than you?")
+        return self._verbs[message.verb][0](peer, message)
+
+    def notice(self, peer: Peer, message: Message) -> bool:
+        """Take a message that is no request of its own; whether it was one."""
+        if message.verb == "data":
+            self.moves.data(peer, message)
+        elif message.verb == "ack":
+            self.moves.ack(peer, message)
+        elif message.verb == "cancel":
+            self._cancel(peer, message.request)
+        else:
+            if message.verb == "upload":
+                self.moves.supersede(message.request)
+            return False
+        return True
+
+    def _cancel(self, peer: Peer, request: bytes) -> None:
+        peer.downloads.pop(request, None)
+        self.moves.abandon(peer, request)
+        stop = peer.waits.pop(request, None)
+        if stop is not None:
+            stop()
+
+    def release(self, peer: Peer) -> None:
+        """Let go of all that is held for a peer."""
+        self.moves.release(peer)
+        for stop in peer.waits.values():
+            stop()
+        peer.waits.clear()
+        self.owners.leave(peer.process)
+
+    def sweep(self, now: float) -> None:
+        """What is done about once a second."""
+        self.moves.sweep(now)
+        expired = self.index.expired(time.time(), _GRACE)
+        if expired:
+            self._purge([name for name, _ in expired])
+        for namespace in self.owners.dead(self.index.namespaces(), now):
+            self._purge([name for name, _ in self.index.within(namespace)])
+
+    def _purge(self, names: list[Name]) -> None:
+        entries = [entry for name in names if (entry := self.index.remove(name)) is not None]
+        self.host.start(self.moves.drop(entries), lambda _: None)
+
+    def farewell(self) -> None:
+        """Tell those who still wait that there is nothing to wait for."""
+        for peer in self.host.peers.values():
+            for request in [*peer.waits, *peer.uploads]:
+                text = "The node server has stopped; what it held is lost."
+                self.host.line.send(peer.who, "error", request, {"kind": "ConnectorError", "text": text})
+
+    def places(self) -> list[Key]:
+        """Where everything lies that has a name."""
+        return [entry.place for _, entry in self.index.within(None)]
+
+    # -- verbs ---------------------------------------------------------------------------------------------------
+
+    def hello(self, peer: Peer, message: Message) -> Answer:
+        """Who is there, and what both can do."""
+        peer.name, peer.process = message.text("name", "")[:80], message.text("process", "")[:80]
+        if self.owners.come(peer.process, peer.name):
+            for namespace in self.owners.dead(self.index.namespaces()):
+                self._purge([name for name, _ in self.index.within(namespace)])
+        storage = self.host.storage
+        return Answer(
+            "ok",
+            {
+                "version": VERSION,
+                "incarnation": self.host.incarnation,
+                "address": self.host.address,
+                "host": here(),
+                "pid": os.getpid(),
+                "time": time.time(),
+                "sight": sight_of(default_root()) if storage.namespace else "",
+                "space": storage.namespace,
+            },
+        )
+
+    def exists(self, peer: Peer, message: Message) -> Answer:
+        """Whether objects are there."""
+        return Answer("ok", {"found": [self.state.find(Name(*name)) is not None for name in message.names()]})
+
+    def evict(self, peer: Peer, message: Message) -> Steps:
+        """Delete objects."""
+        now, found, gone = time.time(), [], []
+        for name in message.names():
+            entry = self.index.remove(Name(*name))
+            found.append(entry is not None and entry.alive(now))
+            gone += [] if entry is None else [entry]
+        self.state.count("evict", sum(found))
+        yield from self.moves.drop(gone)
+        return Answer("ok", {"found": found})
+
+    def stat(self, peer: Peer, message: Message) -> Answer:
+        """What is known of objects."""
+        return Answer("ok", {"rows": [self._row(Name(*name)) for name in message.names()]})
+
+    def _row(self, name: Name) -> list[Any] | None:
+        entry = self.state.find(name)
+        return None if entry is None else [*name, *self._told(name, entry)]
+
+    def _told(self, name: Name, entry: Entry) -> list[Any]:
+        return [entry.nbytes, entry.created, entry.expires, self.owners.of(name.namespace)]
+
+    def renew(self, peer: Peer, message: Message) -> Answer:
+        """Move an object's expiry."""
+        ttl = message.seconds("ttl")
+        check_ttl(ttl)
+        found = [self.index.renew(Name(*name), time.time(), ttl) for name in message.names()]
+        return Answer("ok", {"found": found})
+
+    def wait(self, peer: Peer, message: Message) -> Answer | None:
+        """Answer when an object is there, or when the time is over."""
+        name = Name(*message.names()[0])
+        if self.state.find(name) is not None:
+            return Answer("ok", {"found": True})
+        timeout = message.seconds("timeout")
+        request = message.request
+
+        def wake(found: bool) -> None:
+            peer.waits.pop(request, None)
+            self.host.send(peer, request, Answer("ok", {"found": found}))
+
+        deadline = None if timeout is None else time.monotonic() + max(timeout, 0)
+        peer.waits[request] = self.state.waiters.add(name, wake, deadline)
+        return None
+
+    def swap(self, peer: Peer, message: Message) -> Steps:
+        """Put or evict a small object if it is still what the client believes it is."""
+        name = Name(*message.names()[0])
+        has_old, has_new = message.fields.get("old") is not None, message.fields.get("new") is not None
+        old_size, new_size = message.count("old") if has_old else 0, message.count("new") if has_new else 0
+        if old_size + new_size != message.nbytes or max(old_size, new_size) > _SWAPPED:
+            raise ConfigurationError(f"compare_and_set takes objects of at most {_SWAPPED} bytes.")
+        old = Frames(pieces(message.body, 0, old_size))
+        new = Frames(pieces(message.body, old_size, new_size)) if has_new else None
+        wish = self.moves.wish(message, name, new_size)
+        for _ in range(_SWAPS):
+            entry = self.state.find(name)
+            if (entry is not None) != has_old or (entry is not None and entry.nbytes != old_size):
+                return Answer("ok", {"done": False})
+            if entry is not None:
+                frames = yield self.host.storage.get(entry.place, entry.nbytes)
+                if self._version(name) != entry.version:
+                    continue
+                if frames != old:
+                    return Answer("ok", {"done": False})
+            place = None if new is None else (yield self.host.storage.put(new))
+            if self._version(name) == (None if entry is None else entry.version):
+                if place is not None:
+                    yield from self.moves.keep(wish._replace(replace=True), place)
+                elif entry is not None:
+                    yield from self.moves.drop([entry for entry in [self.index.remove(name)] if entry is not None])
+                return Answer("ok", {"done": True})
+            if place is not None:  # somebody was faster while the new one was stored
+                yield self.host.storage.evict([place])
+        return Answer("ok", {"done": False})
+
+    def _version(self, name: Name) -> int | None:
+        entry = self.state.find(name)
+        return None if entry is None else entry.version
+
+    def scan(self, peer: Peer, message: Message) -> Answer | None:
+        """Every object of a namespace, or of all: rows in the body."""
+        from msgpack import packb
+
+        now = time.time()
+        rows = self.index.within(message.fields.get("ns") and message.text("ns"))
+        table = packb([[*name, *self._told(name, entry)] for name, entry in rows if entry.alive(now)])
+        return self.moves.deliver(peer, message.request, {}, [memoryview(table)])
+
+    def clear(self, peer: Peer, message: Message) -> Steps:
+        """Delete a namespace's objects."""
+        now = time.time()
+        gone = [self.index.remove(name) for name, _ in self.index.within(message.text("ns"))]
+        entries = [entry for entry in gone if entry is not None]
+        yield from self.moves.drop(entries)
+        return Answer("ok", {"count": sum(entry.alive(now) for entry in entries)})
+
+    def leave(self, peer: Peer, message: Message) -> Steps:
+        """A process ends, and takes along the namespaces that live with it."""
+        for namespace in message.items("spaces"):
+            if str(namespace).startswith("~"):
+                yield from self.moves.drop(
+                    [entry for name, _ in self.index.within(str(namespace)) if (entry := self.index.remove(name))]
+                )
+        return Answer("ok", {})
+
+    def reap(self, peer: Peer, message: Message) -> Steps:
+        """Take back what expired, and what processes left that have ended."""
+        found = [(name, entry, "its time to live passed") for name, entry in self.index.expired(time.time())]
+        for namespace in self.owners.dead(self.index.namespaces()):
+            why = f"its owner {self.owners.of(namespace)} has ended"
+            found += [(name, entry, why) for name, entry in self.index.within(namespace)]
+        if not message.flag("dry"):
+            yield from self.moves.drop([entry for name, _, _ in found if (entry := self.index.remove(name))])
+        rows = [[f"{name.id}@{name.namespace}", entry.nbytes, why] for name, entry, why in found]
+        return Answer("ok", {"rows": rows[:500]})
+
+    def status(self, peer: Peer, message: Message) -> Answer:
+        """What the server holds and does."""
+        counters = {
+            **self.state.counters,
+            "uploading_bytes": self.moves.room.used,
+            "waiting": len(self.state.waiters),
+            "dropped": self.host.line.dropped,
+        }
+        rows = [{"name": peer.name, "address": peer.address, **peer.counters} for peer in self.host.peers.values()]
+        fields = {"objects": self.index.count, "nbytes": self.index.nbytes, "started": self.state.started}
+        return Answer("ok", {**fields, "limit": self.host.storage.limit, "counters": counters, "peers": rows[:200]})

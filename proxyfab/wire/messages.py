@@ -1,0 +1,209 @@
+"""Messages between a client and a node server: a header in msgpack, and behind it the bytes it speaks of. Sans-IO.
+
+    header   [version, verb, request, fields]     one frame, at most 64 KiB
+    body     frames of bytes, joined in thought: where one ends means nothing
+
+`request` is 16 bytes that its sender drew; the answer carries the same, and a call that is repeated does, too.
+
+Rules:
+1. The first three items of a header mean the same in every version, so that who is older can answer that he is.
+2. Whatever bytes come in, a Message or an IntegrityError comes out; nothing is allocated by a number that was read.
+3. Fields that are not known are passed over, fields that are needed are asked for by their type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+from proxyfab.errors import IntegrityError
+
+VERSION = 1
+CHUNK = 1 << 20
+"""Bytes of a large object in one message at most."""
+MAX_BODY = 2 * CHUNK
+"""Bytes of body in one message at most: two small objects, to compare and to set."""
+MAX_HEADER = 64 << 10
+MAX_PARTS = 4096
+MAX_MESSAGE = CHUNK + MAX_HEADER
+"""Bytes of one frame at most: what is larger ends its connection (ZMQ_MAXMSGSIZE)."""
+REQUEST = 16
+NOBODY = bytes(REQUEST)
+"""The request of a message that answers none."""
+LARGEST = 1 << 62
+"""Bytes of an object at most."""
+_DEPTH = 6
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+
+Part: TypeAlias = "memoryview | bytes"
+
+
+class Message(NamedTuple):
+    """One message. The accessors raise IntegrityError where a field is not what it has to be."""
+
+    verb: str
+    request: bytes
+    fields: dict[str, Any]
+    body: tuple[memoryview, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of body."""
+        return sum([view.nbytes for view in self.body])
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A field of text."""
+        value = self.fields.get(name, default)
+        if value.__class__ is not str:
+            raise self._wrong(name, "text")
+        return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A field that is a number of bytes or things."""
+        value = self.fields.get(name, default)
+        if value.__class__ is not int or not 0 <= value <= LARGEST:
+            raise self._wrong(name, "a number")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A field that is true, or absent."""
+        return self.fields.get(name) is True
+
+    def seconds(self, name: str) -> float | None:
+        """A field of seconds; None when it is absent."""
+        value = self.fields.get(name)
+        if value is not None and value.__class__ is not float and value.__class__ is not int:
+            raise self._wrong(name, "seconds")
+        return None if value is None else float(value)
+
+    def items(self, name: str, most: int = MAX_HEADER) -> list[Any]:
+        """A field that is a list."""
+        value = self.fields.get(name)
+        if value.__class__ is not list or len(value) > most:
+            raise self._wrong(name, f"a list of at most {most} things")
+        return value
+
+    def counts(self, name: str) -> list[int]:
+        """A field that is a list of numbers."""
+        items = self.items(name)
+        for item in items:
+            if item.__class__ is not int or not 0 <= item <= LARGEST:
+                raise self._wrong(name, "a list of numbers")
+        return items
+
+    def names(self, name: str = "keys") -> list[tuple[str, str]]:
+        """A field that is a list of objects' names: namespace and id."""
+        names = []
+        for item in self.items(name):
+            if item.__class__ is not list or len(item) != 2 or item[0].__class__ is not str or _no_id(item[1]):
+                raise self._wrong(name, "a list of pairs of namespace and id")
+            names.append((item[0], item[1]))
+        return names
+
+    def _wrong(self, name: str, wanted: str) -> IntegrityError:
+        return IntegrityError(f"A message {self.verb!r} is malformed: its field {name!r} is not {wanted}.")
+
+
+def _no_id(id: object) -> bool:
+    return id.__class__ is not str or not 0 < len(id) <= 200
+
+
+def encode(verb: str, request: bytes, fields: dict[str, Any]) -> bytes:
+    """A header.
+
+    Raises:
+        IntegrityError: It would be larger than any reader accepts; cut the batch.
+    """
+    header: bytes = _packer()([VERSION, verb, request, fields])
+    if len(header) > MAX_HEADER:
+        raise IntegrityError(f"A message {verb!r} of {len(header)} bytes is above the limit of {MAX_HEADER}.")
+    return header
+
+
+def decode(parts: Sequence[Part]) -> Message:
+    """The message in the frames that came.
+
+    Raises:
+        IntegrityError: They are none of this version.
+    """
+    if not 0 < len(parts) <= MAX_PARTS:
+        raise IntegrityError(f"A message came in {len(parts)} parts, and it has 1 to {MAX_PARTS}.")
+    verb, request, fields = _parsed(parts[0])
+    body = tuple([memoryview(part) for part in parts[1:]])
+    message = Message(verb, request, fields, body)
+    if body and message.nbytes > MAX_BODY:
+        raise IntegrityError(f"A message carries {message.nbytes} bytes, more than the {MAX_BODY} that one may.")
+    return message
+
+
+def _parsed(header: Part) -> tuple[str, bytes, dict[str, Any]]:
+    if len(header) > MAX_HEADER:
+        raise IntegrityError(f"The header of a message has {len(header)} bytes, more than {MAX_HEADER}.")
+    try:
+        items = _unpacker()(header, strict_map_key=True)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise IntegrityError(f"The header of a message cannot be read: {error}") from error
+    if items.__class__ is not list or len(items) < 4 or items[0].__class__ is not int:
+        raise IntegrityError("The header of a message is not the four items that it should be.")
+    version, verb, request, fields = items[:4]
+    if version != VERSION:
+        raise IntegrityError(
+            f"A message is of protocol version {version}, and this proxyfab speaks {VERSION}: upgrade the older side."
+        )
+    if verb.__class__ is not str or request.__class__ is not bytes or len(request) != REQUEST:
+        raise IntegrityError("The header of a message names no verb or no request.")
+    if fields.__class__ is not dict:
+        raise IntegrityError(f"The fields of a message {verb!r} are no map.")
+    _check(fields, _DEPTH)
+    return verb, request, fields
+
+
+def _check(value: Any, depth: int) -> None:
+    """Nothing but plain values, and lists and maps of them, not too deep."""
+    if value.__class__ in _PLAIN:
+        return
+    if not depth:
+        raise IntegrityError("The fields of a message are nested too deep.")
+    if value.__class__ is list:
+        inner: Any = value
+    elif value.__class__ is dict:
+        inner = value.values()
+        for name in value:
+            if name.__class__ is not str:
+                raise IntegrityError("A field of a message has a name that is no text.")
+    else:
+        raise IntegrityError(f"A message carries a {value.__class__.__name__}, which no field is.")
+    for item in inner:
+        if item.__class__ not in _PLAIN:
+            _check(item, depth - 1)
+
+
+# As in wire.payload: msgpack with its first use.
+
+
+@cache
+def _packer() -> Callable[[object], bytes]:
+    from msgpack import packb
+
+    return packb  # type: ignore[no-any-return]  # msgpack has no types
+
+
+@cache
+def _unpacker() -> Callable[..., Any]:
+    from msgpack import unpackb
+
+    return unpackb  # type: ignore[no-any-return]  # as above
+
+
+def pieces(body: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
+    """The bytes `[offset, offset + length)` of what stands in several views; copies nothing."""
+    found, start, end = [], 0, offset + length
+    for view in body:
+        low, high = max(offset - start, 0), min(end - start, view.nbytes)
+        if low < high:
+            found.append(view[low:high])
+        start += view.nbytes
+        if start >= end:
+            break
+    return found
