@@ -8,17 +8,20 @@ from typing import Any
 import click
 
 from proxyfab.abc import Connector, Stat, SupportsScan
+from proxyfab.buffers import Frames
 from proxyfab.cli.output import age, as_json, public, show, show_json, size, store_url
 from proxyfab.errors import CapabilityError, IntegrityError, KeyNotFound
 from proxyfab.keys import Key
-from proxyfab.opening import open_connector
+from proxyfab.opening import open_connector, seal_of
 from proxyfab.spec import StoreSpec
 from proxyfab.wire.payload import decode
+from proxyfab.wire.sealed import ALGORITHMS, Header, is_sealed
 
 
 def connect(url: str) -> Connector:
-    """The connector behind a store's URL, layers included."""
-    return open_connector(StoreSpec.parse(url).connector)
+    """The connector behind a store's URL, with its layers and its seal."""
+    spec = StoreSpec.parse(url)
+    return open_connector(spec.connector, seal=seal_of(spec.seal or None))
 
 
 def holdings(connector: Connector) -> list[Stat]:
@@ -66,25 +69,43 @@ def du(url: str, as_json: bool) -> None:
 @store_url
 @as_json
 def inspect(key: str, url: str, as_json: bool) -> None:
-    """Show what an object is without unpickling it, and verify its bytes. KEY is as `ls` prints it."""
+    """Show what an object is without unpickling it, and verify its bytes. KEY is as `ls` prints it.
+
+    What a sealed object is can be seen with its key and the store's whole URL: 'file:///place?ns=run7#seal=encrypt:lab'.
+    """
     connector = connect(url)
     stat = connector.stat(Key.parse(key))
     frames = connector.get(Key.parse(key))
     if stat is None or frames is None:
         raise KeyNotFound(f"Nothing lies under {key} in {public(url)}; `proxyfab ls {public(url)}` lists what does.")
     found: dict[str, Any] = stat._asdict() | {"key": str(stat.key)}
-    try:
-        payload = decode(frames)
-        found |= {"type": payload.type, "codec": payload.codec, "origin": payload.origin, "meta": payload.meta}
-        found |= {"buffers": [view.nbytes for view in payload.buffers], "intact": True}
-    except IntegrityError as error:
-        found |= {"intact": False, "damage": str(error)}
+    found |= _sealed(frames) if is_sealed(frames) else _described(frames)
     if as_json:
         show_json(found)
     else:
         show(("", ""), [(name, "-" if value is None or value == "" else value) for name, value in found.items()])
-    if not found["intact"]:
+    if found["intact"] is False:
         raise IntegrityError(f"{key} in {public(url)} is damaged: {found['damage']}")
+
+
+def _described(frames: Frames) -> dict[str, Any]:
+    try:
+        payload = decode(frames)
+    except IntegrityError as error:
+        return {"intact": False, "damage": str(error)}
+    found = {"type": payload.type, "codec": payload.codec, "origin": payload.origin, "meta": payload.meta}
+    return found | {"buffers": [view.nbytes for view in payload.buffers], "intact": True}
+
+
+def _sealed(frames: Frames) -> dict[str, Any]:
+    """What a seal says of itself; nothing of it is verified without the key."""
+    try:
+        header = Header.parse(frames)
+    except IntegrityError as error:
+        return {"intact": False, "damage": str(error)}
+    seal = f"{'encrypted' if header.encrypts else 'signed'}, {ALGORITHMS[header.algorithm]}"
+    hint = "sealed: what it is, and whether it is intact, can be told only with its key and #seal= in the URL"
+    return {"seal": seal, "key id": header.key_id, "content": header.nbytes, "intact": None, "note": hint}
 
 
 def _owner(stat: Stat) -> str:
