@@ -122,7 +122,7 @@ class SharedMemoryConnector(Lodged):
     def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: Over) -> None:
         path = self._path(key, make=True)
         body: list[memoryview | bytes] = [*frames.views]
-        trailer = key.id.encode() if os.path.basename(path).startswith("=") else b""
+        trailer = key.id.encode() if path[path.rfind("/") + 1] == "=" else b""
         if trailer:
             body.append(trailer)
         now = time.time()
