@@ -18,6 +18,7 @@ _URL = (
     r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?"
     r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$"
 )
+_UNSOUND = "[\0\ud800-\udfff]|%00"
 _SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -37,7 +38,7 @@ class ConnectorSpec(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> ConnectorSpec:
         """Cut a URL; a fragment is the store's and is refused here."""
-        match = re.fullmatch(_URL, url)
+        match = re.fullmatch(_URL, _sound(url))
         if match is None or match["fragment"] is not None:
             raise ConfigurationError(
                 f"{url!r} is not a connector's URL: it looks like shm://, file:///path or redis://host:6379/0."
@@ -83,7 +84,7 @@ class StoreSpec(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> StoreSpec:
         """The inverse of `str(spec)`."""
-        connector, _, fragment = url.partition("#")
+        connector, _, fragment = _sound(url).partition("#")
         options = dict(parse_qsl(fragment, keep_blank_values=True))
         unknown = sorted(set(options) - {"cache", "inline", "serializer", "seal"})
         if unknown:
@@ -116,6 +117,13 @@ def namespace_of(url: str) -> str:
     return dict(parts.options).get("ns", parts.host if parts.scheme in ("memory", "shm") else "")
 
 
+def _sound(url: str) -> str:
+    """The URL itself, unless it holds what neither a path nor a name can: a zero byte, or half of a character."""
+    if re.search(_UNSOUND, url):
+        raise ConfigurationError(f"{url!r} is no URL: it holds a zero byte, or characters that no encoding has.")
+    return url
+
+
 def nbytes(size: int | str) -> int:
     """A number of bytes from `4096`, `"4 KiB"`, `"100 KB"` (1,000 a step without the i) or `"1.5GiB"`."""
     if isinstance(size, int):
@@ -126,7 +134,10 @@ def nbytes(size: int | str) -> int:
     if match is None:
         raise ConfigurationError(f"{size!r} is not a size; write 4096, '4 KiB' or '100 MB'.")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index((prefix or " ").lower()))
+    try:
+        return int(float(number) * (1024 if binary else 1000) ** " kmgt".index((prefix or " ").lower()))
+    except OverflowError:
+        raise ConfigurationError(f"{size!r} is more than any memory; write 4096, '4 KiB' or '100 MB'.") from None
 
 
 def flag(spec: ConnectorSpec, name: str) -> bool | None:

@@ -8,7 +8,7 @@ from hypothesis import given, strategies
 from proxyfab.errors import ConfigurationError
 from proxyfab.spec import CACHE, ConnectorSpec, StoreSpec, check_name, nbytes
 
-TEXT = strategies.text(strategies.characters(exclude_categories=("Cs",)), max_size=12)
+TEXT = strategies.text(strategies.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 WORDS = strategies.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
 SPECS = strategies.builds(
     ConnectorSpec,
@@ -134,3 +134,17 @@ def test_names(name: str) -> None:
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError):
         check_name(name)
+
+
+@pytest.mark.parametrize(
+    "bad", ["file:///a\0b", "file:///a%00b", "redis://h\udcff/0", "shm://a#seal=\udc80", "shm://a?b=\0"]
+)
+def test_a_url_holds_no_zero_byte_and_no_half_characters(bad):
+    with pytest.raises(ConfigurationError):
+        StoreSpec.parse(bad)
+        ConnectorSpec.parse(bad)
+
+
+def test_a_size_beyond_all_numbers():
+    with pytest.raises(ConfigurationError):
+        nbytes("9" * 400)

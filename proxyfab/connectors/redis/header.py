@@ -21,6 +21,7 @@ is not covered: `wire.payload` checks it.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple
 from zlib import crc32
@@ -41,6 +42,7 @@ ROOT = b"proxyfab:"
 EPOCH = b"proxyfab.epoch"
 OWNERS = b"proxyfab.owners"
 _OWNER = b"proxyfab.owner:"
+_TOKEN = re.compile(rb"[0-9a-f]{16}")
 
 
 class Header(NamedTuple):
@@ -121,7 +123,7 @@ def chunk_parts(name: bytes) -> tuple[bytes, int] | None:
     """The object's key and the token in a chunk's key; None for any other key."""
     space, mark, rest = name.partition(b":c:{")
     quoted, token, number = [*rest.rsplit(b":", 2), b"", b""][:3]
-    if not mark or not number.isdigit():
+    if not mark or not number.isdigit() or not _TOKEN.fullmatch(token):
         return None
     return b"%b:o:{%b" % (space, quoted), int(token, 16)
 
@@ -131,7 +133,10 @@ def object_parts(name: bytes) -> tuple[str, str] | None:
     space, mark, rest = name[len(ROOT) :].partition(b":o:{")
     if not mark or not name.startswith(ROOT) or not rest.endswith(b"}"):
         return None
-    return space.decode(), rest[:-1].replace(b"%7D", b"}").replace(b"%7B", b"{").replace(b"%25", b"%").decode()
+    try:
+        return space.decode(), rest[:-1].replace(b"%7D", b"}").replace(b"%7B", b"{").replace(b"%25", b"%").decode()
+    except UnicodeDecodeError:  # somebody else's, under a name like ours
+        return None
 
 
 def namespace_of(name: bytes) -> str:

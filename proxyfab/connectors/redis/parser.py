@@ -104,10 +104,12 @@ class InPlaceParser(BaseParser):
                 return float(rest) if kind == b"," else int(rest)
             except ValueError:
                 raise _not_redis(rest) from None
-        if kind == b"=":
-            return bytes(self._bulk(_number(rest)))[4:]
-        if kind == b"!":
-            return self._error(bytes(self._bulk(_number(rest))))
+        if kind in (b"=", b"!"):
+            length = _number(rest)
+            if length < 0:
+                raise _not_redis(kind + rest)
+            text = bytes(self._bulk(length))
+            return text[4:] if kind == b"=" else self._error(text)
         raise _not_redis(kind + rest)
 
     def _error(self, text: bytes) -> Exception:
@@ -219,6 +221,8 @@ def _number(text: bytes) -> int:
 
 
 def _hashable(reply: Reply) -> Reply:
+    if isinstance(reply, (list, dict)):
+        raise _not_redis(repr(reply).encode())
     return bytes(reply) if isinstance(reply, memoryview) else reply
 
 
