@@ -124,6 +124,23 @@ class Spilling:
         finally:
             self.book.end(room)
 
+    def grant(self, size: int) -> Room | None:
+        """Room in the fast place that whoever asks keeps until it is settled or ended; None where none can be made.
+
+        Raises:
+            CapacityError: So many bytes are beyond the quota.
+        """
+        room = Room(size)
+        try:
+            self._claim(room, None)
+            if self._enter(room):
+                return room
+        except BaseException:
+            self.book.end(room)
+            raise
+        self.book.end(room)
+        return None
+
     def store(self, room: Room, id: str, frames: Frames, ttl: float | None, *, alone: bool) -> None:
         """Put what has its room, in its turn; unless it is `alone`, take away what lay under the key elsewhere."""
         child, other = (self.fast, self.slow) if room.fast else (self.slow, self.fast)

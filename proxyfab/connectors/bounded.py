@@ -38,7 +38,7 @@ from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists, Proxy
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
-from proxyfab.ledger import Ledger
+from proxyfab.ledger import Ledger, Room
 from proxyfab.opening import open_connector
 from proxyfab.spec import ConnectorSpec, nbytes
 from proxyfab.spilling import Spilling
@@ -235,6 +235,45 @@ class BoundedConnector(BaseConnector):
             elif old is not None:
                 places.remove(id)
         return True
+
+    # -- who puts into the fast place himself --------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> Ledger:
+        """What lies where, to look at."""
+        return self._use().book
+
+    def grant(self, nbytes: int) -> Room | None:
+        """Room in the fast place for somebody who puts there himself; None where none can be made.
+
+        It is to be given to `adopt` or `revoke`, with the id that was put.
+
+        Raises:
+            CapacityError: So many bytes are beyond the quota.
+        """
+        return self._use().grant(nbytes)
+
+    def adopt(self, id: str, room: Room) -> bool:
+        """What was put under `id` is an object from now on; False, and taken back, where it is not as large as said."""
+        stat = self.fast.stat(Key(id))
+        if stat is None or stat.nbytes != room.nbytes:
+            self.revoke(id, room)
+            return False
+        self._use().book.settle(id, room)
+        return True
+
+    def revoke(self, id: str, room: Room) -> None:
+        """Give room back that was not used, and evict what was put."""
+        self.fast.evict(Key(id))
+        self._use().book.end(room)
+
+    def lies_fast(self, id: str) -> int | None:
+        """Bytes of an object that lies in the fast place, which counts as a read; None for others. Does no I/O."""
+        book = self.ledger
+        nbytes = book.fast.get(id)
+        if nbytes is not None:
+            book.touch({id: nbytes})
+        return nbytes
 
     # -- the whole -----------------------------------------------------------------------------------------------
 

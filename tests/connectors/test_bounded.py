@@ -310,3 +310,23 @@ def test_who_waits_too_long_for_a_key_is_told(one: BoundedConnector, monkeypatch
         assert (mine, other) == (False, True)
         with pytest.raises(ConnectorError, match="it"), turns.take("it", patience=0.01):
             pass
+
+
+def test_who_puts_into_the_fast_place_himself_is_granted_room(tmp_path):
+    with BoundedConnector(SharedMemoryConnector(), FileConnector(str(tmp_path)), limit=1000, quota=1500) as one:
+        old = one.put(Frames([bytes(600)]))
+        room = one.grant(600)
+        assert room is not None
+        assert one.lies_fast(old.id) is None, "it made room"
+        one.fast.put(Frames([bytes(600)]), key=Key("mine"))
+        assert one.adopt("mine", room) is True
+        assert (one.lies_fast("mine"), one.get(Key("mine")).nbytes, one.status().nbytes) == (600, 600, 1200)
+        with pytest.raises(CapacityError):
+            one.grant(600)
+        second = one.grant(100)
+        assert one.adopt("never put", second) is False
+        assert one.status().nbytes == 1200
+        third = one.grant(100)
+        one.fast.put(Frames([bytes(100)]), key=Key("late"))
+        one.revoke("late", third)
+        assert one.fast.get(Key("late")) is None
