@@ -73,10 +73,10 @@ class Moves:
         if entry is None:
             return None
         if share and entry.nbytes >= CHUNK // 4:
-            place = yield self._host.storage.share(entry.place)
+            place = self._host.storage.share(entry.place)
             if place is not None:
                 return place
-        frames = yield self._host.storage.get(entry.place, entry.nbytes)
+        frames = yield self._host.storage.get(entry.place)
         if frames is None:
             now = self._state.find(name)
             if now is not None and now.version != entry.version:  # replaced while we looked

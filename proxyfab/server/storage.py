@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from proxyfab.abc import Connector
+from proxyfab.abc import Connector, SupportsReap, SupportsStatus
 from proxyfab.buffers import Frames
 from proxyfab.errors import ProxyfabError
 from proxyfab.keys import Key
 
+if TYPE_CHECKING:
+    from proxyfab.ledger import Room
+
 QUICK = 256 << 10
 """Bytes that the loop copies itself; more would make others wait."""
+_FEW = 8
 
 
 class Job(NamedTuple):
@@ -35,33 +39,31 @@ class Storage:
 
     Args:
         connector: Where the objects lie; it is closed with this.
+
+    Attributes:
+        namespace: Where in shared memory clients of this machine may look and write; `""` when they may not.
     """
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
         self._fast = bool(connector.local)
-        self.namespace = self._shared_namespace()
-        self.limit: int | None = None
-
-    def _shared_namespace(self) -> str:
-        """The namespace in shared memory that clients of this machine may look into; `""` when there is none."""
-        return str(getattr(self.connector, "namespace", "")) if self.connector.scheme == "shm" else ""
+        self.namespace = str(getattr(connector, "namespace", "")) if connector.scheme == "shm" else ""
 
     def put(self, frames: Frames) -> Job:
         """Store a new object; answers with its place."""
         return Job(lambda: self.connector.put(frames), self._fast and frames.nbytes <= QUICK)
 
-    def get(self, place: Key, nbytes: int) -> Job:  # noqa: ARG002 - a slower storage may want to know
+    def get(self, place: Key) -> Job:
         """Frames of an object, or None."""
         return Job(lambda: self.connector.get(place), self._fast)
 
     def evict(self, places: list[Key]) -> Job:
         """Let go of objects."""
-        return Job(lambda: self.connector.evict_many(places), self._fast and len(places) < 8)
+        return Job(lambda: self.connector.evict_many(places), self._fast and len(places) < _FEW)
 
     # -- where clients of this machine write and read themselves -------------------------------------------------
 
-    def grant(self, nbytes: int) -> Job:  # noqa: ARG002 - plain shared memory has no limit but its own
+    def grant(self, nbytes: int) -> Job:  # noqa: ARG002 - only what is bounded needs to know
         """A key in shared memory under which a client may put `nbytes` itself; None when it has to send them."""
         return Job(lambda: Key.draw(self.namespace) if self.namespace else None, quick=True)
 
@@ -78,12 +80,105 @@ class Storage:
         """Take back a grant that nobody will use any more, with whatever was put there."""
         return Job(lambda: self.connector.evict(place), self._fast)
 
-    def share(self, place: Key) -> Job:
+    def share(self, place: Key) -> Key | None:
         """The key in shared memory where a client may read an object itself; None when it has to be sent."""
-        return Job(lambda: place if self.namespace else None, quick=True)
+        return place if self.namespace else None
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes it may hold."""
+        return None
+
+    def figures(self) -> dict[str, float]:
+        """What the connector counts itself, for `status`."""
+        if not isinstance(self.connector, SupportsStatus):
+            return {}
+        with contextlib.suppress(ProxyfabError):
+            return {f"storage_{name}": value for name, value in self.connector.status().counters.items()}
+        return {}
+
+    def tidy(self) -> Job:
+        """Take back what processes left in the storage that were killed."""
+
+        def reap() -> None:
+            if isinstance(self.connector, SupportsReap):
+                with contextlib.suppress(ProxyfabError):
+                    self.connector.reap()
+
+        return Job(reap, quick=False)
 
     def close(self, places: list[Key]) -> None:
         """Let go of what the server kept, as nobody can reach it any more, and close the connector."""
         with contextlib.suppress(ProxyfabError):  # who ends has nobody to tell
             self.connector.evict_many(places)
+        self.tidy().call()
         self.connector.close()
+
+
+class BoundedStorage(Storage):
+    """Shared memory with a limit, and a slower place behind it (`connectors.bounded`)."""
+
+    def __init__(self, connector: Any) -> None:
+        super().__init__(connector)
+        self._bounded = connector
+        self._fast = bool(connector.fast.local)
+        self._rooms: dict[str, Room] = {}
+        if connector.fast.scheme == "shm":
+            self.namespace = str(connector.fast.namespace)
+
+    def put(self, frames: Frames) -> Job:
+        book = self._bounded.ledger
+        fits = book.fast_bytes + frames.nbytes <= book.limit  # otherwise others are moved to a disk first
+        return Job(lambda: self.connector.put(frames), fits and self._fast and frames.nbytes <= QUICK)
+
+    def get(self, place: Key) -> Job:
+        return Job(lambda: self.connector.get(place), self._fast and place.id in self._bounded.ledger.fast)
+
+    def evict(self, places: list[Key]) -> Job:
+        fast = self._bounded.ledger.fast
+        quick = len(places) < _FEW and all(place.id in fast for place in places)
+        return Job(lambda: self.connector.evict_many(places), self._fast and quick)
+
+    def grant(self, nbytes: int) -> Job:
+        if not self.namespace:
+            return super().grant(nbytes)
+
+        def grant() -> Key | None:
+            room = self._bounded.grant(nbytes)
+            if room is None:
+                return None
+            place = Key.draw(self.connector.reserve().where)
+            self._rooms[place.id] = room
+            return place
+
+        book = self._bounded.ledger
+        return Job(grant, book.fast_bytes + nbytes <= book.limit)
+
+    def adopt(self, place: Key, nbytes: int) -> Job:  # noqa: ARG002 - the room knows
+        return Job(lambda: self._bounded.adopt(place.id, self._rooms.pop(place.id)), quick=True)
+
+    def revoke(self, place: Key) -> Job:
+        def revoke() -> None:
+            room = self._rooms.pop(place.id, None)
+            if room is None:
+                self.connector.evict(place)
+            else:
+                self._bounded.revoke(place.id, room)
+
+        return Job(revoke, self._fast)
+
+    def share(self, place: Key) -> Key | None:
+        if not self.namespace or self._bounded.lies_fast(place.id) is None:
+            return None
+        return Key(place.id, self.namespace)
+
+    @property
+    def limit(self) -> int | None:
+        return int(self._bounded.limit) if self._bounded.quota is None else int(self._bounded.quota)
+
+
+def storage_of(connector: Connector) -> Storage:
+    """A connector as a server uses it."""
+    return BoundedStorage(connector) if connector.scheme == "bounded" else Storage(connector)

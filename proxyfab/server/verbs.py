@@ -26,6 +26,7 @@ from proxyfab.wire.messages import VERSION, Message, pieces
 
 _SWAPPED = 1 << 20
 _SWAPS = 16
+_TIDY = 30.0
 _GRACE = 5.0
 """Seconds that what expired stays, for `reap` to tell of it."""
 
@@ -39,6 +40,7 @@ class Verbs:
         self.index = state.index
         self.owners = state.owners
         self.moves = Moves(host, state)
+        self._tidied = time.monotonic()
         self._verbs: dict[str, tuple[Callable[[Peer, Message], Todo], bool]] = {
             # verb: what does it, and whether it changes something, so that it must not be done twice
             "hello": (self.hello, False),
@@ -109,6 +111,12 @@ class Verbs:
             self._purge([name for name, _ in expired])
         for namespace in self.owners.dead(self.index.namespaces(), now):
             self._purge([name for name, _ in self.index.within(namespace)])
+        if now - self._tidied > _TIDY:
+            self._tidied = now
+            self.host.start(self._tidy(), lambda _: None)
+
+    def _tidy(self) -> Steps:
+        yield self.host.storage.tidy()
 
     def _purge(self, names: list[Name]) -> None:
         entries = [entry for name in names if (entry := self.index.remove(name)) is not None]
@@ -212,7 +220,7 @@ class Verbs:
             if (entry is not None) != has_old or (entry is not None and entry.nbytes != old_size):
                 return Answer("ok", {"done": False})
             if entry is not None:
-                frames = yield self.host.storage.get(entry.place, entry.nbytes)
+                frames = yield self.host.storage.get(entry.place)
                 if self._version(name) != entry.version:
                     continue
                 if frames != old:
@@ -272,6 +280,7 @@ class Verbs:
     def status(self, peer: Peer, message: Message) -> Answer:
         """What the server holds and does."""
         counters = {
+            **self.host.storage.figures(),
             **self.state.counters,
             "uploading_bytes": self.moves.room.used,
             "waiting": len(self.state.waiters),
