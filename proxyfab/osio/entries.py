@@ -129,6 +129,8 @@ def take_away(path: str, may_go: Callable[[int], bool]) -> bool:
             return False
         os.unlink(path)
         return True
+    except FileNotFoundError:  # its owner has died, and whoever reaped took the whole namespace
+        return False
     finally:
         os.close(fd)
 
