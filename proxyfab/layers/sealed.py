@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from proxyfab.abc import Stat, check_batch, check_range
+from proxyfab.abc import Stat, check_batch, check_range, check_swap
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, SealError
+from proxyfab.errors import SealError
 from proxyfab.keys import Key
 from proxyfab.layers.base import Layer
 from proxyfab.seal import MODES, Seal
 from proxyfab.spec import namespace_of
 from proxyfab.wire.sealed import content_of
-
-MOST_SWAPPED = 1 << 20
 
 
 class SealedConnector(Layer):
@@ -81,11 +79,7 @@ class SealedConnector(Layer):
             return None if whole is None else whole.slice(offset, length)
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
-        for frames in (old, new):
-            if frames is not None and frames.nbytes > MOST_SWAPPED:
-                raise ConfigurationError(
-                    f"Only objects up to 1 MiB are compared and set, not {frames.nbytes} bytes at {key}."
-                )
+        check_swap(old, new)
         sealed = None if new is None else self._sealed(new, key)
         there = None
         if old is not None:
