@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, Status, check_batch, check_range, check_ttl
+from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status, check_batch, check_range, check_ttl
 from proxyfab.buffers import Frames
+from proxyfab.connectors.zmq import health
 from proxyfab.connectors.zmq.batches import Wanted, cut
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.link import Link
@@ -375,6 +376,9 @@ class ZMQConnector(BaseConnector):
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         rows = self._link().ask("reap", {"dry": dry_run}).items("rows")
         return [Reclaimed(what, nbytes, reason) for what, nbytes, reason in rows]
+
+    def diagnose(self) -> Iterator[Finding]:
+        return health.diagnose(Link(self.address, min(self.timeout, health.STEP), shared=self.shared), self.status)
 
     def status(self) -> Status:
         message = self._link().ask("status", {})

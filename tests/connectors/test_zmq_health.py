@@ -1,0 +1,96 @@
+"""What zmq:// says of real node servers that are well, gone, stopped, and of what is no node server."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from proxyfab.abc import Finding, SupportsDiagnosis, SupportsStatus
+from proxyfab.buffers import Frames
+from proxyfab.opening import open_connector
+from proxyfab.testing.nodes import NodeServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NodeServer]:
+    with NodeServer() as server:
+        yield server
+
+
+def diagnosed(url: str) -> dict[str, Finding]:
+    with open_connector(url) as connector:
+        assert isinstance(connector, SupportsDiagnosis)
+        return {finding.check: finding for finding in connector.diagnose()}
+
+
+def last(url: str) -> Finding:
+    return list(diagnosed(url).values())[-1]
+
+
+def test_all_is_well(server):
+    found = diagnosed(server.url)
+
+    assert {finding.state for finding in found.values()} == {"ok"}
+    assert list(found) == ["name", "port", "key", "version", "clock", "path", "memory"]
+    assert "shared memory" in found["path"].detail
+    assert "over the network" in diagnosed(f"{server.url}?shared=0")["path"].detail
+
+
+def test_nobody_listens_and_nobody_knows_the_name():
+    with NodeServer() as server:
+        url = server.url
+    assert last(url).check == "port"
+    assert last("zmq://no-such-host.invalid:5555").check == "name"
+    assert last("zmq:///no/such/socket").check == "socket"
+
+
+def test_a_server_that_is_stopped_is_told_in_time():
+    with NodeServer() as server:
+        server.pause()
+        started = time.monotonic()
+        found = last(f"{server.url}?timeout=1")
+        server.resume()
+        assert found.state == "fail"
+        assert time.monotonic() - started < 15
+        assert last(server.url).state == "ok"
+
+
+def test_what_is_no_node_server():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    one, _ = listening.accept()
+                    with one:
+                        one.recv(100)
+                        one.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            found = last(f"zmq://127.0.0.1:{listening.getsockname()[1]}?timeout=3")
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert found.state == "fail"
+    assert found.check in ("key", "server")
+
+
+def test_status_tells_objects_counters_and_peers(server):
+    with open_connector(f"{server.url}?ns=kept") as connector:
+        assert isinstance(connector, SupportsStatus)
+        before = connector.status()
+        key = connector.put(Frames([bytes(10_000)]))
+        connector.get(key)
+        after = connector.status()
+        connector.evict(key)
+    assert after.objects == before.objects + 1
+    assert after.nbytes - before.nbytes >= 10_000
+    assert after.peers
+    assert after.counters["put"] > before.counters.get("put", 0)
