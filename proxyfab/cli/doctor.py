@@ -19,6 +19,7 @@ from proxyfab.cli.holdings import connect
 from proxyfab.cli.machine import examine_machine
 from proxyfab.cli.output import as_json, public, show, show_json, store_url, working
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
+from proxyfab.spec import StoreSpec
 from proxyfab.store import open_store
 
 T = TypeVar("T")
@@ -56,15 +57,16 @@ def _examine_place(url: str, timeout: float) -> Iterator[Finding]:
     except ProxyfabError as error:
         yield Finding(url.partition(":")[0], "fail", str(error))
         return
+    own = connector.diagnose() if isinstance(connector, SupportsDiagnosis) else iter(())
     failed = False
-    for steps in (connector.diagnose() if isinstance(connector, SupportsDiagnosis) else iter(()), _round_trip(url)):
-        for finding in () if failed else _in_time(steps, timeout, connector.scheme):
+    for name, steps in ((connector.scheme, own), ("round trip", _round_trip(url))):
+        for finding in () if failed else _in_time(steps, timeout, name):
             failed = failed or finding.state == "fail"
             yield finding
     connector.close()
 
 
-def _in_time(steps: Iterator[Finding], timeout: float, scheme: str) -> Iterator[Finding]:
+def _in_time(steps: Iterator[Finding], timeout: float, name: str) -> Iterator[Finding]:
     """The findings, and a failure in place of one that takes too long; who still waits for it is left behind."""
     last = ""
     while True:
@@ -73,10 +75,10 @@ def _in_time(steps: Iterator[Finding], timeout: float, scheme: str) -> Iterator[
         except ResolveTimeout:
             behind = f" after the step {last!r}" if last else ""
             hint = "the machine or its server hangs, or something between drops what is sent"
-            yield Finding(scheme, "fail", f"no answer within {timeout:g} s{behind}: {hint}; look there, or try again")
+            yield Finding(name, "fail", f"no answer within {timeout:g} s{behind}: {hint}; look there, or try again")
             return
         except ProxyfabError as error:
-            yield Finding(scheme, "fail", str(error))
+            yield Finding(name, "fail", str(error))
             return
         if finding is None:
             return

@@ -51,8 +51,8 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Stuck]]:
     Stuck.released.set()
 
 
-@pytest.mark.parametrize("where", ["diagnose", "get"])
-def test_a_place_that_hangs_is_told_within_the_timeout(stuck, monkeypatch, where):
+@pytest.mark.parametrize(("where", "check"), [("diagnose", "stuck"), ("get", "round trip")])
+def test_a_place_that_hangs_is_told_within_the_timeout(stuck, monkeypatch, where, check):
     monkeypatch.setattr(stuck, "where", where)
     started = time.monotonic()
     status, found = doctor("stuck://", "--timeout", "0.3")
@@ -60,11 +60,13 @@ def test_a_place_that_hangs_is_told_within_the_timeout(stuck, monkeypatch, where
     assert time.monotonic() - started < 10
     assert status == 1
     assert found["name"]["state"] == "ok"
-    assert found["stuck"]["state"] == "fail"
-    assert "no answer within 0.3 s" in found["stuck"]["detail"]
+    assert found[check]["state"] == "fail"
+    assert "no answer within 0.3 s" in found[check]["detail"]
 
 
-@pytest.mark.parametrize(("where", "check", "says"), [("error", "stuck", "start it"), ("loss", "round trip", "get")])
+@pytest.mark.parametrize(
+    ("where", "check", "says"), [("error", "round trip", "start it"), ("loss", "round trip", "get")]
+)
 def test_a_round_trip_that_fails_or_lies(stuck, monkeypatch, where, check, says):
     monkeypatch.setattr(stuck, "where", where)
     status, found = doctor("stuck://")
@@ -89,6 +91,18 @@ def test_a_scheme_whose_package_is_missing_is_a_finding_with_its_pip_line(monkey
 
     assert status == 1
     assert "pip install 'proxyfab[absent]'" in found["absent"]["detail"]
+
+
+def test_a_seal_whose_key_is_not_here_and_one_that_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROXYFAB_KEYS", str(tmp_path / "keys"))
+    url = f"file://{tmp_path}/place#seal=encrypt:lab"
+    status, found = doctor(url)
+    assert status == 1
+    assert "proxyfab keys make" in found["round trip"]["detail"]
+    assert CliRunner().invoke(main, ["keys", "make", "symmetric", "lab"]).exit_code == 0
+    status, found = doctor(url)
+    assert status == 0, found
+    assert "sealed (encrypt:lab)" in found["round trip"]["detail"]
 
 
 def test_a_url_that_makes_no_sense_is_a_wrong_call():
