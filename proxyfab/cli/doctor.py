@@ -99,6 +99,7 @@ def _round_trip(url: str) -> Iterator[Finding]:
             detail = f"wrong answer to {', '.join(wrong)}; report it with the place's version"
             yield Finding("round trip", "fail", detail)
         else:
-            yield Finding(
-                "round trip", "ok", f"put, get and evict of 1 MiB in {took:.1f} ms at {store.connector.place}"
-            )
+            seal = StoreSpec.parse(url).seal
+            sealed = f", sealed ({seal})" if seal else ""
+            detail = f"put, get and evict of 1 MiB in {took:.1f} ms at {store.connector.place}{sealed}"
+            yield Finding("round trip", "ok", detail)
