@@ -50,7 +50,7 @@ class Transport:
         connector = self._use()
         frames = encode(payload, checksum=connector.checksums)
         try:
-            with self._span("put", self._out, key or "", frames.nbytes):
+            with span("put", self._out, key or "", frames.nbytes, self.meter):
                 return connector.put(frames, key=key, ttl=ttl, replace=replace)
         finally:
             if replace and key is not None:

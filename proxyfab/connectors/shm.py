@@ -28,7 +28,7 @@ from proxyfab.keys import Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
-from proxyfab.osio.files import discard, names_it, open_file, temporary_name, translate
+from proxyfab.osio.files import names_it, open_file, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import is_name
 from proxyfab.osio.objects import name_of
@@ -74,8 +74,7 @@ class SharedMemoryConnector(Lodged):
         self._closed = False
         self._mine = False
         self._neighbours: set[str] = set()
-        self._places: dict[str, str] = {}
-        """Directories from which large objects were read, by the locator of their keys."""
+        self._places: dict[str, str] = {}  # directories from which large objects were read, by `where` of their keys
 
     @classmethod
     def from_url(cls, url: str, *, name: str | None = None) -> SharedMemoryConnector:
@@ -121,10 +120,8 @@ class SharedMemoryConnector(Lodged):
 
     def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: Over) -> None:
         path = self._path(key, make=True)
-        body: list[memoryview | bytes] = [*frames.views]
         trailer = key.id.encode() if path[path.rfind("/") + 1] == "=" else b""
-        if trailer:
-            body.append(trailer)
+        body: list[memoryview | bytes] = [*frames.views, trailer] if trailer else [*frames.views]
         now = time.time()
         slot = Slot(frames.nbytes, now, now + ttl if ttl else 0.0, id_hash(key.id), len(trailer))
         try:
@@ -148,12 +145,7 @@ class SharedMemoryConnector(Lodged):
         elif drawn:  # nobody knows the key yet, so nobody can look while it is written
             write_new(path, [pack(slot), *body])
         else:
-            temporary = f"{os.path.dirname(path)}/{temporary_name()}"
-            try:
-                write_new(temporary, [pack(slot), *body])
-                publish(temporary)
-            finally:
-                discard(temporary)  # what was not written whole is gone already
+            entries.write_beside(path, [pack(slot), *body], publish)
 
     def _make_room(self) -> None:
         """Give back what is only kept warm, here and by others, or belongs to nobody."""
@@ -172,7 +164,6 @@ class SharedMemoryConnector(Lodged):
         if directory is not None and room is not None and key.id.isalnum() and key.id.isascii():
             view = room.again(f"{directory}/{key.id}", key.id)
             if view is not None:
-                room.mappings.sweep()
                 return Frames.known((view,), view.nbytes)
         frames = self._visit(key, self._read)
         if directory is None and frames is not None and frames.nbytes >= LARGE:
@@ -187,8 +178,7 @@ class SharedMemoryConnector(Lodged):
         slot = self._visit(key, lambda _fd, _first, slot: slot)
         if slot is None:
             return None
-        where = self._where(key)
-        root = self._lodging.root()
+        where, root = self._where(key), self._lodging.root()
         return _stat(key.id, slot, where, "" if root is None else root.namespace(where).owner())
 
     def exists(self, key: Key) -> bool:

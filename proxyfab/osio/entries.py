@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import (
+    MODE,
+    NEW,
     TEMPORARY,
     is_abandoned,
     names_it,
     open_file,
-    open_new,
     temporary_name,
     translate,
     write_all,
@@ -47,7 +48,7 @@ def write_new(path: str, parts: list[memoryview | bytes]) -> None:
     """A new file, whole or not at all."""
     fds: list[int] = []
     try:
-        open_new(path, fds)
+        fds.extend(map(os.open, (path,), NEW, MODE))  # opened and recorded by one call: see `osio.leases`
         write_all(fds[0], parts)
     except FileExistsError:  # somebody else's
         raise
@@ -58,6 +59,19 @@ def write_new(path: str, parts: list[memoryview | bytes]) -> None:
     finally:
         if fds:
             os.close(fds[0])
+
+
+def write_beside(path: str, parts: list[memoryview | bytes], publish: Callable[[str], object]) -> None:
+    """A new file under a temporary name in the directory of `path`, for as long as `publish` gives it another."""
+    temporary = f"{os.path.dirname(path)}/{temporary_name()}"
+    try:
+        write_new(temporary, parts)
+        publish(temporary)
+    finally:
+        try:
+            os.unlink(temporary)  # called here and not in a function, which an interrupt may keep from beginning
+        except FileNotFoundError:  # what was not written whole is gone already
+            pass
 
 
 def open_held(path: str, flags: int = os.O_RDONLY) -> int | None:

@@ -187,13 +187,9 @@ def open_anything(path: str, flags: int = os.O_RDONLY) -> int | None:
         raise
 
 
-_NEW = (os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,)
-_MODE = (0o600,)
-
-
-def open_new(path: str, fds: list[int]) -> None:
-    """Open a new file for writing and append its descriptor to `fds`, by one call: no interrupt loses it."""
-    fds.extend(map(os.open, (path,), _NEW, _MODE))
+NEW = (os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,)
+MODE = (0o600,)
+"""How a new file is opened, for `map`."""
 
 
 def check_regular(fd: int, path: str) -> None:

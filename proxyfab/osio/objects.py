@@ -27,6 +27,8 @@ from zlib import crc32
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import (
+    MODE,
+    NEW,
     PIECE,
     NoLinks,
     check_regular,
@@ -34,7 +36,6 @@ from proxyfab.osio.files import (
     link_new,
     make_directory,
     open_file,
-    open_new,
     sync_directory,
     temporary_name,
     write_all,
@@ -135,7 +136,7 @@ class Writing:
         fds: list[int] = []
         try:
             try:
-                open_new(path, fds)
+                fds.extend(map(os.open, (path,), NEW, MODE))  # opened and recorded by one call: see `osio.leases`
                 self._fill(fds[0], parts, SIZE + frames.nbytes + len(tail))
             finally:
                 if fds:

@@ -77,6 +77,7 @@ class Shared:
                 return None
             if lease is None or mapping.start.tobytes() != header:
                 return None
+        self.mappings.sweep()
         return window(mapping, SIZE, slot.length, lease)
 
     def view(self, fd: int, slot: Slot, header: bytes) -> memoryview | None:
