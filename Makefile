@@ -4,6 +4,7 @@
 #   make test       the test suite                    (ARGS="-k name" goes to pytest)
 #   make test-slow  the tests marked slow or timing
 #   make kills      a thousand kill -9 of writers, readers and servers on every place (ARGS="--place shm --count 100")
+#   make fuzz       every decoder of bytes from outside, with coverage guidance (RUNS=100000 or SECONDS=60 for each)
 #   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/
 #   make lint       ruff, mypy, pyright and the floors
 #   make docs       the documentation, into site/
@@ -31,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start interpreters by the hundred, which must not compile the package each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow kills bench lint docs format clean
+.PHONY: help demo test test-slow kills fuzz bench lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +61,9 @@ test-slow: $(VENV)/.installed-test
 kills: $(VENV)/.installed-test
 	@$(BIN)/python -m proxyfab.testing.campaign --output kills.json $(ARGS)
 
+fuzz: $(VENV)/.installed-fuzz
+	@RUNS=$(RUNS) SECONDS=$(SECONDS) $(BIN)/python tools/fuzz $(ARGS)
+
 bench: $(VENV)/.installed-bench
 	@tools/get-redis
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -80,5 +84,5 @@ format: $(VENV)/.installed-lint
 	@$(BIN)/ruff format
 
 clean:
-	@rm -rf .venv .venv-3.* *.egg-info build dist site demo bench kills.json .hypothesis .import_linter_cache .*_cache
+	@rm -rf .venv .venv-3.* *.egg-info build dist site demo bench fuzz kills.json .hypothesis .import_linter_cache .*_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proxyfab.testing.kills import Kills, Report, Victims
-from proxyfab.testing.subjects import names, subject
+from proxyfab.testing.subjects import kinds, names, subject
 
 _SHOWN = ("place", "killed", "kills", "inside a call", "acknowledged", "read", "lost", "silent", "torn", "stale")
 _ALSO = ("resurrected", "hang", "undeclared", "refused", "left behind", "slowest answer [s]", "seconds", "ok")
@@ -34,12 +34,6 @@ def one_run(place: str, victims: Victims, count: int, seed: int) -> tuple[Report
         if report.ok:
             kills.forget()
         return report, None if report.ok else kills.logs
-
-
-def kinds(place: str) -> list[Victims]:
-    """Who can be killed on a place: it has servers or owners."""
-    last: Victims = "owners" if place in ("shm", "file") else "servers"
-    return ["writers", "readers", last]
 
 
 def table(reports: list[Report]) -> Table:
@@ -62,7 +56,7 @@ def table(reports: list[Report]) -> Table:
 def main(places: tuple[str, ...], victims: tuple[str, ...], count: int, seed: int | None, output: Path | None) -> None:
     """Kill writers, readers, owners and servers at random moments and judge what others saw."""
     seed = secrets.randbelow(10**6) if seed is None else seed
-    console = Console(width=240)
+    console = Console(width=240, markup=False)
     reports = []
     for place in places or names():
         for kind in kinds(place):
