@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("proxyfab.testing")
 
 from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # after assertions are rewritten
+from proxyfab.testing.servers import RedisServer  # noqa: E402  # as above
 
 __all__ = ["no_leaks"]
 
@@ -51,6 +52,13 @@ def shared_memory_root() -> Iterator[Path]:
     strays = stray_places(root)
     shutil.rmtree(root, ignore_errors=True)
     assert strays == [], "processes that have ended left unnamed namespaces behind"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of this run's own; a test takes a database of it that nobody else has. It must not stop it."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,8 @@ from os import urandom
 from time import monotonic, time
 from typing import NamedTuple
 
+from redis import exceptions
+
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, unpack
@@ -32,6 +34,8 @@ BATCH = 512
 """Objects of a batch that are under way at once: what a server may have to hold in memory for us."""
 STEP = 2**20
 WINDOW = 4
+PATIENT = 256 * 2**20
+"""Bytes that may take as long as a call: larger objects have as many times that long."""
 LEASE = 120_000
 """Milliseconds for which chunks that nobody named yet stay; extended with each further chunk."""
 MOST_TTL = 10**15
@@ -68,10 +72,10 @@ def ask_range(name: bytes, start: int, end: int) -> bytes:
     )  # fmt: skip
 
 
-def get(link: Link, name: bytes, id_hash: int) -> Frames | None:
-    """The object under a key; None when there is none."""
-    link.ask(ask_range(name, 0, FIRST))
-    found = _first(link, name, id_hash, FIRST)
+def get(link: Link, name: bytes, id_hash: int, first: int = FIRST) -> Frames | None:
+    """The object under a key; None when there is none. Its first bytes, so many, come as they are at one moment."""
+    link.ask(ask_range(name, 0, first))
+    found = _first(link, name, id_hash, first)
     return found.finish(link) if isinstance(found, _Half) else found
 
 
@@ -137,10 +141,13 @@ def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryvie
     """Receive the object's bytes from `offset` on into `target`, all of it.
 
     Raises:
-        Torn: It was evicted or replaced meanwhile; the link must be closed.
+        Torn: It was evicted or replaced meanwhile.
+        IntegrityError: A part of it is missing.
     """
-    parser, pieces, under_way = link.parser, _pieces(name, header, offset, len(target)), deque[int]()
-    at = 0
+    pieces = _pieces(name, header, offset, len(target))
+    parser, under_way = link.parser, deque[int]()
+    seconds = max(parser.deadline - monotonic(), 0.0)
+    at = whole = 0
 
     def ask_next() -> None:
         for command, length in pieces:
@@ -151,15 +158,20 @@ def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryvie
     for _ in range(WINDOW):
         ask_next()
     while under_way:
-        expected = under_way.popleft()
-        if parser.bulk_length() != expected:
-            raise Torn
-        parser.read_into(target[at : at + expected])
+        expected, length = under_way.popleft(), parser.bulk_length()
+        if length > expected:
+            raise exceptions.InvalidResponse(f"{length} bytes came where {expected} were asked for")
+        parser.read_into(target[at : at + length])
         parser.end_bulk()
+        whole += length
         at += expected
+        if at // PATIENT != (at - expected) // PATIENT:
+            link.begin(seconds)
         ask_next()
-    if checked(link.calls([ask_range(name, 0, SIZE)])[0]) != raw:
+    if link.calls([ask_range(name, 0, SIZE)])[0] != raw:
         raise Torn
+    if whole < at:
+        raise IntegrityError(f"{at - whole} of its {header.length} bytes are missing")
 
 
 def _pieces(name: bytes, header: Header, offset: int, length: int) -> Iterator[tuple[bytes, int]]:

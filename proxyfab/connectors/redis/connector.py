@@ -25,6 +25,7 @@ from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.connectors.redis.owners import Owner, keeper
+from proxyfab.connectors.redis.parser import LARGEST
 from proxyfab.connectors.redis.place import Place
 from proxyfab.errors import (
     ConfigurationError,
@@ -97,7 +98,15 @@ class RedisConnector(BaseConnector):
 
     def get(self, key: Key) -> Frames | None:
         name, id_hash = self._name(key), header.id_hash(key.id)
-        found = self._read(key, lambda: self._steadily(name, lambda link: bulk.get(link, name, id_hash), "get"))
+        found = self._read(
+            key,
+            lambda: self._steadily(
+                name,
+                lambda link: bulk.get(link, name, id_hash),
+                "get",
+                at_last=lambda link: bulk.get(link, name, id_hash, LARGEST),
+            ),
+        )
         if found is None:
             self._missing(key)
         return found
@@ -296,11 +305,19 @@ class RedisConnector(BaseConnector):
         chunk = self._place.chunk
         return Writing(self._name(key), frames, header.id_hash(key.id), milliseconds(ttl), replace, chunk)
 
-    def _steadily(self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
-        """`run`, once more where the object changed while it was read or written in pieces."""
-        for _ in range(_TRIES):
+    def _steadily(
+        self,
+        name: bytes,
+        work: Callable[[Link], T],
+        what: str,
+        *,
+        again: bool = True,
+        at_last: Callable[[Link], T] | None = None,
+    ) -> T:
+        """`run`, once more where the object changed while it was read or written in pieces; `at_last` in one."""
+        for number in range(_TRIES):
             try:
-                return self._fleet.run(name, work, what, again=again)
+                return self._fleet.run(name, at_last if at_last and number == _TRIES - 1 else work, what, again=again)
             except Torn:
                 continue
         raise ConnectorError(

@@ -72,6 +72,7 @@ class _Keeper:
         self.lock = threading.Lock()
         self.kept: dict[Place, dict[str, Owner]] = {}
         self.wake = threading.Event()
+        self.pause = 0.0
         self.thread: threading.Thread | None = None
         self.hooked = False
 
@@ -96,7 +97,8 @@ class _Keeper:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._beat, name="proxyfab-background-lease", daemon=True)
                 self.thread.start()
-            self.wake.set()
+            elif place.lease / 4 < self.pause:
+                self.wake.set()
 
     def drop(self, place: Place, namespaces: Iterable[str]) -> None:
         """Beat no longer."""
@@ -134,12 +136,14 @@ class _Keeper:
             pause = min([place.lease for place in beats]) / 4
             for place, spaces in beats.items():
                 pause = min(pause, self._extend(place, spaces))
+            self.pause = pause
             self.wake.wait(pause)
 
     def _extend(self, place: Place, spaces: dict[str, Owner]) -> float:
         """Renew the leases at one place; seconds until it should be done again."""
         gone = [namespace for namespace, owner in spaces.items() if owner.lives() is False]
-        self.drop(place, gone)
+        if gone:
+            self.drop(place, gone)
         fleet = Fleet(place._replace(timeout=min(place.timeout, max(place.lease / 4, 1.0))))
         try:
             for namespace, owner in spaces.items():

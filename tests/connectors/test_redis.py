@@ -1,0 +1,45 @@
+"""redis:// passes the suite on a real server; and what is its own: servers that stop, die and fill up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proxyfab.connectors.redis import RedisConnector
+from proxyfab.connectors.redis.header import object_name, space_prefix
+from proxyfab.keys import Key
+from proxyfab.testing import ConnectorTests
+from proxyfab.testing.servers import RedisServer
+
+
+def name_of(key: Key) -> bytes:
+    """The key of Redis that an object lies under."""
+    return object_name(space_prefix(key.where.split("/")[1]), key.id)
+
+
+class TestRedis(ConnectorTests):
+    connector = RedisConnector
+    on_disk = False
+    can_damage = True
+    expires_unseen = True
+
+    @pytest.fixture
+    def url(self, redis_server: RedisServer) -> str:
+        return f"{redis_server.database()}?lease=600"
+
+    def damage(self, connector: Any, key: Key, edit: Callable[[bytes], bytes]) -> None:
+        def work(link: Any) -> None:
+            raw = bytes(link.call(b"GET", name_of(key)))
+            link.call(b"SET", name_of(key), edit(raw))
+
+        connector._fleet.run(name_of(key), work, "damage")
+
+
+class TestRedisInChunks(TestRedis):
+    """Every object above a kilobyte lies in several keys."""
+
+    @pytest.fixture
+    def url(self, redis_server: RedisServer) -> str:
+        return f"{redis_server.database()}?chunk=4096&lease=600"
