@@ -30,7 +30,8 @@ from typing import Any
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, MissingDependency, SealError
 from proxyfab.keyring import Keyring, Secret, check_id
-from proxyfab.osio.memory import allocate, is_private
+from proxyfab.osio.memory import is_private
+from proxyfab.osio.warm import Warm
 from proxyfab.parallel import each
 from proxyfab.wire.sealed import AES, CHACHA, DIGEST, ED25519, HEADER, SALT, SEGMENT, SIGN, SIGNATURE, TAG, Header
 
@@ -43,6 +44,9 @@ MODES = {
 """What each mode accepts. Both ciphers under one key are sound: the header, hence the cipher, is bound into the key."""
 DEFAULT_ID = "default"
 _CONTEXT = b"proxyfab seal 1"
+
+warm = Warm()
+"""Where large objects are sealed and opened: used again once nobody looks at what was there."""
 
 Read = Callable[[int, int], Frames | None]
 
@@ -268,7 +272,7 @@ def _encrypted(frames: Frames, header: Header, packed: bytes, cipher: Any) -> Fr
     pieces = list(_pieces(frames, header))
     if header.segments == 1:
         return Frames((packed, cipher.encrypt(_nonce(0, header), _one(pieces[0]), None)))
-    out = allocate(header.total)
+    out = warm.take(header.total)
     out[:HEADER] = packed
 
     def encrypt(number: int) -> None:
@@ -283,15 +287,19 @@ def _encrypted(frames: Frames, header: Header, packed: bytes, cipher: Any) -> Fr
 def _decrypted(sealed: Frames, header: Header, first: int, last: int, cipher: Any) -> Frames:
     parts = list(_cut(sealed, header.stride))
     if len(parts) == 1:
-        plain = _decipher(cipher.decrypt, _nonce(first, header), _copied(parts[0]), None)
+        plain = _decipher(cipher.decrypt, _nonce(first, header), _copied(parts[0], bytearray(parts[0].nbytes)), None)
         return Frames((plain,))
     nbytes = sealed.nbytes - TAG * (last - first)
-    out = allocate(nbytes)
+    out = warm.take(nbytes)
+
+    spare: list[bytearray] = []  # one for each thread that works here
 
     def decrypt(number: int) -> None:
         low = number * header.segment
         room = out[low : min(low + header.segment, nbytes)]
-        _decipher(cipher.decrypt_into, _nonce(first + number, header), _copied(parts[number]), None, room)
+        own = spare.pop() if spare else bytearray(header.stride)
+        _decipher(cipher.decrypt_into, _nonce(first + number, header), _copied(parts[number], own), None, room)
+        spare.append(own)
 
     each(decrypt, len(parts), header.segment)
     return Frames.known((out.toreadonly(),), nbytes)
@@ -303,7 +311,7 @@ def _owned(sealed: Frames, header: Header, first: int, last: int, check: Callabl
     if all(is_private(view) for view in sealed.views):
         each(lambda number: check(first + number, parts[number].join()), last - first, header.segment)
         return sealed
-    out = allocate(sealed.nbytes)
+    out = warm.take(sealed.nbytes)
 
     def verify(number: int) -> None:
         low = number * header.segment
@@ -325,11 +333,12 @@ def _cut(frames: Frames, size: int) -> Iterator[Frames]:
         yield frames.slice(low, size)
 
 
-def _copied(part: Frames) -> memoryview | bytes:
-    """A sealed segment in this process's own memory and in one piece; a copy unless it is there already."""
+def _copied(part: Frames, own: bytearray) -> memoryview:
+    """A sealed segment in this process's own memory and in one piece; a copy, to `own`, unless it is there already."""
     if len(part.views) == 1 and is_private(part.views[0]):
         return part.views[0]
-    return part.tobytes()
+    room = memoryview(own)
+    return room[: part.copy_into(room)]
 
 
 def _proofs(frames: Frames, header: Header, length: int) -> bytes:

@@ -16,7 +16,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import SealError
 from proxyfab.keys import Key
 from proxyfab.layers.base import Layer
-from proxyfab.seal import MODES, Seal
+from proxyfab.seal import MODES, Seal, warm
 from proxyfab.spec import namespace_of
 from proxyfab.wire.sealed import content_of
 
@@ -99,6 +99,10 @@ class SealedConnector(Layer):
         """Sizes are those of what was put; of what was put without a seal, those of what lies there."""
         nbytes = content_of(stat.nbytes, MODES[self.seal.mode][0])
         return stat if nbytes < 0 else stat._replace(nbytes=nbytes)
+
+    def close(self) -> None:
+        super().close()
+        warm.forget()
 
     def _sealed(self, frames: Frames, key: Key) -> Frames:
         return self.seal.seal(frames, self.realm, key.id)

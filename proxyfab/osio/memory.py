@@ -17,7 +17,7 @@ HUGE = 4 * 2**20
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
-class _Own(mmap.mmap):
+class PrivateMap(mmap.mmap):
     """A mapping that no other process shares."""
 
 
@@ -25,15 +25,20 @@ def allocate(nbytes: int) -> memoryview:
     """Writable bytes; zeroed, and returned to the operating system when the last view goes."""
     if nbytes < HUGE:
         return memoryview(bytearray(nbytes))
-    block = _Own(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return memoryview(map_private(nbytes))
+
+
+def map_private(nbytes: int) -> PrivateMap:
+    """Zeroed memory of this process alone, on huge pages where the kernel grants them."""
+    block = PrivateMap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if _ADVICE is not None:
         block.madvise(_ADVICE)
-    return memoryview(block)
+    return block
 
 
 def is_private(view: memoryview) -> bool:
     """Whether these bytes are known to be this process's alone: nobody else changes them while they are read."""
-    return isinstance(view.obj, (bytes, bytearray, _Own))
+    return isinstance(view.obj, (bytes, bytearray, PrivateMap))
 
 
 def new_bytes(view: memoryview) -> bytes:

@@ -1,0 +1,91 @@
+"""Private memory that was used before: a first touch of fresh pages costs as much as the cipher that fills them.
+
+Promises: a block is handed out again only when no view of it is left anywhere, which the interpreter's count of
+references tells; its old content is still in it, so who takes it fills all of it before handing it on. At most 256 MiB
+are kept, of blocks that were used in the last ten seconds as far as anybody asks; `forget` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+import time
+
+from proxyfab.fork import on_fork
+from proxyfab.osio.memory import HUGE, PrivateMap, allocate, map_private
+
+KEPT = 256 << 20
+_IDLE = 10.0
+_STEP = 2 << 20
+
+
+class Warm:
+    """Blocks of private memory. Thread-safe, fork-safe.
+
+    Args:
+        most: How many bytes to keep, in use or not.
+    """
+
+    def __init__(self, most: int = KEPT) -> None:
+        self._most = most
+        self._blocks: list[PrivateMap] = []
+        self._taken: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._free = self._counts([PrivateMap(-1, mmap.PAGESIZE)])[0]
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """Give a child a lock that no thread of its parent holds."""
+        self._lock = threading.Lock()
+
+    def take(self, nbytes: int) -> memoryview:
+        """Writable bytes that are nobody else's; with old content, or zeroed."""
+        if nbytes < HUGE:
+            return allocate(nbytes)
+        now = time.monotonic()
+        with self._lock:
+            view = self._used_before(nbytes, now)
+        if view is None:
+            block = map_private(-(-nbytes // _STEP) * _STEP)
+            view = memoryview(block)[:nbytes]
+            with self._lock:
+                self._blocks.append(block)
+                self._taken[id(block)] = now
+                self._shrink(now)
+        return view
+
+    def forget(self) -> None:
+        """Keep nothing; what is in use goes when its last view does."""
+        with self._lock:
+            self._blocks.clear()
+            self._taken.clear()
+
+    def _used_before(self, nbytes: int, now: float) -> memoryview | None:
+        self._shrink(now)
+        for place, count in enumerate(self._counts(self._blocks)):
+            if count == self._free and nbytes <= len(self._blocks[place]) <= 2 * nbytes + _STEP:
+                block = self._blocks.pop(place)
+                self._blocks.append(block)  # the last one is the one used last
+                self._taken[id(block)] = now
+                return memoryview(block)[:nbytes]
+        return None
+
+    def _shrink(self, now: float) -> None:
+        """Let go of what idles, and of the oldest beyond the limit; blocks in use are only no longer ours."""
+        counts = self._counts(self._blocks)
+        kept, total = [], 0
+        for block, count in zip(reversed(self._blocks), reversed(counts), strict=True):
+            total += len(block)
+            idle = count == self._free and now - self._taken[id(block)] > _IDLE
+            if idle or total > self._most:
+                del self._taken[id(block)]
+            else:
+                kept.append(block)
+        kept.reverse()
+        self._blocks = kept
+
+    @staticmethod
+    def _counts(blocks: list[PrivateMap]) -> list[int]:
+        """References to each: compared only with what this very code counts for a block that nobody uses."""
+        return [sys.getrefcount(blocks[place]) for place in range(len(blocks))]
