@@ -167,8 +167,8 @@ class Mappings:
 
     A mapping in use is always found again; of those not in use the youngest `limit` bytes and `count` are kept. What
     is mapped stays in memory even when its file has lost its last name, so those whose file has are dropped whenever
-    the connector is used (asked at most every 250 ms). A process that idles can therefore hold back at most `limit`
-    bytes of files that are gone.
+    the connector is used (asked at most every 250 ms, every 2 s by gets that need none but warm ones). A process that
+    idles can therefore hold back at most `limit` bytes of files that are gone.
 
     Thread-safe; no mapping is undone under the lock. A forked child starts with none.
     """
@@ -230,9 +230,9 @@ class Mappings:
                 os.close(mine[0])
         _close(gone)
 
-    def sweep(self, *, now: bool = False) -> None:
-        """Drop mappings of files that are gone; at most every 250 ms unless `now`."""
-        if not self._warm or (not now and time.monotonic() - self._swept < _SWEEP_EVERY):
+    def sweep(self, *, now: bool = False, every: float = _SWEEP_EVERY) -> None:
+        """Drop mappings of files that are gone; at most every 250 ms, or `every` seconds, unless `now`."""
+        if not self._warm or (not now and time.monotonic() - self._swept < every):
             return
         self._swept = time.monotonic()
         with self._lock:

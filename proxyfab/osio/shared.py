@@ -28,6 +28,7 @@ _POOL_PART = 8
 _WARM_MOST = 2**30
 _WARM_PART = 16
 _READ_MOST = 64 * 2**20
+_SWEEP_SELDOM = 2.0
 
 
 class Shared:
@@ -77,7 +78,7 @@ class Shared:
                 return None
             if lease is None or mapping.start.tobytes() != header:
                 return None
-        self.mappings.sweep()
+        self.mappings.sweep(every=_SWEEP_SELDOM)
         return window(mapping, SIZE, slot.length, lease)
 
     def view(self, fd: int, slot: Slot, header: bytes) -> memoryview | None:
