@@ -20,11 +20,14 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "redis": ("proxyfab.connectors.redis", "RedisConnector", "redis"),
         "rediss": ("proxyfab.connectors.redis", "SecureRedisConnector", "redis"),
         "zmq": ("proxyfab.connectors.zmq.connector", "ZMQConnector", "zmq"),
+        "routed": ("proxyfab.connectors.routed", "RoutedConnector", ""),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
     },
     "layers": {
         # what may stand before a scheme: a class whose one required argument is the connector below it
+        "lz4": ("proxyfab.layers.lz4", "Lz4Layer", "lz4"),
         "retry": ("proxyfab.layers.retry", "RetryLayer", ""),
+        "zstd": ("proxyfab.layers.zstd", "ZstdLayer", "zstd"),
     },
     "seals": {
         # not named by URLs: what a store with `seal=` is made of

@@ -21,6 +21,7 @@ _URL = (
 _UNSOUND = "[\0\ud800-\udfff]|%00"
 _SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_PLAIN = "~/:;=,*?@[]"  # what stands in an option as it is, so that a URL inside a URL stays readable
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 INLINE_BELOW = 4096
 CACHE = 256 * 2**20
@@ -48,7 +49,7 @@ class ConnectorSpec(NamedTuple):
         return cls(scheme, unquote(match["host"]), unquote(match["path"] or ""), options, tuple(layers))
 
     def __str__(self) -> str:
-        query = f"?{urlencode(self.options, safe='~/:')}" if self.options else ""
+        query = f"?{urlencode(self.options, safe=_PLAIN)}" if self.options else ""
         scheme = "+".join((*self.layers, self.scheme))
         return f"{scheme}://{quote(self.host, safe='~:@,[]')}{quote(self.path, safe='/~')}{query}"
 

@@ -274,7 +274,7 @@ def _header(frames: Frames) -> tuple[int, int, int, int, int]:
         first = frames.slice(0, _START).join()
     magic, version, flags, major, minor, total, mark, length, crc = _FIXED.unpack_from(first)
     if magic != _MAGIC:
-        raise IntegrityError("These bytes are not an object of proxyfab's: they do not begin with its magic number.")
+        raise IntegrityError(f"These bytes are not an object of proxyfab's: {_what_else(frames)}.")
     if version > VERSION:
         raise IntegrityError(
             f"This object is in wire format {version}, and this proxyfab reads up to {VERSION}: "
@@ -374,3 +374,13 @@ def digest(content: Payload | Frames) -> int:
     for view in views:
         state.update(view)
     return state.intdigest()
+
+
+def _what_else(frames: Frames) -> str:
+    """What bytes with another magic number are, as far as it can be told, and what to do."""
+    from proxyfab.wire.packed import layer_of  # only here: most readers never meet any
+
+    layer = layer_of(frames)
+    if layer:
+        return f"they were put through the layer {layer}+, so open the store as {layer}+<its URL>"
+    return "they do not begin with its magic number"
