@@ -4,31 +4,73 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 from types import FrameType
 
 import click
 
-from proxyfab.errors import MissingDependency
+from proxyfab.errors import ConfigurationError, MissingDependency
 from proxyfab.opening import open_connector
+from proxyfab.osio.shared import default_root
+from proxyfab.spec import ConnectorSpec, nbytes
+
+_PART = 4
+"""The part of shared memory that a server takes by default."""
 
 
 @click.command()
 @click.option("--bind", multiple=True, default=["tcp://127.0.0.1:0"], show_default=True, help="Where to listen.")
-@click.option("--storage", default="shm://", show_default=True, help="URL of the connector that keeps the objects.")
-@click.option("--advertise", default="", help="host:port that keys carry; by default what was bound to.")
+@click.option("--storage", help="URL of a connector that keeps the objects, instead of memory and a spill directory.")
+@click.option("--memory", help="Bytes of objects in shared memory, as in 4GiB; default: a quarter of it.")
+@click.option("--spill", type=click.Path(file_okay=False), help="Directory for what does not fit into --memory.")
+@click.option("--quota", help="Bytes of objects in memory and spilled; default: what the disk takes.")
+@click.option("--uploads", default="1GiB", show_default=True, help="Bytes of objects that are being received at most.")
+@click.option("--advertise", default="", help="host:port that keys carry; default: the first --bind.")
+@click.option("--key", default="", help="Id of the server's CURVE key (`proxyfab keys`); needed beyond loopback.")
+@click.option(
+    "--allow", type=click.Path(dir_okay=False), help="File of clients' public keys, instead of the keyring's."
+)
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when clients can connect (JSON).")
 @click.option("--ready-fd", type=int, help="Written to and closed when clients can connect (JSON).")
-def serve(bind: tuple[str, ...], storage: str, advertise: str, ready_file: str | None, ready_fd: int | None) -> None:
-    """Run a node server: objects of this node or site, for zmq:// clients anywhere."""
+@click.option("--private", type=click.Path(file_okay=False), hidden=True, help="Serve zmq://auto in this directory.")
+def serve(
+    bind: tuple[str, ...],
+    storage: str | None,
+    memory: str | None,
+    spill: str | None,
+    quota: str | None,
+    uploads: str,
+    advertise: str,
+    key: str,
+    allow: str | None,
+    ready_file: str | None,
+    ready_fd: int | None,
+    private: str | None,
+) -> None:
+    """Run a node server: it keeps the objects of a node or a site for zmq:// clients anywhere.
+
+    What it holds is lost when it ends. On its own machine clients read and write through shared memory.
+    """
     try:
         from proxyfab.server.node import Node
+        from proxyfab.server.private import Private
     except ModuleNotFoundError as error:
         raise MissingDependency(f"serve needs {error.name!r}: pip install 'proxyfab[zmq]'") from error
     from proxyfab.server.options import Options
-    from proxyfab.server.storage import Storage
+    from proxyfab.server.storage import storage_of
 
-    node = Node(Options(bind=bind, advertise=advertise), Storage(open_connector(storage)))
+    url = _storage(storage, memory, spill, quota)
+    room = Private(private) if private is not None else None
+    options = Options(
+        bind=bind if room is None else (room.endpoint,),
+        advertise=advertise,
+        key=key,
+        allow=allow or "",
+        uploads=nbytes(uploads),
+    )
+    node = Node(options, storage_of(open_connector(url)), is_over=None if room is None else room.is_over)
     endpoints = node.open()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
@@ -38,8 +80,26 @@ def serve(bind: tuple[str, ...], storage: str, advertise: str, ready_file: str |
     signal.signal(signal.SIGINT, stop)
     ready = {"url": f"zmq://{node.address}", "endpoints": endpoints, "pid": os.getpid()}
     _tell(json.dumps({**ready, "incarnation": node.incarnation}), ready_file, ready_fd)
-    click.echo(f"serving {storage} at {ready['url']} (pid {os.getpid()})", err=True)
-    node.run()
+    click.echo(f"proxyfab serve: {url} at {ready['url']}, pid {os.getpid()}", err=True)
+    try:
+        node.run()
+    finally:
+        if ready_file is not None and os.path.exists(ready_file):
+            os.unlink(ready_file)
+
+
+def _storage(storage: str | None, memory: str | None, spill: str | None, quota: str | None) -> str:
+    """The URL of the storage."""
+    if storage is not None:
+        if memory or spill or quota:
+            raise ConfigurationError("--memory, --spill and --quota are for the storage that --storage replaces.")
+        return storage
+    root = default_root()
+    place = os.path.dirname(root) if not os.path.isdir(root) else root
+    limit = nbytes(memory) if memory else shutil.disk_usage(place).total // _PART
+    directory = os.path.abspath(spill or f"{tempfile.gettempdir()}/proxyfab-{os.geteuid()}-spill")
+    options = [("limit", str(limit)), *([("quota", str(nbytes(quota)))] if quota else [])]
+    return str(ConnectorSpec("bounded", options=(*options, ("slow", f"file://{directory}"))))
 
 
 def _tell(text: str, path: str | None, descriptor: int | None) -> None:

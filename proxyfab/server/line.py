@@ -15,6 +15,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, ProxyfabError
+from proxyfab.server.gate import Gate, check_binds
+from proxyfab.server.options import Options
 from proxyfab.wire.messages import MAX_MESSAGE, encode
 
 HEARTBEAT = 1000
@@ -30,13 +32,15 @@ class Line:
     """A bound ROUTER. Belongs to one thread.
 
     Args:
-        bind: Endpoints such as `tcp://127.0.0.1:0` or `ipc:///path`.
+        options: Of the server: where to listen, and whom to let in.
     """
 
-    def __init__(self, bind: Sequence[str]) -> None:
-        self._bind = tuple(bind)
+    def __init__(self, options: Options) -> None:
+        check_binds(options)
+        self._bind = options.bind
         self.context: zmq.Context[Any] = zmq.Context(io_threads=2)
         self.context.set(zmq.MAX_SOCKETS, 64)
+        self.gate = Gate(options)
         self.router = self.context.socket(zmq.ROUTER)
         self.endpoints: list[str] = []
         self.dropped = 0
@@ -62,6 +66,7 @@ class Line:
         }
         for option, value in options.items():
             router.setsockopt(option, value)
+        self.gate.open(self.context, router)
         self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED)
         for endpoint in self._bind:
             try:
@@ -115,6 +120,7 @@ class Line:
 
     def close(self) -> None:
         """Unbind and end every connection."""
+        self.gate.close()
         self.router.disable_monitor()
         self.monitor.close(0)
         self.router.close(0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from proxyfab.abc import check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio.namespace import is_name
 from proxyfab.server.answers import Answer
@@ -27,6 +27,8 @@ from proxyfab.wire.messages import CHUNK, Message, pieces
 
 _BATCH = 256 << 20
 """Bytes of objects that one request gets at most, beyond the first; a client asks for the others anew."""
+SHARE = CHUNK // 4
+"""Bytes from which on a client of this machine reads shared memory itself."""
 _VIEWS = 256
 _MOVING = 64
 """Objects under way to or from one peer at most."""
@@ -45,46 +47,60 @@ class Moves:
 
     def get(self, peer: Peer, message: Message) -> Steps:
         """Answer with objects, or with where a client of this machine finds them."""
-        share = message.flag("shared")
-        offset, length = message.count("offset", 0), message.fields.get("length")
+        share, ranged = message.flag("shared"), message.fields.get("length") is not None
+        offset, length = message.count("offset", 0), message.count("length", 0)
+        found = yield from self._fetch([Name(*name) for name in message.names()], share=share)
         sizes: list[int] = []
         shared: list[list[Any]] = []
         body: list[memoryview] = []
         total = 0
-        for namespace, id in message.names():
-            if total > _BATCH:
-                break
-            found = yield from self._fetch(Name(namespace, id), share=share)
-            if isinstance(found, Key):
-                shared.append([len(sizes), found.id])
-            elif found is not None:
-                if length is not None:
-                    found = found.slice(offset, message.count("length"))
-                body += found.views if len(found.views) <= _VIEWS else [found.join()]
-                total += found.nbytes
-            sizes.append(-1 if found is None else -2 if isinstance(found, Key) else found.nbytes)
+        for item in found:
+            if isinstance(item, Key):
+                shared.append([len(sizes), item.id])
+            elif item is not None:
+                frames = item.slice(offset, length) if ranged else item
+                body += frames.views if len(frames.views) <= _VIEWS else [frames.join()]
+                total += frames.nbytes
+                sizes.append(frames.nbytes)
+                continue
+            sizes.append(-1 if item is None else -2)
         self._state.count("get", len(sizes))
         self._state.count("get_bytes", total)
         return self.deliver(peer, message.request, {"sizes": sizes, "shared": shared}, body, message.count("window", 0))
 
-    def _fetch(self, name: Name, *, share: bool) -> Any:
-        """Frames of an object, its key in shared memory, or None."""
+    def _fetch(self, names: list[Name], *, share: bool) -> Any:
+        """For each of the first so many objects its frames, its key in shared memory, or None where there is none."""
+        found: list[Frames | Key | None] = []
+        wanted: list[tuple[int, Name, Entry]] = []
+        total = 0
+        for name in names:
+            entry = self._state.find(name)
+            place = None
+            if entry is not None and share and entry.nbytes >= SHARE:
+                place = self._host.storage.share(entry.place)
+            if entry is not None and place is None:
+                if total and total + entry.nbytes > _BATCH:
+                    break  # the client asks for the others anew
+                total += entry.nbytes
+                wanted.append((len(found), name, entry))
+            found.append(place)
+        if wanted:
+            many = yield self._host.storage.get([entry.place for _, _, entry in wanted])
+            for (number, name, entry), frames in zip(wanted, many, strict=True):
+                found[number] = frames if frames is not None else (yield from self._look_again(name, entry))
+        return found
+
+    def _look_again(self, name: Name, before: Entry) -> Any:
+        """Frames of an object whose place was empty: it was replaced or evicted meanwhile, or the storage lost it."""
         entry = self._state.find(name)
         if entry is None:
             return None
-        if share and entry.nbytes >= CHUNK // 4:
-            place = self._host.storage.share(entry.place)
-            if place is not None:
-                return place
-        frames = yield self._host.storage.get(entry.place)
-        if frames is None:
-            now = self._state.find(name)
-            if now is not None and now.version != entry.version:  # replaced while we looked
-                return (yield from self._fetch(name, share=share))
-            if now is not None:
-                self._state.index.remove(name)
-                self._state.count("lost")
-        return frames
+        if entry.version == before.version:
+            self._state.index.remove(name)
+            self._state.count("lost")
+            return None
+        (frames,) = yield self._host.storage.get([entry.place])
+        return frames if frames is not None else (yield from self._look_again(name, entry))
 
     def deliver(
         self, peer: Peer, request: bytes, fields: dict[str, Any], body: list[memoryview], window: int = 0
@@ -132,14 +148,19 @@ class Moves:
             wishes.append(self.wish(message, Name(message.text("ns"), id), size))
             many.append(Frames.known(tuple(pieces(message.body, offset, size)), size))
             offset += size
-        errors = []
-        for number, (wish, frames) in enumerate(zip(wishes, many, strict=True)):
+        errors = [[number, str(_taken(wish))] for number, wish in enumerate(wishes) if not self._is_free(wish)]
+        taken = {number for number, _ in errors}
+        rest = [number for number in range(len(wishes)) if number not in taken]
+        places = yield self._host.storage.put([many[number] for number in rest])
+        failed = [place for place in places if isinstance(place, ProxyfabError)]
+        for number, place in zip(rest, places, strict=True):
             try:
-                self._check_free(wish)
-                place = yield self._host.storage.put(frames)
-                yield from self.keep(wish, place)
+                if isinstance(place, Key):
+                    yield from self.keep(wishes[number], place)
             except KeyExists as error:
                 errors.append([number, str(error)])
+        if failed:
+            raise failed[0]
         self._state.count("put", len(ids))
         self._state.count("put_bytes", offset)
         return Answer("ok", {"exists": errors})
@@ -178,7 +199,7 @@ class Moves:
     def _complete(self, peer: Peer, request: bytes, upload: Upload) -> Steps:
         self._uploading.pop(request, None)
         try:
-            place = yield self._host.storage.put(Frames(upload.parts))
+            place = yield from self.store(Frames(upload.parts))
             yield from self.keep(upload.wish, place)
         finally:
             peer.uploads.pop(request, None)
@@ -253,6 +274,13 @@ class Moves:
         if before is not None:
             yield self._host.storage.evict([before.place])
 
+    def store(self, frames: Frames) -> Any:
+        """Put one object into the storage; answers with its place."""
+        (place,) = yield self._host.storage.put([frames])
+        if isinstance(place, ProxyfabError):
+            raise place
+        return place
+
     def drop(self, entries: Sequence[Entry]) -> Steps:
         """Let go of what lies under entries that have no name any more."""
         for start in range(0, len(entries), 256):
@@ -296,8 +324,15 @@ class Moves:
 
     def _check_free(self, wish: Wish) -> None:
         """Refuse what would be refused when it is there, before it has moved."""
-        if not wish.replace and self._state.find(wish.name) is not None:
-            raise KeyExists(f"{wish.name.id} is there already; objects are written once (say replace=True).")
+        if not self._is_free(wish):
+            raise _taken(wish)
+
+    def _is_free(self, wish: Wish) -> bool:
+        return wish.replace or self._state.find(wish.name) is None
+
+
+def _taken(wish: Wish) -> KeyExists:
+    return KeyExists(f"{wish.name.id} is there already; objects are written once (say replace=True).")
 
 
 def _ignore(_: Answer) -> None:

@@ -38,14 +38,15 @@ class Node:
     Args:
         options: What it serves, where and to whom.
         storage: Where the objects lie; closed at the end.
+        is_over: Asked once a second whether to end.
     """
 
-    def __init__(self, options: Options, storage: Storage) -> None:
+    def __init__(self, options: Options, storage: Storage, is_over: Callable[[], bool] | None = None) -> None:
         self.options = options
         self.storage = storage
         self.incarnation = os.urandom(6).hex()
         self.address = ""
-        self.line = Line(options.bind)
+        self.line = Line(options)
         self.peers: dict[bytes, Peer] = {}
         self.state = State()
         self.verbs = Verbs(self, self.state)
@@ -54,6 +55,7 @@ class Node:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._working = 0
         self._stopping = False
+        self._is_over = is_over
         self._swept = 0.0
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -70,6 +72,8 @@ class Node:
         poller.register(self.line.router, zmq.POLLIN)
         poller.register(self.line.monitor, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
+        if self.line.gate.socket is not None:
+            poller.register(self.line.gate.socket, zmq.POLLIN)
         try:
             while not self._stopping:
                 poller.poll(self._pause())
@@ -87,6 +91,7 @@ class Node:
     def _step(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+        self.line.gate.answer()
         for _ in range(_BURST):
             received = self.line.receive()
             if received is None:
@@ -102,6 +107,8 @@ class Node:
         if now - self._swept > _SWEEP:
             self._swept = now
             self.verbs.sweep(now)
+            if self._is_over is not None and self._is_over():
+                self._stopping = True
 
     def _pause(self) -> int:
         """Milliseconds until there is something to do without being told."""

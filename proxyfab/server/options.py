@@ -12,6 +12,10 @@ class Options:
     bind: tuple[str, ...] = ("tcp://127.0.0.1:0",)
     advertise: str = ""
     """The address that keys carry, `host:port`; by default what was bound to."""
+    key: str = ""
+    """Id of the server's CURVE key in the keyring; needed beyond loopback."""
+    allow: str = ""
+    """File of public keys that are let in; by default the keyring's list for `key`."""
     uploads: int = 1 << 30
     """Bytes of objects that are being received, at most."""
     objects: int = 1 << 40

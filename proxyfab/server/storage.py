@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from proxyfab.abc import Connector, SupportsReap, SupportsStatus
 from proxyfab.buffers import Frames
+from proxyfab.cache import ByteLRU
 from proxyfab.errors import ProxyfabError
 from proxyfab.keys import Key
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 QUICK = 256 << 10
 """Bytes that the loop copies itself; more would make others wait."""
 _FEW = 8
+_SMALL = 4096
+_SMALL_BYTES = 64 << 20
+"""Of small objects the youngest so many bytes are kept in the server's own memory, too: a file costs more to open."""
 
 
 class Job(NamedTuple):
@@ -47,19 +51,47 @@ class Storage:
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
         self._fast = bool(connector.local)
+        self._small: ByteLRU[str, Frames] = ByteLRU(_SMALL_BYTES, _size)
         self.namespace = str(getattr(connector, "namespace", "")) if connector.scheme == "shm" else ""
 
-    def put(self, frames: Frames) -> Job:
-        """Store a new object; answers with its place."""
-        return Job(lambda: self.connector.put(frames), self._fast and frames.nbytes <= QUICK)
+    def put(self, many: list[Frames]) -> Job:
+        """Store new objects; answers with the place of each, or with why it has none."""
+        return Job(lambda: [self._put(frames) for frames in many], self._is_quick(many))
 
-    def get(self, place: Key) -> Job:
-        """Frames of an object, or None."""
-        return Job(lambda: self.connector.get(place), self._fast)
+    def _is_quick(self, many: list[Frames]) -> bool:
+        return self._fast and len(many) < _FEW and sum([frames.nbytes for frames in many]) <= QUICK
+
+    def _put(self, frames: Frames) -> Key | ProxyfabError:
+        try:
+            place = self.connector.put(frames)
+        except ProxyfabError as error:
+            return error
+        if frames.nbytes <= _SMALL:  # a copy, as the message's memory is larger than what is in it
+            self._small.put(place.id, Frames([frames.tobytes()]))
+        return place
+
+    def get(self, places: list[Key]) -> Job:
+        """Frames of objects, None for what is not there."""
+        known = [self._small.get(place.id) for place in places]
+        missing = [place for place, frames in zip(places, known, strict=True) if frames is None]
+
+        def get() -> list[Frames | None]:
+            fresh = iter(self.connector.get_many(missing))
+            return [frames if frames is not None else next(fresh) for frames in known]
+
+        return Job((lambda: known) if not missing else get, not missing or self._reads_quickly(missing))
+
+    def _reads_quickly(self, places: list[Key]) -> bool:
+        return self._fast and len(places) < _FEW
 
     def evict(self, places: list[Key]) -> Job:
         """Let go of objects."""
-        return Job(lambda: self.connector.evict_many(places), self._fast and len(places) < _FEW)
+        return Job(lambda: self._evict(places), self._fast and len(places) < _FEW)
+
+    def _evict(self, places: list[Key]) -> None:
+        for place in places:
+            self._small.pop(place.id)
+        self.connector.evict_many(places)
 
     # -- where clients of this machine write and read themselves -------------------------------------------------
 
@@ -128,18 +160,17 @@ class BoundedStorage(Storage):
         if connector.fast.scheme == "shm":
             self.namespace = str(connector.fast.namespace)
 
-    def put(self, frames: Frames) -> Job:
+    def _is_quick(self, many: list[Frames]) -> bool:
         book = self._bounded.ledger
-        fits = book.fast_bytes + frames.nbytes <= book.limit  # otherwise others are moved to a disk first
-        return Job(lambda: self.connector.put(frames), fits and self._fast and frames.nbytes <= QUICK)
+        room = book.limit - book.fast_bytes  # beyond it others are moved to a disk first
+        return super()._is_quick(many) and sum([frames.nbytes for frames in many]) <= room
 
-    def get(self, place: Key) -> Job:
-        return Job(lambda: self.connector.get(place), self._fast and place.id in self._bounded.ledger.fast)
+    def _reads_quickly(self, places: list[Key]) -> bool:
+        fast = self._bounded.ledger.fast
+        return super()._reads_quickly(places) and all(place.id in fast for place in places)
 
     def evict(self, places: list[Key]) -> Job:
-        fast = self._bounded.ledger.fast
-        quick = len(places) < _FEW and all(place.id in fast for place in places)
-        return Job(lambda: self.connector.evict_many(places), self._fast and quick)
+        return Job(lambda: self._evict(places), self._reads_quickly(places))
 
     def grant(self, nbytes: int) -> Job:
         if not self.namespace:
@@ -177,6 +208,10 @@ class BoundedStorage(Storage):
     @property
     def limit(self) -> int | None:
         return int(self._bounded.limit) if self._bounded.quota is None else int(self._bounded.quota)
+
+
+def _size(frames: Frames) -> int:
+    return frames.nbytes + 200
 
 
 def storage_of(connector: Connector) -> Storage:

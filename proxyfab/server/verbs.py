@@ -126,8 +126,9 @@ class Verbs:
         """Tell those who still wait that there is nothing to wait for."""
         for peer in self.host.peers.values():
             for request in [*peer.waits, *peer.uploads]:
+                kind = "ObjectLost" if request in peer.waits else "ConnectorError"
                 text = "The node server has stopped; what it held is lost."
-                self.host.line.send(peer.who, "error", request, {"kind": "ConnectorError", "text": text})
+                self.host.line.send(peer.who, "error", request, {"kind": kind, "text": text})
 
     def places(self) -> list[Key]:
         """Where everything lies that has a name."""
@@ -220,12 +221,12 @@ class Verbs:
             if (entry is not None) != has_old or (entry is not None and entry.nbytes != old_size):
                 return Answer("ok", {"done": False})
             if entry is not None:
-                frames = yield self.host.storage.get(entry.place)
+                (frames,) = yield self.host.storage.get([entry.place])
                 if self._version(name) != entry.version:
                     continue
                 if frames != old:
                     return Answer("ok", {"done": False})
-            place = None if new is None else (yield self.host.storage.put(new))
+            place = None if new is None else (yield from self.moves.store(new))
             if self._version(name) == (None if entry is None else entry.version):
                 if place is not None:
                     yield from self.moves.keep(wish._replace(replace=True), place)
@@ -285,6 +286,7 @@ class Verbs:
             "uploading_bytes": self.moves.room.used,
             "waiting": len(self.state.waiters),
             "dropped": self.host.line.dropped,
+            "denied": self.host.line.gate.denied,
         }
         rows = [{"name": peer.name, "address": peer.address, **peer.counters} for peer in self.host.peers.values()]
         fields = {"objects": self.index.count, "nbytes": self.index.nbytes, "started": self.state.started}

@@ -92,14 +92,14 @@ class Message(NamedTuple):
                 raise self._wrong(name, "a list of numbers")
         return items
 
-    def names(self, name: str = "keys") -> list[tuple[str, str]]:
-        """A field that is a list of objects' names: namespace and id."""
-        names = []
-        for item in self.items(name):
-            if item.__class__ is not list or len(item) != 2 or item[0].__class__ is not str or _no_id(item[1]):
-                raise self._wrong(name, "a list of pairs of namespace and id")
-            names.append((item[0], item[1]))
-        return names
+    def names(self) -> list[tuple[str, str]]:
+        """The objects that a message is about: their namespace and the id of each."""
+        namespace = self.text("ns")
+        ids = self.items("ids")
+        for id in ids:
+            if _no_id(id):
+                raise self._wrong("ids", "a list of ids")
+        return [(namespace, id) for id in ids]
 
     def _wrong(self, name: str, wanted: str) -> IntegrityError:
         return IntegrityError(f"A message {self.verb!r} is malformed: its field {name!r} is not {wanted}.")

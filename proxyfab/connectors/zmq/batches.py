@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from proxyfab.connectors.zmq.link import Link
-from proxyfab.wire.messages import CHUNK
+from proxyfab.connectors.zmq.servers import Spot
+from proxyfab.wire.messages import MAX_BODY
 
-_MOST = 256
+_MOST = 1024
 _MOST_TEXT = 48 << 10
 """Bytes of names in one header."""
 
@@ -19,9 +19,7 @@ class Wanted(NamedTuple):
     number: int
     """Its place in the caller's batch."""
     id: str
-    link: Link
-    incarnation: str
-    namespace: str
+    spot: Spot
     nbytes: int = 0
 
 
@@ -29,13 +27,13 @@ def cut(wanted: Sequence[Wanted]) -> Iterator[list[Wanted]]:
     """The wishes in batches that a message can carry: of one server, incarnation and namespace."""
     groups: dict[tuple[int, str, str], list[Wanted]] = {}
     for item in wanted:
-        groups.setdefault((id(item.link), item.incarnation, item.namespace), []).append(item)
+        groups.setdefault((id(item.spot.link), item.spot.incarnation, item.spot.namespace), []).append(item)
     for group in groups.values():
         batch: list[Wanted] = []
         text = nbytes = 0
         for item in group:
-            length = 4 * len(item.id) + len(item.namespace) + 16
-            if batch and (len(batch) == _MOST or text + length > _MOST_TEXT or nbytes + item.nbytes > CHUNK):
+            length = len(item.id.encode()) + 12
+            if batch and (len(batch) == _MOST or text + length > _MOST_TEXT or nbytes + item.nbytes > MAX_BODY):
                 yield batch
                 batch, text, nbytes = [], 0, 0
             batch.append(item)

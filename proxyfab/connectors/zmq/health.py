@@ -25,7 +25,7 @@ def diagnose(link: Link, status: Callable[[], Status]) -> Iterator[Finding]:
         link: A fresh one to the server, with `STEP` as its timeout; it is closed here.
         status: Asks the server what it holds.
     """
-    for finding in _reached(link.address):
+    for finding in _reached(link.address, link.timeout):
         yield finding
         if finding.state == "fail":
             return
@@ -49,10 +49,10 @@ def diagnose(link: Link, status: Callable[[], Status]) -> Iterator[Finding]:
         yield Finding("memory", "fail", str(error))
 
 
-def _reached(address: str) -> Iterator[Finding]:
+def _reached(address: str, timeout: float) -> Iterator[Finding]:
     if not address.startswith("/"):
         host, _, port = address.rpartition(":")
-        yield from reach(host.strip("[]"), int(port), timeout=STEP)
+        yield from reach(host.strip("[]"), int(port), timeout=timeout)
     elif os.path.exists(address):
         yield Finding("socket", "ok", address)
     else:
