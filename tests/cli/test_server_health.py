@@ -59,7 +59,7 @@ def test_a_server_that_is_well(urls, scheme):
 @pytest.mark.parametrize("scheme", ["redis", "zmq"])
 def test_a_port_behind_a_wall(scheme, wall):
     started = time.monotonic()
-    status, found = doctor(f"{scheme}://{HOST}:{wall}", "--timeout", "8")
+    status, found = doctor(f"{scheme}://{HOST}:{wall}?timeout=1")
 
     assert status == 1
     assert found["port"]["state"] == "fail"
