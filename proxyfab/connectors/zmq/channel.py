@@ -57,6 +57,7 @@ class Channel:
         self._context = contexts.take()
         self._ready = False
         self._closed = False
+        self._guarded = bool(options)
         self.welcome = Message("", NOBODY, {})
         """What the server answered to hello."""
         try:
@@ -71,6 +72,7 @@ class Channel:
             zmq.LINGER: 0,
             zmq.RECONNECT_IVL: -1,
             zmq.RCVTIMEO: _SLICE,
+            zmq.SNDTIMEO: 0,
             zmq.SNDHWM: 0,
             zmq.MAXMSGSIZE: MAX_MESSAGE,
             zmq.HEARTBEAT_IVL: _HEARTBEAT,
@@ -88,14 +90,18 @@ class Channel:
     # -- requests ------------------------------------------------------------------------------------------------
 
     def send(self, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()) -> None:
-        """Send a message; the body must not change before the answer is there."""
+        """Send a message; the body must not change before the answer is there. Raises Broken where nobody is."""
         header = encode(verb, request, fields)
-        if not body:
-            self._socket.send(header)
-        elif sum([view.nbytes for view in body]) > _COPIED:
-            self._socket.send_multipart([header, *body], copy=False)
-        else:
-            self._socket.send_multipart([header, *body])
+        try:
+            if not body:
+                self._socket.send(header)
+            elif sum([view.nbytes for view in body]) > _COPIED:
+                self._socket.send_multipart([header, *body], copy=False)
+            else:
+                self._socket.send_multipart([header, *body])
+        except zmq.Again:  # its queue has no limit: there is no connection any more, and there will be none
+            self.check()
+            raise Broken("has closed the connection") from None
 
     def answer(self, request: bytes, until: float) -> Message:
         """The header of what the server answers to a request; its body, if any, is to be received next.
@@ -196,6 +202,8 @@ class Channel:
     def _judge(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._ready = True
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._guarded:
+            raise Broken("ended the connection while it was made")
         elif (why := _REFUSED.get(event)) is not None:
             raise AccessDenied(f"The node server at {self.endpoint} refused this client: {why} ({value}).")
         elif event == zmq.EVENT_DISCONNECTED:
