@@ -100,8 +100,9 @@ def _looks(connector: Connector, url: str, interval: float) -> Iterator[Sample |
     yield last
     following = time.monotonic()
     while True:
-        following = max(following + interval, time.monotonic())
-        time.sleep(max(0.0, following - time.monotonic()))
+        now = time.monotonic()
+        following = max(following, now - interval / 2) + interval  # what a late answer has cost is not made up for
+        time.sleep(max(0.0, following - now))
         try:
             last = _look(connector, url, last)
             yield last
