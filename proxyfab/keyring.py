@@ -58,6 +58,15 @@ class Secret(bytes):
         raise SealError("A secret key does not leave its process: send the key's id, and have the key there, too.")
 
 
+class _Hidden(str):
+    """Text of a key on its way, in case a traceback is printed with its variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "***"
+
+
 class Held(NamedTuple):
     """What `Keyring.held` knows of one key; never a secret."""
 
@@ -124,14 +133,15 @@ class Keyring:
         Raises:
             KeyExists: There is one of this kind and id: a key never changes.
         """
+        values: dict[str, str]
         if kind == "symmetric":
-            values = {"secret": b64encode(secrets.token_bytes(32)).decode()}
+            values = {"secret": _Hidden(b64encode(secrets.token_bytes(32)).decode())}
         elif kind == "sign":
-            seed = secrets.token_bytes(32)
-            values = {"secret": b64encode(seed).decode(), "public": b64encode(_public_of(seed)).decode()}
+            seed = Secret(secrets.token_bytes(32))
+            values = {"secret": _Hidden(b64encode(seed).decode()), "public": b64encode(_public_of(seed)).decode()}
         elif kind == "curve":
             public, secret = _zmq().curve_keypair()
-            values = {"secret": secret.decode(), "public": public.decode()}
+            values = {"secret": _Hidden(secret.decode()), "public": public.decode()}
         else:
             raise ConfigurationError(f"A key of kind {kind!r} cannot be made; choose symmetric, sign or curve.")
         return self._add(kind, id, values)
@@ -143,7 +153,7 @@ class Keyring:
             KeyExists: There is one of this kind and id.
             ConfigurationError: The text is no key of this kind.
         """
-        text = text.strip()
+        text = _Hidden(text.strip())
         if text.startswith(_HEADER):
             values = _parsed(text)
             if values.pop("kind", "") != kind:
@@ -212,9 +222,9 @@ class Keyring:
 
     def _find(self, kind: str, id: str) -> dict[str, str] | None:
         path = self._path(kind, id)
-        given = os.environ.get(_variable(kind, id))
-        if given is not None:
-            return _checked(kind, id, {"public" if kind == "verify" else "secret": given.strip()})
+        if _variable(kind, id) in os.environ:
+            given = _Hidden(os.environ[_variable(kind, id)].strip())
+            return _checked(kind, id, {"public" if kind == "verify" else "secret": given})
         try:
             values = _parsed(self._read(path, kind))
         except FileNotFoundError:
@@ -235,7 +245,7 @@ class Keyring:
             if not stat.S_ISREG(status.st_mode):
                 raise AccessDenied(f"{path} is not a file; a key lies in one.")
             self._guard(path, status, 0o022 if kind in ("verify", "peers") else 0o077)
-            return os.read(descriptor, _LARGEST).decode("utf-8", "replace")
+            return _Hidden(os.read(descriptor, _LARGEST), "utf-8", "replace")
         finally:
             os.close(descriptor)
 
@@ -248,8 +258,7 @@ class Keyring:
 
     def _add(self, kind: str, id: str, values: dict[str, str]) -> Held:
         path = self._path(kind, id)
-        lines = [_HEADER, f"kind: {kind}", f"id: {id}", *(f"{name}: {value}" for name, value in values.items())]
-        fresh = self._fresh("\n".join([*lines, ""]))
+        fresh = self._fresh(_written({"kind": kind, "id": id, **values}))
         try:
             os.link(fresh, path)
         except FileExistsError as error:
@@ -296,11 +305,15 @@ def check_id(id: str) -> str:
     return id
 
 
+def _written(values: dict[str, str]) -> str:
+    return _Hidden("\n".join([_HEADER, *(f"{name}: {value}" for name, value in values.items()), ""]))
+
+
 def _parsed(text: str) -> dict[str, str]:
-    header, *lines = [*text.splitlines(), ""]
-    if header != _HEADER:
+    if text.partition("\n")[0].strip() != _HEADER:
         raise ConfigurationError("This is not a key file of proxyfab's, or one of a newer version.")
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip()}
+    rows = (line.partition(":") for line in text.splitlines()[1:])
+    return {name.strip(): _Hidden(value.strip()) for name, _, value in rows if name.strip()}
 
 
 def _checked(kind: str, id: str, values: dict[str, str]) -> dict[str, str]:
@@ -318,12 +331,12 @@ def _checked(kind: str, id: str, values: dict[str, str]) -> dict[str, str]:
 def _binary(text: str, id: str) -> bytes:
     """32 bytes from base64; the error does not repeat the text."""
     try:
-        found = b64decode(text, validate=True)
+        found = Secret(b64decode(text, validate=True))
     except ValueError:
-        found = b""
+        found = Secret()
     if len(found) != 32:
         raise ConfigurationError(f"The key {id!r} is not the base64 of 32 bytes.")
-    return found
+    return bytes(found)
 
 
 def _z85(key: str | bytes) -> str:
