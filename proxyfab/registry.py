@@ -21,6 +21,7 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "rediss": ("proxyfab.connectors.redis", "SecureRedisConnector", "redis"),
         "zmq": ("proxyfab.connectors.zmq.connector", "ZMQConnector", "zmq"),
         "routed": ("proxyfab.connectors.routed", "RoutedConnector", ""),
+        "tiers": ("proxyfab.connectors.tiers", "TieredConnector", ""),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
     },
     "layers": {

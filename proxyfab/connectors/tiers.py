@@ -1,0 +1,348 @@
+"""`tiers://?to=memory://;limit=256MiB&to=shm://;limit=4GiB&to=redis://store`: copies nearby of what lies far away.
+
+The last tier is home: objects lie there, and keys are its keys. The tiers before it, nearest first, hold copies of what
+was put or got here. A near tier that is given no name gets one that follows from home's URL, so all processes of a
+machine share its copies.
+
+Promises:
+1. `get` asks the nearest tier first; what it finds farther away is copied to the nearer ones. A near tier that fails or
+   is full costs time, never an answer.
+2. Only objects with drawn keys are copied: they are written once, so a copy is right for as long as the object is
+   there. What people named may be replaced at any time, and is always read at home; so are `exists`, `stat`, `wait`.
+3. `evict`, `replace`, `renew` and `clear` act at home and on the near tiers of this machine. A copy on another machine
+   may still be read until it is dropped there or its `keep` seconds (an hour) have passed.
+4. `write=through` (the default) has stored an object at home when `put` returns. `write=back` has stored it in the tier
+   before home, copies it home in the background, and keeps it there until that is done; `flush` and `close` wait for
+   it and say what failed. Until then other machines find it missing, and the end of this process may lose it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import Any, ClassVar
+
+from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, SupportsReap, check_batch, check_range, check_ttl
+from proxyfab.abilities import claiming, shared
+from proxyfab.background import Task, start
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError, ConnectorError
+from proxyfab.fork import on_fork
+from proxyfab.keys import Key
+from proxyfab.nearby import Nearby
+from proxyfab.opening import open_connector
+from proxyfab.routing import parse_route, route_text
+from proxyfab.spec import ConnectorSpec, namespace_of
+
+KEEP = 3600.0
+LIMIT = 256 * 2**20
+_DRAWN = re.compile(r"[0-9a-f]{32}")
+_WRITES = ("through", "back")
+
+
+class TieredConnector(BaseConnector):
+    """A home and near tiers with copies. Thread-safe and fork-safe as the children are.
+
+    Args:
+        near: Connectors for copies and the bytes that each may hold, nearest first. Their namespaces hold nothing else.
+        home: Where objects lie. All are closed with this one.
+        write: `"through"` or `"back"`; rule 4.
+        keep: Seconds that a copy is kept.
+    """
+
+    scheme: ClassVar[str] = "tiers"
+    plain: ClassVar[type[Any] | None] = None
+
+    def __new__(cls, _near: Sequence[tuple[Any, int | str]], home: Any, **_: Any) -> TieredConnector:
+        """An instance of a class that claims what home has."""
+        return super().__new__(claiming(cls.plain or cls, shared([home])))
+
+    def __init__(
+        self, near: Sequence[tuple[Any, int | str]], home: Any, *, write: str = "through", keep: float = KEEP
+    ) -> None:
+        if write not in _WRITES or (write == "back" and not near):
+            raise ConfigurationError(f"write={write!r} makes no sense here; write=back needs a tier before home.")
+        check_ttl(keep)
+        self.near = [Nearby(child, limit, keep) for child, limit in near]
+        self.home = home
+        self.write = write
+        self.keep = keep
+        places = [home.spec, *(tier.child.spec for tier in self.near)]
+        if len(set(places)) < len(places):
+            raise ConfigurationError(f"Two tiers are the same place: {', '.join(places)}.")
+        self.checksums = any(child.checksums for child in self._children)  # type: ignore[misc]  # it is the children's
+        self._lock = threading.Lock()
+        self._pending: dict[str, Task[Any]] = {}
+        self._failed: list[str] = []
+        self._closed = False
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """What the parent is copying home is the parent's."""
+        self._lock = threading.Lock()
+        self._pending.clear()
+
+    @classmethod
+    def from_url(cls, url: str, *, name: str | None = None) -> TieredConnector:
+        options = ConnectorSpec.parse(url).options
+        tiers = [parse_route(text) for option, text in options if option == "to"]
+        others = [option for option in options if option[0] != "to"]
+        unknown = sorted(set(dict(others)) - {"write", "keep"})
+        if unknown or len(dict(others)) < len(others) or not tiers or tiers[-1][1]:
+            raise ConfigurationError(f"{url!r} makes no sense: tiers://?to=memory://;limit=1GiB&to=file:///scratch/me.")
+        home = open_connector(tiers[-1][0], name=name)
+        copies = f"tier-{blake2b(home.spec.encode(), digest_size=6).hexdigest()}"
+        near = [
+            (open_connector(place, name=None if namespace_of(place) else copies), _limit(conditions))
+            for place, conditions in tiers[:-1]
+        ]
+        return cls(near, home, write=dict(others).get("write", "through"), keep=_seconds(dict(others).get("keep")))
+
+    @property
+    def spec(self) -> str:
+        near = [("to", route_text(tier.child.spec, f"limit={tier.limit}")) for tier in self.near]
+        write = [] if self.write == "through" else [("write", self.write)]
+        keep = [] if self.keep == KEEP else [("keep", f"{self.keep:g}")]
+        home = ("to", route_text(self.home.spec, ""))
+        return str(ConnectorSpec("tiers", options=(*near, home, *write, *keep)))
+
+    @property
+    def place(self) -> str:
+        return str(self.home.place)
+
+    @property
+    def local(self) -> bool:  # type: ignore[override]  # callers only read it
+        return all(child.local for child in self._children)
+
+    @property
+    def wait_bound(self) -> float:  # type: ignore[override]  # as above
+        return float(self.home.wait_bound)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        near = [(tier.child, tier.limit) for tier in self.near]
+        return _rebuild, (self.plain or type(self), near, self.home, self.write, self.keep)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def reserve(self) -> Key:
+        return self._use().reserve()  # type: ignore[no-any-return]
+
+    def get(self, key: Key) -> Frames | None:
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
+        home = self._use()
+        found: dict[str, Frames] = {}
+        wanted = [key.id for key in keys if _DRAWN.fullmatch(key.id)]
+        for number, tier in enumerate(self.near):
+            missing = [id for id in wanted if id not in found]
+            fresh = tier.get(missing) if missing else {}
+            found.update(fresh)
+            for key in keys if number else ():
+                if key.id in fresh:
+                    self._copy_up(key, fresh[key.id], self.near[:number])
+        rest = [key for key in keys if key.id not in found]
+        brought = dict(zip(rest, home.get_many(rest), strict=True)) if rest else {}
+        for key, frames in brought.items():
+            if frames is not None:
+                self._copy_up(key, frames, self.near)
+        return [found[key.id] if key.id in found else brought[key] for key in keys]
+
+    def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
+        check_range(offset, length)
+        home = self._use()
+        for tier in self.near if _DRAWN.fullmatch(key.id) else ():
+            part = tier.get_range(key.id, offset, length)
+            if part is not None:
+                return part
+        return home.get_range(key, offset, length)  # type: ignore[no-any-return]
+
+    def exists(self, key: Key) -> bool:
+        return bool(self._settled(key).exists(key))
+
+    def stat(self, key: Key) -> Stat | None:
+        return self._settled(key).stat(key)  # type: ignore[no-any-return]
+
+    def wait(self, key: Key, timeout: float | None = None) -> bool:
+        return bool(self._settled(key).wait(key, timeout))
+
+    def _copy_up(self, key: Key, frames: Frames, tiers: Sequence[Nearby]) -> None:
+        if not tiers or not _DRAWN.fullmatch(key.id):
+            return
+        stat = self.home.stat(key)
+        left = None if stat is None or stat.expires is None else stat.expires - time.time()
+        if stat is None or (left is not None and left <= 0):
+            return
+        for tier in tiers:
+            tier.add(key.id, frames, left)
+        if not self.home.exists(key):  # evicted while we copied
+            self._drop([key])
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        check_ttl(ttl)
+        home = self._use()
+        if key is None and self.write == "back":
+            done: Key = home.reserve()
+            if self.near[-1].add(done.id, frames, ttl, pinned=True):
+                self._send_home(done, ttl)
+                return done
+        if key is not None:
+            self._settled(key)
+        done = home.put(frames, key=key, ttl=ttl, replace=replace)
+        if replace:
+            self._drop([done])
+        for tier in self.near if _DRAWN.fullmatch(done.id) else ():
+            tier.add(done.id, frames, ttl)
+        return done
+
+    def put_many(
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        check_batch(many, keys)
+        check_ttl(ttl)
+        if self.write == "back" or keys is not None:
+            return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
+        done: list[Key] = self._use().put_many(many, ttl=ttl)
+        for key, frames in zip(done, many, strict=True):
+            for tier in self.near:
+                tier.add(key.id, frames, ttl)
+        return done
+
+    def evict(self, key: Key) -> bool:
+        return self.evict_many([key])[0]
+
+    def evict_many(self, keys: Sequence[Key]) -> list[bool]:
+        for key in keys:
+            self._settled(key)
+        gone: list[bool] = self._use().evict_many(keys)  # first: see _copy_up
+        self._drop(keys)
+        return gone
+
+    def renew(self, key: Key, ttl: float | None) -> bool:
+        renewed = bool(self._settled(key).renew(key, ttl))
+        self._drop([key])
+        return renewed
+
+    def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        done = bool(self._settled(key).compare_and_set(key, old, new, ttl=ttl))
+        self._drop([key])
+        return done
+
+    def _drop(self, keys: Sequence[Key]) -> None:
+        ids = [key.id for key in keys if _DRAWN.fullmatch(key.id)]
+        for tier in self.near if ids else ():
+            tier.drop(ids)
+
+    # -- writing back --------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was put has come home.
+
+        Raises:
+            ConnectorError: Some of it could not; it is still in the tier before home.
+            ResolveTimeout: It has not within `timeout` seconds.
+        """
+        for task in list(self._pending.values()):
+            task.result(timeout)
+        with self._lock:
+            failed, self._failed = self._failed, []
+        if failed:
+            raise ConnectorError(f"Not all that was put came home to {self.home.spec}: {'; '.join(failed[:3])}.")
+
+    def _send_home(self, key: Key, ttl: float | None) -> None:
+        with self._lock:
+            self._pending[key.id] = start(partial(self._bring, key, ttl), f"Bringing {key} home")
+
+    def _bring(self, key: Key, ttl: float | None) -> None:
+        tier = self.near[-1]
+        try:
+            frames = tier.get([key.id]).get(key.id)
+            if frames is not None:
+                self.home.put(frames, key=key, ttl=ttl)
+                tier.add(key.id, frames, ttl)  # from now on a copy like any other
+        except Exception as error:  # noqa: BLE001 - told by flush
+            with self._lock:
+                self._failed.append(str(error))
+        finally:
+            with self._lock:
+                self._pending.pop(key.id, None)
+
+    def _settled(self, key: Key) -> Any:
+        """Home, as soon as what was put under this key has come there."""
+        home = self._use()
+        task = self._pending.get(key.id) if self._pending else None
+        if task is not None:
+            task.result()
+        return home
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Stat]:
+        self.flush()
+        return self._use().scan()  # type: ignore[no-any-return]
+
+    def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
+        home = self._use()
+        reapers = [home, *(tier.child for tier in self.near if isinstance(tier.child, SupportsReap))]
+        return [taken for child in reapers for taken in child.reap(dry_run=dry_run)]
+
+    def clear(self) -> int:
+        home = self._use()
+        self.flush()
+        count = int(home.clear())
+        for tier in self.near:
+            tier.clear()
+        return count
+
+    def diagnose(self) -> Iterator[Finding]:
+        return self.home.diagnose()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            for child in self._children:
+                child.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _children(self) -> list[Any]:
+        return [*(tier.child for tier in self.near), self.home]
+
+    def _use(self) -> Any:
+        if self._closed:
+            raise ConnectorError(f"{self.spec} was closed; open a new one.")
+        return self.home
+
+
+def _limit(conditions: str) -> str | int:
+    name, _, value = conditions.partition("=")
+    if conditions and name != "limit":
+        raise ConfigurationError(f"A tier knows limit= and not {conditions!r}: to=memory://;limit=256MiB.")
+    return value if conditions else LIMIT
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return KEEP if text is None else float(text)
+    except ValueError:
+        raise ConfigurationError(f"keep={text!r} is not a number of seconds.") from None
+
+
+def _rebuild(kind: Any, near: Sequence[tuple[Any, int]], home: Any, write: str, keep: float) -> TieredConnector:
+    return kind(near, home, write=write, keep=keep)  # type: ignore[no-any-return]

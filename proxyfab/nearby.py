@@ -1,0 +1,115 @@
+"""Nearby: copies of objects that lie farther away, in a connector of its own, within a limit.
+
+Promises: a copy never outlives its object's time to live, nor `keep` seconds; the least recently used goes when there
+is no room; whatever goes wrong with a copy, only the copy is missing. No lock is held while bytes move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from proxyfab.abc import SupportsScan
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError, ProxyfabError
+from proxyfab.flight import SingleFlight
+from proxyfab.keys import Key
+from proxyfab.ledger import Ledger, Room
+from proxyfab.spec import nbytes
+
+
+class Nearby:
+    """Copies in `child`. Thread-safe and fork-safe as the child is.
+
+    Args:
+        child: A connector that can `scan`, in a namespace that holds nothing but copies.
+        limit: Bytes of copies, as a number or `"1 GiB"`.
+        keep: Seconds that a copy is kept.
+    """
+
+    def __init__(self, child: Any, limit: int | str, keep: float) -> None:
+        self.child: Any = child
+        if not isinstance(child, SupportsScan):
+            raise ConfigurationError(f"{self.child.spec} cannot list what it holds, so its copies cannot be bounded.")
+        self.limit = nbytes(limit)
+        self.keep = keep
+        self._pinned: set[str] = set()
+        self._ledger: Ledger | None = None
+        self._opening: SingleFlight[Ledger] = SingleFlight("the copies that lie nearby")
+
+    def get(self, ids: Sequence[str]) -> dict[str, Frames]:
+        """Those copies that are there."""
+        with contextlib.suppress(ProxyfabError):
+            book = self._book()
+            found = zip(ids, self.child.get_many([Key(id) for id in ids]), strict=True)
+            here = {id: frames for id, frames in found if frames is not None}
+            book.touch({id: frames.nbytes for id, frames in here.items()})
+            return here
+        return {}
+
+    def get_range(self, id: str, offset: int, length: int) -> Frames | None:
+        """A part of a copy, if it is there."""
+        with contextlib.suppress(ProxyfabError):
+            return self.child.get_range(Key(id), offset, length)  # type: ignore[no-any-return]
+        return None
+
+    def add(self, id: str, frames: Frames, ttl: float | None, *, pinned: bool = False) -> bool:
+        """Keep a copy for at most `ttl` seconds, if room can be made; whether it is there. What is `pinned` stays for
+        all this time, until it is added anew or dropped.
+        """
+        with contextlib.suppress(ProxyfabError):
+            book = self._book()
+            room = Room(frames.nbytes)
+            try:
+                if not self._enter(book, room):
+                    return False
+                (self._pinned.add if pinned else self._pinned.discard)(id)
+                most = ttl if pinned else min(self.keep, self.keep if ttl is None else ttl)
+                self.child.put(frames, key=Key(id), ttl=most, replace=True)
+                book.settle(id, room)
+                return True
+            finally:
+                book.end(room)
+        return False
+
+    def drop(self, ids: Sequence[str]) -> None:
+        """Forget copies.
+
+        Raises:
+            ProxyfabError: A copy may still be there, and would be read.
+        """
+        book = self._book()
+        self.child.evict_many([Key(id) for id in ids])
+        for id in ids:
+            self._pinned.discard(id)
+            book.note(id, fast=None, slow=None)
+
+    def clear(self) -> None:
+        """Forget all copies."""
+        book = self._book()
+        known = book.known()
+        self.child.clear()
+        book.found({}, {}, known)
+
+    def _enter(self, book: Ledger, room: Room) -> bool:
+        while room.nbytes <= self.limit:
+            if book.enter(room):
+                return True
+            victim = book.victim(self._pinned)
+            if victim is None:
+                break
+            self.child.evict(Key(victim))
+            book.note(victim, fast=None, slow=None)
+        return False
+
+    def _book(self) -> Ledger:
+        return self._opening.do("", self._open) if self._ledger is None else self._ledger
+
+    def _open(self) -> Ledger:
+        if self._ledger is None:
+            book = Ledger(self.limit, None)
+            stats = sorted(self.child.scan(), key=lambda stat: stat.created)
+            book.found({stat.key.id: stat.nbytes for stat in stats}, {}, ((), ()))
+            self._ledger = book
+        return self._ledger

@@ -1,0 +1,236 @@
+"""tiers:// passes the suite; and what is its own: copies nearby, their limits, what is not copied, writing back."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.file import FileConnector
+from proxyfab.connectors.memory import MemoryConnector
+from proxyfab.connectors.tiers import TieredConnector
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError
+from proxyfab.keys import Key
+from proxyfab.testing import ConnectorTests, FaultyConnector, in_fork, until
+from proxyfab.testing.content import signed
+from proxyfab.testing.processes import run
+
+Trio = tuple[FaultyConnector, FaultyConnector, FaultyConnector]
+
+
+class TestTiers(ConnectorTests):
+    """Copies in this process and in shared memory, home in files."""
+
+    connector = TieredConnector
+    recovers = False
+
+    def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("PROXYFAB_SHM_DIR", str(directory / "shm"))
+        return f"tiers://?to=memory://;limit=200KB&to=shm://;limit=2MB&to=file://{directory}/home"
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Trio:
+    return (
+        FaultyConnector(MemoryConnector()),
+        FaultyConnector(MemoryConnector()),
+        FaultyConnector(FileConnector(tmp_path)),
+    )
+
+
+@pytest.fixture
+def one(links: Trio) -> Iterator[TieredConnector]:
+    with TieredConnector([(links[0], "10 KB"), (links[1], "100 KB")], links[2]) as one:
+        yield one
+        one.clear()
+
+
+def lies(links: Trio, key: Key) -> str:
+    return "".join(name for name, link in zip("abh", links, strict=True) if link.child.exists(Key(key.id)))
+
+
+def test_the_nearest_answers_and_the_others_are_not_asked(one: TieredConnector, links: Trio) -> None:
+    key = one.put(signed(1000))
+    assert lies(links, key) == "abh"
+    assert one.get(key) == signed(1000)
+    assert one.get_range(key, 5, 10) == signed(1000).slice(5, 10)
+
+    assert (links[0].calls["get_many"], links[1].calls["get_many"], links[2].calls["get_many"]) == (1, 0, 0)
+    assert (links[1].calls["get_range"], links[2].calls["get_range"]) == (0, 0)
+
+
+def test_a_miss_copies_up(one: TieredConnector, links: Trio) -> None:
+    key = one.put(signed(1000))
+    links[0].child.clear()
+    assert one.get(key) == signed(1000)
+    assert lies(links, key) == "abh"
+    links[0].child.clear()
+    links[1].child.clear()
+    assert one.get_many([key, Key("f" * 32)]) == [signed(1000), None]
+    assert lies(links, key) == "abh"
+
+
+def test_a_near_tier_keeps_its_limit(one: TieredConnector, links: Trio) -> None:
+    keys = [one.put(signed(4000, seed)) for seed in range(5)]
+    large = one.put(signed(50_000))
+
+    assert [lies(links, key) for key in keys] == ["bh", "bh", "bh", "abh", "abh"]
+    assert lies(links, large) == "bh"
+    assert one.get(keys[0]) == signed(4000, 0)
+    assert [lies(links, key) for key in keys] == ["abh", "bh", "bh", "bh", "abh"]
+
+
+def test_what_people_named_is_read_at_home(one: TieredConnector, links: Trio) -> None:
+    key = one.put(signed(100), key=Key("named"))
+    assert lies(links, key) == "h"
+    assert one.get(key) == signed(100)
+    links[2].child.put(signed(200), key=Key("named"), replace=True)
+    assert one.get(key) == signed(200)
+    assert lies(links, key) == "h"
+
+
+def test_evict_replace_and_renew_reach_every_tier(one: TieredConnector, links: Trio) -> None:
+    key = one.put(signed(100))
+    assert one.put(signed(200), key=key, replace=True) == key
+    assert one.get(key) == signed(200)
+    assert one.compare_and_set(key, signed(200), signed(300))
+    assert one.get(key) == signed(300)
+    assert one.renew(key, 0.05)
+    assert until(lambda: one.get(key) is None)
+    gone = one.put(signed(100))
+    assert one.evict(gone)
+    assert lies(links, gone) == ""
+    assert one.get(gone) is None
+
+
+def test_a_copy_does_not_outlive_its_object(one: TieredConnector, links: Trio) -> None:
+    key = one.put(signed(100), ttl=0.1)
+    assert until(lambda: lies(links, key) == "")
+    long = one.put(signed(100), ttl=1000)
+    links[0].child.clear()
+    one.get(long)
+    stat = links[0].child.stat(Key(long.id))
+    assert stat.expires is not None
+
+
+def test_what_is_evicted_while_it_is_copied_is_not_left(one: TieredConnector, links: Trio) -> None:
+    key = one.put(signed(100))
+    links[0].child.clear()
+    links[1].child.clear()
+    put = links[1].child.put
+
+    def evict_first(*args: object, **options: object) -> object:
+        links[2].child.evict(key)
+        return put(*args, **options)
+
+    links[1].child.put = evict_first
+    assert one.get(key) == signed(100)
+    assert lies(links, key) == ""
+
+
+def test_near_tiers_that_fail_cost_no_answer(one: TieredConnector, links: Trio) -> None:
+    for link in links[:2]:
+        link.fail("any", times=1000)
+    key = one.put(signed(100))
+    assert one.get(key) == signed(100)
+    with pytest.raises(ConnectorError):  # a copy that may still be there would be read
+        one.evict(key)
+    for link in links[:2]:
+        link.mend()
+    assert not one.evict(key)
+
+
+def test_processes_share_the_copies_of_a_machine(tmp_path: Path) -> None:
+    url = f"tiers://?to=shm://;limit=1MB&to=file://{tmp_path}"
+    with TieredConnector.from_url(url) as one:
+        key = run(_put, one.spec)
+        assert one.near[0].child.exists(Key(key.id))
+        assert one.get(key) == signed(1000)
+        assert pickle.loads(pickle.dumps(one)).spec == one.spec
+        assert one.clear() == 1
+
+
+def _put(talk: object, spec: str) -> Key:
+    return TieredConnector.from_url(spec).put(signed(1000))
+
+
+def test_writing_back(links: Trio) -> None:
+    with TieredConnector([(links[0], "10 KB"), (links[1], "100 KB")], links[2], write="back") as one:
+        gate = links[2].hold("put")
+        key = one.put(signed(1000), ttl=1000)
+        assert lies(links, key) == "b"
+        assert one.get(key) == signed(1000)
+        gate.set()
+        one.flush(20)
+        assert "h" in lies(links, key)
+        assert one.exists(key)
+        assert one.home.stat(key).expires is not None
+        keys = one.put_many([signed(100), signed(200)])
+        assert one.exists_many(keys) == [True, True]
+        assert one.evict_many(keys) == [True, True]
+        assert one.clear() == 1
+
+
+def test_what_does_not_come_home_is_told_and_kept(links: Trio) -> None:
+    one = TieredConnector([(links[1], "10 KB")], links[2], write="back")
+    links[2].fail("put", lambda: CapacityError("full, as the test wanted"))
+    key = one.put(signed(6000))
+    with pytest.raises(ConnectorError, match="as the test wanted"):
+        one.flush(20)
+    assert one.get(key) == signed(6000)
+    other = one.put(signed(6000, 1))  # what is not home yet does not make room
+    assert lies((links[0], links[1], links[2]), other) == "h"
+    links[2].fail("put", lambda: CapacityError("full again"))
+    one.put(signed(100))
+    with pytest.raises(ConnectorError, match="full again"):
+        one.close()
+    with pytest.raises(ConnectorError, match="closed"):
+        one.get(key)
+    with TieredConnector.from_url(f"tiers://?to={links[2].spec}") as home:
+        assert home.clear() == 1
+
+
+def test_a_fork_does_not_wait_for_its_parent(links: Trio) -> None:
+    with TieredConnector([(links[1], "10 KB")], links[2], write="back") as one:
+        gate = links[2].hold("put")
+        key = one.put(signed(1000))
+        assert in_fork(lambda: one.get(key) == signed(1000) and not one.exists(key))
+        gate.set()
+        one.flush(20)
+        assert one.clear() == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "tiers://",
+        "tiers://?to=memory://;limit=5",
+        "tiers://?to=memory://;limit=much&to=memory://x",
+        "tiers://?to=memory://;above=5&to=memory://x",
+        "tiers://?to=memory://x&to=memory://x",
+        "tiers://?to=memory://x&write=back",
+        "tiers://?to=memory://x&write=down",
+        "tiers://?to=memory://x&keep=long",
+        "tiers://?to=memory://x&keep=-1",
+        "tiers://?to=memory://x&keep=1&keep=2",
+    ],
+)
+def test_what_makes_no_sense_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        TieredConnector.from_url(url)
+
+
+def test_a_tier_that_cannot_list_is_refused() -> None:
+    class Blind(MemoryConnector):
+        scan = None  # type: ignore[assignment]
+
+    with pytest.raises(ConfigurationError, match="list"):
+        TieredConnector([(Blind(), 5)], MemoryConnector())
+
+
+def test_an_empty_batch(one: TieredConnector) -> None:
+    assert one.get_many([]) == one.evict_many([]) == one.put_many([]) == []
+    assert one.put_many([Frames()])[0].id
