@@ -9,17 +9,24 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ConfigurationError
-from proxyfab.testing.kills import Subject
-from proxyfab.testing.leaks import SHARED, stray_places
+from proxyfab.osio.namespace import Namespace
+from proxyfab.testing.kills import Subject, Victims
+from proxyfab.testing.leaks import SHARED
+from proxyfab.testing.nodes import NodeServer
+from proxyfab.testing.servers import RedisServer
 from proxyfab.testing.verdict import Promise
 
 DEADLINE = 5.0
 """Seconds that a call may take, by the places' own options where they have one."""
+_EPOCH = b"proxyfab.epoch"
+"""What a server is known by; it stays."""
 _SMALL = 256 * 1024
 
 
@@ -37,6 +44,11 @@ def names() -> list[str]:
     return list(_MAKERS)
 
 
+def kinds(name: str) -> tuple[Victims, ...]:
+    """Who can be killed there."""
+    return _KINDS[name]
+
+
 @contextmanager
 def _shm(directory: Path) -> Iterator[Subject]:
     shared = str(SHARED) if os.access(SHARED, os.W_OK) else str(directory)
@@ -45,7 +57,14 @@ def _shm(directory: Path) -> Iterator[Subject]:
         _environment("PROXYFAB_SHM_DIR", root),
     ):
         left = partial(_remains, Path(root))
-        yield Subject("shm", "shm://kills", Promise(DEADLINE), owned="shm://", leftovers=left)
+        yield Subject(
+            "shm",
+            "shm://kills",
+            Promise(DEADLINE),
+            owned="shm://",
+            leftovers=left,
+            modules=("proxyfab.connectors.shm", "proxyfab.osio.watch"),
+        )
 
 
 @contextmanager
@@ -64,14 +83,114 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def _file(directory: Path) -> Iterator[Subject]:
     root = directory / "objects"
     url = f"file://{root}"
-    yield Subject("file", f"{url}?ns=kills", Promise(DEADLINE), owned=url, leftovers=partial(_remains, root))
+    yield Subject(
+        "file",
+        f"{url}?ns=kills",
+        Promise(DEADLINE),
+        owned=url,
+        leftovers=partial(_remains, root),
+        modules=("proxyfab.connectors.file",),
+    )
 
 
-def _remains(root: Path) -> list[str]:
-    """What dead processes left under a root."""
-    files = [path for path in root.rglob("*") if path.is_file()]
-    large = [f"{path} ({path.stat().st_size} bytes)" for path in files if path.stat().st_size > _SMALL]
-    return [*large, *stray_places(root)]
+def _remains(root: Path, alive: Callable[[], int] = os.getpid) -> list[str]:
+    """What dead processes left under a root: large files, and unnamed places of other processes than those alive."""
+    mine = {os.getpid(), alive()}
+    left = []
+    for path in root.rglob("*"):
+        space = path.relative_to(root).parts[0]
+        writer = Namespace(str(root), space, network=False).writer()
+        if writer is not None and writer.pid in mine:
+            continue
+        if writer is not None or (path.is_file() and path.stat().st_size > _SMALL):
+            left.append(f"{path} ({path.stat().st_size} bytes)")
+    return left
 
 
-_MAKERS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {"shm": _shm, "file": _file}
+def _remains_of_clients(root: Path, server: NodeServer) -> list[str]:
+    """The same, after what `proxyfab gc` does; the server lives."""
+    with SharedMemoryConnector() as connector:
+        connector.reap()
+    return _remains(root, lambda: server.pid)
+
+
+@contextmanager
+def _zmq(directory: Path, *, shared: bool = True) -> Iterator[Subject]:
+    """A node server, used through shared memory or, as from elsewhere, through its socket only."""
+    place = str(SHARED) if os.access(SHARED, os.W_OK) else str(directory)
+    with (
+        tempfile.TemporaryDirectory(prefix="proxyfab-kills-", dir=place) as root,
+        _environment("PROXYFAB_SHM_DIR", root),
+        NodeServer(["--memory", "256MiB", "--spill", str(directory / "spill")]) as server,
+    ):
+        url = f"{server.url}?timeout={DEADLINE:g}&shared={int(shared)}"
+        errors = frozenset({"ConnectorError"})
+        yield Subject(
+            "zmq" if shared else "zmq-socket",
+            f"{url}&ns=kills",
+            Promise(DEADLINE),
+            owned=url,
+            server=_Node(server),
+            crashed=Promise(DEADLINE, "server", tells=True, errors=errors),
+            leftovers=partial(_remains_of_clients, Path(root), server),
+            modules=("proxyfab.connectors.zmq.connector", "zmq"),
+        )
+
+
+class _Node(NamedTuple):
+    """A node server that starts again where it was."""
+
+    server: NodeServer
+
+    @property
+    def pid(self) -> int:
+        return self.server.pid
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.restart()
+
+
+@contextmanager
+def _redis(directory: Path, *, durable: bool = True) -> Iterator[Subject]:
+    """A server that writes each change to its disk before it says so, or one that forgets all when it dies."""
+    config = {"appendonly": "yes", "appendfsync": "always"} if durable else {}
+    with RedisServer(config) as server:
+        url = f"{server.url}/0?timeout={DEADLINE:g}"
+        errors = frozenset({"ConnectorError"})
+        yield Subject(
+            "redis" if durable else "redis-memory",
+            f"{url}&ns=kills",
+            Promise(DEADLINE),
+            owned=url,
+            server=server,
+            crashed=Promise(DEADLINE, "nobody" if durable else "server", tells=True, errors=errors),
+            leftovers=partial(_keys_left, server),
+            modules=("proxyfab.connectors.redis.connector", "redis"),
+        )
+
+
+def _keys_left(server: RedisServer) -> list[str]:
+    """Keys that hold an object, or lead to one."""
+    with closing(server.client()) as client:
+        return [f"redis key {name.decode(errors='replace')}" for name in client.keys("*") if name != _EPOCH]
+
+
+_MAKERS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+    "shm": _shm,
+    "file": _file,
+    "redis": _redis,
+    "redis-memory": partial(_redis, durable=False),
+    "zmq": _zmq,
+    "zmq-socket": partial(_zmq, shared=False),
+}
+_KINDS: dict[str, tuple[Victims, ...]] = {
+    "shm": ("writers", "readers", "owners"),
+    "file": ("writers", "readers", "owners"),
+    "redis": ("writers", "readers", "owners", "servers"),
+    "redis-memory": ("servers",),
+    "zmq": ("writers", "readers", "owners", "servers"),
+    "zmq-socket": ("writers", "readers", "servers"),
+}

@@ -35,7 +35,7 @@ def resetting() -> Iterator[str]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    yield "127.0.0.1:{}".format(listener.getsockname()[1])
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     thread.join(10)
