@@ -11,6 +11,12 @@ from proxyfab.connectors.redis import RedisConnector
 from proxyfab.connectors.redis.header import object_name, space_prefix
 from proxyfab.keys import Key
 from proxyfab.testing import ConnectorTests
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.lifetimes import LifetimeTests
+from proxyfab.testing.conformance.model import ModelTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
+from proxyfab.testing.conformance.threads import ThreadTests
 from proxyfab.testing.servers import RedisServer
 
 
@@ -37,8 +43,11 @@ class TestRedis(ConnectorTests):
         connector._fleet.run(name_of(key), work, "damage")
 
 
-class TestRedisInChunks(TestRedis):
-    """Every object above a kilobyte lies in several keys."""
+class TestRedisInChunks(ObjectTests, BatchTests, PayloadTests, LifetimeTests, ThreadTests, ModelTests):
+    """Every object above 4 KiB lies in several keys."""
+
+    connector = RedisConnector
+    expires_unseen = True
 
     @pytest.fixture
     def url(self, redis_server: RedisServer) -> str:

@@ -15,9 +15,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from os import urandom
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
-from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status, check_batch, check_range, check_ttl
+from proxyfab.abc import (
+    LARGEST_SWAP,
+    BaseConnector,
+    Finding,
+    Reclaimed,
+    Stat,
+    Status,
+    check_batch,
+    check_range,
+    check_swap,
+    check_ttl,
+)
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis import bulk, header, health, owners, reaping, waiting
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
@@ -27,8 +38,8 @@ from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.connectors.redis.owners import Owner, keeper
 from proxyfab.connectors.redis.parser import LARGEST
 from proxyfab.connectors.redis.place import Place
+from proxyfab.connectors.redis.rounds import each, scan
 from proxyfab.errors import (
-    ConfigurationError,
     ConnectorError,
     IntegrityError,
     KeyExists,
@@ -40,7 +51,6 @@ from proxyfab.spec import check_name
 
 T = TypeVar("T")
 _TRIES = 5
-_LARGEST_SWAP = 2**20
 
 
 class RedisConnector(BaseConnector):
@@ -157,13 +167,10 @@ class RedisConnector(BaseConnector):
         return self._fleet.run_watching(name, lambda link: waiting.wait(link, name, deadline), "wait")
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
+        check_swap(old, new)
         check_ttl(ttl)
-        if max(old.nbytes if old else 0, new.nbytes if new else 0) > _LARGEST_SWAP:
-            raise ConfigurationError(
-                "compare_and_set is for objects up to 1 MiB; put larger ones under keys of their own."
-            )
         self._settle()
-        writing = self._writing(key, new or Frames(), ttl, True)
+        writing = self._writing(key, new or Frames(), ttl, True)._replace(chunk=LARGEST_SWAP)
         id_hash = header.id_hash(key.id)
         head = bulk.new_header(writing)
 
@@ -227,13 +234,17 @@ class RedisConnector(BaseConnector):
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
         commands = {name: (pack(b"EXISTS", name),) for name in map(self._name, keys)}
-        found = self._each([self._name(key) for key in keys], lambda name: commands[name], "exists_many")
+        found = each(self._fleet, [self._name(key) for key in keys], lambda name: commands[name], "exists_many")
         return [bool(reply) for (reply,) in found]
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
         names = [self._name(key) for key in keys]
-        replies = self._each(
-            names, lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"UNLINK", name)), "evict", again=False
+        replies = each(
+            self._fleet,
+            names,
+            lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"UNLINK", name)),
+            "evict",
+            again=False,
         )
         for name, (raw, _) in zip(names, replies, strict=True):
             chunks = bulk.chunks_of(name, raw)
@@ -246,9 +257,9 @@ class RedisConnector(BaseConnector):
     def scan(self) -> Iterator[Stat]:
         everything = self._maker is not None
         known: dict[str, str] = {}
-        for names in self._scan(header.space_prefix("*" if everything else self._namespace) + b"o:*"):
-            replies = self._each(
-                names, lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name)), "scan"
+        for names in scan(self._fleet, header.space_prefix("*" if everything else self._namespace) + b"o:*"):
+            replies = each(
+                self._fleet, names, lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name)), "scan"
             )
             for name, (raw, left) in zip(names, replies, strict=True):
                 found = header.object_parts(name)
@@ -265,8 +276,8 @@ class RedisConnector(BaseConnector):
 
     def clear(self) -> int:
         count = 0
-        for names in self._scan(self._prefix + b"*"):
-            replies = self._each(names, lambda name: (pack(b"UNLINK", name),), "clear")
+        for names in scan(self._fleet, self._prefix + b"*"):
+            replies = each(self._fleet, names, lambda name: (pack(b"UNLINK", name),), "clear")
             count += sum(bool(done) for name, (done,) in zip(names, replies, strict=True) if b":o:{" in name)
         return count
 
@@ -329,34 +340,6 @@ class RedisConnector(BaseConnector):
             return read()
         except IntegrityError as error:
             raise IntegrityError(f"{key.id} at {self.spec} cannot be read: {error}.") from error
-
-    def _each(
-        self, names: Sequence[bytes], commands: Callable[[bytes], tuple[bytes, ...]], what: str, *, again: bool = True
-    ) -> list[list[Any]]:
-        """The replies to the same commands for each name, one round trip for each server."""
-        found: list[list[Any]] = [[] for _ in names]
-        for name, places in self._fleet.groups(names):
-            packed = [command for place in places for command in commands(names[place])]
-            replies = self._fleet.run(name, lambda link, packed=packed: link.calls(packed), what, again=again)  # type: ignore[misc]
-            share = len(replies) // len(places)
-            for position, place in enumerate(places):
-                found[place] = replies[position * share : (position + 1) * share]
-        return found
-
-    def _scan(self, pattern: bytes) -> Iterator[list[bytes]]:
-        """Keys that match, each once, some at a time."""
-        seen: set[bytes] = set()
-        for address in self._fleet.masters():
-            cursor = b"0"
-            while True:
-                command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
-                cursor, names = self._fleet.run_at(address, lambda link, c=command: link.call(*c), "scan")  # type: ignore[misc]
-                new = [name for name in map(bytes, names) if name not in seen]
-                seen.update(new)
-                if new:
-                    yield new
-                if cursor == b"0":
-                    break
 
     def _stat(self, key: Key, head: header.Header, left: object, space: str, owner: str) -> Stat:
         expires = time.time() + left / 1000 if isinstance(left, int) and left >= 0 else None

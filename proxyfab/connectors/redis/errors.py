@@ -67,7 +67,8 @@ def translate(error: BaseException, doing: Doing) -> ProxyfabError:
         return _refused(error, said, detail)
     if isinstance(error, ssl.SSLError) or "SSL" in detail or "CERTIFICATE" in detail:
         return ConnectorError(f"{said} failed in TLS: {detail}. Check ?ca=, ?cert= and whether the port speaks TLS.")
-    return ConnectorError(f"{said} failed: {detail}. Is the server running, and its host and port right?")
+    hint = "; does the port speak TLS (rediss://)" if "reset by peer" in detail else ""
+    return ConnectorError(f"{said} failed: {detail}. Is the server running, and its host and port right{hint}?")
 
 
 def _refused(error: ResponseError, said: str, detail: str) -> ProxyfabError:

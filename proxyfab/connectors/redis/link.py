@@ -107,11 +107,14 @@ class Link:
             checked(reply)
         return found
 
-    def calls(self, commands: Iterable[bytes]) -> list[Reply]:
-        """Send packed commands at once and return their replies."""
+    def calls(self, commands: Iterable[bytes], *, any_type: bool = False) -> list[Reply]:
+        """Send packed commands at once and return their replies; with `any_type` None for a value of a strange type."""
         commands = list(commands)
         self.ask(b"".join(commands))
-        return self.replies(len(commands))
+        found = [self.parser.read() for _ in commands]
+        if any_type:
+            found = [None if _strange(reply) else reply for reply in found]
+        return [checked(reply) for reply in found]
 
     def stale(self) -> bool:
         """Whether the server has closed an idle link, or said something that nobody asked for."""
@@ -208,6 +211,10 @@ class Link:
             return []
         user = [self._place.user.encode()] if self._place.user else [b"default"] if full else []
         return [*before, *user, self._secret.encode()]
+
+
+def _strange(reply: Reply) -> bool:
+    return isinstance(reply, exceptions.ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
 def pack(*words: bytes) -> bytes:

@@ -1,0 +1,43 @@
+"""The same for many keys, in one round trip for each server that has some of them; and all keys of a pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from proxyfab.connectors.redis.fleet import Fleet
+from proxyfab.connectors.redis.parser import Reply
+
+
+def each(
+    fleet: Fleet,
+    names: Sequence[bytes],
+    commands: Callable[[bytes], tuple[bytes, ...]],
+    what: str,
+    *,
+    again: bool = True,
+) -> list[list[Reply]]:
+    """The replies to as many commands for each name; None where one does not fit what lies there."""
+    found: list[list[Reply]] = [[] for _ in names]
+    for name, places in fleet.groups(names):
+        packed = [command for place in places for command in commands(names[place])]
+        replies = fleet.run(name, lambda link, packed=packed: link.calls(packed, any_type=True), what, again=again)  # type: ignore[misc]
+        share = len(replies) // len(places)
+        for position, place in enumerate(places):
+            found[place] = replies[position * share : (position + 1) * share]
+    return found
+
+
+def scan(fleet: Fleet, pattern: bytes) -> Iterator[list[bytes]]:
+    """Keys that match, each once, some at a time; one that comes or goes meanwhile may be missed."""
+    seen: set[bytes] = set()
+    for address in fleet.masters():
+        cursor = b"0"
+        while True:
+            command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
+            cursor, names = fleet.run_at(address, lambda link, c=command: link.call(*c), "scan")  # type: ignore[misc]
+            new = [name for name in map(bytes, names) if name not in seen]
+            seen.update(new)
+            if new:
+                yield new
+            if cursor == b"0":
+                break
