@@ -62,7 +62,7 @@ class TransferCollector:
 
 
 class StatusCollector:
-    """What one place holds and does: objects, bytes, limit, peers, and each of its counters.
+    """What one place holds and does: objects, bytes, limit, peers, and each figure that it tells besides.
 
     Args:
         place: The place's URL, as the label `place`.
@@ -74,9 +74,9 @@ class StatusCollector:
         self._ask = ask
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges and counters; only `proxyfab_up` where the place does not answer."""
+        """Gauges and untyped figures; only `proxyfab_up` where the place does not answer."""
         _client()
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import GaugeMetricFamily, UnknownMetricFamily
 
         def gauge(name: str, what: str, value: float) -> Metric:
             family = GaugeMetricFamily(f"proxyfab_{name}", what, labels=("place",))
@@ -97,13 +97,14 @@ class StatusCollector:
         if status.started is not None:
             yield gauge("start_time_seconds", "When the place's server started, since the epoch.", status.started)
         for counter, value in sorted(status.counters.items()):
-            family = CounterMetricFamily(
+            # Untyped: a place tells totals, and some levels among them, and only it knows which is which.
+            figure = UnknownMetricFamily(
                 f"proxyfab_place_{_NOT_A_NAME.sub('_', counter)}",
-                f"Total of {counter} since the start.",
+                f"{counter}, as the place tells it.",
                 labels=("place",),
             )
-            family.add_metric((self._place,), value)
-            yield family
+            figure.add_metric((self._place,), value)
+            yield figure
 
 
 def register(registry: CollectorRegistry | None = None, collector: Collector | None = None) -> Callable[[], None]:

@@ -12,6 +12,7 @@ import pytest
 
 from proxyfab.abc import Finding, SupportsDiagnosis, SupportsStatus
 from proxyfab.buffers import Frames
+from proxyfab.keyring import Keyring
 from proxyfab.opening import open_connector
 from proxyfab.testing.nodes import NodeServer
 
@@ -94,3 +95,28 @@ def test_status_tells_objects_counters_and_peers(server):
     assert after.nbytes - before.nbytes >= 10_000
     assert after.peers
     assert after.counters["put"] > before.counters.get("put", 0)
+
+
+def test_a_key_that_is_missing_wrong_or_not_let_in_and_how_to_mend_it(tmp_path, monkeypatch):
+    theirs, ours = Keyring(tmp_path / "server"), Keyring(tmp_path / "client")
+    theirs.make("curve", "site")
+    monkeypatch.setenv("PROXYFAB_KEYS", str(tmp_path / "client"))
+    with NodeServer(["--key", "site"], environment={"PROXYFAB_KEYS": str(tmp_path / "server")}) as server:
+        address = server.url.removeprefix("zmq://").partition("?")[0]
+        without = last(f"zmq://{address}")
+        ours.know(address, theirs.curve("site")[0])
+        no_key = last(f"zmq://{address}")
+        ours.make("curve", "client")
+        stranger = last(f"zmq://{address}")
+        theirs.allow("site", ours.curve("client")[0])
+        welcome = diagnosed(f"zmq://{address}")
+        ours.know(address, ours.curve("client")[0])
+        impostor = last(f"zmq://{address}")
+
+    assert [found.check for found in (without, no_key, stranger, impostor)] == ["key"] * 4
+    assert {found.state for found in (without, no_key, stranger, impostor)} == {"fail"}
+    assert f"proxyfab keys trust {address}" in without.detail
+    assert "proxyfab keys make curve client" in no_key.detail
+    assert "proxyfab keys allow" in stranger.detail
+    assert "another key" in impostor.detail
+    assert {found.state for found in welcome.values()} == {"ok"}

@@ -74,8 +74,8 @@ def test_a_place_as_gauges_and_counters():
         ("proxyfab_limit_bytes", label): 1000,
         ("proxyfab_peers", label): 1,
         ("proxyfab_start_time_seconds", label): 12.5,
-        ("proxyfab_place_put_total", label): 4,
-        ("proxyfab_place_put_bytes_total", label): 7,
+        ("proxyfab_place_put", label): 4,
+        ("proxyfab_place_put_bytes", label): 7,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from proxyfab.abc import Finding, Status
 from proxyfab.connectors.zmq.link import Link
-from proxyfab.errors import AccessDenied, IntegrityError, ProxyfabError
+from proxyfab.errors import AccessDenied, ConfigurationError, IntegrityError, ProxyfabError
 from proxyfab.osio.addresses import reach
 from proxyfab.wire.messages import VERSION
 
@@ -35,7 +35,7 @@ def diagnose(link: Link, status: Callable[[], Status]) -> Iterator[Finding]:
         after = time.time()
         welcome = link.known()
     except ProxyfabError as error:
-        yield _no_entry(error)
+        yield _no_entry(error, link.address)
         return
     finally:
         link.close()
@@ -59,9 +59,15 @@ def _reached(address: str, timeout: float) -> Iterator[Finding]:
         yield Finding("socket", "fail", f"{address} is not there; start the server with `proxyfab serve`")
 
 
-def _no_entry(error: ProxyfabError) -> Finding:
-    if isinstance(error, AccessDenied):
+def _no_entry(error: ProxyfabError, address: str) -> Finding:
+    if isinstance(error, ConfigurationError):  # it has a key, and this client has none to show
         return Finding("key", "fail", str(error))
+    if isinstance(error, AccessDenied):
+        hint = (
+            f"here `proxyfab keys make curve client` and `proxyfab keys trust {address} <the server's public key>`, "
+            "there `proxyfab keys allow <the server's id> <this client's public key>`"
+        )
+        return Finding("key", "fail", f"{error} Where the server has a key, this lets a client in: {hint}")
     if isinstance(error, IntegrityError) and "version" in str(error):
         return Finding("version", "fail", str(error))
     return Finding("server", "fail", str(error))
