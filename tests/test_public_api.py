@@ -45,7 +45,15 @@ ERRORS = {
     "BackPressureError": "RuntimeError",
     "ConfigurationError": "ValueError",
 }
-CONNECTORS = ["FileConnector", "MemoryConnector", "RedisConnector", "SharedMemoryConnector"]
+CONNECTORS = [
+    "BoundedConnector",
+    "FileConnector",
+    "MemoryConnector",
+    "RedisConnector",
+    "RoutedConnector",
+    "SharedMemoryConnector",
+    "TieredConnector",
+]
 STORE = {
     "put": ["obj", "key", "ttl", "replace"],
     "get": ["key", "default"],

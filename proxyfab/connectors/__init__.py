@@ -6,6 +6,9 @@
 | SharedMemoryConnector | `shm://` | shared memory of this machine | processes |
 | FileConnector | `file:///path` | a directory, local or shared | processes, nodes |
 | RedisConnector | `redis://host` | Redis; with TLS `rediss://` | processes, machines |
+| RoutedConnector | `routed://?to=<url>;below=1MiB&to=<url>` | where rules say | as its children |
+| TieredConnector | `tiers://?to=<near url>&to=<home url>` | at home, and copies nearby | as its home |
+| BoundedConnector | `bounded://?limit=4GiB&slow=<url>` | a fast place, and a slow one when it is full | as both |
 """
 
 from typing import TYPE_CHECKING
@@ -13,18 +16,32 @@ from typing import TYPE_CHECKING
 from proxyfab.registry import load
 
 if TYPE_CHECKING:
+    from proxyfab.connectors.bounded import BoundedConnector
     from proxyfab.connectors.file import FileConnector
     from proxyfab.connectors.memory import MemoryConnector
     from proxyfab.connectors.redis import RedisConnector
+    from proxyfab.connectors.routed import RoutedConnector
     from proxyfab.connectors.shm import SharedMemoryConnector
+    from proxyfab.connectors.tiers import TieredConnector
 
-__all__ = ["FileConnector", "MemoryConnector", "RedisConnector", "SharedMemoryConnector"]
+__all__ = [
+    "BoundedConnector",
+    "FileConnector",
+    "MemoryConnector",
+    "RedisConnector",
+    "RoutedConnector",
+    "SharedMemoryConnector",
+    "TieredConnector",
+]
 
 _SCHEMES = {
+    "BoundedConnector": "bounded",
     "FileConnector": "file",
     "MemoryConnector": "memory",
     "RedisConnector": "redis",
+    "RoutedConnector": "routed",
     "SharedMemoryConnector": "shm",
+    "TieredConnector": "tiers",
 }
 
 
