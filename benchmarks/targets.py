@@ -54,6 +54,7 @@ def _targets() -> Iterator[Target]:
     yield from _proxies()
     yield from _ray()
     yield from _threads()
+    yield from _redis()
 
 
 def _shared_memory() -> Iterator[Target]:
@@ -130,6 +131,66 @@ def _ray() -> Iterator[Target]:
 def _threads() -> Iterator[Target]:
     yield Target("8 threads get 8 objects over a 50 ms link", "about 50 ms (< 75)", _eight_gets)
     yield Target("8 threads touch one unresolved proxy", "one fetch", _one_fetch)
+
+
+def _redis() -> Iterator[Target]:
+    ours, peer, bare = "proxyfab-redis", "proxystore-redis", "raw-socket"
+    for nbytes in (10 * MB, 100 * MB):
+        size = size_name(nbytes)
+        yield Target(
+            f"redis: get of {size} against ProxyStore's connector",
+            "at least 3x faster",
+            partial(_against, what="get", ours=ours, theirs=peer, nbytes=nbytes, factor=3),
+        )
+        yield Target(
+            f"redis: get of {size} against a bare socket that receives into warm memory",
+            "at least 0.8x its speed",
+            partial(_against, what="get", ours=ours, theirs=bare, nbytes=nbytes, factor=0.8),
+        )
+        yield Target(
+            f"redis: put of {size} against a bare SET",
+            "at least 0.9x its speed",
+            partial(_against, what="put", ours=ours, theirs=bare, nbytes=nbytes, factor=0.9),
+        )
+    yield Target("redis: get and put against ProxyStore's connector, worst size", "never slower", _redis_never_slower)
+    for what in ("put", "get"):
+        yield Target(
+            f"redis: {what}_many of 1,000 objects of 1 KB against {what}",
+            "at least 10x the rate",
+            partial(_redis_batch, what=what),
+        )
+    yield Target("redis: a waiter in another process wakes after the put", "< 5 ms", _redis_wakes)
+
+
+def _against(results: Results, *, what: str, ours: str, theirs: str, nbytes: int, factor: float) -> tuple[str, bool]:
+    mine = results.median("redis", what, ours, "bytes", nbytes)
+    other = results.median("redis", what, theirs, "bytes", nbytes)
+    return f"{other / mine:.2f}x ({seconds(mine)} against {seconds(other)})", other >= factor * mine
+
+
+def _redis_never_slower(results: Results) -> tuple[str, bool]:
+    ours, peer = "proxyfab-redis", "proxystore-redis"
+    cells = []
+    for what in ("get", "put"):
+        for nbytes in results.sizes("redis", what, [ours, peer], "bytes"):
+            mine = results.median("redis", what, ours, "bytes", nbytes)
+            other = results.median("redis", what, peer, "bytes", nbytes)
+            cells.append((mine / other, f"{what} of {size_name(nbytes)}: {seconds(mine)} against {seconds(other)}"))
+    if not cells:
+        raise NotMeasured("any size of both")
+    ratio, text = max(cells)
+    return f"{ratio:.2f}x the time ({text})", ratio <= NOISE
+
+
+def _redis_batch(results: Results, *, what: str) -> tuple[str, bool]:
+    one = results.median("redis", f"{what}, an object of 1000", "proxyfab-redis", "", KB)
+    many = results.median("redis", f"{what}_many, an object of 1000", "proxyfab-redis", "", KB)
+    return f"{one / many:.1f}x ({seconds(many)} against {seconds(one)} an object)", one >= 10 * many
+
+
+def _redis_wakes(results: Results) -> tuple[str, bool]:
+    late = results.median("redis", "a waiter in another process wakes", "proxyfab-redis", "", 0)
+    return seconds(late), late < 0.005
 
 
 def faster(

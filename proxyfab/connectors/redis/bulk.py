@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from os import urandom
 from time import monotonic, time
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from redis import exceptions
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, unpack
-from proxyfab.connectors.redis.link import Link, Part, pack
+from proxyfab.connectors.redis.link import JOINED, Link, Part, pack
 from proxyfab.connectors.redis.parser import Reply, checked
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.memory import allocate
@@ -67,9 +68,12 @@ def milliseconds(ttl: float | None) -> int | None:
 
 def ask_range(name: bytes, start: int, end: int) -> bytes:
     """The command for the bytes [start, end) of a key."""
-    return b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$%d\r\n%d\r\n$%d\r\n%d\r\n" % (
-        len(name), name, _digits(start), start, _digits(end - 1), end - 1,
-    )  # fmt: skip
+    return b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b" % (len(name), name, _range(start, end - 1))
+
+
+@lru_cache(64)
+def _range(first: int, last: int) -> bytes:
+    return b"\r\n$%d\r\n%d\r\n$%d\r\n%d\r\n" % (_digits(first), first, _digits(last), last)
 
 
 def get(link: Link, name: bytes, id_hash: int, first: int = FIRST) -> Frames | None:
@@ -123,10 +127,18 @@ class _Half(NamedTuple):
 def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | _Half | None:
     """What the first range brought: all, or the beginning with room for the rest."""
     parser = link.parser
+    data = parser.buffered()
+    if data is not None:
+        if not data:
+            return None
+        header = unpack(data, id_hash, len(data) if len(data) < asked else None)
+        have = len(data) - SIZE
+        if header.length == have:
+            return Frames.known((memoryview(data)[SIZE:],), have)
+        target = allocate(header.length)
+        target[:have] = data[SIZE:]
+        return _Half(name, data[:SIZE], header, target, have)
     length = parser.bulk_length()
-    if length == 0:
-        parser.end_bulk()
-        return None
     raw = parser.read_bytes(min(length, SIZE))
     header = unpack(raw, id_hash, length if length < asked else None)
     target = allocate(header.length)
@@ -250,25 +262,33 @@ def swap(link: Link, writing: Writing, header: Header | None) -> bool:
     return True
 
 
-def new_header(writing: Writing) -> Header:
-    """The header of one putting; kept when it is tried again, so that it is known as the same."""
-    token = int.from_bytes(urandom(8), "little")
-    chunk = writing.chunk if writing.chunked else 0
-    return Header(writing.frames.nbytes, time(), token, writing.id_hash, chunk)
+def new_headers(many: Sequence[Writing]) -> list[Header]:
+    """The headers of one putting; kept when it is tried again, so that it is known as the same."""
+    token, now = int.from_bytes(urandom(8), "little"), time()
+    return [
+        Header(
+            writing.frames.nbytes,
+            now,
+            (token + number) % 2**64,
+            writing.id_hash,
+            writing.chunk if writing.frames.nbytes > writing.chunk else 0,
+        )
+        for number, writing in enumerate(many)
+    ]
 
 
 def _command(writing: Writing, header: Header) -> tuple[list[Part], int]:
-    """A SET in parts, payload as it is, and their bytes."""
+    """A SET in parts, payload as it is unless it is small, and their bytes."""
+    name, _, _, left, replace, _ = writing
     length = SIZE + header.stored
-    words = 3 + (not writing.replace) + 2 * (writing.milliseconds is not None)
-    start = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
-        words, len(writing.name), writing.name, length, header.pack(),
-    )  # fmt: skip
-    end = b"\r\n" if writing.replace else b"\r\n$2\r\nNX\r\n"
-    if writing.milliseconds is not None:
-        end += b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(writing.milliseconds), writing.milliseconds)
+    words = 3 + (not replace) + 2 * (left is not None)
+    start = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (words, len(name), name, length, header.pack())
+    end = b"\r\n" if replace else b"\r\n$2\r\nNX\r\n"
+    if left is not None:
+        end += b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(left), left)
+    nbytes = len(start) + header.stored + len(end)
     parts: list[Part] = [start, *([] if header.chunk else writing.frames.views), end]
-    return parts, len(start) + header.stored + len(end)
+    return ([b"".join(parts)] if nbytes <= JOINED else parts), nbytes  # a small copy costs less than a vector
 
 
 def _is_mine(link: Link, name: bytes, header: Header) -> bool:

@@ -75,6 +75,7 @@ class RedisConnector(BaseConnector):
         self._namespace = namespace
         self._prefix = header.space_prefix(namespace)
         self._fleet = Fleet(place)
+        self._told = ("", self._where(namespace))
 
     @classmethod
     def from_url(cls, url: str, *, name: str | None = None) -> RedisConnector:
@@ -94,14 +95,14 @@ class RedisConnector(BaseConnector):
     # -- one object --------------------------------------------------------------------------------------------------
 
     def reserve(self) -> Key:
-        return Key.draw(self._where(self._namespace))
+        return Key.draw(self._here)
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         self._settle()
-        key = Key.draw() if key is None else key
+        key = self.reserve() if key is None else key
         writing = self._writing(key, frames, ttl, replace)
-        head = bulk.new_header(writing)
+        (head,) = bulk.new_headers([writing])
         if not self._steadily(writing.name, lambda link: bulk.put(link, writing, head), "put"):
             raise self._exists(key)
         return self._at(key)
@@ -172,7 +173,7 @@ class RedisConnector(BaseConnector):
         self._settle()
         writing = self._writing(key, new or Frames(), ttl, True)._replace(chunk=LARGEST_SWAP)
         id_hash = header.id_hash(key.id)
-        head = bulk.new_header(writing)
+        (head,) = bulk.new_headers([writing])
 
         def work(link: Link) -> bool:
             link.call(b"WATCH", writing.name)
@@ -199,9 +200,9 @@ class RedisConnector(BaseConnector):
         if not many:
             return []
         self._settle()
-        keys = [Key.draw() for _ in many] if keys is None else keys
+        keys = [self.reserve() for _ in many] if keys is None else keys
         writings = [self._writing(key, frames, ttl, replace) for key, frames in zip(keys, many, strict=True)]
-        heads = [bulk.new_header(writing) for writing in writings]
+        heads = bulk.new_headers(writings)
         taken: list[int] = []
         for name, places in self._fleet.groups([writing.name for writing in writings]):
             short = [(writings[place], heads[place]) for place in places if not writings[place].chunked]
@@ -299,18 +300,37 @@ class RedisConnector(BaseConnector):
         epoch = self._fleet.epoch
         return f"redis/{namespace}/{epoch}" if epoch else f"redis/{namespace}"
 
+    @property
+    def _here(self) -> str:
+        """The locator of our own keys. Told by the epoch, which is known when the server was reached once."""
+        if self._told[0] != self._fleet.epoch:
+            self._told = (self._fleet.epoch, self._where(self._namespace))
+        return self._told[1]
+
     def _at(self, key: Key) -> Key:
+        """The key with its locator as it is now."""
+        if key.where == self._here:
+            return key
         return key.at(self._where(self._space(key)))
 
     def _space(self, key: Key) -> str:
         """The namespace that a key lies in."""
-        return _parse(key, self.spec)[0] if key.where else self._namespace
+        return self._parse(key)[0] if key.where else self._namespace
 
     def _name(self, key: Key) -> bytes:
-        if not key.where:
+        """What an object's key is in Redis."""
+        where = key.where
+        if not where or where == self._here:
             return header.object_name(self._prefix, key.id)
-        space, _ = _parse(key, self.spec)
-        return header.object_name(self._prefix if space == self._namespace else header.space_prefix(space), key.id)
+        return header.object_name(header.space_prefix(self._parse(key)[0]), key.id)
+
+    def _parse(self, key: Key) -> tuple[str, str]:
+        """Namespace and epoch out of a key's locator."""
+        kind, _, rest = key.where.partition("/")
+        space, _, epoch = rest.partition("/")
+        if kind != "redis" or not space:
+            raise ConnectorError(f"{key.id} belongs to {key.where}, not to {self.spec}; open that place.")
+        return space, epoch
 
     def _writing(self, key: Key, frames: Frames, ttl: float | None, replace: bool) -> Writing:
         chunk = self._place.chunk
@@ -362,7 +382,7 @@ class RedisConnector(BaseConnector):
 
     def _missing(self, key: Key) -> None:
         """Raise ObjectLost if the server that took an object has lost all it had."""
-        then = _parse(key, self.spec)[1] if key.where else ""
+        then = self._parse(key)[1] if key.where else ""
         if not then:
             return
         now = self._fleet.run(header.EPOCH, lambda link: link.call(b"GET", header.EPOCH), "get")
@@ -378,15 +398,6 @@ class SecureRedisConnector(RedisConnector):
     """`rediss://`: the same with TLS."""
 
     scheme: ClassVar[str] = "rediss"
-
-
-def _parse(key: Key, spec: str) -> tuple[str, str]:
-    """Namespace and epoch out of a key's locator."""
-    kind, _, rest = key.where.partition("/")
-    space, _, epoch = rest.partition("/")
-    if kind != "redis" or not space:
-        raise ConnectorError(f"{key.id} belongs to {key.where}, not to {spec}; open that place.")
-    return space, epoch
 
 
 def _expire(name: bytes, left: int | None) -> bytes:

@@ -77,8 +77,8 @@ class Link:
         """Send the parts of one or more commands, `nbytes` in all."""
         self._arm(self.parser.deadline - monotonic())
         try:
-            if nbytes <= JOINED:
-                self._socket.sendall(b"".join(parts))
+            if len(parts) == 1 or nbytes <= JOINED:
+                self._socket.sendall(parts[0] if len(parts) == 1 else b"".join(parts))
             elif self._plain:
                 self._send_vector(list(parts))
             else:
@@ -142,6 +142,8 @@ class Link:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _send_vector(self, parts: list[Any]) -> None:
+        if len(parts) > _VECTORS // 4 and max(map(len, parts)) <= JOINED:  # many small ones
+            parts = [b"".join(parts[at : at + _VECTORS]) for at in range(0, len(parts), _VECTORS)]
         at = 0
         while at < len(parts):
             sent = self._socket.sendmsg(parts[at : at + _VECTORS])

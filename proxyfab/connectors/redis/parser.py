@@ -24,6 +24,8 @@ Reply: TypeAlias = Any  # bytes, memoryview, int, float, bool, None, Push, an ex
 BUFFER = 64 * 1024
 LARGEST = 512 * 2**20
 _SMALL = 16 * 1024
+_DOLLAR = ord("$")
+_OK = b"+OK\r\n"
 _WHOLE = socket.MSG_WAITALL
 
 
@@ -73,6 +75,9 @@ class InPlaceParser(BaseParser):
 
     def read(self) -> Reply:
         """The next reply, of any kind; an error is returned, not raised."""
+        if self._buffer.startswith(_OK, self._start, self._end):
+            self._start += len(_OK)
+            return b"OK"
         line = self._line()
         kind, rest = line[:1], line[1:]
         if kind == b"$":
@@ -130,6 +135,21 @@ class InPlaceParser(BaseParser):
         self.read_into(target)
         self.end_bulk()
         return target
+
+    def buffered(self) -> bytes | None:
+        """The bulk reply that comes next, if it was received whole already; None, and nothing is read, if not."""
+        if self._start == self._end:
+            self._fill()
+        buffer, start = self._buffer, self._start
+        found = buffer.find(b"\r\n", start, self._end)
+        if found < 0 or buffer[start] != _DOLLAR:
+            return None
+        begin, length = found + 2, _number(buffer[start + 1 : found])
+        end = begin + length
+        if length < 0 or end + 2 > self._end or buffer[end : end + 2] != b"\r\n":
+            return None
+        self._start = end + 2
+        return bytes(self._view[begin:end])
 
     # -- in place ----------------------------------------------------------------------------------------------------
 
@@ -213,11 +233,11 @@ class InPlaceParser(BaseParser):
         return count
 
 
-def _number(text: bytes) -> int:
+def _number(text: bytes | bytearray) -> int:
     try:
         return int(text)
     except ValueError:
-        raise _not_redis(text) from None
+        raise _not_redis(bytes(text)) from None
 
 
 def _hashable(reply: Reply) -> Reply:
