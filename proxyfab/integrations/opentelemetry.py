@@ -7,15 +7,17 @@
 
 Promises: without `instrument` nothing is loaded and nothing is slower; an error in telemetry never becomes an error of
 a transfer. Names and attributes follow the semantic conventions for database clients, with `proxyfab.*` beside them; no
-payload, password or URL is among them. A span is recorded when its step has ended, so what other libraries record
+payload and no password is among them. A span is recorded when its step has ended, so what other libraries record
 meanwhile lies beside it, not below.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from proxyfab import trace
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
 
 _MANY = " keys"
+_HOST_AND_PORT = re.compile(r"://(?P<host>\[[^\]]*\]|[^/:,\[\]]+):(?P<port>\d+)(?=/|$)")
 _OUT = frozenset({"put", "put_many", "exists", "evict", "clear", "retry"})
 _stop: Callable[[], None] | None = None
 _changing = threading.Lock()
@@ -90,7 +93,7 @@ def _attributes(step: trace.Span) -> dict[str, str | int]:
     found: dict[str, str | int] = {
         "db.system.name": "proxyfab",
         "db.operation.name": step.operation,
-        "server.address": target if step.operation in _OUT else source,
+        **_server(target if step.operation in _OUT else source),
         "proxyfab.connector": connector,
         "proxyfab.source": source,
         "proxyfab.target": target,
@@ -105,3 +108,12 @@ def _attributes(step: trace.Span) -> dict[str, str | int]:
         kind = type(step.error)
         found["error.type"] = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return found
+
+
+@lru_cache(256)
+def _server(place: str) -> dict[str, str | int]:
+    """Host and port of a place such as `redis://host:6379/0`; what is no URL is a host's name or a directory."""
+    match = _HOST_AND_PORT.search(place)
+    if match is None:
+        return {"server.address": place}
+    return {"server.address": match["host"].strip("[]"), "server.port": int(match["port"])}

@@ -83,6 +83,25 @@ def test_across_machines_it_is_a_clients_span_to_the_other_end(seen):
     assert {span.attributes["server.address"] for span in seen.spans()} == {"redis:far.example:6379"}
 
 
+@pytest.mark.parametrize(
+    ("place", "address", "port"),
+    [
+        ("redis://cache.example:6379/0", "cache.example", 6379),
+        ("zmq://[::1]:5555", "::1", 5555),
+        ("file:/scratch/me", "file:/scratch/me", None),
+        ("node-7", "node-7", None),
+        ("redis://a:1,b:2/0", "redis://a:1,b:2/0", None),
+    ],
+)
+def test_an_address_is_a_host_and_a_port_where_there_is_one(seen, place, address, port):
+    with trace.span("get", trace.Link(place, trace.here(), "x")):
+        pass
+    (span,) = seen.spans()
+
+    assert span.attributes["server.address"] == address
+    assert span.attributes.get("server.port") == port
+
+
 def test_a_failure_is_told_with_its_type(seen):
     link = FaultyConnector(MemoryConnector())
     with Store(link, inline_below=0) as store:
