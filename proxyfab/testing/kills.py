@@ -12,12 +12,8 @@ he does at that moment is the machine's choice.
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,12 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from proxyfab.keys import Key
-from proxyfab.testing.history import EVENTS, PUTS, ROSTER, History, Log, read
+from proxyfab.spec import ConnectorSpec
+from proxyfab.testing.crew import Crew, Work
+from proxyfab.testing.history import History
 from proxyfab.testing.nursery import Nursery
-from proxyfab.testing.processes import DEADLINE, until
+from proxyfab.testing.processes import until
 from proxyfab.testing.verdict import Promise, Verdict, judge
-from proxyfab.testing.workload import SIZES, Actor, Task
+from proxyfab.testing.workload import SIZES, Task
 from proxyfab.testing.workload import read as read_for_ever
 from proxyfab.testing.workload import write as write_for_ever
 
@@ -67,7 +64,7 @@ class Subject:
         server: Its server; None for a place without.
         crashed: What it promises when the server is killed.
         leftovers: What lies there although nobody wants it, in words, after everything was cleared.
-        modules: What a worker imports.
+        modules: What workers import besides its connector.
     """
 
     name: str
@@ -147,7 +144,7 @@ class Kills:
         subject: The place.
         seed: Of everything random here.
         sizes: Bytes of the objects.
-        directory: Where the logs go; a temporary one, removed unless a promise was broken, by default.
+        directory: Where the logs go; a temporary one by default, which `forget` removes.
     """
 
     def __init__(
@@ -157,11 +154,7 @@ class Kills:
         self.seed = seed
         self.sizes = sizes
         self.logs = directory or Path(tempfile.mkdtemp(prefix="proxyfab-kills-"))
-        self._dice = random.Random(seed)
-        self._count = 0
-        self._alive: dict[str, int] = {}
-        self._clock = threading.Event()
-        self._nursery = Nursery(["proxyfab.testing.workload", *subject.modules])
+        self._nursery = Nursery([ConnectorSpec.parse(subject.url).scheme], [Task.__module__, *subject.modules])
 
     def run(self, victims: Victims, count: int) -> Report:
         """Kill as many, one after the other, and judge.
@@ -170,21 +163,20 @@ class Kills:
         """
         report = Report(self.subject.name, victims, self.seed)
         begun = time.monotonic()
-        where = self.logs / victims
-        where.mkdir(parents=True)
-        self._events = Log(where, EVENTS)
-        self._auditor = Actor(self._task(where, "auditor-0"))
-        self._owned = victims == "owners"
+        url = self.subject.owned if victims == "owners" else self.subject.url
+        task = Task(self.logs, "", url, "", self.sizes)
+        crew = Crew(self.logs / victims, task, self._nursery, self.seed)
         try:
             for role in ("writer", "reader", "reader" if victims == "readers" else "writer"):
-                self._start(where, role)
+                crew.start(role, _WORK[role])
             for number in range(count):
-                self._strike(where, victims, report)
+                self._strike(crew, victims, report)
                 if number % 10 == 9:
-                    self._stop_one(report)
+                    crew.stop(crew.pick(), _STOP)
         finally:
-            self._finish(where, report)
-        report.verdict = judge(History.load(where), self._promise(victims))
+            report.left = [*crew.end(), *self.subject.leftovers()]
+        report.early, report.stops = crew.early, crew.stops
+        report.verdict = judge(History.load(crew.where), self._promise(victims))
         report.seconds = time.monotonic() - begun
         return report
 
@@ -210,116 +202,40 @@ class Kills:
             return promise._replace(lives_with="writer")
         return self.subject.crashed or promise if victims == "servers" else promise
 
-    # -- workers -----------------------------------------------------------------------------------------------------
-
-    def _task(self, where: Path, who: str) -> Task:
-        url = self.subject.owned if where.name == "owners" else self.subject.url
-        return Task(where, who, url, f"{self.seed}.{who}", self.sizes)
-
-    def _start(self, where: Path, role: str) -> None:
-        self._count += 1
-        who = f"{role}-{self._count}"
-        work = write_for_ever if role == "writer" else read_for_ever
-        self._alive[who] = self._nursery.start(work, self._task(where, who))
-        self._write_roster(where)
-
-    def _write_roster(self, where: Path) -> None:
-        names = [who for who in self._alive if who.startswith("writer")]
-        (where / f"{ROSTER}.new").write_text(" ".join(names))
-        os.replace(where / f"{ROSTER}.new", where / ROSTER)
-
-    def _end(self, where: Path, who: str, report: Report) -> None:
-        """Kill a worker and see what it left."""
-        pid = self._alive.pop(who)
-        self._events.event("kill", who)
-        os.kill(pid, signal.SIGKILL)
-        status = self._nursery.reap(pid)
-        if status != -signal.SIGKILL:
-            report.early.append(f"{who} ended by itself, with status {status}")
-        if who.startswith("writer"):
-            self._audit(where, who)
-
-    def _audit(self, where: Path, who: str) -> None:
-        """Read what a dead writer left standing, and evict it."""
-        standing: dict[str, Key] = {}
-        for record in read(where / who):
-            if record.op in PUTS and record.definite:
-                standing.update(zip(record.ids, map(Key.parse, record.results), strict=True))
-            elif record.op in PUTS:
-                standing = {**{id: Key(id) for id in record.ids}, **standing}
-            elif record.op == "evict" and record.definite:
-                standing.pop(record.ids[0], None)
-        for key in standing.values():
-            self._auditor.get([key])
-            self._auditor.evict(key)
-
-    # -- faults ------------------------------------------------------------------------------------------------------
-
-    def _strike(self, where: Path, victims: Victims, report: Report) -> None:
+    def _strike(self, crew: Crew, victims: Victims, report: Report) -> None:
         if victims == "servers":
-            self._strike_server(where)
+            self._strike_server(crew)
         else:
             role = "reader" if victims == "readers" else "writer"
-            who = self._dice.choice([name for name in self._alive if name.startswith(role)])
-            self._worked(where / who, report, who)
-            self._clock.wait(self._dice.uniform(0, _LIFE))
-            self._end(where, who, report)
-            self._start(where, role)
+            who = crew.pick(role)
+            crew.worked(who)
+            crew.pause(_LIFE)
+            crew.kill(who)
+            crew.start(role, _WORK[role])
         report.kills += 1
 
-    def _worked(self, log: Path, report: Report, who: str) -> None:
-        """Wait until a worker has been answered a few times, so that it is a worker that is killed."""
-        if not until(lambda: log.exists() and log.stat().st_size > 300, DEADLINE):
-            report.early.append(f"{who} did nothing for {DEADLINE} s")
-
-    def _strike_server(self, where: Path) -> None:
+    def _strike_server(self, crew: Crew) -> None:
         server = self.subject.server
         assert server is not None, "a place without a server has none to kill"
-        self._clock.wait(self._dice.uniform(0, 2 * _LIFE))
-        self._events.event("down", "server")
+        crew.pause(2 * _LIFE)
+        crew.events.event("down", "server")
         server.kill()
-        self._clock.wait(self._dice.uniform(0, _LIFE))
+        crew.pause(_LIFE)
         server.start()
-        self._events.event("up", "server")
-        self._recovered(where)
+        crew.events.event("up", "server")
+        self._recovered(crew)
 
-    def _recovered(self, where: Path) -> None:
+    def _recovered(self, crew: Crew) -> None:
         """Wait until every writer was answered again; who never is hangs, which the verdict shows."""
         since = time.monotonic()
-        names = [who for who in self._alive if who.startswith("writer")]
-        limit = self.subject.promise.deadline + 2
+        names = [who for who in crew.alive if who.startswith("writer")]
 
         def answered(who: str) -> bool:
-            tail = (where / who).read_text()[-4000:].split("\n")[1:-1]
+            tail = (crew.where / who).read_text()[-4000:].split("\n")[1:-1]
             returns = [line.split("\t") for line in tail if line.startswith("r\t")]
             return any(float(fields[2]) > since and not fields[3].startswith("!") for fields in returns)
 
-        until(lambda: all(map(answered, names)), limit)
+        until(lambda: all(map(answered, names)), self.subject.promise.deadline + 2)
 
-    def _stop_one(self, report: Report) -> None:
-        """Stop somebody for a moment while the others go on."""
-        who = self._dice.choice(list(self._alive))
-        self._events.event("stop", who)
-        os.kill(self._alive[who], signal.SIGSTOP)
-        self._clock.wait(self._dice.uniform(0, _STOP))
-        os.kill(self._alive[who], signal.SIGCONT)
-        self._events.event("continue", who)
-        report.stops += 1
 
-    # -- the end -----------------------------------------------------------------------------------------------------
-
-    def _finish(self, where: Path, report: Report) -> None:
-        for who in list(self._alive):
-            self._end(where, who, report)
-        connector = self._auditor.connector
-        if hasattr(connector, "reap"):
-            connector.reap()
-        connector.clear()
-        if hasattr(connector, "scan"):
-            report.left += [f"object {stat.key}" for stat in connector.scan()]
-        if hasattr(connector, "reap"):
-            report.left += [f"{one.what} ({one.reason})" for one in connector.reap(dry_run=True)]
-        connector.close()
-        self._auditor.log.close()
-        self._events.close()
-        report.left += self.subject.leftovers()
+_WORK: dict[str, Work] = {"writer": write_for_ever, "reader": read_for_ever}

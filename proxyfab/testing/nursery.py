@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from proxyfab.registry import load
 from proxyfab.testing.processes import Child
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ class Nursery:
     """Forks `role(*args)`. One thread at a time.
 
     Args:
-        modules: What to import beforehand.
+        schemes: Whose connectors to import beforehand.
+        modules: What else.
     """
 
-    def __init__(self, modules: Sequence[str] = ()) -> None:
-        self._child = Child(_care, list(modules))
-        self._child.receive()
+    def __init__(self, schemes: Sequence[str] = (), modules: Sequence[str] = ()) -> None:
+        self._child = Child(_care, list(schemes), list(modules))
+        try:
+            self._child.receive()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def start(self, role: Callable[..., None], *args: Any) -> int:
         """The process id of a new worker."""
@@ -56,9 +62,11 @@ class Nursery:
         self._child.__exit__(kind, error, trace)
 
 
-def _care(talk: Connection, modules: list[str]) -> None:
+def _care(talk: Connection, schemes: list[str], modules: list[str]) -> None:
     for module in modules:
         importlib.import_module(module)
+    for scheme in schemes:
+        load("connectors", scheme)
     talk.send("ready")
     while True:
         try:

@@ -63,7 +63,6 @@ def _shm(directory: Path) -> Iterator[Subject]:
             Promise(DEADLINE),
             owned="shm://",
             leftovers=left,
-            modules=("proxyfab.connectors.shm", "proxyfab.osio.watch"),
         )
 
 
@@ -89,7 +88,6 @@ def _file(directory: Path) -> Iterator[Subject]:
         Promise(DEADLINE),
         owned=url,
         leftovers=partial(_remains, root),
-        modules=("proxyfab.connectors.file",),
     )
 
 
@@ -133,7 +131,6 @@ def _zmq(directory: Path, *, shared: bool = True) -> Iterator[Subject]:
             server=_Node(server),
             crashed=Promise(DEADLINE, "server", tells=True, errors=errors),
             leftovers=partial(_remains_of_clients, Path(root), server),
-            modules=("proxyfab.connectors.zmq.connector", "zmq"),
         )
 
 
@@ -168,7 +165,6 @@ def _redis(directory: Path, *, durable: bool = True) -> Iterator[Subject]:
             server=server,
             crashed=Promise(DEADLINE, "nobody" if durable else "server", tells=True, errors=errors),
             leftovers=partial(_keys_left, server),
-            modules=("proxyfab.connectors.redis.connector", "redis"),
         )
 
 
