@@ -19,6 +19,7 @@ _URL = (
     r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$"
 )
 _UNSOUND = "[\0\ud800-\udfff]|%00"
+_CHILD = r"[a-z][a-z0-9_+.-]*://[^;#]*"
 _SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _PLAIN = "~/:;=,*?@[]"  # what stands in an option as it is, so that a URL inside a URL stays readable
@@ -113,9 +114,16 @@ class StoreSpec(NamedTuple):
 
 @lru_cache(64)
 def namespace_of(url: str) -> str:
-    """The namespace in a connector's URL: what stays the same however, and from wherever, its place is reached."""
+    """The namespace in a connector's URL: what stays the same however, and from wherever, its place is reached.
+
+    That of a connector made of others is theirs, each once.
+    """
     parts = ConnectorSpec.parse(url)
-    return dict(parts.options).get("ns", parts.host if parts.scheme in ("memory", "shm") else "")
+    own = dict(parts.options).get("ns", parts.host if parts.scheme in ("memory", "shm") else "")
+    if own:
+        return own
+    children = (child for _, value in parts.options for child in re.findall(_CHILD, value))
+    return ",".join(dict.fromkeys(filter(None, map(namespace_of, children))))
 
 
 def _sound(url: str) -> str:

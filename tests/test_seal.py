@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxyfab import Store, ref_of
 from proxyfab import ref as ref_module
@@ -22,9 +24,10 @@ from proxyfab.ref import load
 from proxyfab.seal import Seal
 from proxyfab.serialize import dumps, loads
 from proxyfab.wire.payload import encode
-from proxyfab.wire.sealed import AES, ALGORITHMS, CHACHA, HEADER, SIGN, TAG, Header, content_of, is_sealed
+from proxyfab.wire.sealed import AES, ALGORITHMS, CHACHA, ED25519, HEADER, SIGN, TAG, Header, content_of, is_sealed
 
 MODES = ("encrypt", "encrypt-chacha20", "sign", "ed25519")
+MODE_ALGORITHMS = {"encrypt": AES, "encrypt-chacha20": CHACHA, "sign": SIGN, "ed25519": ED25519}
 DATA = bytes(range(256)) * 4
 BITS = 6  # segments of 64 bytes
 
@@ -387,3 +390,13 @@ def test_processors_without_aes_use_the_other_cipher(monkeypatch):
     seal, now = parts("encrypt")
     assert Header.parse(Frames([now])).algorithm == AES != SIGN
     assert seal.open(Frames([sealed]), "run", "k").tobytes() == DATA[:300]
+
+
+@given(st.binary(max_size=300), st.sampled_from(MODES), st.booleans())
+def test_any_bytes(data, mode, sealed):
+    """Only one error comes out, whatever is opened; also where it begins like something sealed."""
+    if sealed:
+        head = Header(MODE_ALGORITHMS[mode], "lab", len(data), bytes(16)).pack()
+        data = head + data
+    with pytest.raises(SealError):
+        Seal(mode, "lab").open(Frames([data]), "run", "k")
