@@ -247,7 +247,7 @@ class Moves:
 
     def commit(self, peer: Peer, message: Message) -> Steps:
         """A client has filled what it was granted: from now on it is an object."""
-        grant = peer.grants.pop(bytes(message.fields.get("grant") or b""), None)
+        grant = peer.grants.pop(message.token("grant"), None)
         if grant is None:
             raise ConnectorError("Shared memory was not filled in time and was taken back; put again.")
         whole = yield self._host.storage.adopt(grant.place, grant.wish.nbytes)

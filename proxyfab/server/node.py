@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -170,6 +171,14 @@ class Node:
             self._begin(peer, message)
         except ProxyfabError as error:
             self.send(peer, message.request, refusal(error))
+        except Exception as fault:  # noqa: BLE001  # whatever it was, the others are served
+            self.send(peer, message.request, self._fault(fault))
+
+    def _fault(self, fault: Exception) -> Answer:
+        """A mistake of ours ends one request. The log has it."""
+        self.state.count("faults")
+        traceback.print_exception(fault, limit=-8)
+        return refusal(ConnectorError(f"The node server made a mistake: {type(fault).__name__}: {fault}"))
 
     def _begin(self, peer: Peer, message: Message) -> None:
         """Start a request, unless it was answered before or is being worked on."""
@@ -222,6 +231,9 @@ class Node:
                 return
             except ProxyfabError as wrong:
                 reply(refusal(wrong))
+                return
+            except Exception as fault:  # noqa: BLE001  # as above
+                reply(self._fault(fault))
                 return
             if not job.quick:
                 self._working += 1

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxyfab.abc import check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError
+from proxyfab.errors import ConfigurationError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.osio.machine import sight_of
 from proxyfab.osio.shared import default_root
@@ -192,7 +192,7 @@ class Verbs:
 
     def wait(self, peer: Peer, message: Message) -> Answer | None:
         """Answer when an object is there, or when the time is over."""
-        name = Name(*message.names()[0])
+        name = Name(*message.name())
         if self.state.find(name) is not None:
             return Answer("ok", {"found": True})
         timeout = message.seconds("timeout")
@@ -208,11 +208,11 @@ class Verbs:
 
     def swap(self, peer: Peer, message: Message) -> Steps:
         """Put or evict a small object if it is still what the client believes it is."""
-        name = Name(*message.names()[0])
+        name = Name(*message.name())
         has_old, has_new = message.fields.get("old") is not None, message.fields.get("new") is not None
         old_size, new_size = message.count("old") if has_old else 0, message.count("new") if has_new else 0
         if old_size + new_size != message.nbytes or max(old_size, new_size) > _SWAPPED:
-            raise ConfigurationError(f"compare_and_set takes objects of at most {_SWAPPED} bytes.")
+            raise IntegrityError(f"A swap names other sizes than it brings, or more than {_SWAPPED} bytes.")
         old = Frames(pieces(message.body, 0, old_size))
         new = Frames(pieces(message.body, old_size, new_size)) if has_new else None
         wish = self.moves.wish(message, name, new_size)

@@ -101,6 +101,20 @@ class Message(NamedTuple):
                 raise self._wrong("ids", "a list of ids")
         return [(namespace, id) for id in ids]
 
+    def name(self) -> tuple[str, str]:
+        """The one object that a message is about."""
+        names = self.names()
+        if len(names) != 1:
+            raise self._wrong("ids", "one id")
+        return names[0]
+
+    def token(self, name: str) -> bytes:
+        """A field that is a request."""
+        value = self.fields.get(name)
+        if value.__class__ is not bytes or len(value) != REQUEST:
+            raise self._wrong(name, "a request")
+        return value
+
     def _wrong(self, name: str, wanted: str) -> IntegrityError:
         return IntegrityError(f"A message {self.verb!r} is malformed: its field {name!r} is not {wanted}.")
 

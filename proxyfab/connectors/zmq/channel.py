@@ -28,7 +28,8 @@ _SLICE = 200
 """Milliseconds between two looks at whether the connection still stands."""
 _HEARTBEAT, _SILENCE = 1000, 3000
 _COPIED = 16 << 10
-_CONNECT = 5.0
+PATIENCE = 5.0
+"""Seconds in which a connection has to come about."""
 _REFUSED: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not let this client's key in; add it with `proxyfab keys`, or --allow",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it has another key than this client was told, or wants none",
@@ -50,10 +51,12 @@ class Channel:
     Args:
         endpoint: As ZeroMQ writes it.
         options: Further options of the socket: CURVE keys.
+        patience: Seconds until the server has to have answered.
     """
 
-    def __init__(self, endpoint: str, options: dict[int, bytes] | None = None) -> None:
+    def __init__(self, endpoint: str, options: dict[int, bytes], patience: float = PATIENCE) -> None:
         self.endpoint = endpoint
+        self._patience = patience
         self._context = contexts.take()
         self._ready = False
         self._closed = False
@@ -62,7 +65,7 @@ class Channel:
         """What the server answered to hello."""
         try:
             self._socket = self._context.socket(zmq.DEALER)
-            self._open(options or {})
+            self._open(options)
         except BaseException:
             self.close()
             raise
@@ -77,8 +80,8 @@ class Channel:
             zmq.MAXMSGSIZE: MAX_MESSAGE,
             zmq.HEARTBEAT_IVL: _HEARTBEAT,
             zmq.HEARTBEAT_TIMEOUT: _SILENCE,
-            zmq.CONNECT_TIMEOUT: int(_CONNECT * 1000),
-            zmq.HANDSHAKE_IVL: int(_CONNECT * 1000),
+            zmq.CONNECT_TIMEOUT: int(self._patience * 1000),
+            zmq.HANDSHAKE_IVL: int(self._patience * 1000),
             zmq.IPV6: int("[" in self.endpoint),
         }
         for option, value in [*usual.items(), *options.items()]:
@@ -196,8 +199,11 @@ class Channel:
             except zmq.Again:
                 break
             self._judge(event["event"], int(event["value"]))
-        if not self._ready and time.monotonic() - self._connecting > _CONNECT:
-            raise Broken(f"did not answer within {_CONNECT:g} s", again=False)
+        if not self._ready and time.monotonic() - self._connecting > self._patience:
+            raise self._silent()
+
+    def _silent(self) -> Broken:
+        return Broken(f"did not answer within {self._patience:g} s", again=False)
 
     def _judge(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -206,6 +212,8 @@ class Channel:
             raise Broken("ended the connection while it was made")
         elif (why := _REFUSED.get(event)) is not None:
             raise AccessDenied(f"The node server at {self.endpoint} refused this client: {why} ({value}).")
+        elif event == zmq.EVENT_DISCONNECTED and not self._ready:
+            raise self._silent()  # somebody has accepted the connection, and never spoke
         elif event == zmq.EVENT_DISCONNECTED:
             raise Broken("has closed the connection, or was silent for too long")
         elif event == zmq.EVENT_CLOSED and not self._ready:

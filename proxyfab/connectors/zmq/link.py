@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import zmq
 
-from proxyfab.connectors.zmq.channel import Broken, Channel
+from proxyfab.connectors.zmq.channel import PATIENCE, Broken, Channel
 from proxyfab.connectors.zmq.locator import endpoint
 from proxyfab.errors import ConnectorError, ObjectLost
 from proxyfab.fork import on_fork
@@ -28,6 +28,8 @@ from proxyfab.retry import Attempts, budget_of
 from proxyfab.wire.messages import REQUEST, VERSION, Message
 
 R = TypeVar("R")
+_AGAIN = 2.0
+"""Seconds in which a connection has to come about that takes the place of a broken one."""
 _IDLE = 32
 """Channels that are kept for the next call."""
 
@@ -107,7 +109,7 @@ class Link:
         attempts = Attempts(self._budget, timeout=timeout)
         while True:
             try:
-                result = self._attempt(once, request, incarnation)
+                result = self._attempt(once, request, incarnation, PATIENCE if attempts.number == 1 else _AGAIN)
             except Broken as broken:
                 error = self._failed(what, broken, attempts)
                 pause = attempts.failed(error) if broken.again else None
@@ -120,8 +122,8 @@ class Link:
                 attempts.succeeded()
                 return result
 
-    def _attempt(self, once: Callable[[Channel, bytes], R], request: bytes, incarnation: str) -> R:
-        channel = self._take()
+    def _attempt(self, once: Callable[[Channel, bytes], R], request: bytes, incarnation: str, patience: float) -> R:
+        channel = self._take(patience)
         try:
             if incarnation and channel.welcome.fields["incarnation"] != incarnation:
                 raise ObjectLost(
@@ -147,13 +149,13 @@ class Link:
 
     # -- channels ------------------------------------------------------------------------------------------------
 
-    def _take(self) -> Channel:
+    def _take(self, patience: float) -> Channel:
         """A channel whose connection stands, as far as is known."""
         while True:
             try:
                 channel = self._idle.pop()
             except IndexError:
-                return self._open()
+                return self._open(patience)
             try:
                 channel.check()
             except Broken:
@@ -164,8 +166,8 @@ class Link:
             else:
                 return channel
 
-    def _open(self) -> Channel:
-        channel = Channel(self.endpoint, self._options())
+    def _open(self, patience: float) -> Channel:
+        channel = Channel(self.endpoint, self._options(), patience)
         try:
             request = os.urandom(REQUEST)
             process = this_process()
