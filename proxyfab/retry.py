@@ -39,12 +39,16 @@ class RetryBudget:
     While everything fails the tokens run out and calls fail after their first attempt; they return with the successes.
     """
 
-    __slots__ = ("__weakref__", "_gain", "_lock", "_most", "_tokens")
+    __slots__ = ("__weakref__", "_gain", "_lock", "_most", "_tokens", "refused", "retries")
 
     def __init__(self, tokens: float = TOKENS, *, gain: float = GAIN) -> None:
         self._most = tokens
         self._tokens = tokens
         self._gain = gain
+        self.retries = 0
+        """Retries that were paid for."""
+        self.refused = 0
+        """Retries that were not made, because nothing was left."""
         self._lock = threading.Lock()
         on_fork(self)
 
@@ -57,8 +61,10 @@ class RetryBudget:
         """Pay for one retry; False when there is not enough left, and then it must not be made."""
         with self._lock:
             if self._tokens < COST:
+                self.refused += 1
                 return False
             self._tokens -= COST
+            self.retries += 1
             return True
 
     def earn(self) -> None:
@@ -79,6 +85,11 @@ def budget_of(place: str) -> RetryBudget:
     """This process's budget for a place (a connector's spec or address); keep it as long as you use it."""
     mine = RetryBudget()
     return _budgets.setdefault(place, mine)
+
+
+def budgets() -> dict[str, RetryBudget]:
+    """The budgets that are in use in this process, by place."""
+    return dict(_budgets)
 
 
 class Backoff(NamedTuple):

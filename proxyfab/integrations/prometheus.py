@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxyfab import trace
 from proxyfab.abc import Status
 from proxyfab.errors import ConfigurationError, ConnectorError, MissingDependency, ProxyfabError
+from proxyfab.retry import budgets
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -38,7 +39,7 @@ class Collector(Protocol):
 
 class TransferCollector:
     """Counters of this process, per operation and link: `proxyfab_operations_total`, `..._failures_total`,
-    `..._bytes_total` and `..._seconds_total`, as `trace.totals` has them.
+    `..._bytes_total` and `..._seconds_total`, as `trace.totals` has them; and of retries per place.
     """
 
     def collect(self) -> Iterator[Metric]:
@@ -59,6 +60,20 @@ class TransferCollector:
             for (operation, link), total in totals.items():
                 family.add_metric((operation, *link), total[place])
             yield family
+        yield from _retries()
+
+
+def _retries() -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily
+
+    made = CounterMetricFamily("proxyfab_retries", "Calls that were tried again.", labels=("place",))
+    refused = CounterMetricFamily(
+        "proxyfab_retries_refused", "Retries that the budget of a place did not allow.", labels=("place",)
+    )
+    for place, budget in sorted(budgets().items()):
+        made.add_metric((place,), budget.retries)
+        refused.add_metric((place,), budget.refused)
+    yield from (made, refused)
 
 
 class StatusCollector:

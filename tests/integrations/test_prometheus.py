@@ -15,6 +15,7 @@ from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, KeyNotFound, MissingDependency
 from proxyfab.integrations.prometheus import StatusCollector, TransferCollector, exposition, publish, register
 from proxyfab.layers.base import Layer
+from proxyfab.retry import budget_of
 from proxyfab.store import Store
 
 
@@ -50,6 +51,16 @@ def test_transfers_are_counted_with_bytes_failures_and_seconds():
     assert 10_000 <= grown("proxyfab_bytes_total", "put") < 11_000
     assert grown("proxyfab_seconds_total", "put") > 0
     assert grown("proxyfab_failures_total", "put") == 0
+
+
+def test_retries_are_counted_per_place_with_those_that_were_not_allowed():
+    budget = budget_of("test://metrics")
+    for _ in range(12):
+        budget.spend()
+    found = samples(exposition(TransferCollector()))
+
+    assert found["proxyfab_retries_total", (("place", "test://metrics"),)] == 10
+    assert found["proxyfab_retries_refused_total", (("place", "test://metrics"),)] == 2
 
 
 def test_a_program_that_exports_already_gets_them_into_its_registry():
