@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar, Token
 from typing import NamedTuple
 
 from proxyfab.errors import AccessDenied, ConfigurationError
@@ -132,14 +130,17 @@ def active() -> bool:
     return bool(_policies)
 
 
-@contextmanager
-def received() -> Iterator[None]:
-    """What is opened inside was asked for by a reference from elsewhere."""
-    before = _received.set(True)
-    try:
-        yield
-    finally:
-        _received.reset(before)
+class received:  # noqa: N801 - used as a function, and contextlib is not worth its time in every process
+    """What is opened inside `with received():` was asked for by a reference from elsewhere."""
+
+    __slots__ = ("_before",)
+    _before: Token[bool]
+
+    def __enter__(self) -> None:
+        self._before = _received.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _received.reset(self._before)
 
 
 def check_store(url: str) -> None:
@@ -211,6 +212,12 @@ def may_unpickle(url: str) -> bool:
 # -- rules -----------------------------------------------------------------------------------------------------------
 
 
+def _matches(text: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase  # for those who have a policy
+
+    return fnmatchcase(text, pattern)
+
+
 def _check_secret(name: str, value: str, url: str) -> None:
     child = value.startswith("file://") and name != "password"
     if child or not value.startswith(("env:", "file:")):
@@ -218,7 +225,7 @@ def _check_secret(name: str, value: str, url: str) -> None:
     allowed = [*_SECRETS, *(pattern for policy in _policies for pattern in policy.secrets)]
     if value.startswith("file:"):
         value = f"file:{os.path.realpath(os.path.expanduser(value[5:]))}"
-    if not any(fnmatchcase(value, pattern) for pattern in allowed):
+    if not any(_matches(value, pattern) for pattern in allowed):
         raise _denied("secrets", f"the secret {value!r} of this process", url)
 
 
@@ -243,13 +250,13 @@ def _check_directory(policy: Policy, path: str, url: str) -> None:
 def _check_host(patterns: tuple[str, ...], address: str, url: str) -> None:
     address = address.lower()
     host = address[1 : address.index("]")] if address.startswith("[") and "]" in address else address.partition(":")[0]
-    if not any(fnmatchcase(address, pattern) or _names(pattern, host) for pattern in patterns):
+    if not any(_matches(address, pattern) or _names(pattern, host) for pattern in patterns):
         raise _denied("hosts", f"the host {host!r}", url)
 
 
 def _names(pattern: str, host: str) -> bool:
     if "/" not in pattern:
-        return fnmatchcase(host, pattern)
+        return _matches(host, pattern)
     import ipaddress
 
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from proxyfab import background, policy, registry, token
+from proxyfab import background, policy, registry
 from proxyfab.abc import Source
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.keys import Key
@@ -187,6 +187,8 @@ class Ref(Generic[T_co]):
         Args:
             seal: As a store's: who reads the token then knows who wrote it.
         """
+        from proxyfab import token  # base64 and more, for those who use tokens
+
         return token.write(self._state(), _seal(seal))
 
     @staticmethod
@@ -203,6 +205,8 @@ class Ref(Generic[T_co]):
             SealError: It is not sealed as asked for, or is and nobody asked.
             ConfigurationError: It names a store that makes no sense.
         """
+        from proxyfab import token  # as above
+
         return load(*token.read(text, _seal(seal), unpickle))
 
     def proxy(self) -> T_co:
