@@ -5,18 +5,25 @@ It claims its child's abilities and no others, so that code under test takes the
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+from unittest.mock import patch
 
+from proxyfab import registry
 from proxyfab.abc import Finding, Reclaimed, Stat, Status
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.layers.base import Layer
+
+R = TypeVar("R")
 
 
 class FaultyConnector(Layer):
@@ -26,21 +33,29 @@ class FaultyConnector(Layer):
         child: Where the bytes lie; this connector closes it.
         delay: Seconds that each operation takes longer, as over a link.
         bandwidth: Bytes per second that puts and gets are held to; None for the child's own.
+        jitter: Seconds that an operation takes longer still, at most: a different share each time.
+        seed: Of those shares; the same operations in the same order are delayed alike.
 
     Attributes:
         calls: How often each operation was called, failed calls included.
         nbytes: Bytes moved by each operation.
     """
 
-    def __init__(self, child: Any, *, delay: float = 0.0, bandwidth: float | None = None) -> None:
+    def __init__(
+        self, child: Any, *, delay: float = 0.0, bandwidth: float | None = None, jitter: float = 0.0, seed: int = 0
+    ) -> None:
         super().__init__(child)
         self.delay = delay
         self.bandwidth = bandwidth
+        self.jitter = jitter
+        self.seed = seed
+        self._random = random.Random(seed)
         self.calls: Counter[str] = Counter()
         self.nbytes: Counter[str] = Counter()
         self._lock = threading.Lock()
         on_fork(self)
-        self._faults: list[tuple[str, Callable[[], BaseException], int]] = []
+        self._faults: list[_Fault] = []
+        self._repeats: Counter[str] = Counter()
         self._gates: dict[str, threading.Event] = {}
 
     def after_fork(self) -> None:
@@ -55,10 +70,28 @@ class FaultyConnector(Layer):
         error: Callable[[], BaseException] = lambda: ConnectorError("The link broke, as the test wanted."),
         *,
         times: int = 1,
+        after: int | None = None,
+        done: bool = False,
     ) -> None:
-        """Let the next `times` calls of `operation` (`"get"`, ...; `"any"`) raise before they reach the child."""
+        """Let the next `times` calls of `operation` (`"get"`, ...; `"any"`) raise.
+
+        Args:
+            operation: Which calls.
+            error: Makes what is raised.
+            times: How many.
+            after: Bytes that move first: they are counted and take their time. A put that breaks off there has stored
+                nothing, as with every connector.
+            done: The child does its work, and only the answer is lost.
+        """
         with self._lock:
-            self._faults.append((operation, error, times))
+            self._faults.append(_Fault(operation, error, times, after, done))
+
+    def repeat(self, operation: str, *, times: int = 1) -> None:
+        """Let the child be asked twice by the next `times` calls of `operation`, as by a link that sends again what
+        arrived; the caller gets the second answer.
+        """
+        with self._lock:
+            self._repeats[operation] += times
 
     def cut(self) -> None:
         """Let everything fail until `mend`."""
@@ -79,24 +112,39 @@ class FaultyConnector(Layer):
         with self._lock:
             return self._gates.setdefault(operation, threading.Event())
 
-    def _step(self, operation: str, nbytes: int = 0) -> None:
+    def _call(
+        self, operation: str, call: Callable[[], R], nbytes: int = 0, size: Callable[[R], int] | None = None
+    ) -> R:
+        """`call()`, with all that was told to go wrong; it moves `nbytes`, or `size` of its result."""
         with self._lock:
             self.calls[operation] += 1
-            error = self._fault(operation)
+            fault = self._fault(operation)
             gate = self._gates.get(operation)
+            again = self._repeats[operation] > 0
+            self._repeats[operation] -= again
+            pause = self.delay + (self._random.uniform(0.0, self.jitter) if self.jitter else 0.0)
         if gate is not None:
             gate.wait(60)
-        if self.delay:
-            time.sleep(self.delay)
-        if error is not None:
-            raise error
+        if pause:
+            time.sleep(pause)
+        if fault is not None and not fault.done:
+            self._moved(operation, fault.after or 0)
+            raise fault.error()
         self._moved(operation, nbytes)
+        result = call()
+        if again:
+            result = call()
+        if size is not None:
+            self._moved(operation, size(result))
+        if fault is not None:
+            raise fault.error()
+        return result
 
-    def _fault(self, operation: str) -> BaseException | None:
-        for index, (which, error, times) in enumerate(self._faults):
-            if which in ("any", operation) and times > 0:
-                self._faults[index] = which, error, times - 1
-                return error()
+    def _fault(self, operation: str) -> _Fault | None:
+        for index, fault in enumerate(self._faults):
+            if fault.operation in ("any", operation) and fault.times > 0:
+                self._faults[index] = fault._replace(times=fault.times - 1)
+                return fault
         return None
 
     def _moved(self, operation: str, nbytes: int) -> None:
@@ -110,39 +158,29 @@ class FaultyConnector(Layer):
 
     @property
     def local(self) -> bool:  # type: ignore[override]  # callers only read it
-        return not self.delay and bool(self.child.local)
+        return not self.delay and not self.jitter and bool(self.child.local)
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
-        self._step("put", frames.nbytes)
-        return self.child.put(frames, key=key, ttl=ttl, replace=replace)  # type: ignore[no-any-return]
+        call = partial(super().put, frames, key=key, ttl=ttl, replace=replace)
+        return self._call("put", call, frames.nbytes)
 
     def get(self, key: Key) -> Frames | None:
-        self._step("get")
-        frames: Frames | None = self.child.get(key)
-        self._moved("get", 0 if frames is None else frames.nbytes)
-        return frames
+        return self._call("get", partial(super().get, key), size=_size)
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
-        self._step("get_range")
-        frames: Frames | None = self.child.get_range(key, offset, length)
-        self._moved("get_range", 0 if frames is None else frames.nbytes)
-        return frames
+        return self._call("get_range", partial(super().get_range, key, offset, length), size=_size)
 
     def exists(self, key: Key) -> bool:
-        self._step("exists")
-        return bool(self.child.exists(key))
+        return self._call("exists", partial(super().exists, key))
 
     def evict(self, key: Key) -> bool:
-        self._step("evict")
-        return bool(self.child.evict(key))
+        return self._call("evict", partial(super().evict, key))
 
     def stat(self, key: Key) -> Stat | None:
-        self._step("stat")
-        return self.child.stat(key)  # type: ignore[no-any-return]
+        return self._call("stat", partial(super().stat, key))
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
-        self._step("wait")
-        return bool(self.child.wait(key, timeout))
+        return self._call("wait", partial(super().wait, key, timeout))
 
     def put_many(
         self,
@@ -152,54 +190,65 @@ class FaultyConnector(Layer):
         ttl: float | None = None,
         replace: bool = False,
     ) -> list[Key]:
-        self._step("put_many", sum(frames.nbytes for frames in many))
-        return list(self.child.put_many(many, keys=keys, ttl=ttl, replace=replace))
+        call = partial(super().put_many, many, keys=keys, ttl=ttl, replace=replace)
+        return self._call("put_many", call, sum(frames.nbytes for frames in many))
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
-        self._step("get_many")
-        found: list[Frames | None] = self.child.get_many(keys)
-        self._moved("get_many", sum(frames.nbytes for frames in found if frames is not None))
-        return found
+        return self._call("get_many", partial(super().get_many, keys), size=lambda found: sum(map(_size, found)))
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
-        self._step("exists_many")
-        return list(self.child.exists_many(keys))
+        return self._call("exists_many", partial(super().exists_many, keys))
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
-        self._step("evict_many")
-        return list(self.child.evict_many(keys))
+        return self._call("evict_many", partial(super().evict_many, keys))
 
     def clear(self) -> int:
-        self._step("clear")
-        return int(self.child.clear())
+        return self._call("clear", super().clear)
 
     def renew(self, key: Key, ttl: float | None) -> bool:
-        self._step("renew")
-        return super().renew(key, ttl)
+        return self._call("renew", partial(super().renew, key, ttl))
 
     def scan(self) -> Iterator[Stat]:
-        self._step("scan")
-        return super().scan()
+        return self._call("scan", super().scan)
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
-        self._step("reap")
-        return super().reap(dry_run=dry_run)
+        return self._call("reap", partial(super().reap, dry_run=dry_run))
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
-        self._step("compare_and_set", 0 if new is None else new.nbytes)
-        return super().compare_and_set(key, old, new, ttl=ttl)
+        call = partial(super().compare_and_set, key, old, new, ttl=ttl)
+        return self._call("compare_and_set", call, _size(new))
 
     def diagnose(self) -> Iterator[Finding]:
-        self._step("diagnose")
-        return super().diagnose()
+        return self._call("diagnose", super().diagnose)
 
     def status(self) -> Status:
-        self._step("status")
-        return super().status()
+        return self._call("status", super().status)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.plain or type(self), self.child, self.delay, self.bandwidth)
+        kind = self.plain or type(self)
+        return _rebuild, (kind, self.child, self.delay, self.bandwidth, self.jitter, self.seed)
 
 
-def _rebuild(kind: type[FaultyConnector], child: Any, delay: float, bandwidth: float | None) -> FaultyConnector:
-    return kind(child, delay=delay, bandwidth=bandwidth)
+@contextmanager
+def faulty_layer() -> Iterator[None]:
+    """Inside the block, of this process, `faulty+` may stand before a scheme; what it opens forgets it in its spec."""
+    with patch.dict(registry._loaded, {("layers", "faulty"): FaultyConnector}):
+        yield
+
+
+class _Fault(NamedTuple):
+    operation: str
+    error: Callable[[], BaseException]
+    times: int
+    after: int | None
+    done: bool
+
+
+def _size(frames: Frames | None) -> int:
+    return 0 if frames is None else frames.nbytes
+
+
+def _rebuild(
+    kind: type[FaultyConnector], child: Any, delay: float, bandwidth: float | None, jitter: float, seed: int
+) -> FaultyConnector:
+    return kind(child, delay=delay, bandwidth=bandwidth, jitter=jitter, seed=seed)

@@ -13,8 +13,10 @@ from proxyfab import Key
 from proxyfab.abc import BaseConnector, SupportsLease, SupportsReap, SupportsScan
 from proxyfab.buffers import Frames
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.errors import CapacityError, ConnectorError
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, KeyExists
+from proxyfab.opening import open_connector
 from proxyfab.testing import ConnectorTests, FaultyConnector
+from proxyfab.testing.faults import faulty_layer
 from proxyfab.testing.processes import at_once
 
 
@@ -120,3 +122,57 @@ def test_it_pickles_with_its_link(link: FaultyConnector) -> None:
 
     assert (again.delay, again.bandwidth, again.spec) == (0.001, 1e9, link.spec)
     assert again.get(key) == Frames([b"x"])
+
+
+def test_a_lost_answer_leaves_the_work_done(link: FaultyConnector) -> None:
+    link.fail("put", done=True)
+    with pytest.raises(ConnectorError):
+        link.put(Frames([b"x"]), key=Key("k"))
+    assert link.child.get(Key("k")) == Frames([b"x"])
+    link.fail("get", done=True)
+    with pytest.raises(ConnectorError):
+        link.get(Key("k"))
+
+    assert link.nbytes == {"put": 1, "get": 1}
+    assert link.get(Key("k")) == Frames([b"x"])
+
+
+def test_a_put_that_breaks_off_has_stored_nothing(link: FaultyConnector) -> None:
+    link.fail("put", after=3)
+    with pytest.raises(ConnectorError):
+        link.put(Frames([b"12345"]), key=Key("k"))
+
+    assert link.nbytes["put"] == 3
+    assert not link.child.exists(Key("k"))
+
+
+def test_what_is_sent_twice_is_answered_by_the_second(link: FaultyConnector) -> None:
+    key = link.put(Frames([b"x"]))
+    link.repeat("evict")
+    assert link.evict(key) is False
+    assert link.evict(link.put(Frames([b"x"]))) is True
+    link.repeat("put")
+    with pytest.raises(KeyExists):
+        link.put(Frames([b"x"]), key=Key("k"))
+    assert link.child.exists(Key("k"))
+
+
+def test_jitter_is_the_same_for_the_same_seed() -> None:
+    def shares(seed: int) -> list[float]:
+        link = FaultyConnector(MemoryConnector(), jitter=1e-6, seed=seed)
+        for _ in range(5):
+            link.exists(Key("k"))
+        return [link._random.random() for _ in range(3)]
+
+    assert shares(1) == shares(1) != shares(2)
+    assert not FaultyConnector(MemoryConnector(), jitter=1e-6).local
+
+
+def test_it_stands_before_a_scheme_for_tests_only() -> None:
+    with faulty_layer(), open_connector("faulty+memory://") as one:  # type: ignore[attr-defined]
+        one.fail("get")
+        with pytest.raises(ConnectorError):
+            one.get(Key("k"))
+        assert one.spec.startswith("memory://")
+    with pytest.raises(ConfigurationError):
+        open_connector("faulty+memory://")
