@@ -18,6 +18,7 @@ from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import AccessDenied, CapacityError, ConfigurationError, ConnectorError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.testing import ConnectorTests, FaultyConnector
+from proxyfab.testing.conformance.base import Open
 from proxyfab.testing.content import content, plain, signed
 from proxyfab.testing.processes import at_once, run
 
@@ -26,11 +27,25 @@ class TestRouted(ConnectorTests):
     """Small objects in shared memory, large ones in files."""
 
     connector = RoutedConnector
+    reads_neighbours = False
     recovers = False
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv("PROXYFAB_SHM_DIR", str(directory / "shm"))
         return f"routed://?to=shm://;below=8KiB&to=file://{directory}/files"
+
+    def test_the_next_opener_takes_back_what_a_killed_owner_left(self, url: str, connect: Open) -> None:
+        """Of each child, whoever next uses that child."""
+        spec, keys = self.orphan(url, kill=True)
+        assert run(_visit, url) is True
+
+        assert self.is_gone(spec, keys)
+        assert connect().reap(dry_run=True) == []
+
+
+def _visit(talk: object, url: str) -> bool:
+    one = RoutedConnector.from_url(url)
+    return one.evict_many([one.put(Frames([bytes(nbytes)])) for nbytes in (10, 10_000)]) == [True, True]
 
 
 @pytest.fixture
