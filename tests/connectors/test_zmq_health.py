@@ -7,8 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import msgpack
 import pytest
+import zmq
 
 from proxyfab.abc import Finding, SupportsDiagnosis, SupportsStatus
 from proxyfab.buffers import Frames
@@ -120,3 +123,32 @@ def test_a_key_that_is_missing_wrong_or_not_let_in_and_how_to_mend_it(tmp_path, 
     assert "proxyfab keys allow" in stranger.detail
     assert "another key" in impostor.detail
     assert {found.state for found in welcome.values()} == {"ok"}
+
+
+def test_a_server_of_another_version():
+    context: zmq.Context[Any] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+
+    def serve() -> None:
+        while True:
+            peer, header = router.recv_multipart()
+            if header == b"end":
+                return
+            _, _, request, *_ = msgpack.unpackb(header)
+            router.send_multipart([peer, msgpack.packb([99, "ok", request, {}])])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        found = last(f"zmq://127.0.0.1:{port}?timeout=5")
+    finally:
+        with context.socket(zmq.DEALER) as last_word:
+            last_word.connect(f"tcp://127.0.0.1:{port}")
+            last_word.send(b"end")
+            thread.join()
+        router.close(0)
+        context.term()
+    assert (found.check, found.state) == ("version", "fail")
+    assert "99" in found.detail
+    assert "upgrade" in found.detail
