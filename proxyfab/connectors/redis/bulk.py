@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from os import urandom
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from redis import exceptions
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.errors import Torn
-from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, unpack
+from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, drawn_token, is_whole, unpack
 from proxyfab.connectors.redis.link import JOINED, Link, Part, pack
 from proxyfab.connectors.redis.parser import Reply, checked
 from proxyfab.errors import IntegrityError
@@ -31,7 +30,7 @@ from proxyfab.osio.memory import allocate
 FIRST = 2**20
 """Bytes asked for before anything is known; in a batch `FIRST_OF_MANY` each."""
 FIRST_OF_MANY = 64 * 1024
-BATCH = 512
+BATCH = 128
 """Objects of a batch that are under way at once: what a server may have to hold in memory for us."""
 STEP = 2**20
 WINDOW = 4
@@ -40,6 +39,7 @@ PATIENT = 256 * 2**20
 LEASE = 120_000
 """Milliseconds for which chunks that nobody named yet stay; extended with each further chunk."""
 MOST_TTL = 10**15
+_ASK = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b"
 
 
 class Writing(NamedTuple):
@@ -68,7 +68,7 @@ def milliseconds(ttl: float | None) -> int | None:
 
 def ask_range(name: bytes, start: int, end: int) -> bytes:
     """The command for the bytes [start, end) of a key."""
-    return b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b" % (len(name), name, _range(start, end - 1))
+    return _ASK % (len(name), name, _range(start, end - 1))
 
 
 @lru_cache(64)
@@ -84,14 +84,17 @@ def get(link: Link, name: bytes, id_hash: int, first: int = FIRST) -> Frames | N
 
 
 def get_many(link: Link, wanted: Sequence[tuple[bytes, int]]) -> list[Frames | None]:
-    """The objects under several keys, in as few round trips as a bounded memory of the server allows."""
-    done: list[Frames | None] = []
-    for start in range(0, len(wanted), BATCH):
-        part = wanted[start : start + BATCH]
-        link.ask(b"".join([ask_range(name, 0, FIRST_OF_MANY) for name, _ in part]))
-        found = [_first(link, name, id_hash, FIRST_OF_MANY) for name, id_hash in part]
-        done += [item.finish(link) if isinstance(item, _Half) else item for item in found]
-    return done
+    """The objects under several keys. Some are asked for while others are looked at: both sides work at once."""
+    parts = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
+    found: list[Frames | _Half | None] = []
+    first = _range(0, FIRST_OF_MANY - 1)
+    for number in range(len(parts) + 1):
+        if number < len(parts):
+            link.ask(b"".join([_ASK % (len(name), name, first) for name, _ in parts[number]]))
+        if number > 0:
+            part = parts[number - 1]
+            found += [_one(data, *one) for data, one in zip(link.parser.many(len(part)), part, strict=True)]
+    return [item.finish(link) if isinstance(item, _Half) else item for item in found]
 
 
 def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -> Frames | None:
@@ -124,20 +127,24 @@ class _Half(NamedTuple):
         return Frames.known((self.target.toreadonly(),), len(self.target))
 
 
+def _one(data: Reply, name: bytes, id_hash: int, asked: int = FIRST_OF_MANY) -> Frames | _Half | None:
+    """What lies in the first bytes of a key, which were asked for."""
+    if not data:
+        return None
+    if is_whole(checked(data), id_hash):
+        return Frames.known((memoryview(data)[SIZE:],), len(data) - SIZE)
+    header = unpack(data, id_hash, len(data) if len(data) < asked else None)
+    target, have = allocate(header.length), len(data) - SIZE
+    target[:have] = data[SIZE:]
+    return _Half(name, bytes(data[:SIZE]), header, target, have)
+
+
 def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | _Half | None:
     """What the first range brought: all, or the beginning with room for the rest."""
     parser = link.parser
     data = parser.buffered()
     if data is not None:
-        if not data:
-            return None
-        header = unpack(data, id_hash, len(data) if len(data) < asked else None)
-        have = len(data) - SIZE
-        if header.length == have:
-            return Frames.known((memoryview(data)[SIZE:],), have)
-        target = allocate(header.length)
-        target[:have] = data[SIZE:]
-        return _Half(name, data[:SIZE], header, target, have)
+        return _one(data, name, id_hash, asked)
     length = parser.bulk_length()
     raw = parser.read_bytes(min(length, SIZE))
     header = unpack(raw, id_hash, length if length < asked else None)
@@ -207,12 +214,12 @@ def put(link: Link, writing: Writing, header: Header) -> bool:
     """Store an object; False when another one lies under its key and is not to be replaced."""
     if writing.chunked:
         return _put_chunks(link, writing, header)
-    parts, nbytes = _command(writing, header)
+    parts, nbytes = set_command(writing, header)
     if writing.replace:
         before = ask_range(writing.name, 0, SIZE)
         link.send([before, *parts], nbytes + len(before))
         old, done = link.replies(2)
-        _drop_chunks(link, writing.name, old)
+        drop_chunks(link, writing.name, old)
     else:
         link.send(parts, nbytes)
         done = checked(link.parser.read())
@@ -220,51 +227,38 @@ def put(link: Link, writing: Writing, header: Header) -> bool:
 
 
 def put_many(link: Link, many: Sequence[tuple[Writing, Header]]) -> list[bool]:
-    """Store objects, none of them chunked, in one round trip; which of them found their key free or replaced it."""
-    parts: list[Part] = []
-    total = 0
-    for writing, header in many:
-        if writing.replace:
-            parts.append(ask_range(writing.name, 0, SIZE))
-            total += len(parts[-1])
-        more, nbytes = _command(writing, header)
-        parts += more
-        total += nbytes
-    link.send(parts, total)
-    replies = iter(link.replies(len(many) + sum([writing.replace for writing, _ in many])))
-    done = []
-    for writing, _ in many:
-        old = next(replies) if writing.replace else None
-        done.append((bool(next(replies)), old))
-    for (writing, _), (_, old) in zip(many, done, strict=True):
-        _drop_chunks(link, writing.name, old)
-    return [
-        stored or _is_mine(link, writing.name, header)
-        for (writing, header), (stored, _) in zip(many, done, strict=True)
-    ]
+    """Store objects, none of them chunked, in one round trip; which of them found their key free or replaced it.
 
-
-def swap(link: Link, writing: Writing, header: Header | None) -> bool:
-    """Put an object, or delete it without a header; False when its key, which is watched, has changed.
-
-    What lies there is small, so that it has no chunks unless `chunk` is.
+    The server works on the first ones while the others are made ready.
     """
-    old = link.calls([ask_range(writing.name, 0, SIZE)])[0]
-    parts: list[Part] = [pack(b"UNLINK", writing.name)]
-    nbytes = len(parts[0])
-    if header is not None:
-        parts, nbytes = _command(writing, header)
-    before, after = pack(b"MULTI"), pack(b"EXEC")
-    link.send([before, *parts, after], len(before) + nbytes + len(after))
-    if link.replies(3)[-1] is None:
-        return False
-    _drop_chunks(link, writing.name, old)
-    return True
+    for start in range(0, len(many), BATCH):
+        parts: list[Part] = []
+        total = 0
+        for writing, header in many[start : start + BATCH]:
+            if writing.replace:
+                parts.append(ask_range(writing.name, 0, SIZE))
+                total += len(parts[-1])
+            more, nbytes = set_command(writing, header)
+            parts += more
+            total += nbytes
+        link.send(parts, total)
+    replace = any([writing.replace for writing, _ in many])
+    replies = link.parser.many(len(many) * (2 if replace else 1))
+    for reply in replies:
+        checked(reply)
+    if not replace:
+        return [
+            reply is not None or _is_mine(link, writing.name, header)
+            for reply, (writing, header) in zip(replies, many, strict=True)
+        ]
+    for (writing, _), old in zip(many, replies[::2], strict=True):
+        drop_chunks(link, writing.name, old)
+    return [True] * len(many)
 
 
 def new_headers(many: Sequence[Writing]) -> list[Header]:
     """The headers of one putting; kept when it is tried again, so that it is known as the same."""
-    token, now = int.from_bytes(urandom(8), "little"), time()
+    token, now = drawn_token(), time()
     return [
         Header(
             writing.frames.nbytes,
@@ -277,7 +271,7 @@ def new_headers(many: Sequence[Writing]) -> list[Header]:
     ]
 
 
-def _command(writing: Writing, header: Header) -> tuple[list[Part], int]:
+def set_command(writing: Writing, header: Header) -> tuple[list[Part], int]:
     """A SET in parts, payload as it is unless it is small, and their bytes."""
     name, _, _, left, replace, _ = writing
     length = SIZE + header.stored
@@ -326,7 +320,7 @@ def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
 def _publish(link: Link, writing: Writing, header: Header, names: list[bytes], old: Reply) -> bool:
     left = writing.milliseconds
     free = [pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left) for name in names]
-    parts, nbytes = _command(writing, header)
+    parts, nbytes = set_command(writing, header)
     before, after = b"".join([pack(b"MULTI"), *free]), pack(b"EXEC")
     link.send([before, *parts, after], len(before) + nbytes + len(after))
     done = link.replies(len(names) + 3)[-1]
@@ -338,11 +332,11 @@ def _publish(link: Link, writing: Writing, header: Header, names: list[bytes], o
     if not all(done):  # or cleared, and some chunks with it
         link.calls([pack(b"UNLINK", name) for name in (writing.name, *names)])
         raise Torn
-    _drop_chunks(link, writing.name, old)
+    drop_chunks(link, writing.name, old)
     return True
 
 
-def _drop_chunks(link: Link, name: bytes, old: Reply) -> None:
+def drop_chunks(link: Link, name: bytes, old: Reply) -> None:
     """Delete the keys that a replaced or evicted object had besides its first."""
     names = chunks_of(name, old)
     if names:

@@ -30,7 +30,7 @@ from proxyfab.abc import (
     check_ttl,
 )
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import bulk, header, health, owners, reaping, waiting
+from proxyfab.connectors.redis import bulk, changes, header, health, owners, reaping, waiting
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
@@ -152,15 +152,7 @@ class RedisConnector(BaseConnector):
     def renew(self, key: Key, ttl: float | None) -> bool:
         check_ttl(ttl)
         name, left = self._name(key), milliseconds(ttl)
-
-        def work(link: Link) -> bool:
-            raw, _ = link.calls([bulk.ask_range(name, 0, header.SIZE), _expire(name, left)])
-            chunks = bulk.chunks_of(name, raw)
-            if chunks:
-                link.calls([_expire(chunk, left) for chunk in chunks])
-            return bool(raw)
-
-        return self._fleet.run(name, work, "renew")
+        return self._fleet.run(name, lambda link: changes.renew(link, name, left), "renew")
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         name = self._name(key)
@@ -172,16 +164,10 @@ class RedisConnector(BaseConnector):
         check_ttl(ttl)
         self._settle()
         writing = self._writing(key, new or Frames(), ttl, True)._replace(chunk=LARGEST_SWAP)
-        id_hash = header.id_hash(key.id)
         (head,) = bulk.new_headers([writing])
 
         def work(link: Link) -> bool:
-            link.call(b"WATCH", writing.name)
-            found = bulk.get(link, writing.name, id_hash)
-            if found != old:
-                link.call(b"UNWATCH")
-                return False
-            return bulk.swap(link, writing, None if new is None else head)
+            return changes.compare_and_set(link, writing, old, None if new is None else head)
 
         return self._steadily(writing.name, work, "compare_and_set", again=False)
 
@@ -201,7 +187,11 @@ class RedisConnector(BaseConnector):
             return []
         self._settle()
         keys = [self.reserve() for _ in many] if keys is None else keys
-        writings = [self._writing(key, frames, ttl, replace) for key, frames in zip(keys, many, strict=True)]
+        left, chunk = milliseconds(ttl), self._place.chunk
+        writings = [
+            Writing(name, frames, header.id_hash(key.id), left, replace, chunk)
+            for name, key, frames in zip(self._names(keys), keys, many, strict=True)
+        ]
         heads = bulk.new_headers(writings)
         taken: list[int] = []
         for name, places in self._fleet.groups([writing.name for writing in writings]):
@@ -218,19 +208,22 @@ class RedisConnector(BaseConnector):
                     taken.append(place)
         if taken:
             raise self._exists(keys[taken[0]])
-        return [self._at(key) for key in keys]
+        here = self._here
+        return [key if key.where == here else self._at(key) for key in keys]
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
-        wanted = [(self._name(key), header.id_hash(key.id)) for key in keys]
+        wanted = list(zip(self._names(keys), [header.id_hash(key.id) for key in keys], strict=True))
         found: list[Frames | None] = [None] * len(keys)
         for name, places in self._fleet.groups([name for name, _ in wanted]):
-            some = [wanted[place] for place in places]
+            some = wanted if len(places) == len(wanted) else [wanted[place] for place in places]
             got = self._steadily(name, lambda link, some=some: bulk.get_many(link, some), "get_many")  # type: ignore[misc]
-            for place, frames in zip(places, got, strict=True):
-                found[place] = frames
-        for key, frames in zip(keys, found, strict=True):
-            if frames is None:
-                self._missing(key)
+            if some is wanted:
+                found = got
+            else:
+                for place, frames in zip(places, got, strict=True):
+                    found[place] = frames
+        for key in [key for key, one in zip(keys, found, strict=True) if one is None]:
+            self._missing(key)
         return found
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
@@ -317,6 +310,13 @@ class RedisConnector(BaseConnector):
         """The namespace that a key lies in."""
         return self._parse(key)[0] if key.where else self._namespace
 
+    def _names(self, keys: Sequence[Key]) -> list[bytes]:
+        here, prefix = self._here, self._prefix
+        return [
+            header.object_name(prefix, key.id) if not key.where or key.where == here else self._name(key)
+            for key in keys
+        ]
+
     def _name(self, key: Key) -> bytes:
         """What an object's key is in Redis."""
         where = key.where
@@ -398,7 +398,3 @@ class SecureRedisConnector(RedisConnector):
     """`rediss://`: the same with TLS."""
 
     scheme: ClassVar[str] = "rediss"
-
-
-def _expire(name: bytes, left: int | None) -> bytes:
-    return pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left)

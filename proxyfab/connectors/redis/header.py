@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 import struct
+from os import urandom
 from typing import NamedTuple
 from zlib import crc32
 
@@ -36,6 +37,8 @@ VERSION = 1
 _FIELDS = struct.Struct("<8sHHIQdQQQI")
 _CRC = struct.Struct("<I")
 _WHOLE = struct.Struct("<8sHHIQdQQQII")
+_QUICK = struct.Struct("<16sQ16xQQ")
+_START = struct.pack("<8sHHI", MAGIC, VERSION, 0, 0)
 _new = tuple.__new__  # what a NamedTuple's own constructor calls, through one frame less
 
 ROOT = b"proxyfab:"
@@ -98,6 +101,17 @@ def unpack(data: bytes | bytearray | memoryview, id_hash: int | None, total: int
     return _new(Header, (length, created, token, hashed, chunk))
 
 
+def is_whole(data: bytes, id_hash: int) -> bool:
+    """Whether this is an object of that key, header and all, in one piece: all that `unpack` would look at but time.
+
+    Where the answer is no, `unpack` says what it is.
+    """
+    if len(data) < SIZE:
+        return False
+    start, length, hashed, chunk = _QUICK.unpack_from(data)
+    return bool(start == _START and length == len(data) - SIZE and hashed == id_hash and not chunk)
+
+
 def id_hash(id: str) -> int:
     """64 bits of a key's id, to notice an object under the wrong name."""
     return xxh3_64_intdigest(id.encode())
@@ -111,6 +125,11 @@ def space_prefix(namespace: str) -> bytes:
 def object_name(prefix: bytes, id: str) -> bytes:
     """The key of an object. The braces make its chunks lie beside it in a cluster."""
     return b"%bo:{%b}" % (prefix, id.encode() if id.isalnum() else _quoted(id))
+
+
+def drawn_token() -> int:
+    """A token that nobody else has."""
+    return int.from_bytes(urandom(8), "little")
 
 
 def chunk_name(name: bytes, token: int, number: int) -> bytes:

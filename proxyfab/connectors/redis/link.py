@@ -142,7 +142,7 @@ class Link:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _send_vector(self, parts: list[Any]) -> None:
-        if len(parts) > _VECTORS // 4 and max(map(len, parts)) <= JOINED:  # many small ones
+        if len(parts) > 8 and max(map(len, parts)) <= JOINED:  # many small ones
             parts = [b"".join(parts[at : at + _VECTORS]) for at in range(0, len(parts), _VECTORS)]
         at = 0
         while at < len(parts):

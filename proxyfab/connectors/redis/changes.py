@@ -1,0 +1,46 @@
+"""Changes of an object that depend on what lies there: its expiry, and its content if it is still what one believes.
+
+Promises: of several who compare and set at once one wins, by Redis's own WATCH; each function leaves the link without
+anything under way, or raises.
+"""
+
+from __future__ import annotations
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.redis.bulk import Writing, ask_range, chunks_of, drop_chunks, get, set_command
+from proxyfab.connectors.redis.header import SIZE, Header
+from proxyfab.connectors.redis.link import Link, Part, pack
+
+
+def renew(link: Link, name: bytes, milliseconds: int | None) -> bool:
+    """Move an object's expiry, and that of its chunks; False when it is missing."""
+    raw, _ = link.calls([ask_range(name, 0, SIZE), _expire(name, milliseconds)])
+    chunks = chunks_of(name, raw)
+    if chunks:
+        link.calls([_expire(chunk, milliseconds) for chunk in chunks])
+    return bool(raw)
+
+
+def compare_and_set(link: Link, writing: Writing, old: Frames | None, header: Header | None) -> bool:
+    """Put an object, or delete what lies there where no header is given, if that is `old`; False if it is not."""
+    link.call(b"WATCH", writing.name)
+    raw = link.calls([ask_range(writing.name, 0, SIZE)])[0]
+    if get(link, writing.name, writing.id_hash) != old:
+        link.call(b"UNWATCH")
+        return False
+    parts: list[Part] = [pack(b"UNLINK", writing.name)]
+    nbytes = len(parts[0])
+    if header is not None:
+        parts, nbytes = set_command(writing, header)
+    before, after = pack(b"MULTI"), pack(b"EXEC")
+    link.send([before, *parts, after], len(before) + nbytes + len(after))
+    if link.replies(3)[-1] is None:  # somebody changed it since it was watched
+        return False
+    drop_chunks(link, writing.name, raw)
+    return True
+
+
+def _expire(name: bytes, milliseconds: int | None) -> bytes:
+    if milliseconds is None:
+        return pack(b"PERSIST", name)
+    return pack(b"PEXPIRE", name, b"%d" % milliseconds)
