@@ -2,7 +2,7 @@
 
 The last tier is home: objects lie there, and keys are its keys. The tiers before it, nearest first, hold copies of what
 was put or got here. A near tier that is given no name gets one that follows from home's URL, so all processes of a
-machine share its copies.
+machine share its copies. Copies of what lives with a process go with it, but for those in other processes' `memory://`.
 
 Promises:
 1. `get` asks the nearest tier first; what it finds farther away is copied to the nearer ones. A near tier that fails or
@@ -95,11 +95,7 @@ class TieredConnector(BaseConnector):
         if unknown or len(dict(others)) < len(others) or not tiers or tiers[-1][1]:
             raise ConfigurationError(f"{url!r} makes no sense: tiers://?to=memory://;limit=1GiB&to=file:///scratch/me.")
         home = open_connector(tiers[-1][0], name=name)
-        copies = f"tier-{blake2b(home.spec.encode(), digest_size=6).hexdigest()}"
-        near = [
-            (open_connector(place, name=None if namespace_of(place) else copies), _limit(conditions))
-            for place, conditions in tiers[:-1]
-        ]
+        near = [(_open_near(place, home.spec), _limit(conditions)) for place, conditions in tiers[:-1]]
         return cls(near, home, write=dict(others).get("write", "through"), keep=_seconds(dict(others).get("keep")))
 
     @property
@@ -328,6 +324,18 @@ class TieredConnector(BaseConnector):
         if self._closed:
             raise ConnectorError(f"{self.spec} was closed; open a new one.")
         return self.home
+
+
+def _open_near(url: str, home: str) -> Any:
+    """A near tier. Without a name of its own it gets one from home's, so that its copies end with home where that ends."""
+    parts, namespace = ConnectorSpec.parse(url), namespace_of(home)
+    if namespace_of(url):
+        return open_connector(url)
+    if namespace.startswith("~") and parts.scheme == "shm":
+        return open_connector(str(parts._replace(host=namespace)))
+    if namespace.startswith("~") and parts.scheme == "file":
+        return open_connector(str(parts._replace(options=(*parts.options, ("ns", namespace)))))
+    return open_connector(url, name=f"tier-{blake2b(home.encode(), digest_size=6).hexdigest()}")
 
 
 def _limit(conditions: str) -> str | int:

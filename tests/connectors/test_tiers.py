@@ -22,14 +22,14 @@ Trio = tuple[FaultyConnector, FaultyConnector, FaultyConnector]
 
 
 class TestTiers(ConnectorTests):
-    """Copies in this process and in shared memory, home in files."""
+    """Copies in shared memory, home in files."""
 
     connector = TieredConnector
     recovers = False
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv("PROXYFAB_SHM_DIR", str(directory / "shm"))
-        return f"tiers://?to=memory://;limit=200KB&to=shm://;limit=2MB&to=file://{directory}/home"
+        return f"tiers://?to=shm://;limit=2MB&to=file://{directory}/home"
 
 
 @pytest.fixture
