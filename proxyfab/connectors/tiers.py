@@ -327,7 +327,7 @@ class TieredConnector(BaseConnector):
 
 
 def _open_near(url: str, home: str) -> Any:
-    """A near tier. Without a name of its own it gets one from home's, so that its copies end with home where that ends."""
+    """A near tier. Without a name of its own it gets one from home's, and its copies end where home ends."""
     parts, namespace = ConnectorSpec.parse(url), namespace_of(home)
     if namespace_of(url):
         return open_connector(url)
