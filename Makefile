@@ -4,6 +4,7 @@
 #   make test       the test suite                    (ARGS="-k name" goes to pytest)
 #   make test-slow  the tests marked slow or timing
 #   make kills      a thousand kill -9 of writers, readers and servers on every place (ARGS="--place shm --count 100")
+#   make soak       mixed load with kills, cuts and pauses on Redis and a node server (MINUTES=30 for each)
 #   make fuzz       every decoder of bytes from outside, with coverage guidance (RUNS=100000 or SECONDS=60 for each)
 #   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/
 #   make lint       ruff, mypy, pyright and the floors
@@ -32,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start interpreters by the hundred, which must not compile the package each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow kills fuzz bench lint docs format clean
+.PHONY: help demo test test-slow kills soak fuzz bench lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +61,10 @@ test-slow: $(VENV)/.installed-test
 
 kills: $(VENV)/.installed-test
 	@$(BIN)/python -m proxyfab.testing.campaign --output kills.json $(ARGS)
+
+MINUTES ?= 30
+soak: $(VENV)/.installed-test
+	@$(BIN)/python -m proxyfab.testing.soak --minutes $(MINUTES) $(ARGS)
 
 fuzz: $(VENV)/.installed-fuzz
 	@RUNS=$(RUNS) SECONDS=$(SECONDS) $(BIN)/python tools/fuzz $(ARGS)

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -240,9 +241,10 @@ def _message(data: bytes) -> None:
         message.seconds,
         message.items,
         message.counts,
-        message.names,
         message.flag,
     ]
+    with suppress(IntegrityError):
+        message.names()
     for name in [*message.fields, "absent"]:
         for ask in asked:
             try:

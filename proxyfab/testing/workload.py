@@ -98,9 +98,11 @@ class Actor:
         self.dice = random.Random(task.seed)
         self.connector: Any = open_connector(task.url)
 
-    def put(self, keys: Sequence[Key], version: int = 1, *, ttl: float | None = None) -> list[Key]:
+    def put(
+        self, keys: Sequence[Key], version: int = 1, *, ttl: float | None = None, sizes: Sequence[int] = ()
+    ) -> list[Key]:
         """Put one object under each key; full keys, or nothing when it went wrong."""
-        many = [marked(key.id, version, self.dice.choice(self.task.sizes)) for key in keys]
+        many = [marked(key.id, version, self.dice.choice(sizes or self.task.sizes)) for key in keys]
         replace = version > 1
 
         def act() -> list[str]:
@@ -190,7 +192,7 @@ def read(task: Task) -> None:
     actor = Actor(task)
     holding: deque[tuple[Key, Frames]] = deque()
     while True:
-        keys = [Key.parse(text) for text in _known(task, actor.dice)]
+        keys = [Key.parse(text) for text in known(task, actor.dice)]
         if not keys:
             actor.get([Key(f"{task.who}.nothing")])
             continue
@@ -202,7 +204,7 @@ def read(task: Task) -> None:
             actor.held(*holding.popleft())
 
 
-def _known(task: Task, dice: random.Random) -> list[str]:
+def known(task: Task, dice: random.Random) -> list[str]:
     """Keys that one of the writers of the moment has put lately."""
     try:
         writers = (task.directory / ROSTER).read_text().split()
