@@ -1,7 +1,8 @@
 """Every Python block of README.md and docs/ runs, a page's blocks one after another in one fresh interpreter.
 
 A block that begins with a file's name (`# mine.py`) is also a file of that name, which later blocks may import. One
-that cannot run carries its reason in a comment on the line above it: `<!-- not run: needs two machines -->`.
+that cannot run carries its reason in a comment on the line above it: `<!-- not run: needs two machines -->`. A page
+that asks for REDIS_URL finds a server there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from proxyfab.testing.servers import RedisServer, ServerMissing
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -67,9 +71,19 @@ def test_every_fence_is_of_a_known_kind(page: Path) -> None:
     assert {block.kind for block in blocks} <= KINDS
 
 
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    """Where the page on Redis finds a server; the other pages need none."""
+    try:
+        with RedisServer() as server:
+            yield server.database()
+    except ServerMissing as error:
+        yield f"nowhere: {error}"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if script_of(page.read_text()).strip()], ids=page_id)
-def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
-    script = tmp_path / f"{page.stem}.py"
+def test_python_blocks_run(page: Path, tmp_path: Path, redis_url: str) -> None:
+    script = tmp_path / f"{page.stem}_page.py"  # redis.py would hide the package of that name
     script.write_text(script_of(page.read_text()))
     for name, body in NAMED.findall(page.read_text()):
         (tmp_path / name).write_text(body)
@@ -77,7 +91,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", FORK, "-X", "faulthandler", script.name],
         cwd=tmp_path,
-        env={**os.environ, "PROXYFAB_SHM_DIR": str(tmp_path / "shm")},
+        env={**os.environ, "PROXYFAB_SHM_DIR": str(tmp_path / "shm"), "REDIS_URL": redis_url},
         capture_output=True,
         text=True,
         timeout=90,

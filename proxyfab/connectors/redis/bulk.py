@@ -37,7 +37,7 @@ WINDOW = 4
 PATIENT = 256 * 2**20
 """Bytes that may take as long as a call: larger objects have as many times that long."""
 LEASE = 120_000
-"""Milliseconds for which chunks that nobody named yet stay; extended with each further chunk."""
+"""Milliseconds, at least, for which chunks that nobody named yet stay; extended with each further chunk."""
 MOST_TTL = 10**15
 _ASK = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b"
 
@@ -293,46 +293,50 @@ def _is_mine(link: Link, name: bytes, header: Header) -> bool:
 def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
     """Chunks first, under a lease; then, at once, the key that names them, and their lease off.
 
-    The key is watched, so that nothing is decided on what another client has changed meanwhile.
+    Chunks are watched, and so is a key that must be free: nothing is decided on what another client has changed.
     """
     name = writing.name
     names = [chunk_name(name, header.token, number) for number in range(header.chunks)]
-    link.call(b"WATCH", name)
-    old = link.calls([ask_range(name, 0, SIZE)])[0]
-    if old == header.pack():
+    old = link.calls([pack(b"WATCH", name), ask_range(name, 0, SIZE)])[1]
+    if old == header.pack() or (old and not writing.replace):
         link.call(b"UNWATCH")
-        return True
-    if old and not writing.replace:
+        return bool(old == header.pack())
+    if writing.replace:
         link.call(b"UNWATCH")
-        return False
     seconds = max(link.parser.deadline - monotonic(), 0.0)
+    lease = max(LEASE, int(2000 * seconds))
     for number, chunk in enumerate(names):
         link.begin(seconds)  # each chunk may take as long as a call
         part = writing.frames.slice(number * header.chunk, header.chunk)
         start = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(chunk), chunk, part.nbytes)
-        end = b"\r\n$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(LEASE), LEASE)
-        longer = b"".join([pack(b"PEXPIRE", before, b"%d" % LEASE) for before in names[:number]])
+        end = b"\r\n$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(lease), lease)
+        longer = b"".join([pack(b"PEXPIRE", before, b"%d" % lease) for before in names[:number]])
         link.send([start, *part.views, end, longer], len(start) + part.nbytes + len(end) + len(longer))
         link.replies(1 + number)
-    return _publish(link, writing, header, names, old)
+    if _publish(link, writing, header, names):
+        return True
+    link.calls([pack(b"UNLINK", chunk) for chunk in names])
+    if not writing.replace and link.calls([ask_range(name, 0, SIZE)])[0]:
+        return False  # somebody put there meanwhile
+    raise Torn  # somebody cleared meanwhile
 
 
-def _publish(link: Link, writing: Writing, header: Header, names: list[bytes], old: Reply) -> bool:
+def _publish(link: Link, writing: Writing, header: Header, names: list[bytes]) -> bool:
+    """Name the chunks; False when one of them has gone, or the key is not free any more."""
+    link.call(b"WATCH", *names)
+    if not all(link.calls([pack(b"EXISTS", name) for name in names])):
+        link.call(b"UNWATCH")
+        return False
     left = writing.milliseconds
     free = [pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left) for name in names]
     parts, nbytes = set_command(writing, header)
-    before, after = b"".join([pack(b"MULTI"), *free]), pack(b"EXEC")
+    before = b"".join([pack(b"MULTI"), *free, ask_range(writing.name, 0, SIZE)])
+    after = pack(b"EXEC")
     link.send([before, *parts, after], len(before) + nbytes + len(after))
-    done = link.replies(len(names) + 3)[-1]
-    if done is None:  # somebody put there meanwhile; the chunks go
-        link.calls([pack(b"UNLINK", name) for name in names])
-        if writing.replace:
-            raise Torn
+    done = link.replies(len(names) + 4)[-1]
+    if done is None:
         return False
-    if not all(done):  # or cleared, and some chunks with it
-        link.calls([pack(b"UNLINK", name) for name in (writing.name, *names)])
-        raise Torn
-    drop_chunks(link, writing.name, old)
+    drop_chunks(link, writing.name, done[len(names)])
     return True
 
 
