@@ -42,10 +42,19 @@ class ByteLRU(Generic[K, V]):
             self._values.move_to_end(key)
             return entry[0]
 
-    def put(self, key: K, value: V) -> None:
-        """Keep the value and drop the oldest ones until the bound holds again."""
+    def put(self, key: K, value: V, only_if: Callable[[], bool] | None = None) -> None:
+        """Keep the value and drop the oldest ones until the bound holds again.
+
+        Args:
+            key: Where to find it.
+            value: What to keep.
+            only_if: Asked under the lock, and nothing is changed where it says no: who changes its answer and pops the
+                key then can be sure that the value is not there.
+        """
         size = self._size_of(value)
         with self._lock:
+            if only_if is not None and not only_if():
+                return
             dropped = [self._drop(key)]  # values end with this list, after the lock: what ends may run anybody's code
             if size > self.limit:
                 return

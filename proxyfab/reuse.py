@@ -80,7 +80,7 @@ class Reuse:
             self._kept.pop(oldest)
 
     def forget(self, keys: Iterable[Key]) -> None:
-        """What was handed out under these keys was replaced."""
+        """Something was put under these keys: what was handed out under them lies there no more."""
         replaced = {key.id for key in keys}
         for name, seen in list(self._seen.items()):
             if seen.key.id in replaced:

@@ -121,7 +121,7 @@ class Store:
         """
         wanted = None if key is None else as_key(key)
         done = self._transport.put(self._dumps(obj), wanted, ttl, replace)
-        if replace:
+        if wanted is not None:
             self._reuse.forget([done])
         return done
 
@@ -137,7 +137,7 @@ class Store:
         payloads = [self._dumps(obj) for obj in objs]
         wanted = None if keys is None else [as_key(key) for key in keys]
         done = self._transport.put_many(payloads, wanted, ttl, replace)
-        if replace:
+        if wanted is not None:
             self._reuse.forget(done)
         return done
 

@@ -2,7 +2,7 @@
 
 Promises: no lock is held while bytes move; several threads that want the same remote bytes share one fetch; what is
 kept for a second get are received bytes, and only where a get costs more than a cache hit; data is verified on arrival.
-What this process evicted or replaced is not answered from what was received, or asked for, before.
+What this process evicted, replaced or put under a key is not answered from what was received, or asked for, before.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Transport:
             with span("put", self._out, key or "", frames.nbytes, self.meter):
                 return connector.put(frames, key=key, ttl=ttl, replace=replace)
         finally:
-            if replace and key is not None:
+            if key is not None:  # also without `replace`: it may have expired, or been evicted by others
                 self._forget([key])
 
     def put_many(
@@ -68,7 +68,7 @@ class Transport:
             with self._span("put_many", self._out, f"{len(many)} keys", sum(frames.nbytes for frames in many)):
                 return connector.put_many(many, keys=keys, ttl=ttl, replace=replace)
         finally:
-            if replace and keys is not None:
+            if keys is not None:
                 self._forget(keys)
 
     def get(self, key: Key) -> Payload | None:
@@ -169,9 +169,7 @@ class Transport:
 
     def _keep(self, key: Key, payload: Payload, flights: SingleFlight[Payload | None]) -> None:
         if not self.connector.local:
-            self._cache.put(key.id, (key, payload))
-            if self._flights is not flights:  # asked behind the put: who forgot the key before has not seen this one
-                self._cache.pop(key.id)
+            self._cache.put(key.id, (key, payload), lambda: self._flights is flights)
 
     def _forget(self, keys: Sequence[Key]) -> None:
         """After a change: nobody joins a fetch that began before it, and what such a fetch brings is not kept."""
