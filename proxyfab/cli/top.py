@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 import click
@@ -57,18 +58,37 @@ def top(url: str, interval: float, once: bool, prometheus: str | None, as_json: 
     """
     connector, url = connect(url), public(url)
     try:
-        if prometheus is not None:
-            _export(url, connector, prometheus)
-        elif once:
-            _print_once(_look(connector, url, None), as_json)
-        elif as_json or not sys.stdout.isatty():
-            _print_lines(connector, url, interval, as_json)
-        else:
-            _draw(connector, url, interval)
+        with _until_told():
+            if prometheus is not None:
+                _export(url, connector, prometheus)
+            elif once:
+                _print_once(_look(connector, url, None), as_json)
+            elif as_json or not sys.stdout.isatty():
+                _print_lines(connector, url, interval, as_json)
+            else:
+                _draw(connector, url, interval)
+    finally:
+        connector.close()
+
+
+@contextmanager
+def _until_told() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: quietly, and with the terminal as it was."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever runs us ends us
+        yield
+        return
+    try:
+        yield
     except KeyboardInterrupt:
         pass
     finally:
-        connector.close()
+        signal.signal(signal.SIGTERM, before)
 
 
 # -- looking ---------------------------------------------------------------------------------------------------------
@@ -219,9 +239,6 @@ def _export(url: str, connector: Connector, address: str) -> None:
         _ask(connector, url)  # an error here is one, and not a gauge
         click.echo(exposition(collector), nl=False)
         return
-    ended = threading.Event()
-    with suppress(ValueError):  # not the main thread: then whoever runs us ends us
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
     with publish(address, collector) as where:
         click.echo(f"metrics of {url} at {where}", err=True)
-        ended.wait()
+        threading.Event().wait()

@@ -134,7 +134,8 @@ def test_a_reader_that_has_seen_enough_ends_it(url):
             process.kill()
 
 
-def test_a_terminal_gets_a_table_that_is_drawn_anew(url):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_gets_a_table_that_is_drawn_anew(url, end):
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen([*TOP, url, "--interval", "0.1"], stdout=theirs, stderr=theirs, env=environment) as process:
@@ -145,7 +146,7 @@ def test_a_terminal_gets_a_table_that_is_drawn_anew(url):
             while seen.count(b"1 objects") < 3 and time.monotonic() < deadline:
                 if select.select([ours], [], [], 1)[0]:
                     seen += os.read(ours, 65536)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(end)
             while select.select([ours], [], [], 5)[0]:
                 try:
                     seen += os.read(ours, 65536)
