@@ -40,13 +40,25 @@ def test_only_the_schemes_that_are_allowed(tmp_path):
         assert received(own.url).store is own
 
 
-def test_children_of_a_url_are_asked_for_by_a_reference_too(tmp_path):
-    """A place inside another place's URL is no way around."""
-    policy.restrict(schemes={"bounded", "shm"})
-    url = f"bounded://?limit=1MB&slow=file://{tmp_path}"
-    with Store(url, name="own") as own:
-        assert own.connector.scheme == "bounded"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "bounded://?limit=1MB&slow=file://{there}",
+        "routed://?to=shm://%3Bbelow=1MiB&to=file://{there}",
+        "tiers://?to=memory://%3Blimit=1MB&to=file://{there}",
+        "routed://?to=bounded://%3Flimit=1MB%26slow=file://{there}",
+        "retry+file://{there}",
+        "retry+bounded://?limit=1MB&slow=retry%2Bfile://{there}",
+    ],
+)
+def test_children_of_a_url_are_asked_for_by_a_reference_too(tmp_path, url):
+    """A place inside another place's URL is no way around; own code may open it."""
+    policy.restrict(schemes={"bounded", "routed", "tiers", "memory", "shm"})
+    url = url.format(there=tmp_path / "there")
+    with Store(url):
+        pass
     assert "'file'" in refused(url)
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_directory_is_where_its_links_lead(tmp_path):
