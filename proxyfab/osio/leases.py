@@ -123,6 +123,9 @@ class Leases:
         self._lock = threading.Lock()
         self._files: dict[str, _LockFile] = {}
         self._ended: deque[_Entry] = deque()
+        self._parted: set[_LockFile] = set()
+        """Forgotten files with leases: held, or a file and its last leases could be collected in one go, and a weak
+        reference that is garbage itself tells nobody."""
 
     def take(self, path: str, number: int) -> Lease | None:
         """A lease on `number` of the lock file `path`; None when somebody has it exclusively.
@@ -195,14 +198,21 @@ class Leases:
     def _retire(self) -> None:
         for file in self._files.values():
             file.retired = file.forgotten = True
-            file.close_unused()
+            self._parted.add(file)
+            self._close(file)
         self._files.clear()
 
     def _part(self, path: str) -> None:
         file = self._files.pop(path, None)
         if file is not None:
             file.forgotten = True
-            file.close_unused()
+            self._parted.add(file)
+            self._close(file)
+
+    def _close(self, file: _LockFile) -> None:
+        file.close_unused()
+        if file.fd < 0:
+            self._parted.discard(file)
 
     def _end(self, entry: _Entry) -> None:
         file = entry.file
@@ -215,7 +225,7 @@ class Leases:
                 except OSError:  # no such locks on this file system: it was never locked
                     pass
             del file.leased[entry.number]
-        file.close_unused()
+        self._close(file)
 
 
 leases = Leases()

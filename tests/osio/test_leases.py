@@ -183,3 +183,18 @@ def test_new_leases_after_a_fork_end_one_by_one(path: str, wanted: Callable[[int
     del old
     assert wanted(1)
     assert leases.held() == 0
+
+
+def test_a_cycle_that_outlives_its_lock_file_closes_it(path: str) -> None:
+    """Forgotten while something is leased, the file must not be collected together with the last lease."""
+    before = len(os.listdir("/proc/self/fd"))
+    mine = Leases()
+    lease = mine.take(path, 1)
+    cycle: list[object] = [lease]
+    cycle.append(cycle)
+    mine.forget(path)
+    del lease, cycle
+    gc.collect()
+    mine.settle()
+
+    assert len(os.listdir("/proc/self/fd")) == before
