@@ -36,7 +36,7 @@ class Private:
         if now - self._empty_since < _LINGER:
             os.close(users)
             return False
-        for path in (self._files.ready, self._files.users):
+        for path in (self._files.ready, self._files.users, self._files.socket, self._files.log):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         os.close(users)

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -208,6 +209,8 @@ class Channel:
     def _judge(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._ready = True
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == errno.EAGAIN:
+            raise self._silent()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._guarded:
             raise Broken("ended the connection while it was made")
         elif (why := _REFUSED.get(event)) is not None:

@@ -31,7 +31,7 @@ from proxyfab.osio.root import Root
 from proxyfab.osio.shared import check_mine, default_root
 
 _DIRECTORY = ".auto"
-_SOCKET = "socket"
+_SOCKET = ".socket"
 _LONGEST = 100
 _PAUSE = 0.01
 _DETACH = (
@@ -47,17 +47,17 @@ class Files(NamedTuple):
     @property
     def users(self) -> str:
         """Locked by each user."""
-        return f"{self.directory}/users"
+        return f"{self.directory}/.users"
 
     @property
     def server(self) -> str:
         """Locked by the server."""
-        return f"{self.directory}/server"
+        return f"{self.directory}/.server"
 
     @property
     def ready(self) -> str:
         """There when the server is."""
-        return f"{self.directory}/ready"
+        return f"{self.directory}/.ready"
 
     @property
     def socket(self) -> str:
@@ -67,7 +67,7 @@ class Files(NamedTuple):
     @property
     def log(self) -> str:
         """What it printed."""
-        return f"{self.directory}/log"
+        return f"{self.directory}/.log"
 
     @classmethod
     def here(cls) -> Files:
