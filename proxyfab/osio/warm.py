@@ -50,8 +50,8 @@ class Warm:
             block = map_private(-(-nbytes // _STEP) * _STEP)
             view = memoryview(block)[:nbytes]
             with self._lock:
+                self._taken[id(block)] = now  # first: an interrupt may come in between
                 self._blocks.append(block)
-                self._taken[id(block)] = now
                 self._shrink(now)
         return view
 
@@ -78,12 +78,11 @@ class Warm:
         for block, count in zip(reversed(self._blocks), reversed(counts), strict=True):
             total += len(block)
             idle = count == self._free and now - self._taken[id(block)] > _IDLE
-            if idle or total > self._most:
-                del self._taken[id(block)]
-            else:
+            if not idle and total <= self._most:
                 kept.append(block)
         kept.reverse()
-        self._blocks = kept
+        taken = {id(block): self._taken[id(block)] for block in kept}
+        self._blocks, self._taken = kept, taken  # no call in between: an interrupt leaves both as they were, or new
 
     @staticmethod
     def _counts(blocks: list[PrivateMap]) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 from proxyfab.osio.memory import HUGE
 from proxyfab.osio.warm import Warm
 from proxyfab.testing import in_fork
+from proxyfab.testing.interrupts import Interrupt
 
 SIZE = 8 << 20
 
@@ -111,3 +112,22 @@ def test_a_fork_does_not_share_what_it_fills():
         return bytes(held)
 
     assert in_fork(child) == bytes(held) == b"mine"
+
+
+def test_an_interrupt_at_any_instruction_spoils_nothing():
+    """The next one who asks gets a block; what is counted is what is kept."""
+    whole = Interrupt(1 << 60)
+    whole.run(lambda: _use(Warm(most=2 * SIZE)))
+    for number in range(1, whole.seen):
+        warm = Warm(most=2 * SIZE)
+        Interrupt(number).run(lambda warm=warm: _use(warm))
+        for _ in range(3):
+            _use(warm)
+        assert sum(map(len, warm._blocks)) <= 2 * SIZE
+        assert len(warm._taken) <= len(warm._blocks)
+
+
+def _use(warm: Warm) -> None:
+    views = [warm.take(HUGE), warm.take(2 * HUGE), warm.take(HUGE)]
+    del views
+    warm.take(SIZE)
