@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxyfab.testing.decoders import DECODERS, Decoder
 
-SMALL = 1 << 20
+SMALL = 8 << 20
 """Bytes that a decoder may take whatever it is told; objects that were really sent come on top."""
 EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
 
