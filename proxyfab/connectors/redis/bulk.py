@@ -303,22 +303,44 @@ def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
         return bool(old == header.pack())
     if writing.replace:
         link.call(b"UNWATCH")
-    seconds = max(link.parser.deadline - monotonic(), 0.0)
-    lease = max(LEASE, int(2000 * seconds))
-    for number, chunk in enumerate(names):
-        link.begin(seconds)  # each chunk may take as long as a call
-        part = writing.frames.slice(number * header.chunk, header.chunk)
-        start = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(chunk), chunk, part.nbytes)
-        end = b"\r\n$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(lease), lease)
-        longer = b"".join([pack(b"PEXPIRE", before, b"%d" % lease) for before in names[:number]])
-        link.send([start, *part.views, end, longer], len(start) + part.nbytes + len(end) + len(longer))
-        link.replies(1 + number)
+    _send_chunks(link, names, writing.frames, header.chunk)
     if _publish(link, writing, header, names):
         return True
     link.calls([pack(b"UNLINK", chunk) for chunk in names])
     if not writing.replace and link.calls([ask_range(name, 0, SIZE)])[0]:
         return False  # somebody put there meanwhile
     raise Torn  # somebody cleared meanwhile
+
+
+def _send_chunks(link: Link, names: list[bytes], frames: Frames, size: int) -> None:
+    """Store the pieces of an object, all of them under a lease that does not end while others are on their way."""
+    seconds = max(link.parser.deadline - monotonic(), 0.0)
+    lease = max(LEASE, int(2000 * seconds))
+    extended = monotonic()
+    for number, (name, part) in enumerate(zip(names, _cut(frames, size), strict=True)):
+        link.begin(seconds)  # each chunk may take as long as a call
+        start = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(name), name, part.nbytes)
+        end = b"\r\n$2\r\nPX\r\n$%d\r\n%d\r\n" % (_digits(lease), lease)
+        link.send([start, *part.views, end], len(start) + part.nbytes + len(end))
+        checked(link.parser.read())
+        if monotonic() - extended > lease / 4000:
+            link.calls([pack(b"PEXPIRE", before, b"%d" % lease) for before in names[: number + 1]])
+            extended = monotonic()
+
+
+def _cut(frames: Frames, size: int) -> Iterator[Frames]:
+    """The same bytes, `size` of them at a time."""
+    views: list[memoryview] = []
+    room = size
+    for view in frames.views:
+        while len(view) >= room:
+            yield Frames([*views, view[:room]])
+            views, view, room = [], view[room:], size
+        if len(view):
+            views.append(view)
+            room -= len(view)
+    if views:
+        yield Frames(views)
 
 
 def _publish(link: Link, writing: Writing, header: Header, names: list[bytes]) -> bool:
