@@ -71,9 +71,10 @@ class Header(NamedTuple):
                 f"An object is sealed in version {version} with algorithm {algorithm}, which this proxyfab does not "
                 f"know: upgrade it, or the object is damaged. Nothing of it was read."
             )
-        if not 0 < length <= len(name) or any(name[length:]) or not name[:length].isascii():
+        key_id = name[:length].decode("latin-1")
+        if not 0 < length <= len(name) or any(name[length:]) or not key_id.isascii() or not key_id.isprintable():
             raise SealError("The seal of an object names no key: it is damaged. Nothing of it was read.")
-        return cls(algorithm, name[:length].decode("ascii"), nbytes, salt, bits)
+        return cls(algorithm, key_id, nbytes, salt, bits)
 
     def pack(self) -> bytes:
         """The inverse of `parse`: exactly these bytes are what a seal binds."""
