@@ -7,6 +7,7 @@ is no room; whatever goes wrong with a copy, only the copy is missing. No lock i
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from proxyfab.flight import SingleFlight
 from proxyfab.keys import Key
 from proxyfab.ledger import Ledger, Room
 from proxyfab.spec import nbytes
+
+_MARGIN = 0.005
+"""Seconds by which a copy expires before its object, whose time began a little earlier."""
 
 
 class Nearby:
@@ -54,19 +58,26 @@ class Nearby:
             return self.child.get_range(Key(id), offset, length)  # type: ignore[no-any-return]
         return None
 
-    def add(self, id: str, frames: Frames, ttl: float | None, *, pinned: bool = False) -> bool:
-        """Keep a copy for at most `ttl` seconds, if room can be made; whether it is there. What is `pinned` stays for
-        all this time, until it is added anew or dropped.
+    def add(self, id: str, frames: Frames, expires: float | None, *, pinned: bool = False) -> bool:
+        """Keep a copy, if room can be made; whether it is there. What is `pinned` stays until it expires, is added anew
+        or is dropped.
+
+        Args:
+            id: Of the object's key.
+            frames: Its bytes.
+            expires: When the object does, in seconds since the epoch; None for never.
+            pinned: Whether the copy must not go to make room, nor after `keep` seconds.
         """
         with contextlib.suppress(ProxyfabError):
             book = self._book()
             room = Room(frames.nbytes)
+            left = None if expires is None else expires - time.time() - _MARGIN
             try:
-                if not self._enter(book, room):
+                if (left is not None and left <= 0) or not self._enter(book, room):
                     return False
                 (self._pinned.add if pinned else self._pinned.discard)(id)
-                most = ttl if pinned else min(self.keep, self.keep if ttl is None else ttl)
-                self.child.put(frames, key=Key(id), ttl=most, replace=True)
+                ttl = left if pinned else self.keep if left is None else min(self.keep, left)
+                self.child.put(frames, key=Key(id), ttl=ttl, replace=True)
                 book.settle(id, room)
                 return True
             finally:

@@ -9,8 +9,9 @@ Promises:
    is full costs time, never an answer.
 2. Only objects with drawn keys are copied: they are written once, so a copy is right for as long as the object is
    there. What people named may be replaced at any time, and is always read at home; so are `exists`, `stat`, `wait`.
-3. `evict`, `replace`, `renew` and `clear` act at home and on the near tiers of this machine. A copy on another machine
-   may still be read until it is dropped there or its `keep` seconds (an hour) have passed.
+3. `evict`, `replace`, `renew` and `clear` act at home and on the near tiers of this URL on this machine. Other copies, on
+   another machine or in another process's `memory://`, may still be read until they are dropped there or their `keep`
+   seconds (an hour) have passed.
 4. `write=through` (the default) has stored an object at home when `put` returns. `write=back` has stored it in the tier
    before home, copies it home in the background, and keeps it there until that is done; `flush` and `close` wait for
    it and say what failed. Until then other machines find it missing, and the end of this process may lose it.
@@ -79,6 +80,7 @@ class TieredConnector(BaseConnector):
         self._pending: dict[str, Task[Any]] = {}
         self._failed: list[str] = []
         self._closed = False
+        self._where = ""
         on_fork(self)
 
     def after_fork(self) -> None:
@@ -133,7 +135,7 @@ class TieredConnector(BaseConnector):
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
         home = self._use()
         found: dict[str, Frames] = {}
-        wanted = [key.id for key in keys if _DRAWN.fullmatch(key.id)]
+        wanted = [key.id for key in keys if self._copied(key)]
         for number, tier in enumerate(self.near):
             missing = [id for id in wanted if id not in found]
             fresh = tier.get(missing) if missing else {}
@@ -151,7 +153,7 @@ class TieredConnector(BaseConnector):
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
         home = self._use()
-        for tier in self.near if _DRAWN.fullmatch(key.id) else ():
+        for tier in self.near if self._copied(key) else ():
             part = tier.get_range(key.id, offset, length)
             if part is not None:
                 return part
@@ -167,34 +169,42 @@ class TieredConnector(BaseConnector):
         return bool(self._settled(key).wait(key, timeout))
 
     def _copy_up(self, key: Key, frames: Frames, tiers: Sequence[Nearby]) -> None:
-        if not tiers or not _DRAWN.fullmatch(key.id):
+        if not tiers or not self._copied(key):
             return
         stat = self.home.stat(key)
-        left = None if stat is None or stat.expires is None else stat.expires - time.time()
-        if stat is None or (left is not None and left <= 0):
+        if stat is None:
             return
         for tier in tiers:
-            tier.add(key.id, frames, left)
+            tier.add(key.id, frames, stat.expires)
         if not self.home.exists(key):  # evicted while we copied
             self._drop([key])
+
+    def _copied(self, key: Key) -> bool:
+        """Whether an object may have copies: it is written once, and lies in no other namespace of home's place."""
+        if not _DRAWN.fullmatch(key.id):
+            return False
+        if key.where and key.where != self._where:
+            self._where = self.home.reserve().where  # a connector may learn it by its first operation
+        return key.where in ("", self._where)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         home = self._use()
+        expires = None if ttl is None else time.time() + ttl
         if key is None and self.write == "back":
             done: Key = home.reserve()
-            if self.near[-1].add(done.id, frames, ttl, pinned=True):
-                self._send_home(done, ttl)
+            if self.near[-1].add(done.id, frames, expires, pinned=True):
+                self._send_home(done, expires)
                 return done
         if key is not None:
             self._settled(key)
         done = home.put(frames, key=key, ttl=ttl, replace=replace)
         if replace:
             self._drop([done])
-        for tier in self.near if _DRAWN.fullmatch(done.id) else ():
-            tier.add(done.id, frames, ttl)
+        for tier in self.near if self._copied(done) else ():
+            tier.add(done.id, frames, expires)
         return done
 
     def put_many(
@@ -209,10 +219,11 @@ class TieredConnector(BaseConnector):
         check_ttl(ttl)
         if self.write == "back" or keys is not None:
             return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
+        expires = None if ttl is None else time.time() + ttl
         done: list[Key] = self._use().put_many(many, ttl=ttl)
         for key, frames in zip(done, many, strict=True):
             for tier in self.near:
-                tier.add(key.id, frames, ttl)
+                tier.add(key.id, frames, expires)
         return done
 
     def evict(self, key: Key) -> bool:
@@ -256,17 +267,18 @@ class TieredConnector(BaseConnector):
         if failed:
             raise ConnectorError(f"Not all that was put came home to {self.home.spec}: {'; '.join(failed[:3])}.")
 
-    def _send_home(self, key: Key, ttl: float | None) -> None:
+    def _send_home(self, key: Key, expires: float | None) -> None:
         with self._lock:
-            self._pending[key.id] = start(partial(self._bring, key, ttl), f"Bringing {key} home")
+            self._pending[key.id] = start(partial(self._bring, key, expires), f"Bringing {key} home")
 
-    def _bring(self, key: Key, ttl: float | None) -> None:
+    def _bring(self, key: Key, expires: float | None) -> None:
         tier = self.near[-1]
         try:
             frames = tier.get([key.id]).get(key.id)
-            if frames is not None:
-                self.home.put(frames, key=key, ttl=ttl)
-                tier.add(key.id, frames, ttl)  # from now on a copy like any other
+            left = None if expires is None else expires - time.time()
+            if frames is not None and (left is None or left > 0):
+                self.home.put(frames, key=key, ttl=left)
+                tier.add(key.id, frames, expires)  # from now on a copy like any other
         except Exception as error:  # noqa: BLE001 - told by flush
             with self._lock:
                 self._failed.append(str(error))
@@ -290,8 +302,10 @@ class TieredConnector(BaseConnector):
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         home = self._use()
-        reapers = [home, *(tier.child for tier in self.near if isinstance(tier.child, SupportsReap))]
-        return [taken for child in reapers for taken in child.reap(dry_run=dry_run)]
+        for tier in self.near:
+            if not dry_run and isinstance(tier.child, SupportsReap):
+                tier.child.reap()  # copies are not told of: nothing was lost with them
+        return home.reap(dry_run=dry_run)  # type: ignore[no-any-return]
 
     def clear(self) -> int:
         home = self._use()

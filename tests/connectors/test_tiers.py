@@ -25,6 +25,7 @@ class TestTiers(ConnectorTests):
     """Copies in shared memory, home in files."""
 
     connector = TieredConnector
+    reads_neighbours = False  # it does, but its own copies outlive an evict through a neighbour
     recovers = False
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
