@@ -24,7 +24,20 @@ from benchmarks.payloads import KB, MB
 from benchmarks.results import Results
 from benchmarks.targets import Verdict, check
 
-BENCHES = ("limits", "store", "gets", "small", "memory", "concurrency", "import", "proxy", "serialize", "shm", "redis")
+BENCHES = (
+    "limits",
+    "store",
+    "gets",
+    "small",
+    "memory",
+    "concurrency",
+    "import",
+    "proxy",
+    "serialize",
+    "shm",
+    "redis",
+    "zmq",
+)
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
 

@@ -55,6 +55,7 @@ def _targets() -> Iterator[Target]:
     yield from _ray()
     yield from _threads()
     yield from _redis()
+    yield from _zmq()
 
 
 def _shared_memory() -> Iterator[Target]:
@@ -160,6 +161,41 @@ def _redis() -> Iterator[Target]:
             partial(_redis_batch, what=what),
         )
     yield Target("redis: a waiter in another process wakes after the put", "< 5 ms", _redis_wakes)
+
+
+def _zmq() -> Iterator[Target]:
+    yield Target(
+        "zmq: get of 100 MB over the wire against pyzmq with copy=False",
+        "at least 0.9x its speed",
+        partial(_zmq_against, theirs="pyzmq", factor=0.9),
+    )
+    yield Target(
+        "zmq: get of 1 KB over the wire",
+        "< 200 us",
+        partial(_zmq_under, what="proxyfab-zmq-wire", nbytes=KB, limit=200e-6),
+    )
+    yield Target(
+        "zmq: get of 100 MB on the server's machine",
+        "< 300 us",
+        partial(_zmq_under, what="proxyfab-zmq", nbytes=100 * MB, limit=300e-6),
+    )
+    yield Target("zmq: a waiter in another process wakes after the put", "< 5 ms", _zmq_wakes)
+
+
+def _zmq_against(results: Results, *, theirs: str, factor: float) -> tuple[str, bool]:
+    mine = results.median("zmq", "get", "proxyfab-zmq-wire", "bytes", 100 * MB)
+    other = results.median("zmq", "get", theirs, "bytes", 100 * MB)
+    return f"{other / mine:.2f}x ({seconds(mine)} against {seconds(other)})", other >= factor * mine
+
+
+def _zmq_under(results: Results, *, what: str, nbytes: int, limit: float) -> tuple[str, bool]:
+    mine = results.median("zmq", "get", what, "bytes", nbytes)
+    return seconds(mine), mine < limit
+
+
+def _zmq_wakes(results: Results) -> tuple[str, bool]:
+    mine = results.median("zmq", "a waiter in another process wakes", "proxyfab-zmq", "", 0)
+    return seconds(mine), mine < 5e-3
 
 
 def _against(results: Results, *, what: str, ours: str, theirs: str, nbytes: int, factor: float) -> tuple[str, bool]:

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("proxyfab.testing")
 
 from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # after assertions are rewritten
+from proxyfab.testing.nodes import NodeServer  # noqa: E402, F401  # as above; pyzmq starts a thread of its own with it
 from proxyfab.testing.servers import RedisServer  # noqa: E402  # as above
 
 __all__ = ["no_leaks"]

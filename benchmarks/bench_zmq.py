@@ -1,0 +1,131 @@
+"""One node server on this machine and those who speak to it: proxyfab over the wire and over shared memory, beside
+pyzmq's own fastest way and a bare TCP stream, each with its server in another process.
+
+All at the level of bytes by key, so that nothing but the connection differs. ProxyStore's connector for ZeroMQ is in
+another distribution (proxystore-ex) and is not measured here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from typing import Any
+
+from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row, timed
+from benchmarks.payloads import KB, MB
+from proxyfab.buffers import Frames
+from proxyfab.keys import Key
+from proxyfab.testing.processes import Child
+
+BENCH = "zmq"
+WIRE, SHARED, WHOLE, STREAM = "proxyfab-zmq-wire", "proxyfab-zmq", "pyzmq", "raw-tcp"
+MANY = 1000
+LARGEST = 100 * MB
+Calls = dict[str, Callable[[], object]]
+
+
+def run(settings: Settings) -> Outcome:
+    """Sizes to 100 MB, batches of a thousand, and how late a waiter wakes."""
+    outcome = Outcome([], [])
+    if not find_spec("zmq"):
+        outcome.skipped.append(Skipped(BENCH, "all", "the package zmq is not installed"))
+        return outcome
+    from proxyfab.testing.nodes import NodeServer
+
+    with NodeServer() as server:
+        for nbytes in [size for size in settings.sizes if size <= LARGEST]:
+            _size(server.url, nbytes, settings, outcome)
+        _batches(server.url, settings, outcome)
+        _waking(server.url, settings, outcome)
+    return outcome
+
+
+def _size(url: str, nbytes: int, settings: Settings, outcome: Outcome) -> None:
+    with contextlib.ExitStack() as stack:
+        gets, puts = _speakers(url, os.urandom(nbytes), stack)
+        calls = 1 if settings.tiny else max(1, min(200, MB // max(nbytes, 1)))
+        for what, speakers in (("get", gets), ("put", puts)):
+            names = settings.wanted(list(speakers))
+            samples: dict[str, list[float]] = {name: [] for name in names}
+            for name in names:
+                speakers[name]()
+            for name in interleaved(names, settings.rounds(nbytes)):
+                samples[name].append(timed(speakers[name], calls))
+            for name in names:
+                outcome.rows.append(row(BENCH, what, name, samples[name], kind="bytes", nbytes=nbytes))
+
+
+def _speakers(url: str, data: bytes, stack: contextlib.ExitStack) -> tuple[Calls, Calls]:
+    """What gets and what puts `data`, by system; ours has looked at what it gets once."""
+    from benchmarks.baselines.zmq_raw import Stream, WholeZmq
+    from proxyfab.connectors.zmq.connector import ZMQConnector
+
+    frames, key = Frames([data]), Key("object")
+    gets: Calls = {}
+    puts: Calls = {}
+    for name, options in ((WIRE, "?shared=0&ns=wire"), (SHARED, "?ns=shared")):
+        one = stack.enter_context(ZMQConnector.from_url(url + options))
+        stack.callback(one.clear)
+        one.put(frames, key=key, replace=True)
+        if (one.get(key) or Frames()).tobytes() != data:
+            raise ValueError("what came back is not what was put")
+        gets[name] = lambda one=one: one.get(key)  # type: ignore[misc]  # a default binds the loop's value
+        puts[name] = lambda one=one: one.put(frames, key=key, replace=True)  # type: ignore[misc]  # as above
+    whole = stack.enter_context(contextlib.closing(WholeZmq(len(data))))
+    stream = stack.enter_context(contextlib.closing(Stream(len(data))))
+    gets |= {WHOLE: whole.get, STREAM: stream.get}
+    puts[WHOLE] = lambda: whole.put(data)
+    return gets, puts
+
+
+def _batches(url: str, settings: Settings, outcome: Outcome) -> None:
+    """Objects of 1 KB, one by one and a thousand at once, as seconds an object."""
+    from proxyfab.connectors.zmq.connector import ZMQConnector
+
+    count = 20 if settings.tiny else MANY
+    many = [Frames([os.urandom(KB)]) for _ in range(count)]
+    with ZMQConnector.from_url(url + "?shared=0") as one:
+        keys = one.put_many(many)
+        calls: dict[str, Callable[[], Any]] = {
+            "put": lambda: [one.put(frames) for frames in many],
+            "put_many": lambda: one.put_many(many),
+            "get": lambda: [one.get(key) for key in keys],
+            "get_many": lambda: one.get_many(keys),
+        }
+        samples: dict[str, list[float]] = {name: [] for name in calls}
+        for name in interleaved(list(calls), settings.rounds(KB)):
+            samples[name].append(timed(calls[name]) / count)
+        for name in calls:
+            outcome.rows.append(row(BENCH, f"{name}, an object of {count}", WIRE, samples[name], nbytes=KB))
+        one.clear()
+
+
+def _waking(url: str, settings: Settings, outcome: Outcome) -> None:
+    """From the start of a put to a waiter in another process."""
+    from proxyfab.connectors.zmq.connector import ZMQConnector
+
+    with ZMQConnector.from_url(url) as one:
+        keys = [one.reserve() for _ in range(3 if settings.tiny else 100)]
+        outcome.rows.append(row(BENCH, "a waiter in another process wakes", SHARED, list(_woken(one, keys))))
+        one.clear()
+
+
+def _woken(one: Any, keys: list[Key]) -> Iterator[float]:
+    with Child(_wait, one, keys) as child:
+        for key in keys:
+            child.receive()
+            time.sleep(0.002)  # so that it waits
+            start = time.monotonic()
+            one.put(Frames([b"now"]), key=key)
+            yield child.receive() - start
+
+
+def _wait(talk: Connection, connector: Any, keys: list[Key]) -> None:
+    for key in keys:
+        talk.send("waiting")
+        connector.wait(key, 30)
+        talk.send(time.monotonic())
