@@ -9,9 +9,9 @@ Promises:
    is full costs time, never an answer.
 2. Only objects with drawn keys are copied: they are written once, so a copy is right for as long as the object is
    there. What people named may be replaced at any time, and is always read at home; so are `exists`, `stat`, `wait`.
-3. `evict`, `replace`, `renew` and `clear` act at home and on the near tiers of this URL on this machine. Other copies, on
-   another machine or in another process's `memory://`, may still be read until they are dropped there or their `keep`
-   seconds (an hour) have passed.
+3. `evict`, `replace`, `renew` and `clear` act at home and on the near tiers of this URL on this machine. Other copies,
+   on another machine or in another process's `memory://`, may still be read until they are dropped there or their
+   `keep` seconds (an hour) have passed.
 4. `write=through` (the default) has stored an object at home when `put` returns. `write=back` has stored it in the tier
    before home, copies it home in the background, and keeps it there until that is done; `flush` and `close` wait for
    it and say what failed. Until then other machines find it missing, and the end of this process may lose it.
