@@ -7,9 +7,11 @@ Rules:
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 from proxyfab.keys import Key
@@ -65,13 +67,25 @@ class Peer:
         self.descriptor = descriptor
         self.name = ""
         self.process = ""
-        self.address = ""
         self.since = time.time()
         self.counters: dict[str, int] = {}
         self.downloads: dict[bytes, Download] = {}
         self.uploads: dict[bytes, Upload] = {}
         self.grants: dict[bytes, Grant] = {}
         self.waits: dict[bytes, Callable[[], None]] = {}
+
+    @cached_property
+    def address(self) -> str:
+        """Host and port at its end, for people; `"local"` for a socket in a directory, `""` where it has gone."""
+        try:
+            end = socket.socket(fileno=self.descriptor)
+            try:
+                name = end.getpeername()
+            finally:
+                end.detach()  # it is ZeroMQ's, and stays open
+        except OSError:
+            return ""
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "local"
 
     @property
     def moving(self) -> bool:

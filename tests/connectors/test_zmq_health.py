@@ -97,6 +97,7 @@ def test_status_tells_objects_counters_and_peers(server):
     assert after.objects == before.objects + 1
     assert after.nbytes - before.nbytes >= 10_000
     assert after.peers
+    assert str(after.peers[0]["address"]).startswith("127.0.0.1:")
     assert after.counters["put"] > before.counters.get("put", 0)
 
 
