@@ -111,6 +111,19 @@ class Crew:
             self._auditor.get([key])
             self._auditor.evict(key)
 
+    def abandon(self) -> None:
+        """Kill all and close everything; the place is left as it is, as it may be what failed."""
+        for pid in self.alive.values():
+            os.kill(pid, signal.SIGKILL)
+            self._nursery.reap(pid)
+        self.alive.clear()
+        self._close()
+
+    def _close(self) -> None:
+        self._auditor.connector.close()
+        self._auditor.log.close()
+        self.events.close()
+
     def end(self) -> list[str]:
         """Kill all, clear the place, close everything; what is left there, in words."""
         for who in list(self.alive):
@@ -125,7 +138,5 @@ class Crew:
             left += [f"object {stat.key}" for stat in connector.scan()]
         if isinstance(connector, SupportsReap):
             left += [f"{one.what} ({one.reason})" for one in connector.reap(dry_run=True)]
-        connector.close()
-        self._auditor.log.close()
-        self.events.close()
+        self._close()
         return left

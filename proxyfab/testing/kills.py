@@ -173,8 +173,10 @@ class Kills:
                 self._strike(crew, victims, report)
                 if number % 10 == 9:
                     crew.stop(crew.pick(), _STOP)
-        finally:
-            report.left = [*crew.end(), *self.subject.leftovers()]
+        except BaseException:
+            crew.abandon()
+            raise
+        report.left = [*crew.end(), *self.subject.leftovers()]
         report.early, report.stops = crew.early, crew.stops
         report.verdict = judge(History.load(crew.where), self._promise(victims))
         report.seconds = time.monotonic() - begun

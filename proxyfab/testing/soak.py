@@ -191,9 +191,11 @@ class Soak:
                     shown = time.monotonic()
                     result.samples.append(self._sample(crew))
                     self.tell(row(result.samples[-1]))
-        finally:
-            self.cable.heal()
-            left = crew.end()
+        except BaseException:
+            crew.abandon()
+            raise
+        self.cable.heal()
+        left = crew.end()
         if result is not None:
             result.left += [*left, *crew.early]
         return crew
