@@ -32,6 +32,9 @@ _PART = 4
 @click.option(
     "--allow", type=click.Path(dir_okay=False), help="File of clients' public keys, instead of the keyring's."
 )
+@click.option(
+    "--orphans", default=60.0, show_default=True, help="Seconds without a connection until a remote client has ended."
+)
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when clients can connect (JSON).")
 @click.option("--ready-fd", type=int, help="Written to and closed when clients can connect (JSON).")
 @click.option("--private", type=click.Path(file_okay=False), hidden=True, help="Serve zmq://auto in this directory.")
@@ -45,6 +48,7 @@ def serve(
     advertise: str,
     key: str,
     allow: str | None,
+    orphans: float,
     ready_file: str | None,
     ready_fd: int | None,
     private: str | None,
@@ -69,6 +73,7 @@ def serve(
         key=key,
         allow=allow or "",
         uploads=nbytes(uploads),
+        orphans=orphans,
     )
     node = Node(options, storage_of(open_connector(url)), is_over=None if room is None else room.is_over)
     endpoints = node.open()

@@ -48,11 +48,11 @@ class Host(Protocol):
 class State:
     """What a server knows. Belongs to the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, owners: Owners) -> None:
         self.index = Index()
         self.answers = Answers()
         self.waiters = Waiters()
-        self.owners = Owners()
+        self.owners = owners
         self.counters: Counter[str] = Counter()
         self.started = time.time()
 

@@ -55,6 +55,7 @@ class Line:
         options = {
             zmq.LINGER: 0,
             zmq.ROUTER_MANDATORY: 1,
+            zmq.ROUTER_HANDOVER: 1,
             zmq.SNDHWM: _QUEUE,
             zmq.RCVHWM: _QUEUE,
             zmq.BACKLOG: _BACKLOG,

@@ -22,10 +22,11 @@ from proxyfab.server.answers import Answer
 from proxyfab.server.host import State, Todo
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
+from proxyfab.server.owners import Owners
 from proxyfab.server.peers import Peer
 from proxyfab.server.storage import Job, Steps, Storage
 from proxyfab.server.verbs import Verbs
-from proxyfab.wire.messages import NOBODY, Message, decode
+from proxyfab.wire.messages import NOBODY, Message, decode, presence_of
 
 _THREADS = 4
 _BURST = 32
@@ -49,7 +50,7 @@ class Node:
         self.address = ""
         self.line = Line(options)
         self.peers: dict[bytes, Peer] = {}
-        self.state = State()
+        self.state = State(Owners(lambda process: self.line.reaches(presence_of(process)), options.orphans))
         self.verbs = Verbs(self, self.state)
         self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="proxyfab-server")
         self._done: deque[tuple[Steps, Callable[[Answer], None], Any, BaseException | None]] = deque()

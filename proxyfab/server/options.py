@@ -24,5 +24,7 @@ class Options:
     """Seconds that a client of this machine may take to fill shared memory it was granted."""
     idle: float = 30.0
     """Seconds that a transfer may stand still."""
+    orphans: float = 60.0
+    """Seconds without a connection after which a client of another machine has ended, and its unnamed stores too."""
     patience: float = 5.0
     """Seconds that a stopping server gives to those it is serving."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.owner import Writer, running
@@ -20,10 +21,24 @@ def process_of(writer: Writer) -> str:
     return f"{writer.machine}-{writer.pid}-{writer.start}"
 
 
-class Owners:
-    """Belongs to one thread."""
+def can_look_up(process: str) -> bool:
+    """Whether a process is of this machine, so that its end is seen here."""
+    machine, _, rest = process.partition("-")
+    pid, _, start = rest.partition("-")
+    return not (pid + start).isdecimal() or running(Writer(machine, int(pid), int(start or 0))) is not None
 
-    def __init__(self) -> None:
+
+class Owners:
+    """Belongs to one thread.
+
+    Args:
+        reaches: Whether a process that cannot be looked up from here is connected.
+        grace: Seconds without a connection after which such a process has ended.
+    """
+
+    def __init__(self, reaches: Callable[[str], bool] = lambda _: True, grace: float = 60.0) -> None:
+        self._reaches, self._grace = reaches, grace
+        self._missing: dict[str, float] = {}
         self._names: dict[str, str] = {}
         self._connected: Counter[str] = Counter()
         self._looked = 0.0
@@ -47,16 +62,27 @@ class Owners:
         return "" if writer is None else self._names.get(process_of(writer), f"{writer.pid}@?")
 
     def dead(self, namespaces: list[str], now: float | None = None) -> list[str]:
-        """Those whose process has ended for certain; with `now` (monotonic seconds) looked up only now and then."""
-        if now is not None and now - self._looked < _LOOK:
+        """Those whose process has ended; with `now` (monotonic seconds) looked up only now and then."""
+        if now is not None and now - self._looked < min(_LOOK, self._grace / 4):
             return []
         self._looked = time.monotonic()
-        found = []
-        for namespace in namespaces:
-            writer = _writer(namespace)
-            if writer is not None and running(writer) is False:
-                found.append(namespace)
-        return found
+        writers = {namespace: writer for namespace in namespaces if (writer := _writer(namespace)) is not None}
+        alive = {namespace: running(writer) for namespace, writer in writers.items()}
+        elsewhere = {process_of(writers[namespace]) for namespace, state in alive.items() if state is None}
+        gone = {process for process in elsewhere if self._is_gone(process)}
+        self._missing = {process: since for process, since in self._missing.items() if process in elsewhere}
+        return [
+            namespace
+            for namespace, state in alive.items()
+            if state is False or (state is None and process_of(writers[namespace]) in gone)
+        ]
+
+    def _is_gone(self, process: str) -> bool:
+        """Whether a process of another machine has not been connected for the time of grace."""
+        if self._connected[process] or self._reaches(process):
+            self._missing.pop(process, None)
+            return False
+        return self._looked - self._missing.setdefault(process, self._looked) >= self._grace
 
 
 def _writer(namespace: str) -> Writer | None:

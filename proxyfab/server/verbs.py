@@ -19,6 +19,7 @@ from proxyfab.server.answers import Answer
 from proxyfab.server.host import Host, State, Todo
 from proxyfab.server.index import Entry, Name
 from proxyfab.server.moves import Moves
+from proxyfab.server.owners import can_look_up
 from proxyfab.server.peers import Peer
 from proxyfab.server.storage import Steps
 from proxyfab.trace import here
@@ -154,6 +155,7 @@ class Verbs:
                 "time": time.time(),
                 "sight": sight_of(default_root()) if storage.namespace else "",
                 "space": storage.namespace,
+                "sees": can_look_up(peer.process),
             },
         )
 

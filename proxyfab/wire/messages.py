@@ -210,6 +210,11 @@ def _unpacker() -> Callable[..., Any]:
     return unpackb  # type: ignore[no-any-return]  # as above
 
 
+def presence_of(process: str) -> bytes:
+    """The routing id of the connection by which a process says that it lives."""
+    return b"P" + process.encode()
+
+
 def pieces(body: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
     """The bytes `[offset, offset + length)` of what stands in several views; copies nothing."""
     found, start, end = [], 0, offset + length

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -383,3 +384,34 @@ def test_threads_put_and_get_on_the_wire(node_server):
         assert at_once([work] * 4) == [15] * 4
         with pytest.raises(KeyExists):
             one.put(Frames([b"x"]), key=one.put(Frames([b"x"])))
+
+
+# -- clients of other machines ---------------------------------------------------------------------------------------
+
+
+def far_away(talk: Any, url: str) -> None:
+    """A client whose process the server cannot look up."""
+    from proxyfab.osio import owner
+
+    owner._machine_id = "0badcafe"
+    with ZMQConnector.from_url(url + "?shared=0") as one:
+        talk.send(one.put(signed(3 * MB)))
+        talk.recv()
+
+
+@pytest.mark.parametrize("then", ["kill", "end"])
+def test_what_a_client_of_another_machine_put_lives_and_ends_with_it(then):
+    with NodeServer(["--orphans", "1"]) as server, ZMQConnector.from_url(server.url) as one:
+        with Child(far_away, server.url) as child:
+            key = child.receive()
+            ends = time.monotonic() + 3
+            assert until(lambda: time.monotonic() > ends or not one.exists(key))
+            assert is_whole(one.get(key)), "it lives as long as its process does"
+            if then == "kill":
+                child.kill()
+            else:
+                child.send("end")
+                child.result()
+                assert not one.exists(key)
+            assert until(lambda: not one.exists(key), 15)
+        assert one.status().objects == 0

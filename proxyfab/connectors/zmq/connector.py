@@ -105,7 +105,7 @@ class ZMQConnector(BaseConnector):
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         spot = self._find(key)
-        self._stay(spot.namespace)
+        self._stay(spot)
         id = Key.draw().id if key is None else key.id
         fields = {"ns": spot.namespace, "ttl": ttl, "replace": replace}
         if frames.nbytes < SHARED or not self._put_shared(spot, {**fields, "id": id}, frames):
@@ -157,7 +157,7 @@ class ZMQConnector(BaseConnector):
         wanted = [Wanted(number, key.id, self._find(key), many[number].nbytes) for number, key in enumerate(named)]
         for batch in cut([item for item in wanted if item.nbytes <= SHARED // 4]):
             spot = batch[0].spot
-            self._stay(spot.namespace)
+            self._stay(spot)
             fields = {"ns": spot.namespace, "ttl": ttl, "replace": replace}
             self._put_small(spot, fields, [item.id for item in batch], [many[item.number] for item in batch])
             where = spot.where()
@@ -168,11 +168,12 @@ class ZMQConnector(BaseConnector):
             for number, key in enumerate(done)
         ]
 
-    def _stay(self, namespace: str) -> None:
-        """See to it that what this process keeps in an unnamed namespace goes when it ends."""
-        if not self._leaves and namespace == self.namespace and self._all:
+    def _stay(self, spot: Spot) -> None:
+        """See to it that what this process keeps in an unnamed namespace stays until it ends, and goes then."""
+        if not self._leaves and self._all and spot.namespace == self.namespace:
             self._leaves = True
-            leave_at_exit(self.spec, namespace)
+            leave_at_exit(self.spec, self.namespace)
+            spot.link.stay()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ class ZMQConnector(BaseConnector):
         if max(size or 0 for size in sizes) > _SWAPPED:
             raise ConfigurationError(f"compare_and_set takes objects of at most {_SWAPPED} bytes, not more.")
         link, incarnation, namespace = self._find(key)
-        self._stay(namespace)
+        self._stay(Spot(link, incarnation, namespace))
         body = [frames.join() for frames in (old, new) if frames is not None and frames.nbytes]
         fields = {"ns": namespace, "ids": [key.id], "old": sizes[0], "new": sizes[1], "ttl": ttl}
 

@@ -18,6 +18,7 @@ import zmq
 
 from proxyfab.connectors.zmq.channel import PATIENCE, Broken, Channel
 from proxyfab.connectors.zmq.locator import endpoint
+from proxyfab.connectors.zmq.presence import Presence
 from proxyfab.errors import ConnectorError, ObjectLost
 from proxyfab.fork import on_fork
 from proxyfab.osio.machine import sight_of
@@ -42,6 +43,8 @@ class Welcome(NamedTuple):
     space: str
     """The namespace in shared memory that both see; `""` where they share none."""
     pid: int
+    sees: bool
+    """Whether the server can look this process up."""
 
 
 class Link:
@@ -77,6 +80,12 @@ class Link:
     def after_fork(self) -> None:
         """Start without channels: those are the parent's."""
         self._idle: deque[Channel] = deque()
+        self._presence: Presence | None = None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether connections are made with keys."""
+        return bool(self._options())
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +201,9 @@ class Link:
             sight = message.text("sight", "")
             sees = self._shared and sight != "" and sight == sight_of(default_root())
             space = message.text("space", "") if sees else ""
-            self.welcome = Welcome(incarnation, message.text("address"), space, message.count("pid", 0))
+            self.welcome = Welcome(
+                incarnation, message.text("address"), space, message.count("pid", 0), message.flag("sees")
+            )
 
     def _keep(self, channel: Channel) -> None:
         if self._closed or len(self._idle) >= _IDLE:
@@ -207,6 +218,11 @@ class Link:
             self.call("hello", lambda _channel, _request: None)
         assert self.welcome is not None
         return self.welcome
+
+    def stay(self) -> None:
+        """Be present as long as this link is open, where the server cannot look this process up."""
+        if self._presence is None and not self.known().sees:
+            self._presence = Presence(self.endpoint, self._options(), this_process().writer)
 
     def place(self, space: str) -> Any:
         """The server's namespace in shared memory."""
@@ -224,5 +240,8 @@ class Link:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            presence.close()
         while self._places:
             self._places.popitem()[1].close()
