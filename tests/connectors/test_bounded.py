@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -245,6 +246,37 @@ def test_a_kill_in_the_midst_of_moving_loses_nothing(tmp_path: Path, after: int)
             assert [again.get(key) for key, _ in acknowledged] == [signed(20 * KB, seed) for _, seed in acknowledged]
             assert len({stat.key.id for stat in again.scan()}) == len(list(again.scan()))
         one.clear()
+
+
+def _live_here(talk: Any, spec: str, rounds: int, seed: int) -> list[str]:
+    """Put, read, replace and evict objects of one's own in a place that others use, too; what was wrong."""
+    one, rng, wrong = BoundedConnector.from_url(spec), random.Random(seed), []
+    mine: dict[Key, Frames] = {}
+    for number in range(rounds):
+        frames = signed(rng.choice([2, 9, 40]) * KB, 1000 * seed + number)
+        key = one.put(frames, key=rng.choice([None, Key(f"{seed}-{number}")]))
+        mine[key] = frames
+        chosen = rng.choice(list(mine))
+        if one.get(chosen) != mine[chosen]:
+            wrong.append(f"{chosen} is not what was put")
+        if number % 3 == 0:
+            mine[chosen] = signed(8 * KB, number)
+            one.put(mine[chosen], key=chosen, replace=True)
+        elif number % 5 == 0 and (not one.evict(chosen) or one.get(chosen) is not None):
+            wrong.append(f"{chosen} cannot be evicted")
+        elif number % 5 == 0:
+            del mine[chosen]
+    return wrong + [f"{key} is lost" for key, frames in mine.items() if one.get(key) != frames]
+
+
+def test_processes_that_move_the_same_objects_lose_nothing(tmp_path: Path) -> None:
+    with BoundedConnector(
+        SharedMemoryConnector("crowd"), FileConnector(tmp_path, name="crowd", sync=False), limit="100 KB"
+    ) as one:
+        with Child(_live_here, one.spec, 150, 1) as first, Child(_live_here, one.spec, 150, 2) as second:
+            assert _live_here(None, one.spec, 150, 3) == []
+            assert [first.result(60), second.result(60)] == [[], []]
+        assert one.clear() > 0
 
 
 def test_what_lies_there_is_counted_when_opened(tmp_path: Path) -> None:
