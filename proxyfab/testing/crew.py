@@ -91,10 +91,14 @@ class Crew:
 
     def stop(self, who: str, longest: float) -> None:
         """SIGSTOP, and SIGCONT after a while in which the others go on."""
+        self.stop_process(self.alive[who], who, longest)
+
+    def stop_process(self, pid: int, who: str, longest: float) -> None:
+        """The same for any process: a server."""
         self.events.event("stop", who)
-        os.kill(self.alive[who], signal.SIGSTOP)
+        os.kill(pid, signal.SIGSTOP)
         self.pause(longest)
-        os.kill(self.alive[who], signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         self.events.event("continue", who)
         self.stops += 1
 

@@ -4,8 +4,8 @@
         report = kills.run("writers", 1000)
     assert report.ok, report
 
-The victim is hit at a random moment after it has done some work; every tenth time one is stopped (SIGSTOP) and resumed
-instead, in addition. What a dead writer had been told is there is read by an auditor, and evicted. At the end nothing
+The victim is hit at a random moment after it has done some work; every tenth time a worker, and every tenth time the
+server, is stopped (SIGSTOP) for a moment in addition. What a dead writer had been told is there is read by an auditor, and evicted. At the end nothing
 may be left: no object, segment, temporary file or process. A seed decides who is hit and how long he is let live; what
 he does at that moment is the machine's choice.
 """
@@ -173,6 +173,8 @@ class Kills:
                 self._strike(crew, victims, report)
                 if number % 10 == 9:
                     crew.stop(crew.pick(), _STOP)
+                if number % 10 == 4 and self.subject.server is not None:
+                    crew.stop_process(self.subject.server.pid, "server", _STOP)
         except BaseException:
             crew.abandon()
             raise
