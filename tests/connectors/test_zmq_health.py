@@ -15,7 +15,9 @@ import zmq
 
 from proxyfab.abc import Finding, SupportsDiagnosis, SupportsStatus
 from proxyfab.buffers import Frames
+from proxyfab.errors import ProxyfabError
 from proxyfab.keyring import Keyring
+from proxyfab.keys import Key
 from proxyfab.opening import open_connector
 from proxyfab.testing.nodes import NodeServer
 
@@ -82,8 +84,8 @@ def test_what_is_no_node_server():
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
-    assert found.state == "fail"
-    assert found.check in ("key", "server")
+    assert (found.check, found.state) == ("server", "fail")
+    assert "no node server" in found.detail
 
 
 def test_status_tells_objects_counters_and_peers(server):
@@ -108,6 +110,8 @@ def test_a_key_that_is_missing_wrong_or_not_let_in_and_how_to_mend_it(tmp_path, 
     with NodeServer(["--key", "site"], environment={"PROXYFAB_KEYS": str(tmp_path / "server")}) as server:
         address = server.url.removeprefix("zmq://").partition("?")[0]
         without = last(f"zmq://{address}")
+        with open_connector(f"zmq://{address}") as client, pytest.raises(ProxyfabError, match="key|CURVE"):
+            client.exists(Key("k"))
         ours.know(address, theirs.curve("site")[0])
         no_key = last(f"zmq://{address}")
         ours.make("curve", "client")
@@ -124,6 +128,10 @@ def test_a_key_that_is_missing_wrong_or_not_let_in_and_how_to_mend_it(tmp_path, 
     assert "proxyfab keys allow" in stranger.detail
     assert "another key" in impostor.detail
     assert {found.state for found in welcome.values()} == {"ok"}
+    with NodeServer(bind=f"tcp://{address}") as server:
+        found = last(server.url)
+    assert found.check == "key"
+    assert "the server has none" in found.detail
 
 
 def test_a_server_of_another_version():

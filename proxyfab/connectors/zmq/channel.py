@@ -212,7 +212,9 @@ class Channel:
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == errno.EAGAIN:
             raise self._silent()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._guarded:
-            raise Broken("ended the connection while it was made")
+            raise Broken(
+                "ended the connection while it was made: it ends, or wants a key that this client was not told"
+            )
         elif (why := _REFUSED.get(event)) is not None:
             raise AccessDenied(f"The node server at {self.endpoint} refused this client: {why} ({value}).")
         elif event == zmq.EVENT_DISCONNECTED and not self._ready:
