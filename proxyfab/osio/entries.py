@@ -116,13 +116,14 @@ def publish(source: str, target: str, may_replace: Callable[[int], bool]) -> boo
         try:
             if not may_replace(fd):
                 return False
-            _move(source, target)
+            move(source, target)
             return True
         finally:
             os.close(fd)
 
 
-def _move(source: str, target: str) -> None:
+def move(source: str, target: str) -> None:
+    """Give the file `source` the name `target` as well, whatever has it; under the lock of what has it (rule 2)."""
     temporary = f"{os.path.dirname(target)}/{temporary_name()}"
     try:
         os.link(source, temporary)

@@ -20,7 +20,8 @@ from proxyfab.trace import here
 
 PATIENCE = 10.0
 """Seconds to wait for a lock."""
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+"""What file systems without locks answer."""
 
 
 class Writer(NamedTuple):
@@ -89,7 +90,7 @@ def try_lock(fd: int) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
+        if error.errno in NO_LOCKS:
             return None
         raise
     return True

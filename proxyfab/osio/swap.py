@@ -95,7 +95,7 @@ def _replace(source: str, target: str, old: Frames) -> bool:
     try:
         if not holds(fd, old):
             return False
-        entries._move(source, target)
+        entries.move(source, target)
         return True
     finally:
         os.close(fd)

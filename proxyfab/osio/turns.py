@@ -25,7 +25,7 @@ from xxhash import xxh3_64_intdigest
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
 from proxyfab.osio.files import make_directory, translate
-from proxyfab.osio.owner import _UNSUPPORTED as NO_LOCKS
+from proxyfab.osio.owner import NO_LOCKS
 
 FILE = ".turns"
 PATIENCE = 60.0
@@ -39,14 +39,14 @@ class Turns:
     def __init__(self, directory: str) -> None:
         self.path = f"{directory}/{FILE}"
         self._fds: list[int] = []
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._marks: weakref.WeakValueDictionary[int, threading.Lock] = weakref.WeakValueDictionary()
         on_fork(self)
         weakref.finalize(self, _close, self._fds).atexit = False
 
     def after_fork(self) -> None:
         """Forget the parent's turns: its locks are not the child's."""
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._marks = weakref.WeakValueDictionary()
 
     @contextmanager
@@ -135,7 +135,7 @@ def _close(fds: list[int]) -> None:
 
 
 _known: weakref.WeakValueDictionary[str, Turns] = weakref.WeakValueDictionary()
-_opening = threading.Lock()
+_opening = threading.RLock()
 
 
 def turns_at(directory: str) -> Turns:
@@ -149,7 +149,7 @@ def turns_at(directory: str) -> Turns:
 
 def _after_fork() -> None:
     global _opening
-    _opening = threading.Lock()
+    _opening = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
