@@ -23,15 +23,29 @@ An older version of the same object, put back under its own name, verifies: a se
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, MissingDependency, SealError
-from proxyfab.keyring import Keyring, Secret, check_id
-from proxyfab.osio.memory import is_private
-from proxyfab.osio.warm import Warm
+from proxyfab.ciphers import (
+    broken,
+    checked,
+    cipher_for,
+    context_of,
+    decipher,
+    decrypt_all,
+    digest_of,
+    encrypt_all,
+    has_aes,
+    joined,
+    nonce_of,
+    proofs_in,
+    segments_of,
+    signer_of,
+    verify_signature,
+)
+from proxyfab.errors import ConfigurationError, SealError
+from proxyfab.keyring import Keyring, check_id
 from proxyfab.parallel import each
 from proxyfab.wire.sealed import AES, CHACHA, DIGEST, ED25519, HEADER, SALT, SEGMENT, SIGN, SIGNATURE, TAG, Header
 
@@ -43,10 +57,6 @@ MODES = {
 }
 """What each mode accepts. Both ciphers under one key are sound: the header, hence the cipher, is bound into the key."""
 DEFAULT_ID = "default"
-_CONTEXT = b"proxyfab seal 1"
-
-warm = Warm()
-"""Where large objects are sealed and opened: used again once nobody looks at what was there."""
 
 Read = Callable[[int, int], Frames | None]
 
@@ -99,32 +109,32 @@ class Seal:
         """
         header = Header(self._algorithm(), self.key_id, frames.nbytes, os.urandom(SALT), bits)
         packed = header.pack()
-        bound = _bound(packed, realm, name)
+        bound = context_of(packed, realm, name)
         if header.algorithm == ED25519:
             return self._signed(frames, header, packed, bound)
-        cipher = _cipher(header.algorithm, self._symmetric(), header.salt, bound)
+        cipher = cipher_for(header.algorithm, self._symmetric(), header.salt, bound)
         if header.encrypts:
-            return _encrypted(frames, header, packed, cipher)
-        pieces = list(_pieces(frames, header))
+            return encrypt_all(frames, header, packed, cipher)
+        pieces = list(segments_of(frames, header))
         tags = bytearray(header.start - HEADER)
 
         def tag(number: int) -> None:
-            proof = cipher.encrypt(_nonce(number, header), b"", _one(pieces[number]))
+            proof = cipher.encrypt(nonce_of(number, header), b"", joined(pieces[number]))
             tags[number * TAG : number * TAG + TAG] = proof
 
         each(tag, header.segments, header.segment)
         return Frames((packed, tags, *frames.views))
 
     def _signed(self, frames: Frames, header: Header, packed: bytes, bound: bytes) -> Frames:
-        pieces = list(_pieces(frames, header))
+        pieces = list(segments_of(frames, header))
         digests = [b""] * header.segments
 
         def digest(number: int) -> None:
-            digests[number] = _digest(pieces[number])
+            digests[number] = digest_of(pieces[number])
 
         each(digest, header.segments, header.segment)
         table = b"".join(digests)
-        proof = _signer(self._signing()).sign(bound + table)
+        proof = signer_of(self._signing()).sign(bound + table)
         return Frames((packed, (proof + table).ljust(header.start - HEADER, b"\0"), *frames.views))
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -138,7 +148,7 @@ class Seal:
         """
         header = self.accept(frames)
         header.expect(frames.nbytes)
-        return self._opened(frames, 0, header, 0, header.segments, _bound(header.pack(), realm, name), frames)
+        return self._opened(frames, 0, header, 0, header.segments, context_of(header.pack(), realm, name), frames)
 
     def open_range(self, read: Read, offset: int, length: int, realm: str, name: str) -> Frames | None:
         """The bytes `[offset, offset + length)` of what was sealed, verified; only their segments are read.
@@ -162,7 +172,7 @@ class Seal:
         proofs = head if header.encrypts else read(0, header.start)
         if body is None or proofs is None:
             return None
-        content = self._opened(body, low, header, first, last, _bound(header.pack(), realm, name), proofs)
+        content = self._opened(body, low, header, first, last, context_of(header.pack(), realm, name), proofs)
         base = first * header.segment
         return content.slice(max(offset - base, 0), max(end - offset, 0)) if offset < end else Frames()
 
@@ -187,32 +197,32 @@ class Seal:
         sealed = body.slice(start, stop - start)
         if header.algorithm == ED25519:
             return self._verified(sealed, header, first, last, bound, proofs)
-        cipher = _cipher(header.algorithm, self._symmetric(), header.salt, bound)
+        cipher = cipher_for(header.algorithm, self._symmetric(), header.salt, bound)
         if header.encrypts:
-            return _decrypted(sealed, header, first, last, cipher)
-        tags = _proofs(proofs, header, TAG * header.segments)
+            return decrypt_all(sealed, header, first, last, cipher)
+        tags = proofs_in(proofs, header, TAG * header.segments)
 
         def check(number: int, piece: memoryview) -> None:
-            _decipher(cipher.decrypt, _nonce(number, header), tags[number * TAG : (number + 1) * TAG], piece)
+            decipher(cipher.decrypt, nonce_of(number, header), tags[number * TAG : (number + 1) * TAG], piece)
 
-        return _owned(sealed, header, first, last, check)
+        return checked(sealed, header, first, last, check)
 
     def _verified(self, sealed: Frames, header: Header, first: int, last: int, bound: bytes, proofs: Frames) -> Frames:
-        found = _proofs(proofs, header, SIGNATURE + DIGEST * header.segments)
+        found = proofs_in(proofs, header, SIGNATURE + DIGEST * header.segments)
         table = found[SIGNATURE:]
-        _verify(self._verifying(), found[:SIGNATURE], bound + table)
+        verify_signature(self._verifying(), found[:SIGNATURE], bound + table)
 
         def check(number: int, piece: memoryview) -> None:
-            if _digest([piece]) != table[number * DIGEST : (number + 1) * DIGEST]:
-                raise _broken()
+            if digest_of([piece]) != table[number * DIGEST : (number + 1) * DIGEST]:
+                raise broken()
 
-        return _owned(sealed, header, first, last, check)
+        return checked(sealed, header, first, last, check)
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
     def _algorithm(self) -> int:
         if self.mode == "encrypt":
-            return AES if _has_aes() else CHACHA
+            return AES if has_aes() else CHACHA
         return MODES[self.mode][-1]
 
     def _keys(self) -> Keyring:
@@ -232,194 +242,3 @@ class Seal:
         if self._public is None:
             self._public = self._keys().verifying(self.key_id)
         return self._public
-
-
-# -- segments --------------------------------------------------------------------------------------------------------
-
-
-def _bound(packed: bytes, realm: str, name: str) -> bytes:
-    """All that an object is bound to; lengths first, so that no two contexts give the same bytes."""
-    parts = [_CONTEXT, packed, realm.encode("utf-8", "surrogatepass"), name.encode("utf-8", "surrogatepass")]
-    return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-
-
-def _nonce(number: int, header: Header) -> bytes:
-    return number.to_bytes(11, "big") + (b"\1" if number == header.segments - 1 else b"\0")
-
-
-def _pieces(frames: Frames, header: Header) -> Iterator[list[memoryview]]:
-    """The content, cut into segments: each the views that it lies in."""
-    piece: list[memoryview] = []
-    room, done = header.segment, 0
-    for view in frames.views:
-        while view.nbytes:
-            part, view = view[:room], view[room:]
-            piece.append(part)
-            room -= part.nbytes
-            if not room:
-                yield piece
-                piece, room, done = [], header.segment, done + 1
-    if done < header.segments:
-        yield piece
-
-
-def _one(piece: list[memoryview]) -> memoryview | bytes:
-    """A segment in one piece: a copy of at most a megabyte where it lies in several buffers."""
-    return piece[0] if len(piece) == 1 else b"".join(piece)
-
-
-def _encrypted(frames: Frames, header: Header, packed: bytes, cipher: Any) -> Frames:
-    pieces = list(_pieces(frames, header))
-    if header.segments == 1:
-        return Frames((packed, cipher.encrypt(_nonce(0, header), _one(pieces[0]), None)))
-    out = warm.take(header.total)
-    out[:HEADER] = packed
-
-    def encrypt(number: int) -> None:
-        low = HEADER + number * header.stride
-        room = out[low : min(low + header.stride, header.total)]
-        cipher.encrypt_into(_nonce(number, header), _one(pieces[number]), None, room)
-
-    each(encrypt, header.segments, header.segment)
-    return Frames.known((out.toreadonly(),), header.total)
-
-
-def _decrypted(sealed: Frames, header: Header, first: int, last: int, cipher: Any) -> Frames:
-    parts = list(_cut(sealed, header.stride))
-    if len(parts) == 1:
-        plain = _decipher(cipher.decrypt, _nonce(first, header), _copied(parts[0], bytearray(parts[0].nbytes)), None)
-        return Frames((plain,))
-    nbytes = sealed.nbytes - TAG * (last - first)
-    out = warm.take(nbytes)
-
-    spare: list[bytearray] = []  # one for each thread that works here
-
-    def decrypt(number: int) -> None:
-        low = number * header.segment
-        room = out[low : min(low + header.segment, nbytes)]
-        own = spare.pop() if spare else bytearray(header.stride)
-        _decipher(cipher.decrypt_into, _nonce(first + number, header), _copied(parts[number], own), None, room)
-        spare.append(own)
-
-    each(decrypt, len(parts), header.segment)
-    return Frames.known((out.toreadonly(),), nbytes)
-
-
-def _owned(sealed: Frames, header: Header, first: int, last: int, check: Callable[[int, memoryview], None]) -> Frames:
-    """The content, each segment checked where nobody else can change it (rule 2)."""
-    parts = list(_cut(sealed, header.segment)) or [Frames()]
-    if all(is_private(view) for view in sealed.views):
-        each(lambda number: check(first + number, parts[number].join()), last - first, header.segment)
-        return sealed
-    out = warm.take(sealed.nbytes)
-
-    def verify(number: int) -> None:
-        low = number * header.segment
-        end = parts[number].copy_into(out, low)  # the copy that rule 2 asks for
-        check(first + number, out[low:end])
-
-    each(verify, last - first, header.segment)
-    return Frames.known((out.toreadonly(),), sealed.nbytes)
-
-
-def _cut(frames: Frames, size: int) -> Iterator[Frames]:
-    if len(frames.views) == 1:
-        view = frames.views[0]
-        for low in range(0, view.nbytes, size):
-            part = view[low : low + size]
-            yield Frames.known((part,), part.nbytes)
-        return
-    for low in range(0, frames.nbytes, size):
-        yield frames.slice(low, size)
-
-
-def _copied(part: Frames, own: bytearray) -> memoryview:
-    """A sealed segment in this process's own memory and in one piece; a copy, to `own`, unless it is there already."""
-    if len(part.views) == 1 and is_private(part.views[0]):
-        return part.views[0]
-    room = memoryview(own)
-    return room[: part.copy_into(room)]
-
-
-def _proofs(frames: Frames, header: Header, length: int) -> bytes:
-    """A copy of the proofs; what pads them is zero."""
-    if frames.nbytes < header.start:
-        raise SealError("The proofs of a sealed object were cut. Nothing of it was read.")
-    found = frames.slice(HEADER, header.start - HEADER).tobytes()
-    if any(found[length:]):
-        raise _broken()
-    return found[:length]
-
-
-def _digest(piece: list[memoryview]) -> bytes:
-    from hashlib import sha256
-
-    state = sha256()
-    for view in piece:
-        state.update(view)
-    return state.digest()
-
-
-def _broken() -> SealError:
-    return SealError(
-        "A seal does not verify: the object was changed, belongs under another name or to another store, or was "
-        "sealed with another key of this id. Nothing of it was read."
-    )
-
-
-# -- the package `cryptography`, imported at use -----------------------------------------------------------------------
-
-
-def _cipher(algorithm: int, master: bytes, salt: bytes, bound: bytes) -> Any:
-    """A cipher under the object's own key."""
-    hkdf, sha256, aes, chacha, _ = _cryptography()
-    key = Secret(hkdf(sha256(), 32, salt, bound).derive(master))
-    return chacha(key) if algorithm == CHACHA else aes(key)
-
-
-def _decipher(call: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except _cryptography()[4]:
-        raise _broken() from None  # InvalidTag says nothing more, and its traceback shows nothing but us
-
-
-def _signer(secret: bytes) -> Any:
-    _cryptography()
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.from_private_bytes(secret)
-
-
-def _verify(public: bytes, signature: bytes, message: bytes) -> None:
-    _cryptography()
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-    except InvalidSignature:
-        raise _broken() from None
-
-
-@cache
-def _cryptography() -> tuple[Any, ...]:
-    try:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-    except ImportError as error:
-        raise MissingDependency("A seal needs the package 'cryptography': pip install 'proxyfab[seal]'") from error
-    return HKDF, SHA256, AESGCM, ChaCha20Poly1305, InvalidTag
-
-
-@cache
-def _has_aes() -> bool:
-    """Whether the processor has instructions for AES; without, ChaCha20 is several times as fast."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = [line for line in file if line.startswith(("flags", "Features"))]
-    except OSError:
-        return True
-    return not flags or " aes" in flags[0]

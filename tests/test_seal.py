@@ -383,10 +383,10 @@ def test_a_seal_that_makes_no_sense(wrong):
 
 def test_processors_without_aes_use_the_other_cipher(monkeypatch):
     """And both read both."""
-    monkeypatch.setattr("proxyfab.seal._has_aes", lambda: False)
+    monkeypatch.setattr("proxyfab.seal.has_aes", lambda: False)
     _, sealed = parts("encrypt")
     assert Header.parse(Frames([sealed])).algorithm == CHACHA
-    monkeypatch.setattr("proxyfab.seal._has_aes", lambda: True)
+    monkeypatch.setattr("proxyfab.seal.has_aes", lambda: True)
     seal, now = parts("encrypt")
     assert Header.parse(Frames([now])).algorithm == AES != SIGN
     assert seal.open(Frames([sealed]), "run", "k").tobytes() == DATA[:300]

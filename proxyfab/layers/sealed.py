@@ -13,10 +13,11 @@ from typing import Any
 
 from proxyfab.abc import Stat, check_batch, check_range, check_swap
 from proxyfab.buffers import Frames
+from proxyfab.ciphers import warm
 from proxyfab.errors import SealError
 from proxyfab.keys import Key
 from proxyfab.layers.base import Layer
-from proxyfab.seal import MODES, Seal, warm
+from proxyfab.seal import MODES, Seal
 from proxyfab.spec import namespace_of
 from proxyfab.wire.sealed import content_of
 
