@@ -5,9 +5,9 @@
     assert report.ok, report
 
 The victim is hit at a random moment after it has done some work; every tenth time a worker, and every tenth time the
-server, is stopped (SIGSTOP) for a moment in addition. What a dead writer had been told is there is read by an auditor, and evicted. At the end nothing
-may be left: no object, segment, temporary file or process. A seed decides who is hit and how long he is let live; what
-he does at that moment is the machine's choice.
+server, is stopped (SIGSTOP) for a moment in addition. What a dead writer had been told is there is read by an auditor,
+and evicted. At the end nothing may be left: no object, segment, temporary file or process. A seed decides who is hit
+and how long he is let live; what he does at that moment is the machine's choice.
 """
 
 from __future__ import annotations
