@@ -33,7 +33,7 @@ class TestRedis(ConnectorTests):
 
     @pytest.fixture
     def url(self, redis_server: RedisServer) -> str:
-        return f"{redis_server.database()}?lease=600"
+        return f"{redis_server.database()}?lease=9000"
 
     def damage(self, connector: Any, key: Key, edit: Callable[[bytes], bytes]) -> None:
         def work(link: Any) -> None:
@@ -51,4 +51,4 @@ class TestRedisInChunks(ObjectTests, BatchTests, PayloadTests, LifetimeTests, Th
 
     @pytest.fixture
     def url(self, redis_server: RedisServer) -> str:
-        return f"{redis_server.database()}?chunk=4096&lease=600"
+        return f"{redis_server.database()}?chunk=4096&lease=9000"

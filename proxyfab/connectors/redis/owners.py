@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -72,7 +73,7 @@ class _Keeper:
         self.lock = threading.Lock()
         self.kept: dict[Place, dict[str, Owner]] = {}
         self.wake = threading.Event()
-        self.pause = 0.0
+        self.next = 0.0
         self.thread: threading.Thread | None = None
         self.hooked = False
 
@@ -97,7 +98,7 @@ class _Keeper:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._beat, name="proxyfab-background-lease", daemon=True)
                 self.thread.start()
-            elif place.lease / 4 < self.pause:
+            elif time.monotonic() + place.lease / 4 < self.next:
                 self.wake.set()
 
     def drop(self, place: Place, namespaces: Iterable[str]) -> None:
@@ -126,6 +127,7 @@ class _Keeper:
                     fleet.close()
 
     def _beat(self) -> None:
+        due: dict[Place, float] = {}
         while True:
             with self.lock:
                 beats = {place: dict(spaces) for place, spaces in self.kept.items()}
@@ -133,11 +135,13 @@ class _Keeper:
                     self.thread = None
                     return
                 self.wake.clear()
-            pause = min([place.lease for place in beats]) / 4
-            for place, spaces in beats.items():
-                pause = min(pause, self._extend(place, spaces))
-            self.pause = pause
-            self.wake.wait(pause)
+                self.next = math.inf  # whoever comes while we compute wakes us
+            now = time.monotonic()
+            due = {place: due.get(place, now + place.lease / 4) for place in beats}
+            for place in [place for place, when in due.items() if when <= now]:
+                due[place] = now + self._extend(place, beats[place])
+            self.next = min(due.values())
+            self.wake.wait(max(self.next - time.monotonic(), 0.0))
 
     def _extend(self, place: Place, spaces: dict[str, Owner]) -> float:
         """Renew the leases at one place; seconds until it should be done again."""
