@@ -80,6 +80,9 @@ def _in_time(steps: Iterator[Finding], timeout: float, name: str) -> Iterator[Fi
         except ProxyfabError as error:
             yield Finding(name, "fail", str(error))
             return
+        except Exception as bug:  # noqa: BLE001 - of a connector's: what was found until then is worth seeing
+            yield Finding(name, "fail", f"unexpected {type(bug).__name__}: {bug}; a fault of the connector, report it")
+            return
         if finding is None:
             return
         last = finding.check

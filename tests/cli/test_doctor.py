@@ -38,6 +38,8 @@ class Stuck(MemoryConnector):
     def get(self, key):
         if self.where == "get":
             self.released.wait(30)
+        if self.where == "bug":
+            raise IndexError("tuple index out of range")
         if self.where == "error":
             raise ConnectorError("The server went away; start it again.")
         return super().get(key) if self.where != "loss" else None
@@ -65,7 +67,12 @@ def test_a_place_that_hangs_is_told_within_the_timeout(stuck, monkeypatch, where
 
 
 @pytest.mark.parametrize(
-    ("where", "check", "says"), [("error", "round trip", "start it"), ("loss", "round trip", "get")]
+    ("where", "check", "says"),
+    [
+        ("error", "round trip", "start it"),
+        ("loss", "round trip", "get"),
+        ("bug", "round trip", "unexpected IndexError"),
+    ],
 )
 def test_a_round_trip_that_fails_or_lies(stuck, monkeypatch, where, check, says):
     monkeypatch.setattr(stuck, "where", where)
