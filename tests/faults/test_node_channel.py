@@ -44,7 +44,7 @@ def resetting() -> Iterator[str]:
 def test_a_request_on_a_connection_that_has_gone_does_not_wait_for_another() -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
         port = server.bind_to_random_port("tcp://127.0.0.1")
-        channel = Channel(f"tcp://127.0.0.1:{port}")
+        channel = Channel(f"tcp://127.0.0.1:{port}", {})
         channel.send("hello", bytes(16), {})
         assert server.poll(5000)
     try:
