@@ -131,10 +131,10 @@ def test_a_server_that_restarts_with_its_data_lost_nothing() -> None:
 def test_a_put_under_a_key_is_known_as_the_same_when_it_is_tried_again(one: RedisConnector) -> None:
     """What a lost answer leaves behind: the object is there, and it is ours."""
     writing = one._writing(Key("k"), signed(100), None, False)
-    head = bulk.new_headers([writing])[0]
+    head = bulk.new_header(writing)
     for _ in range(2):
         assert one._fleet.run(writing.name, lambda link: bulk.put(link, writing, head), "put") is True
-    other = bulk.new_headers([writing])[0]
+    other = bulk.new_header(writing)
     assert one._fleet.run(writing.name, lambda link: bulk.put(link, writing, other), "put") is False
 
 

@@ -12,7 +12,7 @@ whole. Each function leaves the link without anything under way, or raises.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from time import monotonic, time
 from typing import NamedTuple
@@ -28,10 +28,7 @@ from proxyfab.errors import IntegrityError
 from proxyfab.osio.memory import allocate
 
 FIRST = 2**20
-"""Bytes asked for before anything is known; in a batch `FIRST_OF_MANY` each."""
-FIRST_OF_MANY = 64 * 1024
-BATCH = 128
-"""Objects of a batch that are under way at once: what a server may have to hold in memory for us."""
+"""Bytes asked for before anything is known."""
 STEP = 2**20
 WINDOW = 4
 PATIENT = 256 * 2**20
@@ -39,7 +36,7 @@ PATIENT = 256 * 2**20
 LEASE = 120_000
 """Milliseconds, at least, for which chunks that nobody named yet stay; extended with each further chunk."""
 MOST_TTL = 10**15
-_ASK = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b"
+ASK = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b"
 
 
 class Writing(NamedTuple):
@@ -68,11 +65,12 @@ def milliseconds(ttl: float | None) -> int | None:
 
 def ask_range(name: bytes, start: int, end: int) -> bytes:
     """The command for the bytes [start, end) of a key."""
-    return _ASK % (len(name), name, _range(start, end - 1))
+    return ASK % (len(name), name, range_words(start, end - 1))
 
 
 @lru_cache(64)
-def _range(first: int, last: int) -> bytes:
+def range_words(first: int, last: int) -> bytes:
+    """The end of such a command."""
     return b"\r\n$%d\r\n%d\r\n$%d\r\n%d\r\n" % (_digits(first), first, _digits(last), last)
 
 
@@ -80,21 +78,7 @@ def get(link: Link, name: bytes, id_hash: int, first: int = FIRST) -> Frames | N
     """The object under a key; None when there is none. Its first bytes, so many, come as they are at one moment."""
     link.ask(ask_range(name, 0, first))
     found = _first(link, name, id_hash, first)
-    return found.finish(link) if isinstance(found, _Half) else found
-
-
-def get_many(link: Link, wanted: Sequence[tuple[bytes, int]]) -> list[Frames | None]:
-    """The objects under several keys. Some are asked for while others are looked at: both sides work at once."""
-    parts = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
-    found: list[Frames | _Half | None] = []
-    first = _range(0, FIRST_OF_MANY - 1)
-    for number in range(len(parts) + 1):
-        if number < len(parts):
-            link.ask(b"".join([_ASK % (len(name), name, first) for name, _ in parts[number]]))
-        if number > 0:
-            part = parts[number - 1]
-            found += [_one(data, *one) for data, one in zip(link.parser.many(len(part)), part, strict=True)]
-    return [item.finish(link) if isinstance(item, _Half) else item for item in found]
+    return found.finish(link) if isinstance(found, Half) else found
 
 
 def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -> Frames | None:
@@ -112,7 +96,7 @@ def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -
     return Frames((target.toreadonly(),))
 
 
-class _Half(NamedTuple):
+class Half(NamedTuple):
     """An object whose first piece has arrived."""
 
     name: bytes
@@ -127,7 +111,7 @@ class _Half(NamedTuple):
         return Frames.known((self.target.toreadonly(),), len(self.target))
 
 
-def _one(data: Reply, name: bytes, id_hash: int, asked: int = FIRST_OF_MANY) -> Frames | _Half | None:
+def first_piece(data: Reply, name: bytes, id_hash: int, asked: int) -> Frames | Half | None:
     """What lies in the first bytes of a key, which were asked for."""
     if not data:
         return None
@@ -136,15 +120,15 @@ def _one(data: Reply, name: bytes, id_hash: int, asked: int = FIRST_OF_MANY) -> 
     header = unpack(data, id_hash, len(data) if len(data) < asked else None)
     target, have = allocate(header.length), len(data) - SIZE
     target[:have] = data[SIZE:]
-    return _Half(name, bytes(data[:SIZE]), header, target, have)
+    return Half(name, bytes(data[:SIZE]), header, target, have)
 
 
-def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | _Half | None:
+def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | Half | None:
     """What the first range brought: all, or the beginning with room for the rest."""
     parser = link.parser
     data = parser.buffered()
     if data is not None:
-        return _one(data, name, id_hash, asked)
+        return first_piece(data, name, id_hash, asked)
     length = parser.bulk_length()
     raw = parser.read_bytes(min(length, SIZE))
     header = unpack(raw, id_hash, length if length < asked else None)
@@ -153,7 +137,7 @@ def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | _Half 
     parser.end_bulk()
     if header.length == length - SIZE:
         return Frames.known((target.toreadonly(),), header.length)
-    return _Half(name, raw, header, target, length - SIZE)
+    return Half(name, raw, header, target, length - SIZE)
 
 
 def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryview, offset: int) -> None:
@@ -223,52 +207,13 @@ def put(link: Link, writing: Writing, header: Header) -> bool:
     else:
         link.send(parts, nbytes)
         done = checked(link.parser.read())
-    return bool(done) or _is_mine(link, writing.name, header)
+    return bool(done) or is_mine(link, writing.name, header.pack())
 
 
-def put_many(link: Link, many: Sequence[tuple[Writing, Header]]) -> list[bool]:
-    """Store objects, none of them chunked, in one round trip; which of them found their key free or replaced it.
-
-    The server works on the first ones while the others are made ready.
-    """
-    for start in range(0, len(many), BATCH):
-        parts: list[Part] = []
-        total = 0
-        for writing, header in many[start : start + BATCH]:
-            if writing.replace:
-                parts.append(ask_range(writing.name, 0, SIZE))
-                total += len(parts[-1])
-            more, nbytes = set_command(writing, header)
-            parts += more
-            total += nbytes
-        link.send(parts, total)
-    replace = any([writing.replace for writing, _ in many])
-    replies = link.parser.many(len(many) * (2 if replace else 1))
-    for reply in replies:
-        checked(reply)
-    if not replace:
-        return [
-            reply is not None or _is_mine(link, writing.name, header)
-            for reply, (writing, header) in zip(replies, many, strict=True)
-        ]
-    for (writing, _), old in zip(many, replies[::2], strict=True):
-        drop_chunks(link, writing.name, old)
-    return [True] * len(many)
-
-
-def new_headers(many: Sequence[Writing]) -> list[Header]:
-    """The headers of one putting; kept when it is tried again, so that it is known as the same."""
-    token, now = drawn_token(), time()
-    return [
-        Header(
-            writing.frames.nbytes,
-            now,
-            (token + number) % 2**64,
-            writing.id_hash,
-            writing.chunk if writing.frames.nbytes > writing.chunk else 0,
-        )
-        for number, writing in enumerate(many)
-    ]
+def new_header(writing: Writing) -> Header:
+    """The header of one putting; kept when it is tried again, so that it is known as the same."""
+    chunk = writing.chunk if writing.chunked else 0
+    return Header(writing.frames.nbytes, time(), drawn_token(), writing.id_hash, chunk)
 
 
 def set_command(writing: Writing, header: Header) -> tuple[list[Part], int]:
@@ -285,9 +230,9 @@ def set_command(writing: Writing, header: Header) -> tuple[list[Part], int]:
     return ([b"".join(parts)] if nbytes <= JOINED else parts), nbytes  # a small copy costs less than a vector
 
 
-def _is_mine(link: Link, name: bytes, header: Header) -> bool:
+def is_mine(link: Link, name: bytes, header: bytes) -> bool:
     """Whether what lies there came from this very putting, whose first answer was lost."""
-    return bool(link.calls([ask_range(name, 0, SIZE)])[0] == header.pack())
+    return bool(link.calls([ask_range(name, 0, SIZE)])[0] == header)
 
 
 def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from os import urandom
 from typing import ClassVar, TypeVar
 
@@ -30,7 +31,7 @@ from proxyfab.abc import (
     check_ttl,
 )
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import bulk, changes, header, health, owners, reaping, waiting
+from proxyfab.connectors.redis import batches, bulk, changes, header, health, owners, reaping, waiting
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
@@ -102,7 +103,7 @@ class RedisConnector(BaseConnector):
         self._settle()
         key = self.reserve() if key is None else key
         writing = self._writing(key, frames, ttl, replace)
-        (head,) = bulk.new_headers([writing])
+        head = bulk.new_header(writing)
         if not self._steadily(writing.name, lambda link: bulk.put(link, writing, head), "put"):
             raise self._exists(key)
         return self._at(key)
@@ -164,7 +165,7 @@ class RedisConnector(BaseConnector):
         check_ttl(ttl)
         self._settle()
         writing = self._writing(key, new or Frames(), ttl, True)._replace(chunk=LARGEST_SWAP)
-        (head,) = bulk.new_headers([writing])
+        head = bulk.new_header(writing)
 
         def work(link: Link) -> bool:
             return changes.compare_and_set(link, writing, old, None if new is None else head)
@@ -187,44 +188,42 @@ class RedisConnector(BaseConnector):
             return []
         self._settle()
         keys = [self.reserve() for _ in many] if keys is None else keys
+        names, hashes = self._names(keys), [header.id_hash(key.id) for key in keys]
+        items = list(zip(names, many, batches.new_headers(many, hashes), strict=True))
         left, chunk = milliseconds(ttl), self._place.chunk
-        writings = [
-            Writing(name, frames, header.id_hash(key.id), left, replace, chunk)
-            for name, key, frames in zip(self._names(keys), keys, many, strict=True)
-        ]
-        heads = bulk.new_headers(writings)
         taken: list[int] = []
-        for name, places in self._fleet.groups([writing.name for writing in writings]):
-            short = [(writings[place], heads[place]) for place in places if not writings[place].chunked]
-            done = self._fleet.run(name, lambda link, short=short: bulk.put_many(link, short), "put_many")  # type: ignore[misc]
-            stored = iter(done)
-            for place in places:
-                writing, head = writings[place], heads[place]
-                if not (
-                    self._steadily(writing.name, lambda link, w=writing, h=head: bulk.put(link, w, h), "put_many")  # type: ignore[misc]
-                    if writing.chunked
-                    else next(stored)
-                ):
-                    taken.append(place)
+        for name, places in self._fleet.groups(names):
+            short = [place for place in places if many[place].nbytes <= chunk]
+            some = items if len(short) == len(items) else [items[place] for place in short]
+            work = partial(batches.put_many, items=some, milliseconds=left, replace=replace)
+            done = self._fleet.run(name, work, "put_many")
+            taken += [place for place, stored in zip(short, done, strict=True) if not stored]
+        for place, frames in enumerate(many):
+            if frames.nbytes > chunk:
+                writing = Writing(names[place], frames, hashes[place], left, replace, chunk)
+                whole = partial(bulk.put, writing=writing, header=bulk.new_header(writing))
+                taken += [] if self._steadily(writing.name, whole, "put_many") else [place]
         if taken:
-            raise self._exists(keys[taken[0]])
+            raise self._exists(keys[min(taken)])
         here = self._here
         return [key if key.where == here else self._at(key) for key in keys]
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
-        wanted = list(zip(self._names(keys), [header.id_hash(key.id) for key in keys], strict=True))
+        names, hashes = self._names(keys), [header.id_hash(key.id) for key in keys]
         found: list[Frames | None] = [None] * len(keys)
-        for name, places in self._fleet.groups([name for name, _ in wanted]):
-            some = wanted if len(places) == len(wanted) else [wanted[place] for place in places]
-            got = self._steadily(name, lambda link, some=some: bulk.get_many(link, some), "get_many")  # type: ignore[misc]
-            if some is wanted:
-                found = got
-            else:
-                for place, frames in zip(places, got, strict=True):
-                    found[place] = frames
+        for name, places in self._fleet.groups(names):
+            if len(places) == len(names):
+                found = self._got(name, names, hashes)
+                break
+            got = self._got(name, [names[place] for place in places], [hashes[place] for place in places])
+            for place, frames in zip(places, got, strict=True):
+                found[place] = frames
         for key in [key for key, one in zip(keys, found, strict=True) if one is None]:
             self._missing(key)
         return found
+
+    def _got(self, name: bytes, names: list[bytes], hashes: list[int]) -> list[Frames | None]:
+        return self._steadily(name, lambda link: batches.get_many(link, names, hashes), "get_many")
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
         commands = {name: (pack(b"EXISTS", name),) for name in map(self._name, keys)}
@@ -311,9 +310,9 @@ class RedisConnector(BaseConnector):
         return self._parse(key)[0] if key.where else self._namespace
 
     def _names(self, keys: Sequence[Key]) -> list[bytes]:
-        here, prefix = self._here, self._prefix
+        here, start = self._here, header.object_name(self._prefix, "")[:-1]
         return [
-            header.object_name(prefix, key.id) if not key.where or key.where == here else self._name(key)
+            start + key.id.encode() + b"}" if key.where == here and key.id.isalnum() else self._name(key)
             for key in keys
         ]
 

@@ -59,8 +59,7 @@ class Header(NamedTuple):
 
     def pack(self) -> bytes:
         """The 64 bytes."""
-        body = _FIELDS.pack(MAGIC, VERSION, 0, 0, *self, 0)
-        return body + _CRC.pack(crc32(body))
+        return pack_header(*self)
 
     @property
     def chunks(self) -> int:
@@ -71,6 +70,12 @@ class Header(NamedTuple):
     def stored(self) -> int:
         """Bytes behind the header, in the same key."""
         return 0 if self.chunk else self.length
+
+
+def pack_header(length: int, created: float, token: int, id_hash: int, chunk: int = 0) -> bytes:
+    """`Header(...).pack()`, without making one."""
+    body = _FIELDS.pack(MAGIC, VERSION, 0, 0, length, created, token, id_hash, chunk, 0)
+    return body + _CRC.pack(crc32(body))
 
 
 def unpack(data: bytes | bytearray | memoryview, id_hash: int | None, total: int | None = None) -> Header:

@@ -1,0 +1,89 @@
+"""Many objects at once, most of them small: no round trip waits, and next to nothing is done for each in Python.
+
+Some are asked for, or sent, while others are looked at, or made ready, so that server and client work at once. What a
+server may have to hold in memory for us is bounded: `BATCH` times `FIRST` bytes, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from time import time
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.redis.bulk import ASK, Half, ask_range, drop_chunks, first_piece, is_mine, range_words
+from proxyfab.connectors.redis.header import SIZE, drawn_token, is_whole, pack_header
+from proxyfab.connectors.redis.link import JOINED, Link, Part
+from proxyfab.connectors.redis.parser import checked
+
+BATCH = 128
+FIRST = 64 * 1024
+_SET = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b"
+
+
+def get_many(link: Link, names: Sequence[bytes], hashes: Sequence[int]) -> list[Frames | None]:
+    """The objects under several keys."""
+    starts = range(0, len(names), BATCH)
+    found: list[Frames | Half | None] = []
+    words = range_words(0, FIRST - 1)
+    for start in (*starts, None):
+        if start is not None:
+            link.ask(b"".join([ASK % (len(name), name, words) for name in names[start : start + BATCH]]))
+        if start == 0:
+            continue  # the second part is asked for before the first is looked at
+        at = len(found)
+        replies = link.parser.many(min(BATCH, len(names) - at))
+        found += _looked_at(replies, names[at : at + BATCH], hashes[at : at + BATCH])
+    return [item.finish(link) if isinstance(item, Half) else item for item in found]
+
+
+def _looked_at(
+    replies: Iterable[object], names: Iterable[bytes], hashes: Iterable[int]
+) -> Iterable[Frames | Half | None]:
+    known = Frames.known
+    for data, name, id_hash in zip(replies, names, hashes, strict=True):
+        if type(data) is bytes and is_whole(data, id_hash):
+            yield known((memoryview(data)[SIZE:],), len(data) - SIZE)
+        else:
+            yield first_piece(checked(data), name, id_hash, FIRST)
+
+
+def new_headers(many: Sequence[Frames], hashes: Iterable[int]) -> list[bytes]:
+    """Headers for objects in one piece each; kept when they are put again, so that they are known as the same."""
+    token, now = drawn_token(), time()
+    return [
+        pack_header(frames.nbytes, now, (token + number) % 2**64, id_hash)
+        for number, (frames, id_hash) in enumerate(zip(many, hashes, strict=True))
+    ]
+
+
+def put_many(
+    link: Link, items: Sequence[tuple[bytes, Frames, bytes]], milliseconds: int | None, *, replace: bool
+) -> list[bool]:
+    """Store objects (key, bytes, header) in one piece each; which of them found their key free or replaced it."""
+    end = b"\r\n" if replace else b"\r\n$2\r\nNX\r\n"
+    if milliseconds is not None:
+        end += b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (len(str(milliseconds)), milliseconds)
+    words = 3 + (not replace) + 2 * (milliseconds is not None)
+    for start in range(0, len(items), BATCH):
+        parts: list[Part] = []
+        for name, frames, header in items[start : start + BATCH]:
+            if replace:
+                parts.append(ask_range(name, 0, SIZE))
+            parts.append(_SET % (words, len(name), name, SIZE + frames.nbytes, header))
+            parts += frames.views
+            parts.append(end)
+        total = sum(map(len, parts))
+        if total <= JOINED * BATCH // 4:
+            parts = [b"".join(parts)]  # a copy of small ones costs less than a vector
+        link.send(parts, total)
+    replies = link.parser.many(len(items) * (2 if replace else 1))
+    for reply in replies:
+        if reply != b"OK":
+            checked(reply)
+    if not replace:
+        return [
+            reply is not None or is_mine(link, item[0], item[2]) for reply, item in zip(replies, items, strict=True)
+        ]
+    for item, old in zip(items, replies[::2], strict=True):
+        drop_chunks(link, item[0], old)
+    return [True] * len(items)
