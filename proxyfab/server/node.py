@@ -78,8 +78,7 @@ class Node:
             poller.register(self.line.gate.socket, zmq.POLLIN)
         try:
             while not self._stopping:
-                poller.poll(self._pause())
-                self._step()
+                self._step(poller.poll(self._pause()))
             self._finish(poller)
         finally:
             self._close()
@@ -90,16 +89,17 @@ class Node:
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake, 1)
 
-    def _step(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        self.line.gate.answer()
-        for _ in range(_BURST):
-            received = self.line.receive()
-            if received is None:
-                break
-            self._hear(*received)
-        self._mourn()
+    def _step(self, events: list[tuple[Any, int]]) -> None:
+        for source, _ in events:
+            if source is self.line.router:
+                self._listen()
+            elif source is self.line.monitor:
+                self._mourn()
+            elif source is self.line.gate.socket:
+                self.line.gate.answer()
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
         while self._done:
             steps, reply, value, error = self._done.popleft()
             self._working -= 1
@@ -112,6 +112,13 @@ class Node:
             if self._is_over is not None and self._is_over():
                 self._stopping = True
 
+    def _listen(self) -> None:
+        for _ in range(_BURST):
+            received = self.line.receive()
+            if received is None:
+                return
+            self._hear(*received)
+
     def _pause(self) -> int:
         """Milliseconds until there is something to do without being told."""
         now = time.monotonic()
@@ -123,8 +130,7 @@ class Node:
         """Let those who are being served finish, for a few seconds; newcomers are told that this server ends."""
         ends = time.monotonic() + self.options.patience
         while time.monotonic() < ends and (self._working or any(peer.moving for peer in self.peers.values())):
-            poller.poll(50)
-            self._step()
+            self._step(poller.poll(50))
         self.verbs.farewell()
         time.sleep(_LAST_WORDS)  # what was handed to the sockets is sent by their own thread
 

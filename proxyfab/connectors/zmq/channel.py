@@ -25,6 +25,9 @@ from proxyfab.osio.memory import allocate
 from proxyfab.wire.flow import WINDOW, Receiving, Sending
 from proxyfab.wire.messages import MAX_MESSAGE, NOBODY, Message, decode, encode, pieces
 
+_MORE = int(zmq.SNDMORE)
+_FRESH = 0.5
+"""Seconds since the last answer in which a connection is taken to stand."""
 _SLICE = 200
 """Milliseconds between two looks at whether the connection still stands."""
 _HEARTBEAT, _SILENCE = 1000, 3000
@@ -62,6 +65,8 @@ class Channel:
         self._ready = False
         self._closed = False
         self._guarded = bool(options)
+        self.heard = 0.0
+        """When the last answer came, in monotonic seconds."""
         self.welcome = Message("", NOBODY, {})
         """What the server answered to hello."""
         try:
@@ -102,7 +107,10 @@ class Channel:
             elif sum([view.nbytes for view in body]) > _COPIED:
                 self._socket.send_multipart([header, *body], copy=False)
             else:
-                self._socket.send_multipart([header, *body])
+                self._socket.send(header, _MORE)
+                for view in body[:-1]:
+                    self._socket.send(view, _MORE)
+                self._socket.send(body[-1])
         except zmq.Again:  # its queue has no limit: there is no connection any more, and there will be none
             self.check()
             raise Broken("has closed the connection") from None
@@ -122,6 +130,7 @@ class Channel:
             if message.verb == "error" and message.request in (request, NOBODY):
                 raise _error(message, self.endpoint)
             if message.request == request:
+                self.heard = time.monotonic()
                 return message
             self._skip()
 
@@ -223,6 +232,11 @@ class Channel:
             raise Broken("has closed the connection, or was silent for too long")
         elif event == zmq.EVENT_CLOSED and not self._ready:
             raise Broken("refuses connections: no server listens there")
+
+    def look(self) -> None:
+        """`check`, unless an answer came just now."""
+        if time.monotonic() - self.heard > _FRESH:
+            self.check()
 
     def close(self) -> None:
         """End the connection."""

@@ -359,6 +359,8 @@ def _names(batch: list[Wanted]) -> dict[str, Any]:
 
 def _first(rest: list[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
     """The first batch of what is wanted, and what remains."""
+    if len(rest) == 1:
+        return rest, []
     batch = next(iter(cut(rest)))
     taken = {item.number for item in batch}
     return batch, [item for item in rest if item.number not in taken]

@@ -166,7 +166,7 @@ class Link:
             except IndexError:
                 return self._open(patience)
             try:
-                channel.check()
+                channel.look()
             except Broken:
                 channel.close()
             except BaseException:
