@@ -6,6 +6,7 @@
 | SharedMemoryConnector | `shm://` | shared memory of this machine | processes |
 | FileConnector | `file:///path` | a directory, local or shared | processes, nodes |
 | RedisConnector | `redis://host` | Redis; with TLS `rediss://` | processes, machines |
+| ZMQConnector | `zmq://host:5555`, `zmq://auto` | a node server (`proxyfab serve`) | processes, machines |
 | RoutedConnector | `routed://?to=<url>;below=1MiB&to=<url>` | where rules say | as its children |
 | TieredConnector | `tiers://?to=<near url>&to=<home url>` | at home, and copies nearby | as its home |
 | BoundedConnector | `bounded://?limit=4GiB&slow=<url>` | a fast place, and a slow one when it is full | as both |
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from proxyfab.connectors.routed import RoutedConnector
     from proxyfab.connectors.shm import SharedMemoryConnector
     from proxyfab.connectors.tiers import TieredConnector
+    from proxyfab.connectors.zmq.connector import ZMQConnector
 
 __all__ = [
     "BoundedConnector",
@@ -32,6 +34,7 @@ __all__ = [
     "RoutedConnector",
     "SharedMemoryConnector",
     "TieredConnector",
+    "ZMQConnector",
 ]
 
 _SCHEMES = {
@@ -42,6 +45,7 @@ _SCHEMES = {
     "RoutedConnector": "routed",
     "SharedMemoryConnector": "shm",
     "TieredConnector": "tiers",
+    "ZMQConnector": "zmq",
 }
 
 

@@ -138,6 +138,15 @@ def test_a_path_that_is_too_long_is_told(monkeypatch, tmp_path):
         one.reserve()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _gone_at_the_end() -> Iterator[None]:
+    """The suite's private server ends a while after its last user."""
+    yield
+    files = Files.here()
+    if os.path.exists(files.server):
+        assert until(lambda: is_over(files), 20), "the private server did not end"
+
+
 class TestAuto(ConnectorTests):
     """The suite, with servers that come and go with the tests."""
 
