@@ -44,6 +44,18 @@ class Key:
         return self
 
     @classmethod
+    def draw_many(cls, count: int, where: str = "") -> list[Key]:
+        """So many of `draw`, for a fraction of the time."""
+        digits = os.urandom(16 * count).hex()
+        keys = []
+        for start in range(0, 32 * count, 32):
+            self = cls.__new__(cls)
+            _set(self, "id", digits[start : start + 32])
+            _set(self, "where", where)
+            keys.append(self)
+        return keys
+
+    @classmethod
     def parse(cls, text: str) -> Key:
         """The inverse of `str(key)`."""
         id, _, where = text.partition("@")

@@ -79,6 +79,15 @@ def test_drawn_keys_are_all_different_also_in_forks() -> None:
     assert all(set(id) <= set("0123456789abcdef") for id in keys)
 
 
+def test_many_are_drawn_as_one_is() -> None:
+    keys = Key.draw_many(500, "there")
+
+    assert len({key.id for key in keys} | {key.id for key in Key.draw_many(500)}) == 1000
+    assert {key.where for key in keys} == {"there"}
+    assert all(Key(key.id, key.where) == key and len(key.id) == 32 for key in keys)
+    assert Key.draw_many(0) == []
+
+
 def test_a_drawn_key_is_small_on_the_wire() -> None:
     assert len(pickle.dumps(Key.draw("~3f9a2c1e"), 5)) < 120
 

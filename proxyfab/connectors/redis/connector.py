@@ -187,7 +187,7 @@ class RedisConnector(BaseConnector):
         if not many:
             return []
         self._settle()
-        keys = [self.reserve() for _ in many] if keys is None else keys
+        keys = Key.draw_many(len(many), self._here) if keys is None else keys
         names, hashes = self._names(keys), [header.id_hash(key.id) for key in keys]
         items = list(zip(names, many, batches.new_headers(many, hashes), strict=True))
         left, chunk = milliseconds(ttl), self._place.chunk

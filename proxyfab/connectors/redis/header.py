@@ -114,7 +114,7 @@ def is_whole(data: bytes, id_hash: int) -> bool:
     if len(data) < SIZE:
         return False
     start, length, hashed, chunk = _QUICK.unpack_from(data)
-    return bool(start == _START and length == len(data) - SIZE and hashed == id_hash and not chunk)
+    return length == len(data) - SIZE and hashed == id_hash and not chunk and start == _START
 
 
 def id_hash(id: str) -> int:
