@@ -46,12 +46,12 @@ class Ledger:
         self._claimed = 0
         self._entering = 0
         self._reads: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may end somebody who puts or evicts
         on_fork(self)
 
     def after_fork(self) -> None:
         """Give a child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # -- room --------------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,11 @@ class Ledger:
     def victim(self, skip: Collection[str] = ()) -> str | None:
         """The least recently used object of the fast place that is not in `skip`."""
         with self._lock:
-            return next((id for id in self.fast if id not in skip), None)
+            while True:
+                try:
+                    return next((id for id in self.fast if id not in skip), None)
+                except RuntimeError:  # what garbage collection ended came in between
+                    continue
 
     # -- what lies where ---------------------------------------------------------------------------------------------
 
@@ -98,15 +102,20 @@ class Ledger:
             self._note(id, fast, slow)
 
     def _note(self, id: str, fast: int | None, slow: int | None) -> None:
-        self.fast_bytes += (fast or 0) - self.fast.pop(id, 0)
-        self.slow_bytes += (slow or 0) - self.slow.pop(id, 0)
+        # No call in here: an interrupt, and what garbage collection ends, comes before all of it or behind.
+        self.fast_bytes += (fast or 0) - (self.fast[id] if id in self.fast else 0)  # noqa: SIM401 - as said
+        self.slow_bytes += (slow or 0) - (self.slow[id] if id in self.slow else 0)  # noqa: SIM401 - as said
+        read = id in self._reads and (fast is not None or slow is None)
+        if id in self.fast:
+            del self.fast[id]
         if fast is not None:
             self.fast[id] = fast
-            self._reads.pop(id, None)
+        if id in self.slow:
+            del self.slow[id]
         if slow is not None:
             self.slow[id] = slow
-        else:
-            self._reads.pop(id, None)
+        if read:
+            del self._reads[id]
 
     def settle(self, id: str, room: Room) -> None:
         """A put into a room has succeeded; the object lies nowhere else."""

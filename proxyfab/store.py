@@ -382,12 +382,12 @@ async def _in_thread(call: Callable[[], R]) -> R:
 _HELD = 64
 _live: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _opened: OrderedDict[str, Store] = OrderedDict()
-_opening = threading.Lock()
+_opening = threading.RLock()
 
 
 def _unlock() -> None:
     global _opening
-    _opening = threading.Lock()
+    _opening = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_unlock)

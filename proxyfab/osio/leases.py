@@ -16,6 +16,8 @@ Rules:
    any call. So its end is noted by a weak reference whose callback is a C function, which nothing interrupts: it adds
    to a queue. Then it is settled if the lock is free; who holds the lock settles the queue after it, and what an
    interrupt left there is settled by the next lease. Every step of it may be done twice.
+5. What garbage collection ends may be anybody's, and look at objects from inside our critical section: then the lock
+   is ours already, nothing may be changed, and the answer is that there is no lease now.
 
 On interrupts: CPython 3.11 to 3.13 raise what comes from outside (a signal handler, PyThreadState_SetAsyncExc) only
 behind a call, at the start of a Python function and at a jump backwards. `with` of a lock of `threading`, whose
@@ -120,7 +122,9 @@ class Leases:
     """The leases of this process. Thread-safe, fork-safe; only system calls of a microsecond run under its lock."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._inside = False
+        """Whether the lock's holder is changing something (rule 5)."""
         self._files: dict[str, _LockFile] = {}
         self._ended: deque[_Entry] = deque()
         self._parted: set[_LockFile] = set()
@@ -128,21 +132,27 @@ class Leases:
         reference that is garbage itself tells nobody."""
 
     def take(self, path: str, number: int) -> Lease | None:
-        """A lease on `number` of the lock file `path`; None when somebody has it exclusively.
+        """A lease on `number` of the lock file `path`; None when somebody has it exclusively (or by rule 5).
 
         Raises:
             OSError: There is no such file (any more), or no such locks on its file system.
         """
         try:
             with self._lock:
-                file = self._files.get(path)
-                status = os.stat(path)
-                if file is None or file.inode != status.st_ino or file.device != status.st_dev:
-                    self._part(path)
-                    file = self._files[path] = _LockFile(path)
-                entry = file.leased.get(number)
-                lease = None if entry is None else entry()
-                return self._begin(file, number) if lease is None else lease
+                if self._inside:
+                    return None
+                self._inside = True
+                try:
+                    file = self._files.get(path)
+                    status = os.stat(path)
+                    if file is None or file.inode != status.st_ino or file.device != status.st_dev:
+                        self._part(path)
+                        file = self._files[path] = _LockFile(path)
+                    entry = file.leased.get(number)
+                    lease = None if entry is None else entry()
+                    return self._begin(file, number) if lease is None else lease
+                finally:
+                    self._inside = False
         finally:
             if self._ended:
                 self.settle()
@@ -180,11 +190,15 @@ class Leases:
             mine: list[bool] = []
             try:
                 mine.extend(map(self._lock.acquire, _AT_ONCE))  # taken and recorded by one call: see above
-                if not mine[0]:
+                if not mine[0] or self._inside:
                     return
-                while self._ended:
-                    self._end(self._ended[0])
-                    self._ended.popleft()
+                self._inside = True
+                try:
+                    while self._ended:
+                        self._end(self._ended[0])
+                        self._ended.popleft()
+                finally:
+                    self._inside = False
             finally:
                 if mine and mine[0]:
                     self._lock.release()

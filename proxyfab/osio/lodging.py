@@ -112,7 +112,7 @@ def _draw(path: str) -> str:
     return name
 
 
-_making = threading.Lock()
+_making = threading.RLock()  # reentrant: collecting garbage inside may end somebody who opens a store
 _leaving = False
 _reaped: set[str] = set()
 

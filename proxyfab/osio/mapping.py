@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
@@ -170,7 +170,8 @@ class Mappings:
     the connector is used (asked at most every 250 ms, every 2 s by gets that need none but warm ones). A process that
     idles can therefore hold back at most `limit` bytes of files that are gone.
 
-    Thread-safe; no mapping is undone under the lock. A forked child starts with none.
+    Thread-safe; no mapping is undone under the lock. What garbage collection ends while something is changed here may
+    come back: it finds mappings, and changes nothing. A forked child starts with none.
     """
 
     def __init__(self, limit: int, count: int | None = None) -> None:
@@ -182,7 +183,8 @@ class Mappings:
 
     def after_fork(self) -> None:
         """The child's windows keep the mappings that they need; the others are its parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._changing = False
         self._used: weakref.WeakValueDictionary[FileId, Mapping] = weakref.WeakValueDictionary()
         self._swept = time.monotonic()
         _close_all(self._warm)
@@ -218,13 +220,18 @@ class Mappings:
             if mapping.length <= self.limit:
                 mine.extend(map(os.dup, (fd,)))  # made and recorded by one call: see `osio.leases` on interrupts
             with self._lock:
-                self._used[file] = mapping
-                gone.append(self._warm.pop(file, None))
-                if mine:
-                    self._warm[file] = _Warm(mapping, mine[0])
-                    mine = []
-                while self.nbytes > self.limit or len(self._warm) > self.count:
-                    gone.append(self._warm.popitem(last=False)[1])
+                if not self._changing:
+                    self._changing = True
+                    try:
+                        self._used[file] = mapping
+                        gone.append(self._warm.pop(file, None))
+                        if mine:
+                            self._warm[file] = _Warm(mapping, mine[0])
+                            mine = []
+                        while self.nbytes > self.limit or len(self._warm) > self.count:
+                            gone.append(self._warm.popitem(last=False)[1])
+                    finally:
+                        self._changing = False
         finally:
             if mine:
                 os.close(mine[0])
@@ -235,16 +242,24 @@ class Mappings:
         if not self._warm or (not now and time.monotonic() - self._swept < every):
             return
         self._swept = time.monotonic()
-        with self._lock:
-            # Under the lock, or a descriptor could be closed and be another file's meanwhile; 0.5 us each.
-            nameless = [file for file, warm in self._warm.items() if not os.fstat(warm.fd).st_nlink]
-            gone = [self._warm.pop(file, None) for file in nameless]
-        _close(gone)
+        # Asked under the lock, or a descriptor could be closed and be another file's meanwhile; 0.5 us each.
+        self._drop(lambda warm: not os.fstat(warm.fd).st_nlink)
 
     def clear(self) -> None:
         """Drop all mappings; their windows stay valid."""
+        self._drop(lambda _: True)
+
+    def _drop(self, which: Callable[[_Warm], bool]) -> None:
+        gone: list[_Warm | None] = []
         with self._lock:
-            gone = [self._warm.pop(file, None) for file in list(self._warm)]
+            if self._changing:
+                return
+            self._changing = True
+            try:
+                for file in [file for file, warm in self._warm.items() if which(warm)]:
+                    gone.append(self._warm.pop(file, None))
+            finally:
+                self._changing = False
         _close(gone)
 
     def __len__(self) -> int:

@@ -82,8 +82,8 @@ class Pool:
         self._directory = ""
         self._unnamed = False
         self._base = 0
-        self._guard = threading.Lock()
-        self._opening = threading.Lock()
+        self._guard = threading.RLock()  # reentrant: collecting garbage inside may end somebody who puts or evicts
+        self._opening = threading.RLock()
         self._segments: dict[int, Segment] = {}
         self._clock = 0
 
@@ -170,14 +170,14 @@ class Pool:
     def _idle(self) -> list[Segment]:
         """Segments that no thread has claimed, those that were filled the longest ago first."""
         with self._guard:
-            return sorted((s for s in self._segments.values() if s.claim.over), key=attrgetter("used"))
+            return sorted([s for s in list(self._segments.values()) if s.claim.over], key=attrgetter("used"))
 
     def _claims(self, need: int, claim: Claim) -> Iterator[Segment]:
         """Free segments that fit, one after the other, each claimed for this thread."""
         if need > self.limit:
             return
         with self._guard:
-            known = [segment for segment in self._segments.values() if segment.recycled and segment.claim.over]
+            known = [segment for segment in list(self._segments.values()) if segment.recycled and segment.claim.over]
         for segment in choose(known, need):
             free = segment.free()
             if free is None or self._is_outdated(segment):

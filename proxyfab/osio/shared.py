@@ -149,7 +149,7 @@ def _copy(fd: int, length: int) -> memoryview:
 
 
 _known: weakref.WeakValueDictionary[str, Shared] = weakref.WeakValueDictionary()
-_opening = threading.Lock()
+_opening = threading.RLock()
 
 
 def shared_at(root: str) -> Shared:
@@ -165,7 +165,7 @@ def shared_at(root: str) -> Shared:
 
 def _after_fork() -> None:
     global _opening
-    _opening = threading.Lock()
+    _opening = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

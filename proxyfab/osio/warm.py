@@ -11,6 +11,7 @@ import mmap
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from proxyfab.fork import on_fork
 from proxyfab.osio.memory import HUGE, PrivateMap, allocate, map_private
@@ -31,35 +32,50 @@ class Warm:
         self._most = most
         self._blocks: list[PrivateMap] = []
         self._taken: dict[int, float] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._changing = False
         self._free = self._counts([PrivateMap(-1, mmap.PAGESIZE)])[0]
         on_fork(self)
 
     def after_fork(self) -> None:
         """Give a child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._changing = False
 
     def take(self, nbytes: int) -> memoryview:
         """Writable bytes that are nobody else's; with old content, or zeroed."""
         if nbytes < HUGE:
             return allocate(nbytes)
         now = time.monotonic()
-        with self._lock:
-            view = self._used_before(nbytes, now)
+        view = self._alone(lambda: self._used_before(nbytes, now))
         if view is None:
             block = map_private(-(-nbytes // _STEP) * _STEP)
             view = memoryview(block)[:nbytes]
-            with self._lock:
-                self._taken[id(block)] = now  # first: an interrupt may come in between
-                self._blocks.append(block)
-                self._shrink(now)
+            self._alone(lambda: self._keep(block, now))
         return view
 
     def forget(self) -> None:
         """Keep nothing; what is in use goes when its last view does."""
+        self._alone(self._forget)
+
+    def _alone(self, work: Callable[[], memoryview | None]) -> memoryview | None:
+        """Do this under the lock; nothing for what garbage collection ends while this very thread is at work here."""
         with self._lock:
-            self._blocks.clear()
-            self._taken.clear()
+            if self._changing:
+                return None
+            self._changing = True
+            try:
+                return work()
+            finally:
+                self._changing = False
+
+    def _forget(self) -> None:
+        self._blocks, self._taken = [], {}
+
+    def _keep(self, block: PrivateMap, now: float) -> None:
+        self._taken[id(block)] = now  # first: an interrupt may come in between
+        self._blocks.append(block)
+        self._shrink(now)
 
     def _used_before(self, nbytes: int, now: float) -> memoryview | None:
         self._shrink(now)

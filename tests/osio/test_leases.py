@@ -91,8 +91,11 @@ def test_a_lease_that_ends_while_we_are_busy_ends_afterwards(path: str, wanted: 
     mine = Leases()
     lease = mine.take(path, 1)
     with mine._lock:
+        mine._inside = True
         del lease
         assert not wanted(1)
+        assert mine.take(path, 3) is None, "nothing changes here in the midst of a change"
+        mine._inside = False
     other = mine.take(path, 2)
 
     assert wanted(1)

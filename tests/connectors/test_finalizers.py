@@ -1,0 +1,113 @@
+"""What the garbage collector ends may come back to the connector in the middle of any of its calls: owners evict."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyfab import Key, Store
+from proxyfab.buffers import Frames
+from proxyfab.opening import open_connector
+from proxyfab.testing import in_fork
+from proxyfab.testing.content import signed
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what is forked leaves its namespaces behind."""
+    monkeypatch.setenv("PROXYFAB_SHM_DIR", str(tmp_path / "shared"))
+
+
+class Owner:
+    """In a cycle, so that only the collector ends it, wherever that comes; then it uses the connector."""
+
+    busy = False
+    ended = 0
+
+    def __init__(self, use: Any) -> None:
+        self.use, self.me = use, self
+
+    def __del__(self) -> None:
+        if not Owner.busy:
+            Owner.busy = True
+            try:
+                self.use()
+                Owner.ended += 1
+            finally:
+                Owner.busy = False
+
+
+def live(connector: Any, frames: Frames, name: str) -> None:
+    """Some of everything, under names of one's own; content is checked."""
+    drawn, named = connector.put(frames), Key(name)
+    connector.put(frames, key=named, replace=True)
+    views = [connector.get(drawn), connector.get(drawn), connector.get(named)]
+    assert all(frames == view for view in views)
+    connector.evict(drawn)
+    assert frames == views[0]
+    views.clear()
+    connector.evict(named)
+
+
+def end_owners_everywhere(url: str, nbytes: int) -> int:
+    """How many owners ended within two seconds."""
+    connector = open_connector(url)
+    mine, theirs = signed(nbytes, 1), signed(nbytes, 2)
+    live(connector, mine, "mine")
+    ends = time.monotonic() + 2.0
+    gc.freeze()  # else each collection looks at all that the tests have loaded
+    while time.monotonic() < ends:
+        gc.set_threshold(random.randrange(2, 100), 1, 1)
+        Owner(lambda: live(connector, theirs, "theirs"))
+        live(connector, mine, "mine")
+    gc.set_threshold(700, 10, 10)
+    Owner.busy = True
+    connector.close()
+    return Owner.ended
+
+
+@pytest.mark.parametrize(
+    ("place", "nbytes"),
+    [
+        ("memory://", 1000),
+        ("shm://", 1000),
+        ("shm://", 300_000),
+        ("file://{}", 1000),
+        ("file://{}", 300_000),
+        ("bounded://?limit=1MB&fast=shm://&slow=file://{}", 300_000),
+    ],
+)
+def test_a_finalizer_may_use_the_connector_it_interrupts(place: str, nbytes: int, tmp_path: Path) -> None:
+    """No lock is waited for by its own holder, and nothing gets mixed up."""
+    assert in_fork(lambda: end_owners_everywhere(place.format(tmp_path), nbytes), timeout=15) > 0
+
+
+def first_uses(directory: Path) -> int:
+    """Of many stores, each opened in the midst of another one's opening."""
+    count = 0
+
+    def use(number: int) -> None:
+        with Store(f"file://{directory}/{number}") as store:
+            store.evict(store.put(b"x" * 10_000))
+        with Store("shm://") as store:
+            store.evict(store.put(b"x" * 300_000))
+
+    gc.freeze()  # else each collection looks at all that the tests have loaded
+    for number in range(0, 60, 2):
+        gc.set_threshold(random.randrange(2, 200), 1, 1)
+        Owner(lambda number=number: use(number + 1))
+        use(number)
+        count += 1
+    gc.set_threshold(700, 10, 10)
+    Owner.busy = True
+    return count
+
+
+def test_a_finalizer_may_open_a_store_while_one_is_opened(tmp_path: Path) -> None:
+    """Both are there then."""
+    assert in_fork(lambda: first_uses(tmp_path), timeout=15) == 30
