@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, AuthenticationError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, ResponseError, TimeoutError
 
 from proxyfab.connectors.redis.errors import FOREIGN, MOVED, SOON, Doing, translate
 from proxyfab.connectors.redis.link import CONNECT, Link, pack
@@ -170,12 +170,15 @@ class Fleet:
     def _run(
         self, where: Callable[[], Address], work: Callable[[Link], T], what: str, again: bool, protocol: int = 2
     ) -> T:
+        started = time.monotonic()
         try:
             done = self._once(where(), work, self.place.timeout, protocol)
         except ProxyfabError:  # some of them are built-in errors, too
             raise
         except FOREIGN as error:
-            return self._again(error, where, work, what, again, protocol)
+            # A wait may have lasted; what broke it off is tried again for as long as any call.
+            left = self.place.timeout - (time.monotonic() - started if protocol == 2 else 0.0)
+            return self._again(error, where, work, what, again, protocol, max(left, 0.0))
         self._budget.earn()
         return done
 
@@ -202,18 +205,19 @@ class Fleet:
         what: str,
         again: bool,
         protocol: int,
+        left: float,
     ) -> T:
         """What comes after a first failure: a few more attempts, or the error."""
-        error, seconds = first, self.place.timeout
-        doing = Doing(what, self.place.label, seconds)
-        attempts = Attempts(self._budget, timeout=seconds, retryable=lambda error: self._worth(error, again))
+        error = first
+        doing = Doing(what, self.place.label, self.place.timeout)
+        attempts = Attempts(self._budget, timeout=left, retryable=lambda error: self._worth(error, again))
         while True:
             pause = attempts.failed(error)
             if pause is None:
                 tried = f" (tried {attempts.number} times)" if attempts.number > 1 else ""
                 raise translate(error, doing._replace(what=what + tried)) from error
             asked = error if isinstance(error, AskError) else None
-            if not isinstance(error, (*MOVED,)):
+            if not isinstance(error, (MovedError, AskError)):  # those say themselves where to go
                 time.sleep(pause)
             try:
                 if asked is None:
