@@ -7,7 +7,7 @@ bytes to `wire`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as _Buffer
@@ -44,6 +44,9 @@ class Frames:
     """
 
     __slots__ = ("nbytes", "views")
+
+    mapped: ClassVar[bool] = False
+    """Whether these are the very bytes that were put, in memory of this machine, so that there is nothing to verify."""
 
     views: tuple[memoryview, ...]
     nbytes: int
@@ -105,3 +108,11 @@ class Frames:
                 parts.append(view[low:high])
             start += view.nbytes
         return Frames(parts)
+
+
+class MappedFrames(Frames):
+    """Frames in shared memory, where they lie as they were put: their data need no second look at each get."""
+
+    __slots__ = ()
+
+    mapped: ClassVar[bool] = True

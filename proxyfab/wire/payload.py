@@ -250,7 +250,7 @@ def _decode(frames: Frames, verify: bool) -> Payload:
     if crc32(head[_START:start], crc32(head[: _HEADER.size])) != crc:
         raise IntegrityError("The head of an object is damaged (its CRC does not match): it must be written again.")
     whole = frames.views[0] if len(frames.views) == 1 else None
-    if verify and flags & _CHECKSUM:
+    if verify and flags & _CHECKSUM and not frames.mapped:
         data = (whole[start:],) if whole is not None else frames.slice(start, total - start).views
         if (xxh3_64_intdigest(data[0]) if whole is not None else _checksum(data)) != mark:
             raise IntegrityError("The data of an object are damaged (their checksum does not match): write it again.")

@@ -415,3 +415,10 @@ def test_what_a_client_of_another_machine_put_lives_and_ends_with_it(then):
                 assert not one.exists(key)
             assert until(lambda: not one.exists(key), 15)
         assert one.status().objects == 0
+
+
+def test_what_is_mapped_is_not_verified_at_each_get_and_what_came_over_the_wire_is(node_server):
+    with ZMQConnector.from_url(node_server.url) as one, ZMQConnector.from_url(one.spec + "&shared=0") as wire:
+        key = one.put(signed(3 * MB))
+        assert (one.get(key).mapped, wire.get(key).mapped) == (True, False)
+        assert one.get(key) == wire.get(key)

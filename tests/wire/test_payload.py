@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.errors import IntegrityError, SerializationError
 from proxyfab.trace import here
 from proxyfab.wire import payload as wire
@@ -245,3 +245,16 @@ def test_the_digest_is_of_the_content():
     others = [("d", "t", [1], [b"ab", b"c"]), ("c", "u", [1], [b"ab", b"c"]), ("c", "t", [2], [b"ab", b"c"])]
     others += [("c", "t", [1], [b"a", b"bc"]), ("c", "t", [1], [b"abc"]), ("c", "t", [1], [b"ab", b"d"])]
     assert base not in [of(*other) for other in others]
+
+
+def test_what_lies_as_it_was_put_is_not_verified_again() -> None:
+    frames = encode(Payload("raw", "builtins:bytes", None, (memoryview(b"x" * 100),)), checksum=True)
+    damaged = bytearray(frames.tobytes())
+    damaged[-1] ^= 1
+
+    with pytest.raises(IntegrityError):
+        decode(Frames([damaged]))
+    assert bytes(decode(MappedFrames([damaged])).buffers[0]) == b"x" * 99 + b"y"
+    damaged[40] ^= 1
+    with pytest.raises(IntegrityError, match="head"):
+        decode(MappedFrames([damaged]))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status, check_batch, check_range, check_ttl
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.connectors.zmq import health
 from proxyfab.connectors.zmq.batches import Wanted, cut
 from proxyfab.connectors.zmq.channel import Channel
@@ -210,7 +210,8 @@ class ZMQConnector(BaseConnector):
 
     def _look(self, link: Link, id: str) -> Frames | None:
         space = link.known().space
-        return link.place(space).get(Key(id, space))  # type: ignore[no-any-return]  # it is a connector
+        frames: Frames | None = link.place(space).get(Key(id, space))
+        return None if frames is None else MappedFrames.known(frames.views, frames.nbytes)
 
     def _fetch(
         self, batch: list[Wanted], part: dict[str, int], *, share: bool
