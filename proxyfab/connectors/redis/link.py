@@ -61,7 +61,11 @@ class Link:
         self._armed = 0.0
         self._seconds = seconds
         self._connection = _connection(address, place, min(seconds, CONNECT), self._enter)
-        self._connection.connect()
+        try:
+            self._connection.connect()
+        except BaseException:
+            self.close()  # redis-py does, but only after errors of its own
+            raise
 
     def close(self) -> None:
         """Let go of it; what is on its way is lost."""
