@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -371,7 +372,8 @@ def test_a_cluster() -> None:
                 clients = [stack.enter_context(contextlib.closing(node.client())) for node in nodes]
                 assert min(client.dbsize() for client in clients) > 20
             assert one.exists_many(keys) == [True] * 201
-            assert len(list(RedisConnector.from_url(one.spec).scan())) == 201
+            with RedisConnector.from_url(one.spec) as other:
+                assert len(list(other.scan())) == 201
             later = one.reserve()
             assert at_once([partial(one.wait, later, DEADLINE), partial(two.put, signed(10), key=later)])[0] is True
             assert one.compare_and_set(Key("c"), None, Frames([b"1"]))
@@ -618,6 +620,17 @@ def test_after_a_fork_heartbeats_are_the_parents(one: RedisConnector, redis_serv
 
         assert in_fork(lambda: keeper.kept == {} and content(mine.get(key)) is not None) is True
         assert is_whole(mine.get(key))
+
+
+def test_a_connector_that_is_dropped_leaves_no_connection(redis_server: RedisServer) -> None:
+    """Nor a warning, nor work for the garbage collector."""
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        RedisConnector.from_url(redis_server.database(), name="one").put(signed(10))
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_a_missing_reference_is_not_lost(redis_server: RedisServer) -> None:

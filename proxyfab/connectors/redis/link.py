@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 from collections.abc import Iterable, Sequence
 from os import urandom
 from time import monotonic
@@ -58,7 +57,6 @@ class Link:
         self._place = place
         self._secret = secret
         self._protocol = protocol
-        self._armed = 0.0
         self._seconds = seconds
         self._connection = _connection(address, place, min(seconds, CONNECT), self._enter)
         try:
@@ -66,6 +64,7 @@ class Link:
         except BaseException:
             self.close()  # redis-py does, but only after errors of its own
             raise
+        self._connection.redis_connect_func = None  # no circle: a link that is dropped is closed at once
 
     def close(self) -> None:
         """Let go of it; what is on its way is lost."""
@@ -79,7 +78,7 @@ class Link:
 
     def send(self, parts: Sequence[Part], nbytes: int) -> None:
         """Send the parts of one or more commands, `nbytes` in all."""
-        self._arm(self.parser.deadline - monotonic())
+        self.parser.arm()
         try:
             if len(parts) == 1 or nbytes <= JOINED:
                 self._socket.sendall(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -156,22 +155,7 @@ class Link:
                 at += 1
             if at < len(parts):
                 parts[at] = memoryview(parts[at])[sent:]
-                self._arm(self.parser.deadline - monotonic())
-
-    def _arm(self, left: float) -> None:
-        """Let the kernel end a call of the socket in time. Set anew only where that makes a difference."""
-        if left <= 0:
-            raise exceptions.TimeoutError("the deadline passed")
-        if 0.98 * self._armed <= left <= 1.02 * self._armed + 0.001:
-            return
-        self._armed = left
-        if self._plain:
-            whole = int(left)
-            value = struct.pack("@ll", whole, max(int((left - whole) * 1e6), 1))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-        else:
-            self._socket.settimeout(left)
+                self.parser.arm()
 
     def _enter(self, connection: Any) -> None:
         """The handshake, in one round trip; called by redis-py when the socket is there."""
@@ -184,7 +168,6 @@ class Link:
         if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED)
         parser.wholly(self._plain)
-        parser.arm = self._arm
         self.begin(self._seconds)
         commands, optional = self._greeting()
         self.ask(b"".join(commands + optional))

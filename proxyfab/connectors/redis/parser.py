@@ -11,7 +11,7 @@ a bulk reply announces, at most `LARGEST`, and the kernel gives it page by page 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import struct
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
@@ -52,8 +52,7 @@ class InPlaceParser(BaseParser):
         self._start = self._end = 0
         self._sock: Any = None
         self._flags: int = _WHOLE
-        self.arm: Callable[[float], None] = lambda _: None
-        """Called with the seconds that are left when a read goes on; it sets the socket's own limit."""
+        self._armed = 0.0
         self.deadline = 0.0
         self._reader: Any = None
 
@@ -62,6 +61,7 @@ class InPlaceParser(BaseParser):
     def on_connect(self, connection: _Connected) -> None:
         self._sock = connection._sock
         self._start = self._end = 0
+        self._armed = 0.0
         self._reader = None
 
     def on_disconnect(self) -> None:
@@ -224,8 +224,23 @@ class InPlaceParser(BaseParser):
         return self._start < self._end
 
     def wholly(self, possible: bool) -> None:
-        """Whether the socket can be told to wait for all that was asked for, in one call (TLS cannot)."""
+        """Whether the kernel can wait for all that was asked for, and keep the time, in one call (TLS cannot)."""
         self._flags = _WHOLE if possible else 0
+
+    def arm(self) -> None:
+        """Let a call of the socket end in time. The limit is set anew only where that makes a difference."""
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise exceptions.TimeoutError("the deadline passed")
+        if 0.98 * self._armed <= left <= 1.02 * self._armed + 0.001:
+            return
+        self._armed = left
+        if not self._flags:
+            self._sock.settimeout(left)
+            return
+        value = struct.pack("@ll", int(left), max(int(left % 1 * 1e6), 1))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
     def _line(self) -> bytes:
         while (found := self._buffer.find(b"\r\n", self._start, self._end)) < 0:
@@ -246,10 +261,7 @@ class InPlaceParser(BaseParser):
         self._end += self._receive(self._view[self._end :], 0)
 
     def _receive(self, into: memoryview, flags: int) -> int:
-        left = self.deadline - monotonic()
-        if left <= 0:
-            raise exceptions.TimeoutError("the deadline passed")
-        self.arm(left)
+        self.arm()
         try:
             count: int = self._sock.recv_into(into, 0, flags) if flags else self._sock.recv_into(into)
         except (BlockingIOError, TimeoutError):
