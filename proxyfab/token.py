@@ -68,11 +68,11 @@ def read(text: str, seal: Any, unpickle: bool) -> tuple[Any, ...]:
     spec = StoreSpec.parse(url)
     ConnectorSpec.parse(spec.connector)
     if seal is None and not spec.seal and not unpickle:
-        url = str(spec._replace(serializer="safe"))
+        spec = spec._replace(serializer="safe")
     if not (kind.partition(":")[0] in sys.modules if seal is not None else kind in _HARMLESS):
         kind, mask = "", 0  # a hint that would have this process look up, or import, what the token names
     place = (id, where) if inside is None else (_incoming(inside),)
-    return (url, *place, nbytes, kind, mask, flags)
+    return (str(spec), *place, nbytes, kind, mask, flags)  # in our own spelling: what was checked is what is opened
 
 
 def _decoded(text: object) -> bytes:

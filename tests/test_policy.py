@@ -174,6 +174,18 @@ def test_serializers():
     assert received("memory://x#serializer=safe").store.url.endswith("safe")
 
 
+@pytest.mark.parametrize("claim", ["serializer=s%61fe", "%73erializer=safe", "serializer=default&serializer=safe"])
+def test_a_serializer_is_what_it_says_however_it_is_written(claim):
+    """A claim that a policy believes is one that the reader keeps."""
+    with Store("memory://written") as store:
+        key = store.put(Key("pickled"))
+        policy.restrict(serializers={"safe"})
+        reference = pickle.loads(pickle.dumps(Ref(f"memory://written#{claim}", key)))
+        with pytest.raises(SerializationError, match="unpickle"):
+            reference.resolve()
+        store.clear()
+
+
 def test_nothing_unsealed_from_beyond_this_machine_is_unpickled(tmp_path, monkeypatch):
     """A strict mode for this process's own stores, too."""
     monkeypatch.setenv("PROXYFAB_KEY_LAB", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")

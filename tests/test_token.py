@@ -49,6 +49,17 @@ def test_nothing_unsealed_is_unpickled_unless_one_says_so(store):
         assert Ref.from_token(text, unpickle=True).resolve() == obj
 
 
+@pytest.mark.parametrize("claim", ["s%65al=sign:lab", "%73eal=sign:lab", "cache=0&se%61l=sign:lab"])
+def test_a_seal_that_is_only_claimed_unpickles_nothing(store, claim):
+    """However the claim is quoted: what came inside is not sealed."""
+    _, packed, *rest = store.ref(Key("pickled"))._state()
+    text = token(
+        f"memory://x#{claim}", "", "", list(packed), *[str(part) if n == 2 else part for n, part in enumerate(rest)]
+    )
+    with pytest.raises(SealError):
+        Ref.from_token(text).resolve()
+
+
 def test_a_sealed_token_is_its_writers(store):
     """So is what it refers to; another key, no key and a changed letter are refused."""
     text = store.ref(Key("pickled")).to_token(seal="encrypt:lab")
