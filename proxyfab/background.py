@@ -3,7 +3,7 @@
 Promises: no thread keeps the interpreter alive; after a fork a child starts with none and makes its own, and what it
 inherited unfinished begins again when somebody asks for it; a task that is never waited for costs nothing more. A
 thread that idles for ten seconds ends. Work sees the context variables of whoever started it, so that what observers
-record of it belongs to him.
+record of it belongs to him. An interrupt of whoever waits, at whichever instruction, holds up nobody else.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ _IDLE = 10.0
 class Task(Generic[R]):
     """One call that runs in the background. `result` may be asked for any number of times, from any thread."""
 
-    __slots__ = ("_call", "_done", "_error", "_process", "_value", "what")
+    __slots__ = ("_call", "_gate", "_outcome", "_process", "what")
 
     def __init__(self, call: Callable[[], R], what: str) -> None:
         self.what = what
         context = copy_context()
         # A copy of the copy: in a forked child the first may be marked as in use by a thread that is not there.
         self._call: Callable[[], R] | None = lambda: context.copy().run(call)
-        self._done = threading.Event()
+        self._gate = closed_gate()
         self._process = os.getpid()
-        self._value: Any = None
-        self._error: BaseException | None = None
+        self._outcome: tuple[Any, BaseException | None] | None = None
 
     def run(self) -> None:
         """Do the work, once, in this thread."""
-        call = self._call
+        call, gate = self._call, self._gate  # a child that is forked in the call waits at a gate of its own
+        outcome: tuple[Any, BaseException | None] = None, None
         try:
-            self._value = call() if call is not None else None
+            outcome = call() if call is not None else None, None
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
-            self._error = error
+            outcome = None, error
         finally:
-            self._done.set()
+            self._outcome = outcome
+            gate.release()
             self._call = None  # not before: a child that is forked meanwhile calls it again
 
     def result(self, timeout: float | None = None) -> R:
@@ -55,16 +56,28 @@ class Task(Generic[R]):
         Raises:
             ResolveTimeout: It has not finished within `timeout` seconds; it goes on in the background.
         """
-        if not self._done.is_set():
+        if self._outcome is None:
             self._adopt()
-            if not self._done.wait(timeout):
-                raise ResolveTimeout(
-                    f"{self.what} has not finished within {round(timeout or 0, 3)} s; wait longer or look at the other "
-                    f"side."
-                )
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[no-any-return]  # it is what the call returned
+            self._wait(timeout)
+        if self._outcome is None:
+            raise ResolveTimeout(
+                f"{self.what} has not finished within {round(timeout or 0, 3)} s; wait longer or look at the other "
+                f"side."
+            )
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]  # it is what the call returned
+
+    def _wait(self, timeout: float | None) -> None:
+        """Through the gate and leave it open for the next one: taken and recorded by one call (`osio.leases`)."""
+        gate, mine = self._gate, list[bool]()
+        seconds = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        try:
+            mine.extend(map(gate.acquire, (True,), (seconds,)))
+        finally:
+            if mine and mine[0]:
+                gate.release()
 
     def _adopt(self) -> None:
         """In a forked child: begin again, since the thread that is at it stayed in the parent."""
@@ -74,9 +87,16 @@ class Task(Generic[R]):
         with _pool.lock:
             if self._process == here:
                 return
-            self._done = threading.Event()  # the parent's may be locked for ever
+            self._gate = closed_gate()  # nobody here opens the parent's
             self._process = here
         _pool.submit(self)
+
+
+def closed_gate() -> threading.Lock:
+    """A lock that is taken; no `threading.Event`, which an interrupted waiter may leave locked for who sets it."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
 
 
 class _Pool:
@@ -85,24 +105,30 @@ class _Pool:
     def __init__(self) -> None:
         self.tasks: SimpleQueue[Task[Any]] = SimpleQueue()
         self.lock = threading.RLock()  # reentrant: collecting garbage inside may submit another task
-        self.threads = 0
+        self.workers: list[threading.Thread] = []
+        """Some may never have begun: who started them was interrupted."""
         self.idle = 0
 
     after_fork = __init__
+
+    @property
+    def threads(self) -> int:
+        """How many work or wait for work."""
+        return sum([worker.is_alive() for worker in list(self.workers)])
 
     def submit(self, task: Task[Any]) -> None:
         with self.lock:
             self.tasks.put(task)
             if self.idle >= self.tasks.qsize() or self.threads >= THREADS:
                 return
-            self.threads += 1
+            worker = threading.Thread(target=self._work, name="proxyfab-background", daemon=True)
+            if len(self.workers) >= 2 * THREADS:
+                self.workers = [each for each in self.workers if each.is_alive()]
+            self.workers.append(worker)
         try:
-            threading.Thread(target=self._work, name="proxyfab-background", daemon=True).start()
+            worker.start()
         except RuntimeError:  # no thread can be had: the limit is reached, or the interpreter is ending
-            with self.lock:
-                self.threads -= 1
-                alone = not self.threads
-            if alone:
+            if not self.threads:
                 self._drain()
 
     def _drain(self) -> None:
@@ -125,7 +151,8 @@ class _Pool:
             with self.lock:
                 self.idle -= 1
                 if task is None and self.tasks.empty():
-                    self.threads -= 1
+                    me = threading.get_ident()
+                    self.workers = [each for each in self.workers if each.ident != me]
                     return
             if task is not None:
                 task.run()

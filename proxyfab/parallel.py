@@ -41,7 +41,7 @@ class _Crew:
         self._lock = threading.Lock()
         self._working: set[int] = set()
         self._over = False
-        self._idle = threading.Event()
+        self._gate: threading.Lock | None = None
         self._errors: list[BaseException] = []
 
     def run(self) -> None:
@@ -50,13 +50,13 @@ class _Crew:
         try:
             self._work()
         finally:
+            gate = None
             with self._lock:
                 self._over = True
-                if not self._working:
-                    self._idle.set()
-                else:
-                    self._idle.clear()  # one has come and gone, another is still at it
-            self._idle.wait()
+                if self._working:
+                    gate = self._gate = background.closed_gate()
+            if gate is not None:
+                gate.acquire()
         if self._errors:
             raise self._errors[0]
 
@@ -72,8 +72,8 @@ class _Crew:
         finally:
             with self._lock:
                 self._working.discard(threading.get_ident())
-                if not self._working:
-                    self._idle.set()
+                if self._gate is not None and not self._working:
+                    self._gate.release()
 
     def _work(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from proxyfab import background
 from proxyfab.errors import ResolveTimeout
+from proxyfab.testing.interrupts import Interrupt
 from proxyfab.testing.processes import at_once
 
 
@@ -41,6 +43,25 @@ def test_deadline_names_what_hangs():
     assert background.aside(lambda: 3, "three").result(5) == 3
     assert background.aside(threading.get_ident, "where").result(5) != threading.get_ident()
     gate.set()
+
+
+def test_an_interrupt_of_who_waits_holds_up_nobody_else():
+    """At whichever instruction: the work ends, and the others hear of it."""
+
+    def wait(task):
+        with contextlib.suppress(ResolveTimeout):
+            task.result(0.001)
+
+    number, came = 1, True
+    while came:
+        gate = threading.Event()
+        task = background.start(lambda gate=gate: gate.wait(10), "waiting")
+        interrupt = Interrupt(number)
+        interrupt.run(lambda task=task: wait(task))
+        gate.set()
+        assert task.result(5) is True, interrupt.where
+        number, came = number + 1, interrupt.came
+    assert number > 10
 
 
 def test_works_in_a_forked_child():

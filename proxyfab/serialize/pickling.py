@@ -10,16 +10,16 @@ import copyreg
 import gc
 import importlib
 import io
+import os
 import pickle
 import sys
-import threading
 from collections import ChainMap
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from proxyfab.buffers import Buffer
 from proxyfab.errors import ProxyfabError
-from proxyfab.fork import on_fork
 from proxyfab.serialize import blame
 from proxyfab.serialize.script import by_name_here
 from proxyfab.wire.payload import MAX_BUFFERS, Payload
@@ -113,41 +113,39 @@ def load(payload: Payload) -> Any:
     try:
         if stream.nbytes < _LARGE:
             return pickle.loads(stream, buffers=buffers)
-        with _collector_off:
-            return pickle.loads(stream, buffers=buffers)
+        return _load_large(stream, buffers)
     except (ProxyfabError, MemoryError):
         raise
     except Exception as error:
         raise blame.not_loadable(payload, error) from error
 
 
-class _CollectorOff:
-    """Keeps the garbage collector off while any thread is inside: it would walk the same new objects over and over."""
+def _load_large(stream: memoryview, buffers: list[memoryview]) -> Any:
+    """Unpickle with the garbage collector off, which would walk the same new objects over and over.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._was_on = False
-        on_fork(self)
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()
-        if self._inside and self._was_on:
-            gc.enable()  # the threads that would have done so stayed in the parent
-        self._inside = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._was_on = gc.isenabled()
-                gc.disable()
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside = max(self._inside - 1, 0)
-            if not self._inside and self._was_on:
-                gc.enable()
+    Of several threads the first that is done turns it on again. The `finally` begins with the call that does, so that
+    no interrupt leaves it off (`osio.leases` says where one can come).
+    """
+    off, me = gc.isenabled(), get_ident()
+    try:
+        if off:
+            _collector_off[me] = True
+            gc.disable()
+        return pickle.loads(stream, buffers=buffers)
+    finally:
+        if off:
+            gc.enable()
+            _collector_off.pop(me, None)
 
 
-_collector_off = _CollectorOff()
+_collector_off: dict[int, bool] = {}
+"""The threads that turned it off."""
+
+
+def _in_child() -> None:
+    if _collector_off:
+        gc.enable()  # the threads that would have done so stayed in the parent
+        _collector_off.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)

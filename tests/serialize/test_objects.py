@@ -18,6 +18,7 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, IntegrityError, MissingDependency, SerializationError
 from proxyfab.serialize import dumps, loads, pickling, register, table
+from proxyfab.testing.interrupts import Interrupt
 from proxyfab.wire.payload import Payload, decode, encode
 from tests.serialize.models import Sample, Slotted, Stubborn
 
@@ -225,12 +226,44 @@ def test_the_collector_comes_back_after_errors_threads_and_forks():
     for thread in threads:
         thread.join()
     assert gc.isenabled()
-    with pickling._collector_off:
+    assert loads(wire(dumps([Forking(), *map(str, range(50_000))])))[0] == 1
+    assert gc.isenabled()
+
+
+class Forking:
+    """Unpickled, it is the exit code of a fork that another thread makes meanwhile: whether the child collects."""
+
+    def __reduce__(self):
+        return _fork_in_a_thread, ()
+
+
+def _fork_in_a_thread():
+    assert not gc.isenabled()
+    codes = []
+
+    def fork():
         child = multiprocessing.get_context("fork").Process(target=_exit_with_collector)
         child.start()
         child.join()
-    assert child.exitcode == 1
-    assert gc.isenabled()
+        codes.append(child.exitcode)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    return codes[0]
+
+
+def test_the_collector_comes_back_after_an_interrupt_at_any_instruction():
+    """Of a load that turns it off."""
+    good = wire(dumps([str(each) for each in range(10_000)]))
+    assert len(good.buffers[0]) >= pickling._LARGE
+    number, came = 1, True
+    while came:
+        interrupt = Interrupt(number)
+        interrupt.run(lambda: loads(good))
+        assert gc.isenabled(), interrupt.where
+        number, came = number + 1, interrupt.came
+    assert number > 5
 
 
 def _exit_with_collector():
