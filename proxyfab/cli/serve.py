@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from proxyfab.errors import ConfigurationError, MissingDependency
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
 from proxyfab.spec import ConnectorSpec, nbytes
+
+if TYPE_CHECKING:
+    from proxyfab.server.node import Node
 
 _PART = 4
 """The part of shared memory that a server takes by default."""
@@ -76,6 +80,10 @@ def serve(
         orphans=orphans,
     )
     node = Node(options, storage_of(open_connector(url)), is_over=None if room is None else room.is_over)
+    _run(node, url, ready_file, ready_fd)
+
+
+def _run(node: Node, storage: str, ready_file: str | None, ready_fd: int | None) -> None:
     endpoints = node.open()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
@@ -85,7 +93,7 @@ def serve(
     signal.signal(signal.SIGINT, stop)
     ready = {"url": f"zmq://{node.address}", "endpoints": endpoints, "pid": os.getpid()}
     _tell(json.dumps({**ready, "incarnation": node.incarnation}), ready_file, ready_fd)
-    click.echo(f"proxyfab serve: {url} at {ready['url']}, pid {os.getpid()}", err=True)
+    click.echo(f"proxyfab serve: {storage} at {ready['url']}, pid {os.getpid()}", err=True)
     try:
         node.run()
     finally:
