@@ -85,6 +85,16 @@ def test_a_stopped_server_costs_the_deadline_and_no_more(server: RedisServer, op
         assert until(lambda: _works(one, key))
 
 
+def test_a_server_that_was_stopped_before_costs_no_more(server: RedisServer) -> None:
+    server.stop()
+    with RedisConnector.from_url(f"{server.url}/0?timeout=0.5", name="one") as one:
+        started = time.monotonic()
+        with pytest.raises(ConnectorError, match=str(server.port)):
+            one.put(signed(10))
+        assert time.monotonic() - started < 1.6
+    server.go_on()
+
+
 def _works(one: RedisConnector, key: Key) -> bool:
     with contextlib.suppress(ConnectorError):
         return is_whole(one.get(key) or Frames())

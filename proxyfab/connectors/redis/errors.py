@@ -48,6 +48,10 @@ def translate(error: BaseException, doing: Doing) -> ProxyfabError:
     """The error of proxyfab that `error` is."""
     said = f"{doing.what} at {doing.where}"
     detail = (str(error) or type(error).__name__).rstrip(".")
+    if isinstance(error, TimeoutError) and "connecting" in detail:
+        return ConnectorError(
+            f"{said} failed: nobody answers at that address. Check host and port, and the network between (firewalls)."
+        )
     if isinstance(error, TimeoutError):
         return ConnectorError(
             f"{said} was not finished within {doing.timeout:g} s; is the server stopped, busy or unreachable? "

@@ -7,7 +7,6 @@ it may be repeated. Leaves what is said on a link to others.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -45,7 +44,6 @@ class Fleet:
         self._topology: Topology | None = None
         self._opening = threading.Lock()
         self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
-        self._process = os.getpid()
         on_fork(self)
 
     def run(self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
@@ -91,14 +89,14 @@ class Fleet:
             self.epoch = link.epoch
         return link
 
-    def lend(self, address: Address, protocol: int = 2) -> Link:
-        """A link on which nothing is under way; to be given back, or closed."""
+    def lend(self, address: Address, protocol: int = 2, seconds: float = CONNECT) -> Link:
+        """A link on which nothing is under way; to be given back, or closed. A new one may take so many seconds."""
         idle = self._idle[address, protocol]
         while True:
             try:
                 link = idle.pop()
             except IndexError:
-                return self.connect(address, protocol=protocol)
+                return self.connect(address, protocol=protocol, seconds=seconds)
             if time.monotonic() - link.used < _IDLE or not link.stale():
                 return link
             link.close()
@@ -185,9 +183,10 @@ class Fleet:
     def _once(
         self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool = False
     ) -> T:
-        link = self.lend(address, protocol)
+        ends = time.monotonic() + seconds
+        link = self.lend(address, protocol, seconds)
         try:
-            link.begin(seconds)
+            link.begin(ends - time.monotonic())
             if asking:
                 link.call(b"ASKING")
             done = work(link)
