@@ -47,6 +47,13 @@ def table(reports: list[Report]) -> Table:
     return shown
 
 
+def write(output: Path, reports: list[Report]) -> None:
+    """The figures of all runs, as JSON."""
+    machine = f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
+    made = {"at": time.time(), "machine": machine, "runs": [report.row() for report in reports]}
+    output.write_text(json.dumps(made, indent=1))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--place", "places", multiple=True, type=click.Choice(names()), help="Which places; all without it.")
 @click.option("--victims", multiple=True, type=click.Choice(get_args(Victims)), help="Whom; all without it.")
@@ -67,11 +74,9 @@ def main(places: tuple[str, ...], victims: tuple[str, ...], count: int, seed: in
             reports.append(report)
             if not report.ok:
                 console.print(f"{report}\nlogs: {kept}")
+            if output is not None:  # after each, so that an interrupted campaign has shown what it has shown
+                write(output, reports)
     console.print(table(reports))
-    if output is not None:
-        machine = f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
-        made = {"at": time.time(), "machine": machine, "runs": [report.row() for report in reports]}
-        output.write_text(json.dumps(made, indent=1))
     sys.exit(0 if reports and all(report.ok for report in reports) else 1)
 
 
