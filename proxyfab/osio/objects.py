@@ -51,7 +51,9 @@ _FIRST = 16 * 1024  # what comes with the header in one call; most small objects
 RESERVED_FROM = 2**20
 """From here on the space is reserved before writing, where that is quick: ext4 then writes a third faster."""
 _RESERVES = frozenset({"ext4", "xfs"})
-_FANS = [f"{number:02x}" for number in range(16)]
+FANS = 16
+"""Directories that a namespace of `file://` fans out to. A root's marker says so (`osio.root`)."""
+_FANS = [f"{number:02x}" for number in range(FANS)]
 _LONGEST = 200
 _RENEWED = 3
 
@@ -62,7 +64,7 @@ def fan_of(id: str) -> str:
     Not more: making one doubles the time of the put that needs it, each is brought to the disk behind a `put_many`,
     and disks place the files of one directory together.
     """
-    return _FANS[crc32(id.encode()) & 15]
+    return _FANS[crc32(id.encode()) & FANS - 1]
 
 
 def name_of(id: str) -> str:

@@ -5,7 +5,9 @@ Rules:
    and directories that we renamed to remove them are ever changed or removed; links are not followed there.
 2. A marker is written whole or not at all, and first come wins; its random tag stands in keys, so that a key of another
    root is refused with a sentence instead of found missing.
-3. Reaping takes only what surely nobody has: see `namespace.Namespace.state`. What cannot be judged, or removed, is
+3. The marker says how many directories a namespace's objects fan out to. One of before it did is refused where objects
+   lie in directories that nobody would look into.
+4. Reaping takes only what surely nobody has: see `namespace.Namespace.state`. What cannot be judged, or removed, is
    left and said, and the rest is gone on with.
 """
 
@@ -36,10 +38,12 @@ from proxyfab.osio.files import (
     write_all,
 )
 from proxyfab.osio.namespace import DOOMED, NAME, OWNER, Namespace, State
+from proxyfab.osio.objects import FANS
 
 MARKER = ".proxyfab"
 VERSION = 1
 _TAG = re.compile(r"[0-9a-f]{8}")
+_OLD_FAN = re.compile(r"[1-9a-f][0-9a-f]")
 _DOOMED = re.compile(rf"{re.escape(DOOMED)}{NAME}(?P<remover>{re.escape(TEMPORARY)}[0-9a-f]+(-\d+){{3}})")
 
 
@@ -161,16 +165,35 @@ def _read_tag(path: str) -> str | None:
         return None
     try:
         content = json.loads(text)
-        version, tag = int(content["proxyfab"]), str(content["tag"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        version, tag, fans = int(content["proxyfab"]), str(content["tag"]), int(content.get("fans", 0))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _no_marker(marker) from error
-    if version != VERSION:
+    if version != VERSION or fans not in (0, FANS):
         raise ConnectorError(
-            f"{path} has layout version {version} and this proxyfab knows {VERSION}; upgrade proxyfab."
+            f"{path} has layout version {version} with {fans} directories and this proxyfab knows {VERSION} with "
+            f"{FANS}; upgrade proxyfab."
+        )
+    old = "" if fans else _old_fan(path)
+    if old:
+        raise ConnectorError(
+            f"{path} was written by an older proxyfab: its objects in {old} would not be found. Move what lies in the "
+            f"directories 10 to ff of each namespace to the one of 00 to 0f with the same last digit ({old} to "
+            f"{old[:-2]}0{old[-1]}), while nobody uses them."
         )
     if not _TAG.fullmatch(tag):
         raise _no_marker(marker)
     return tag
+
+
+def _old_fan(path: str) -> str:
+    """A directory in which a proxyfab that fanned out to 256 has left objects; `""` where there is none."""
+    for name in _names(path):
+        space = f"{path}/{name}"
+        if not name.startswith(".") and os.path.exists(f"{space}/{OWNER}"):
+            for fan in filter(_OLD_FAN.fullmatch, _names(space)):
+                if os.path.isdir(f"{space}/{fan}") and _names(f"{space}/{fan}"):
+                    return f"{space}/{fan}"
+    return ""
 
 
 def _no_marker(path: str) -> ConnectorError:
@@ -180,7 +203,7 @@ def _no_marker(path: str) -> ConnectorError:
 def _write_marker(path: str) -> None:
     """Whole or not at all; whoever comes second keeps the first one's."""
     temporary = f"{path}/{temporary_name()}"
-    content = json.dumps({"proxyfab": VERSION, "tag": os.urandom(4).hex()}).encode()
+    content = json.dumps({"proxyfab": VERSION, "tag": os.urandom(4).hex(), "fans": FANS}).encode()
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(fd, 0o600)

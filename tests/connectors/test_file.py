@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from proxyfab import Store
 from proxyfab.buffers import Frames
 from proxyfab.connectors.file import FileConnector
 from proxyfab.errors import (
@@ -488,3 +490,26 @@ def test_a_small_object_takes_three_system_calls_each_way(place: Path, monkeypat
     one.get(key)
 
     assert called == ["open", "writev", "close", "open", "pread", "close"]
+
+
+def test_a_root_says_its_layout_and_one_of_an_older_layout_how_it_is_brought_up(tmp_path: Path) -> None:
+    """Objects in the directories 10 to ff would be listed and never found; moved as the error says, all are there."""
+    with Store(f"file://{tmp_path}", name="old", inline_below=0) as store:
+        keys = [store.put(number) for number in range(20)]
+    marker = tmp_path / ".proxyfab"
+    content = json.loads(marker.read_text())
+    assert content.pop("fans") == objects.FANS
+    marker.write_text(json.dumps(content))
+    with Store(f"file://{tmp_path}", name="old") as store:
+        assert [store.get(key) for key in keys] == list(range(20)), "an older marker above the same layout"
+    for fan in list((tmp_path / "old").glob("0?")):
+        fan.rename(fan.with_name(f"3{fan.name[1]}"))
+    with Store(f"file://{tmp_path}", name="old") as store, pytest.raises(ConnectorError, match="last digit"):
+        store.get(keys[0])
+    for fan in (tmp_path / "old").glob("3?"):
+        fan.rename(fan.with_name(f"0{fan.name[1]}"))
+    with Store(f"file://{tmp_path}", name="old") as store:
+        assert [store.get(key) for key in keys] == list(range(20))
+    marker.write_text(json.dumps(content | {"fans": 4096}))
+    with Store(f"file://{tmp_path}", name="old") as store, pytest.raises(ConnectorError, match="4096 directories"):
+        store.get(keys[0])
