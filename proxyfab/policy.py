@@ -10,7 +10,8 @@ Rules:
 2. Policies add up: each further one narrows. Without any, received references open what their URLs say, but for rule 4.
 3. Places are compared as they are: a directory after links were followed, a host by itself after the URL was parsed.
 4. A received URL never chooses which secret of this process is sent where: of `env:` and `file:` references only the
-   names that are meant for it are followed (`PROXYFAB_*`, `REDIS*`, `/run/secrets`), unless `secrets=` allows more.
+   names that are meant for it are followed (`PROXYFAB_*`, `REDIS*`, `/run/secrets`), unless `secrets=` allows more;
+   the keys of seals and servers are no passwords, and are never sent.
 5. What cannot be read (a policy file with an unknown name) is an error, never no policy.
 """
 
@@ -28,6 +29,7 @@ from proxyfab.spec import ConnectorSpec, StoreSpec
 LOCAL = frozenset({"memory", "shm"})
 """Schemes whose bytes only this user's processes on this machine can write."""
 _SECRETS = ("env:PROXYFAB_*", "env:REDIS*", "file:/run/secrets/*")
+_KEYS = ("env:PROXYFAB_KEY_*", "env:PROXYFAB_SIGN_*", "env:PROXYFAB_CURVE_*")
 _PATHS = frozenset({"ca", "cert", "dir", "directory", "path", "root", "socket"})
 
 
@@ -77,9 +79,11 @@ def restrict(
     for rule in (schemes, hosts, directories, serializers, secrets):
         if isinstance(rule, str):
             raise ConfigurationError(f"A policy takes lists; write [{rule!r}].")
+    if not isinstance(unsealed_pickle, bool):
+        raise ConfigurationError(f"unsealed_pickle={unsealed_pickle!r} is neither true nor false.")
     policy = Policy(
         None if schemes is None else frozenset(schemes),
-        None if hosts is None else tuple(host.lower() for host in hosts),
+        None if hosts is None else tuple(map(_pattern, hosts)),
         None if directories is None else tuple(os.path.realpath(os.path.expanduser(path)) for path in directories),
         None if serializers is None else frozenset(serializers),
         require_seal if isinstance(require_seal, bool) else _ids(require_seal),
@@ -89,6 +93,14 @@ def restrict(
     with _lock:
         _policies = (*_policies, policy)
     return policy
+
+
+def _pattern(host: str) -> str:
+    """A rule for hosts as `fnmatch` reads it, to which the brackets of an IPv6 address would be a choice of letters."""
+    host = host.lower()
+    if not host.startswith("[") or ":" not in host.partition("]")[0]:
+        return host
+    return f"[{host[0]}]{host[1:]}" if "]:" in host else host.strip("[]")
 
 
 def _ids(require_seal: Iterable[str]) -> frozenset[str]:
@@ -121,7 +133,7 @@ def load(path: str) -> Policy:
         raise ConfigurationError(f"The policy {path} has no rule {unknown[0]!r}; it knows {', '.join(Policy._fields)}.")
     try:
         return restrict(**rules)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ConfigurationError(f"The policy {path} does not hold lists of texts: {error}.") from error
 
 
@@ -225,14 +237,15 @@ def _check_secret(name: str, value: str, url: str) -> None:
     allowed = [*_SECRETS, *(pattern for policy in _policies for pattern in policy.secrets)]
     if value.startswith("file:"):
         value = f"file:{os.path.realpath(os.path.expanduser(value[5:]))}"
-    if not any(_matches(value, pattern) for pattern in allowed):
+    is_key = any(_matches(value, pattern) for pattern in _KEYS)
+    if is_key or not any(_matches(value, pattern) for pattern in allowed):
         raise _denied("secrets", f"the secret {value!r} of this process", url)
 
 
 def _check_paths(policy: Policy, spec: ConnectorSpec, url: str) -> None:
     if policy.directories is None:
         return
-    paths = [value for name, value in spec.options if name in _PATHS and value]
+    paths = [value for name, value in spec.options if value and (name in _PATHS or value.startswith("/"))]
     if spec.path and spec.scheme not in LOCAL and spec.host in ("", "localhost"):
         paths += [spec.path] if not spec.host or spec.scheme == "file" else []
     for path in paths:
@@ -242,9 +255,10 @@ def _check_paths(policy: Policy, spec: ConnectorSpec, url: str) -> None:
 def _check_directory(policy: Policy, path: str, url: str) -> None:
     if policy.directories is None:
         return
-    real = os.path.realpath(os.path.expanduser(path))
-    if not any(real == allowed or real.startswith(allowed.rstrip("/") + "/") for allowed in policy.directories):
-        raise _denied("directories", f"the path {real}", url)
+    path = os.path.expanduser(path)
+    for real in {os.path.realpath(path), os.path.realpath(os.path.abspath(path))}:  # `link/..` has two meanings
+        if not any(real == allowed or real.startswith(allowed.rstrip("/") + "/") for allowed in policy.directories):
+            raise _denied("directories", f"the path {real}", url)
 
 
 def _check_host(patterns: tuple[str, ...], address: str, url: str) -> None:

@@ -24,6 +24,7 @@ _SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _PLAIN = "~/:;=,*?@[]"  # what stands in an option as it is, so that a URL inside a URL stays readable
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_DEEPEST = 32
 INLINE_BELOW = 4096
 CACHE = 256 * 2**20
 
@@ -46,8 +47,14 @@ class ConnectorSpec(NamedTuple):
                 f"{url!r} is not a connector's URL: it looks like shm://, file:///path or redis://host:6379/0."
             )
         *layers, scheme = match["scheme"].split("+")
+        host = unquote(match["host"])
+        if "/" in host or len(set(layers)) < len(layers) or url.count("://") > _DEEPEST:
+            raise ConfigurationError(
+                f"{url[:200]!r} makes no sense: a host has no '/', a layer stands once before a scheme, and of URLs in "
+                f"URLs there are at most {_DEEPEST}."
+            )
         options = tuple(parse_qsl(match["query"] or "", keep_blank_values=True))
-        return cls(scheme, unquote(match["host"]), unquote(match["path"] or ""), options, tuple(layers))
+        return cls(scheme, host, unquote(match["path"] or ""), options, tuple(layers))
 
     def __str__(self) -> str:
         query = f"?{urlencode(self.options, safe=_PLAIN)}" if self.options else ""

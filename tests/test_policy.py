@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from proxyfab import Store, open_store, policy
-from proxyfab.errors import AccessDenied, SealError, SerializationError
+from proxyfab.errors import AccessDenied, ConfigurationError, SealError, SerializationError
 from proxyfab.keys import Key
 from proxyfab.ref import Ref, load
 
@@ -93,6 +93,46 @@ def test_a_host_is_what_is_connected_to(url):
     policy.restrict(hosts=["*.lab.org", "10.1.0.0/16", "node7:6379"])
     with pytest.raises(AccessDenied, match="hosts="):
         policy.check_connector(url)
+
+
+def test_a_link_and_a_way_back_up_is_compared_as_it_is_opened(tmp_path):
+    """`link/..` is one directory to the kernel, and another to who cleans the path first."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "door").symlink_to(tmp_path / "in" / "deep")
+    policy.restrict(directories=[tmp_path / "in"])
+    assert "directories=" in refused(f"file://{tmp_path}/door/../out")
+
+
+def test_a_socket_is_not_hidden_in_a_host(tmp_path):
+    """However it is quoted."""
+    policy.restrict(directories=[tmp_path], hosts=["*.lab.org"])
+    with pytest.raises(ConfigurationError, match="host"):
+        _ = received("zmq://%2Ftmp%2Fevil.lab.org").store
+
+
+def test_files_are_files_whatever_their_option_is_called(tmp_path):
+    """The key that a client shows is read, too."""
+    policy.restrict(directories=[tmp_path])
+    assert "directories=" in refused("rediss://host/0?key=/etc/ssl/private/some.key")
+
+
+@pytest.mark.parametrize("rule", ["[::1]", "[::1]:6379", "::1"])
+def test_an_address_in_brackets_is_one_address(rule):
+    """And not a choice of letters."""
+    policy.restrict(hosts=[rule])
+    policy.check_connector("redis://[::1]:6379/0")
+    for other in ("1", ":", "[::2]:6379"):
+        with pytest.raises(AccessDenied, match="hosts="):
+            policy.check_connector(f"redis://{other}/0")
+
+
+@pytest.mark.parametrize("kind", ["KEY", "SIGN", "CURVE"])
+def test_no_key_is_a_password(kind):
+    """A received URL would have it sent to the host it names; no policy allows that."""
+    policy.restrict(secrets=["env:*"])
+    for url in (f"redis://evil.org/0?password=env:PROXYFAB_{kind}_LAB", f"x://?password=env:PROXYFAB_{kind}_LAB"):
+        with pytest.raises(AccessDenied, match="secrets="):
+            policy.check_connector(url)
 
 
 def test_hosts_that_are_allowed():
@@ -228,7 +268,15 @@ def test_a_policy_of_the_environment(tmp_path):
     assert "AccessDenied" in run()[0]
     path.write_text('schemes = ["file"]\n')
     assert run() == [""]
-    for wrong in ('scheme = ["file"]', "schemes = 5", 'schemes = "file"', "not toml", "require_seal = 'lab'"):
+    for wrong in (
+        'scheme = ["file"]',
+        "schemes = 5",
+        'schemes = "file"',
+        "not toml",
+        "require_seal = 'lab'",
+        'unsealed_pickle = "false"',
+        "hosts = [1]",
+    ):
         path.write_text(wrong)
         assert "ConfigurationError" in run()[0]
 
