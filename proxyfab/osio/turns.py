@@ -5,7 +5,8 @@ Rules:
    number of turns costs one descriptor, and different names practically never meet.
 2. The locks are those of a process (`F_SETLK`): a forked child inherits none, and the kernel gives them back when the
    process ends, also by SIGKILL. Such locks end when *any* descriptor of the file is closed; so a process has one
-   descriptor for each such file, shared by all who use it (`turns_at`).
+   descriptor for each such file, shared by all who use it (`turns_at`). Should somebody remove the file, the new one is
+   opened beside it.
 3. A turn may be held while an object moves, which takes as long as it takes: only those wait who want the same name,
    and they are told after PATIENCE. Who holds a turn and wants a second one asks with `try_take`, which never waits.
 """
@@ -24,7 +25,7 @@ from xxhash import xxh3_64_intdigest
 
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
-from proxyfab.osio.files import make_directory, translate
+from proxyfab.osio.files import make_directory, names_it, translate
 from proxyfab.osio.owner import NO_LOCKS
 
 FILE = ".turns"
@@ -118,15 +119,15 @@ class Turns:
         return True
 
     def _file(self) -> int:
-        if not self._fds:
+        if not self._fds or not names_it(self.path, self._fds[-1]):
             try:
                 make_directory(os.path.dirname(self.path), parents=True)
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                # A thread that was faster has the first place; ours is closed with it (rule 2).
+                # A thread may have been faster: its descriptor of the same file stays open, too (rule 2).
                 self._fds.extend(map(os.open, (self.path,), (flags,), (0o600,)))
             except OSError as error:
                 raise translate(error, "open", self.path) from error
-        return self._fds[0]
+        return self._fds[-1]
 
 
 def _close(fds: list[int]) -> None:
