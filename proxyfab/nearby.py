@@ -1,7 +1,9 @@
 """Nearby: copies of objects that lie farther away, in a connector of its own, within a limit.
 
 Promises: a copy never outlives its object's time to live, nor `keep` seconds; the least recently used goes when there
-is no room; whatever goes wrong with a copy, only the copy is missing. No lock is held while bytes move.
+is no room; whatever goes wrong with a copy, only the copy is missing. What has no end is no copy and stays: another
+process brings it home, or somebody gave copies a namespace that has other things in it. No lock is held while bytes
+move.
 """
 
 from __future__ import annotations
@@ -104,12 +106,17 @@ class Nearby:
         book.found({}, {}, known)
 
     def _enter(self, book: Ledger, room: Room) -> bool:
+        spared = set(self._pinned)
         while room.nbytes <= self.limit:
             if book.enter(room):
                 return True
-            victim = book.victim(self._pinned)
+            victim = book.victim(spared)
             if victim is None:
                 break
+            stat = self.child.stat(Key(victim))
+            if stat is not None and stat.expires is None:
+                spared.add(victim)
+                continue
             self.child.evict(Key(victim))
             book.note(victim, fast=None, slow=None)
         return False

@@ -19,6 +19,7 @@ Promises:
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -40,6 +41,7 @@ from proxyfab.routing import parse_route, route_text
 from proxyfab.spec import ConnectorSpec, namespace_of
 
 KEEP = 3600.0
+_RECKONING = 0.1
 LIMIT = 256 * 2**20
 _DRAWN = re.compile(r"[0-9a-f]{32}")
 _WRITES = ("through", "back")
@@ -135,19 +137,20 @@ class TieredConnector(BaseConnector):
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
         home = self._use()
         found: dict[str, Frames] = {}
-        wanted = [key.id for key in keys if self._copied(key)]
+        wanted = {key.id: key for key in keys if self._copied(key)}
+        before: dict[str, Stat | None] = {}
         for number, tier in enumerate(self.near):
             missing = [id for id in wanted if id not in found]
             fresh = tier.get(missing) if missing else {}
             found.update(fresh)
-            for key in keys if number else ():
-                if key.id in fresh:
-                    self._copy_up(key, fresh[key.id], self.near[:number])
+            for id in fresh if number else ():
+                self._copy_up(wanted[id], fresh[id], self.near[:number], before[id])
+            before = before or {id: self._seen(wanted[id]) for id in missing if id not in fresh}
         rest = [key for key in keys if key.id not in found]
         brought = dict(zip(rest, home.get_many(rest), strict=True)) if rest else {}
         for key, frames in brought.items():
-            if frames is not None:
-                self._copy_up(key, frames, self.near)
+            if frames is not None and key.id in before:
+                self._copy_up(key, frames, self.near, before[key.id])
         return [found[key.id] if key.id in found else brought[key] for key in keys]
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
@@ -168,15 +171,19 @@ class TieredConnector(BaseConnector):
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         return bool(self._settled(key).wait(key, timeout))
 
-    def _copy_up(self, key: Key, frames: Frames, tiers: Sequence[Nearby]) -> None:
-        if not tiers or not self._copied(key):
-            return
-        stat = self.home.stat(key)
-        if stat is None:
+    def _seen(self, key: Key) -> Stat | None:
+        """What lies at home; None also where nobody can tell."""
+        with contextlib.suppress(ConnectorError):
+            return self.home.stat(key)  # type: ignore[no-any-return]
+        return None
+
+    def _copy_up(self, key: Key, frames: Frames, tiers: Sequence[Nearby], before: Stat | None) -> None:
+        """Copy what was read; `before` is what lay at home when that began."""
+        if before is None:
             return
         for tier in tiers:
-            tier.add(key.id, frames, stat.expires)
-        if not self.home.exists(key):  # evicted while we copied
+            tier.add(key.id, frames, before.expires)
+        if not _same(before, self._seen(key)):  # evicted, replaced or renewed while we copied
             self._drop([key])
 
     def _copied(self, key: Key) -> bool:
@@ -200,9 +207,8 @@ class TieredConnector(BaseConnector):
                 return done
         if key is not None:
             self._settled(key)
-        done = home.put(frames, key=key, ttl=ttl, replace=replace)
-        if replace:
-            self._drop([done])
+        with self._dropping([key] if replace and key is not None else ()):
+            done = home.put(frames, key=key, ttl=ttl, replace=replace)
         for tier in self.near if self._copied(done) else ():
             tier.add(done.id, frames, expires)
         return done
@@ -232,19 +238,24 @@ class TieredConnector(BaseConnector):
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
         for key in keys:
             self._settled(key)
-        gone: list[bool] = self._use().evict_many(keys)  # first: see _copy_up
-        self._drop(keys)
-        return gone
+        with self._dropping(keys):
+            return self._use().evict_many(keys)  # type: ignore[no-any-return]
 
     def renew(self, key: Key, ttl: float | None) -> bool:
-        renewed = bool(self._settled(key).renew(key, ttl))
-        self._drop([key])
-        return renewed
+        with self._dropping([key]):
+            return bool(self._settled(key).renew(key, ttl))
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
-        done = bool(self._settled(key).compare_and_set(key, old, new, ttl=ttl))
-        self._drop([key])
-        return done
+        with self._dropping([key]):
+            return bool(self._settled(key).compare_and_set(key, old, new, ttl=ttl))
+
+    @contextlib.contextmanager
+    def _dropping(self, keys: Sequence[Key]) -> Iterator[None]:
+        """Copies go behind what happens to the object (see `_copy_up`), also where its answer was lost."""
+        try:
+            yield
+        finally:
+            self._drop(keys)
 
     def _drop(self, keys: Sequence[Key]) -> None:
         ids = [key.id for key in keys if _DRAWN.fullmatch(key.id)]
@@ -338,6 +349,14 @@ class TieredConnector(BaseConnector):
         if self._closed:
             raise ConnectorError(f"{self.spec} was closed; open a new one.")
         return self.home
+
+
+def _same(one: Stat, other: Stat | None) -> bool:
+    """Whether nothing happened to an object between two looks; a place may reckon its end anew each time."""
+    if other is None or (one.created, one.nbytes) != (other.created, other.nbytes):
+        return False
+    ends = one.expires, other.expires
+    return ends[0] == ends[1] or (None not in ends and abs(ends[0] - ends[1]) < _RECKONING)  # type: ignore[operator]
 
 
 def _open_near(url: str, home: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,62 @@ def test_what_is_evicted_while_it_is_copied_is_not_left(one: TieredConnector, li
     links[1].child.put = evict_first
     assert one.get(key) == signed(100)
     assert lies(links, key) == ""
+
+
+def test_what_is_replaced_while_it_is_read_leaves_no_old_copy(one: TieredConnector, links: Trio) -> None:
+    """Home had the old one when it was asked, and the new one when the copy was made."""
+    for tier in (0, 2):  # read from the copy in the second tier, and from home
+        key = one.put(signed(100))
+        for link in links[: 1 if tier == 0 else 2]:
+            link.child.clear()
+        place = links[1] if tier == 0 else links[2]
+        get_many = place.child.get_many
+
+        def replace_then(keys: list[Key], get_many: Any = get_many, place: Any = place, key: Key = key) -> Any:
+            found = get_many(keys)
+            place.child.get_many = get_many
+            one.put(signed(200), key=key, replace=True)
+            return found
+
+        place.child.get_many = replace_then
+        assert one.get(key) == signed(100)
+        assert one.get(key) == signed(200)
+
+
+def test_a_lost_answer_leaves_no_old_copy(one: TieredConnector, links: Trio) -> None:
+    """Nobody knows whether the object changed; the copies go."""
+    for change in (
+        lambda key: one.put(signed(200), key=key, replace=True),
+        lambda key: one.evict(key),
+        lambda key: one.compare_and_set(key, signed(100), signed(200)),
+    ):
+        key = one.put(signed(100))
+        links[2].fail("any", done=True)
+        with pytest.raises(ConnectorError):
+            change(key)
+        links[2].mend()
+        assert one.get(key) != signed(100)
+
+
+def test_what_is_no_copy_does_not_go_to_make_room(links: Trio) -> None:
+    """An object without an end, in a namespace that was named for copies: another process's, on its way home."""
+    links[0].child.put(signed(6000), key=Key("a" * 32))
+    with TieredConnector([(links[0], "10 KB")], links[2]) as one:
+        key = one.put(signed(6000))
+        assert lies(links, key) == "h"
+        assert one.get(key) == signed(6000)
+        assert links[0].child.exists(Key("a" * 32))
+        assert "a" in lies(links, one.put(signed(3000)))
+        one.clear()
+
+
+def test_home_that_cannot_be_reached_costs_no_copy(one: TieredConnector, links: Trio) -> None:
+    """What lies in the second tier is enough."""
+    key = one.put(signed(100))
+    links[0].child.clear()
+    links[2].fail("any", times=1000)
+    assert one.get(key) == signed(100)
+    links[2].mend()
 
 
 def test_near_tiers_that_fail_cost_no_answer(one: TieredConnector, links: Trio) -> None:
