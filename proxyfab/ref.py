@@ -167,6 +167,7 @@ class Ref(Generic[T_co]):
 
     def evict(self) -> bool:
         """Delete the object; False when there was nothing to delete."""
+        self._ahead = None  # what was prefetched goes with it
         return False if self.key is None else bool(self.store.evict(self.key))
 
     def ack(self) -> None:

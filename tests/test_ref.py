@@ -91,6 +91,15 @@ def test_ref_of_refuses_what_has_none():
         ref_of(3)
 
 
+def test_what_was_prefetched_goes_with_its_object(store):
+    """Whoever evicts through a reference does not get the object from it afterwards."""
+    ref = store.ref(b"x" * 10_000)
+    prefetch(ref)
+    assert ref.evict()
+    with pytest.raises(KeyNotFound):
+        ref.resolve()
+
+
 def test_prefetch_of_a_missing_object_is_told_at_use_and_forgotten(store):
     """A prefetch that failed does not spoil a later resolve."""
     ref = store.ref_from_key(store.reserve())

@@ -167,6 +167,8 @@ class SharedMemoryConnector(Lodged):
                 return Frames.known((view,), view.nbytes)
         frames = self._visit(key, self._read)
         if directory is None and frames is not None and frames.nbytes >= LARGE:
+            if len(self._places) >= 256:  # a worker reads from any number of namespaces in its life
+                self._places.clear()
             self._places[key.where] = os.path.dirname(self._path(key))
         return frames
 

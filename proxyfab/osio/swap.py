@@ -24,7 +24,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import KeyExists
 from proxyfab.keys import Key
 from proxyfab.osio import entries
-from proxyfab.osio.files import discard, link_new, open_file, sync_directory, temporary_name, translate
+from proxyfab.osio.files import NoLinks, discard, link_new, open_file, sync_directory, temporary_name, translate
 from proxyfab.osio.objects import Writing, guard
 from proxyfab.wire.slot import SIZE
 
@@ -174,7 +174,10 @@ def _put_back(temporary: str, path: str, *, exchange: bool) -> None:
             return
     except FileNotFoundError:  # somebody evicted what we had put there for a moment
         pass
-    link_new(temporary, path)
+    try:
+        link_new(temporary, path)
+    except NoLinks:
+        os.rename(temporary, path)
 
 
 def _exchange(one: str, other: str) -> bool:

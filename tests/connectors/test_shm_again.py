@@ -111,3 +111,17 @@ def test_a_key_that_points_elsewhere_is_no_path(one: SharedMemoryConnector) -> N
 
     with pytest.raises(ConnectorError):
         one.get(Key(key.id, ".."))
+
+
+def test_directories_of_stores_that_have_ended_are_not_remembered_for_ever(tmp_path: Path) -> None:
+    """A worker reads from any number of unnamed stores in its life."""
+    reader = SharedMemoryConnector("reader", directory=str(tmp_path))
+    frames = signed(200_000, 1)
+    for number in range(300):
+        writer = SharedMemoryConnector(f"w{number}", directory=str(tmp_path))
+        key = writer.put(frames)
+        assert reader.get(key) == frames
+        assert writer.evict(key)
+        writer.close()
+    assert len(reader._places) <= 256
+    reader.close()
