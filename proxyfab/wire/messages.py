@@ -35,6 +35,7 @@ LARGEST = 1 << 62
 """Bytes of an object at most."""
 _DEPTH = 6
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+_TEXT = frozenset((str,))
 
 Part: TypeAlias = "memoryview | bytes"
 
@@ -144,11 +145,13 @@ def decode(parts: Sequence[Part]) -> Message:
     if not 0 < len(parts) <= MAX_PARTS:
         raise IntegrityError(f"A message came in {len(parts)} parts, and it has 1 to {MAX_PARTS}.")
     verb, request, fields = _parsed(parts[0])
+    if len(parts) == 1:
+        return Message(verb, request, fields)
     body = tuple([memoryview(part) for part in parts[1:]])
-    message = Message(verb, request, fields, body)
-    if body and message.nbytes > MAX_BODY:
-        raise IntegrityError(f"A message carries {message.nbytes} bytes, more than the {MAX_BODY} that one may.")
-    return message
+    nbytes = sum([view.nbytes for view in body])
+    if nbytes > MAX_BODY:
+        raise IntegrityError(f"A message carries {nbytes} bytes, more than the {MAX_BODY} that one may.")
+    return Message(verb, request, fields, body)
 
 
 def _parsed(header: Part) -> tuple[str, bytes, dict[str, Any]]:
@@ -174,23 +177,21 @@ def _parsed(header: Part) -> tuple[str, bytes, dict[str, Any]]:
 
 
 def _check(value: Any, depth: int) -> None:
-    """Nothing but plain values, and lists and maps of them, not too deep."""
-    if value.__class__ in _PLAIN:
-        return
+    """Nothing but plain values, and lists and maps of them, not too deep: for a list or a map."""
     if not depth:
         raise IntegrityError("The fields of a message are nested too deep.")
-    if value.__class__ is list:
-        inner: Any = value
-    elif value.__class__ is dict:
+    inner = value
+    if value.__class__ is dict:
+        if not _TEXT.issuperset(map(type, value)):
+            raise IntegrityError("A field of a message has a name that is no text.")
         inner = value.values()
-        for name in value:
-            if name.__class__ is not str:
-                raise IntegrityError("A field of a message has a name that is no text.")
-    else:
-        raise IntegrityError(f"A message carries a {value.__class__.__name__}, which no field is.")
+    if _PLAIN.issuperset(map(type, inner)):  # looped over in C: nearly every list is plain
+        return
     for item in inner:
-        if item.__class__ not in _PLAIN:
+        if item.__class__ is list or item.__class__ is dict:
             _check(item, depth - 1)
+        elif item.__class__ not in _PLAIN:
+            raise IntegrityError(f"A message carries a {item.__class__.__name__}, which no field is.")
 
 
 # As in wire.payload: msgpack with its first use.

@@ -23,7 +23,7 @@ from proxyfab.connectors.zmq.context import contexts
 from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.osio.memory import allocate
 from proxyfab.wire.flow import WINDOW, Receiving, Sending
-from proxyfab.wire.messages import MAX_MESSAGE, NOBODY, Message, decode, encode, pieces
+from proxyfab.wire.messages import MAX_BODY, MAX_MESSAGE, NOBODY, Message, decode, encode, pieces
 
 _MORE = int(zmq.SNDMORE)
 _FRESH = 0.5
@@ -160,6 +160,8 @@ class Channel:
         """
         if message.count("size") != sum(sizes):
             raise IntegrityError("An answer's body is not as large as what it says is in it.")
+        if len(sizes) == 1 and sizes[0] <= MAX_BODY and "chunks" not in message.fields:
+            return [self._small(sizes[0])]
         filling = _Filling(sizes)
         if "chunks" not in message.fields:
             self._fill(filling)
@@ -173,6 +175,17 @@ class Channel:
         if not filling.done:
             raise IntegrityError("An answer's body is shorter than it says.")
         return filling.buffers
+
+    def _small(self, size: int) -> memoryview:
+        """The body of an answer that has one object in it."""
+        whole, received = memoryview(bytearray(size)), 0
+        while self._socket.getsockopt(zmq.RCVMORE):
+            received += self._socket.recv_into(whole[received:] if received else whole)
+            if received > size:
+                raise IntegrityError(f"An answer's body has {received} bytes, and says {size}.")
+        if received < size:
+            raise IntegrityError("An answer's body is shorter than it says.")
+        return whole
 
     def _fill(self, filling: _Filling) -> int:
         received = 0
