@@ -155,6 +155,11 @@ class received:  # noqa: N801 - used as a function, and contextlib is not worth 
         _received.reset(self._before)
 
 
+def is_received() -> bool:
+    """Whether what is opened just now was asked for by a reference from elsewhere."""
+    return _received.get()
+
+
 def check_store(url: str) -> None:
     """Refuse a received store's URL whose seal or serializer a policy does not allow, be the store open here or not.
 
@@ -176,7 +181,7 @@ def check_store(url: str) -> None:
 
 def check_opening(url: str) -> None:
     """`check_connector` if this happens on behalf of a received reference."""
-    if _received.get():
+    if is_received():
         check_connector(url)
 
 

@@ -8,6 +8,8 @@ Rules:
    waits for it, and room is made before the own turn is taken: so nobody waits in a circle.
 3. Room is made before it is taken, and taken before anything is put.
 4. Of an object that lies in both places, because who moved or replaced it was killed in between, the fast copy counts.
+5. Who was told by a reference from elsewhere which two places these are moves nothing from one to the other: the writer
+   of that reference could have named one that is ours, and one that is theirs.
 """
 
 from __future__ import annotations
@@ -39,12 +41,14 @@ class Spilling:
         slow: Where they go when there is no room.
         tag: Names the two places in turns.
         book: An empty ledger; `open` fills it.
+        moving: Whether objects that lie there are moved; rule 5.
     """
 
-    def __init__(self, fast: Any, slow: Any, tag: str, book: Ledger) -> None:
+    def __init__(self, fast: Any, slow: Any, tag: str, book: Ledger, *, moving: bool = True) -> None:
         self.fast = fast
         self.slow = slow
         self.book = book
+        self._moving = moving
         self.counts: dict[str, float] = dict.fromkeys(("spilled", "spilled_bytes", "promoted", "promoted_bytes"), 0.0)
         self._tag = tag
         self._turns = turns_at(default_root())
@@ -57,7 +61,7 @@ class Spilling:
     def open(self) -> Spilling:
         """Find what lies there."""
         self.look()
-        for id in set(self.book.fast) & set(self.book.slow):  # rule 4
+        for id in set(self.book.fast) & set(self.book.slow) if self._moving else ():  # rule 4
             with self.turn(id):
                 if self.fast.exists(Key(id)) and self.slow.evict(Key(id)):
                     self.book.note(id, fast=self.book.fast.get(id), slow=None)
@@ -168,7 +172,7 @@ class Spilling:
         """Bring an object back to the fast place, unless it is on the move or no room can be made."""
         room = Room(self.book.slow.get(id, 0))
         try:
-            if not self._enter(room):
+            if not self._moving or not self._enter(room):
                 return
             with self._turns.try_take(f"{self._tag} {id}") as mine:
                 if mine and not self.fast.exists(Key(id)) and self._carry(id, self.slow, self.fast, room.nbytes):
@@ -197,7 +201,7 @@ class Spilling:
         while room.nbytes <= self.book.limit:
             if self.book.enter(room):
                 return True
-            victim = self.book.victim(skip)
+            victim = self.book.victim(skip) if self._moving else None
             if victim is None:
                 break
             skip.add(victim)

@@ -40,6 +40,7 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.ledger import Ledger, Room
 from proxyfab.opening import open_connector
+from proxyfab.policy import is_received
 from proxyfab.spec import ConnectorSpec, nbytes
 from proxyfab.spilling import Spilling
 
@@ -56,6 +57,8 @@ class BoundedConnector(BaseConnector):
         slow: Where they go when there is no room; closed with it. Both must be able to `scan`.
         limit: Bytes of objects that may lie in `fast`, as a number or `"4 GiB"`.
         quota: Bytes that may lie in both; a put beyond it is a CapacityError. None for any number.
+        moving: Whether objects move. If not, as in stores that references from elsewhere opened, what finds no room in
+            `fast` is put into `slow`, and all stays where it was put.
 
     Attributes:
         fast: The fast child.
@@ -73,7 +76,9 @@ class BoundedConnector(BaseConnector):
         own = {ability for ability, method in METHODS.items() if method in _OWN}
         return super().__new__(claiming(kind, shared([fast, slow]) | own))
 
-    def __init__(self, fast: Any, slow: Any, *, limit: int | str, quota: int | str | None = None) -> None:
+    def __init__(
+        self, fast: Any, slow: Any, *, limit: int | str, quota: int | str | None = None, moving: bool = True
+    ) -> None:
         self.fast = fast
         self.slow = slow
         self.limit = nbytes(limit)
@@ -85,6 +90,7 @@ class BoundedConnector(BaseConnector):
         if fast.spec == slow.spec:
             raise ConfigurationError(f"fast and slow are the same place, {fast.spec}; objects would be lost.")
         self._tag = blake2b(f"{fast.spec} {slow.spec}".encode(), digest_size=6).hexdigest()
+        self._moving = moving
         self._places: Spilling | None = None
         self._opening: SingleFlight[Spilling] = SingleFlight("what lies in bounded://")
         self._closed = False
@@ -103,7 +109,7 @@ class BoundedConnector(BaseConnector):
             raise ConfigurationError(f"{url!r} needs {missing[0]}=: bounded://?limit=4GiB&slow=file:///scratch/me.")
         fast = open_connector(options.get("fast", "shm://"), name=name)
         slow = open_connector(options["slow"], name=name)
-        return cls(fast, slow, limit=options["limit"], quota=options.get("quota"))
+        return cls(fast, slow, limit=options["limit"], quota=options.get("quota"), moving=not is_received())
 
     @property
     def spec(self) -> str:
@@ -325,7 +331,8 @@ class BoundedConnector(BaseConnector):
 
     def _open(self) -> Spilling:
         if self._places is None:
-            self._places = Spilling(self.fast, self.slow, self._tag, Ledger(self.limit, self.quota)).open()
+            book = Ledger(self.limit, self.quota)
+            self._places = Spilling(self.fast, self.slow, self._tag, book, moving=self._moving).open()
         return self._places
 
 

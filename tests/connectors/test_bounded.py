@@ -362,3 +362,26 @@ def test_who_puts_into_the_fast_place_himself_is_granted_room(tmp_path):
         one.fast.put(Frames([bytes(100)]), key=Key("late"))
         one.revoke("late", third)
         assert one.fast.get(Key("late")) is None
+
+
+def test_a_reference_from_elsewhere_has_nothing_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URL may name a place of the reader's as the fast one, and a place of its writer's behind it."""
+    from proxyfab import Ref, Store
+
+    monkeypatch.setenv("PROXYFAB_SHM_DIR", str(tmp_path / "shm"))
+    with Store("shm://", name="mine") as mine, Store(f"file://{tmp_path}/theirs", name="theirs") as theirs:
+        keys = [mine.put(os.urandom(20 * KB)) for _ in range(5)]
+        bait = theirs.put(bytes(20 * KB), key="bait")
+        url = f"bounded://?limit=40KB&fast=shm://mine&slow=file://{tmp_path}/theirs?ns=theirs#cache=0"
+        for _ in range(4):
+            token = Ref(url, Key(bait.id)).to_token()
+            assert Ref.from_token(token).resolve() == bytes(20 * KB)
+        store = Ref.from_token(token).store
+        more = store.put(bytes(20 * KB))
+        assert store.get(more) == bytes(20 * KB)
+        store.close()
+
+        assert all(mine.exists_many(keys))
+        assert not any(theirs.exists(Key(key.id)) for key in keys)
+        mine.clear()
+        theirs.clear()
