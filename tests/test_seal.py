@@ -220,6 +220,14 @@ def test_what_others_could_change_is_copied_before_it_is_verified(tmp_path):
             store.connector.get(key)
 
 
+@pytest.mark.parametrize("algorithm", [1, 2, 3, 4])
+def test_a_size_that_nothing_has_is_refused(algorithm):
+    """Before anything is looked for at an offset that no file knows."""
+    header = Header(algorithm, "lab", (1 << 64) - 1, bytes(16), 6)
+    with pytest.raises(SealError):
+        Header.parse(Frames([header.pack()]))
+
+
 def test_content_is_told_from_the_size():
     """So that a store's statistics are those of its objects."""
     for algorithm in ALGORITHMS:

@@ -39,6 +39,8 @@ _MAGIC = b"PFSL"
 _FORM = struct.Struct("<4sBBBBQ16s64s")
 _ALIGNMENT = 64
 _SEGMENTS = range(6, 31)
+_LARGEST = 1 << 60
+"""More than any place holds; all offsets stay numbers that a file knows."""
 
 
 class Header(NamedTuple):
@@ -66,7 +68,7 @@ class Header(NamedTuple):
         magic, version, algorithm, bits, length, nbytes, salt, name = _FORM.unpack_from(first)
         if magic != _MAGIC:
             raise SealError("An object that must be sealed is not. Nothing of it was read.")
-        if version != VERSION or algorithm not in ALGORITHMS or bits not in _SEGMENTS:
+        if version != VERSION or algorithm not in ALGORITHMS or bits not in _SEGMENTS or nbytes > _LARGEST:
             raise SealError(
                 f"An object is sealed in version {version} with algorithm {algorithm}, which this proxyfab does not "
                 f"know: upgrade it, or the object is damaged. Nothing of it was read."
