@@ -34,6 +34,7 @@ PROGRAMS = ("redis-server", "valkey-server")
 DATABASES = 4096
 MASTER = "mymaster"
 _TRIES = 5
+_GUARD = 'read line; kill -9 "$0" 2> /dev/null; rm -rf "$1"'
 _BASE = {
     "bind": HOST,
     "save": '""',
@@ -91,6 +92,7 @@ class RedisServer:
         self._databases = itertools.count()
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def directory(self) -> Path:
@@ -136,6 +138,10 @@ class RedisServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
+            # Ends the server when our end of its input closes: when this process does, however it ends.
+            self._guard = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, str(self.pid), self._directory.name], stdin=subprocess.PIPE
+            )
             if until(lambda: self._answers() or self.ended) and not self.ended:
                 return
             self.kill()
@@ -149,6 +155,10 @@ class RedisServer:
 
     def kill(self) -> None:
         """SIGKILL: what it held in memory is gone."""
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate(timeout=DEADLINE)
+            self._guard = None
         if self._process is not None:
             self._process.kill()
             self._process.wait(DEADLINE)
