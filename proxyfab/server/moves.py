@@ -23,7 +23,7 @@ from proxyfab.server.index import Entry, Name
 from proxyfab.server.peers import Download, Grant, Peer, Room, Upload, Wish
 from proxyfab.server.storage import Steps
 from proxyfab.wire.flow import WINDOW, Sending
-from proxyfab.wire.messages import CHUNK, Message, pieces
+from proxyfab.wire.messages import CHUNK, Message, parted, pieces
 
 _BATCH = 256 << 20
 """Bytes of objects that one request gets at most, beyond the first; a client asks for the others anew."""
@@ -142,12 +142,9 @@ class Moves:
         ids, sizes = message.items("ids"), message.counts("sizes")
         if len(ids) != len(sizes) or sum(sizes) != message.nbytes:
             raise IntegrityError("A put names other sizes than it brings.")
-        wishes, offset = [], 0
-        many: list[Frames] = []
-        for id, size in zip(ids, sizes, strict=True):
-            wishes.append(self.wish(message, Name(message.text("ns"), id), size))
-            many.append(Frames.known(tuple(pieces(message.body, offset, size)), size))
-            offset += size
+        namespace = message.text("ns")
+        wishes = [self.wish(message, Name(namespace, id), size) for id, size in zip(ids, sizes, strict=True)]
+        many = [Frames(views) for views in parted(message.body, sizes)]
         errors = [[number, str(_taken(wish))] for number, wish in enumerate(wishes) if not self._is_free(wish)]
         taken = {number for number, _ in errors}
         rest = [number for number in range(len(wishes)) if number not in taken]
@@ -162,7 +159,7 @@ class Moves:
         if failed:
             raise failed[0]
         self._state.count("put", len(ids))
-        self._state.count("put_bytes", offset)
+        self._state.count("put_bytes", sum(sizes))
         return Answer("ok", {"exists": errors})
 
     def upload(self, peer: Peer, message: Message) -> None:

@@ -211,6 +211,23 @@ def _unpacker() -> Callable[..., Any]:
     return unpackb  # type: ignore[no-any-return]  # as above
 
 
+def parted(body: Sequence[memoryview], sizes: Sequence[int]) -> list[list[memoryview]]:
+    """What stands in several views, parted into objects of these sizes, whose sum it is; copies nothing."""
+    found: list[list[memoryview]] = []
+    views = iter(body)
+    rest = memoryview(b"")
+    for size in sizes:
+        mine: list[memoryview] = []
+        while size:
+            while not rest.nbytes:
+                rest = next(views)
+            mine.append(rest[:size])
+            rest = rest[size:]
+            size -= mine[-1].nbytes
+        found.append(mine)
+    return found
+
+
 def presence_of(process: str) -> bytes:
     """The routing id of the connection by which a process says that it lives."""
     return b"P" + process.encode()

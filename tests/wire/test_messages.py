@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from proxyfab.wire.messages import (
     Message,
     decode,
     encode,
+    parted,
     pieces,
 )
 
@@ -182,3 +184,12 @@ def test_pieces_are_a_slice(cuts, offset, length):
     found = pieces(tuple(map(memoryview, cuts)), offset, length)
 
     assert b"".join(found) == b"".join(cuts)[offset : offset + length]
+
+
+@given(objects=strategies.lists(strategies.binary(max_size=9), max_size=6), seed=strategies.integers(0, 2**32))
+def test_bodies_are_parted_however_they_are_cut(objects, seed):
+    whole, dice = b"".join(objects), random.Random(seed)
+    cuts = sorted(dice.choices(range(len(whole) + 1), k=4))
+    body = [memoryview(whole[low:high]) for low, high in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+    assert [b"".join(views) for views in parted(body, [len(one) for one in objects])] == objects
