@@ -90,6 +90,7 @@ def test_an_option_that_makes_no_sense(options: dict[str, Any]) -> None:
 
 
 def test_a_missing_extra_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setitem(registry._BUILT_IN["connectors"], "redis", ("no_such_package_here", "RedisConnector", "redis"))
     text = message(MissingDependency, lambda: Store("redis://localhost:6379/0"))
 

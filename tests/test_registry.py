@@ -79,6 +79,7 @@ def test_a_plugin_whose_class_is_not_there(installed: None) -> None:
 
 def test_a_missing_extra_is_answered_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setitem(
         registry._BUILT_IN["connectors"], "redis", ("proxyfab_needs_redis_for_this", "RedisConnector", "redis")
     )
