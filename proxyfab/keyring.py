@@ -284,7 +284,7 @@ class Keyring:
         self._guard(self.directory, os.stat(self.directory), 0o022)
         path = self.directory / f".{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="ascii") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(descriptor, 0o600)  # a narrow umask has taken away bits that we need
             file.write(text)
             file.flush()

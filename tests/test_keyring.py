@@ -152,6 +152,8 @@ def test_lists_of_peers_and_servers(ring):
     key, other = ring.make("curve", "node").public, ring.make("curve", "client").public
     assert ring.peers("node") == {}
     ring.allow("node", other, "ana")
+    ring.allow("node", other.encode(), "Zoë")
+    assert ring.peers("node") == {other.encode(): "Zoë"}
     ring.allow("node", other.encode(), "ana-2")
     ring.allow("node", key)
     assert ring.peers("node") == {other.encode(): "ana-2", key.encode(): "-"}
