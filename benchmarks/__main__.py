@@ -37,6 +37,8 @@ BENCHES = (
     "shm",
     "redis",
     "zmq",
+    "layers",
+    "seal",
 )
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
