@@ -1,6 +1,6 @@
 """What a layer costs: nanoseconds for one that only forwards, and compression beside the bare library, in one run.
 
-`python -c "from benchmarks.bench_layers import main; main()"` prints a table. Compressed content is of three kinds:
+`python -m benchmarks --only layers`, or `main()` here for a table. Compressed content is of three kinds:
 `numbers` (small whole numbers, as counts and labels are), `floats` (a noisy signal) and `random` (what does not
 compress, which costs the sample only).
 """

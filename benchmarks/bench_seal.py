@@ -1,6 +1,6 @@
 """What a seal costs: the raw cipher beside memcpy, and stores with and without a seal, in one run.
 
-`python -c "from benchmarks.bench_seal import main; main()"` prints a table. Objects are put, got, read and evicted by
+`python -m benchmarks --only seal`, or `main()` here for a table. Objects are put, got, read and evicted by
 one process with no cache, through real servers where the place is one; the node server without shared memory.
 """
 
