@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zmq
 
+from proxyfab.errors import AccessDenied
 from proxyfab.keyring import Keyring
 
 CLIENT = "client"
@@ -27,9 +28,16 @@ class Guard:
 
         Raises:
             ConfigurationError: The server has a key, and this client has none to show.
+            AccessDenied: A URL, which may come from elsewhere, says another key than this keyring knows of the server.
         """
         keyring = Keyring()
-        found = self._key.encode() or keyring.server(f"tcp://{self._address}") or keyring.server(self._address)
+        known = keyring.server(f"tcp://{self._address}") or keyring.server(self._address)
+        found = self._key.encode() or known
+        if known not in (None, found):
+            raise AccessDenied(
+                f"A URL says that the node server at {self._address} has another key than {keyring.directory} knows. "
+                f"If the server has a new one, note it: proxyfab keys trust {self._address} PUBLIC"
+            )
         if not found:
             return {}
         public, secret = keyring.curve(self._identity)
