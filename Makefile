@@ -53,7 +53,7 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	@tools/get-redis
-	@$(BIN)/python -m pytest -m 'not slow and not timing' $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow and not timing' $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	@tools/get-redis
