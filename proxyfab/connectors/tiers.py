@@ -32,7 +32,7 @@ from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, SupportsReap, 
 from proxyfab.abilities import claiming, shared
 from proxyfab.background import Task, start
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, ConnectorError
+from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.nearby import Nearby
@@ -80,7 +80,7 @@ class TieredConnector(BaseConnector):
         self.checksums = any(child.checksums for child in self._children)  # type: ignore[misc]  # it is the children's
         self._lock = threading.Lock()
         self._pending: dict[str, Task[Any]] = {}
-        self._failed: list[str] = []
+        self._failed: dict[str, tuple[Key, float | None, str]] = {}
         self._closed = False
         self._where = ""
         on_fork(self)
@@ -89,6 +89,7 @@ class TieredConnector(BaseConnector):
         """What the parent is copying home is the parent's."""
         self._lock = threading.Lock()
         self._pending.clear()
+        self._failed = {}
 
     @classmethod
     def from_url(cls, url: str, *, name: str | None = None) -> TieredConnector:
@@ -258,6 +259,8 @@ class TieredConnector(BaseConnector):
             self._drop(keys)
 
     def _drop(self, keys: Sequence[Key]) -> None:
+        for key in keys:
+            self._failed.pop(key.id, None)  # it need not come home any more
         ids = [key.id for key in keys if _DRAWN.fullmatch(key.id)]
         for tier in self.near if ids else ():
             tier.drop(ids)
@@ -265,21 +268,23 @@ class TieredConnector(BaseConnector):
     # -- writing back --------------------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was put has come home.
+        """Wait until all that was put has come home; what could not before is tried again.
 
         Raises:
-            ConnectorError: Some of it could not; it is still in the tier before home.
+            ConnectorError: Some of it could not; it is still in the tier before home, and the next `flush` tries again.
             ResolveTimeout: It has not within `timeout` seconds.
         """
+        for key, expires, _ in list(self._failed.values()):
+            self._send_home(key, expires)
         for task in list(self._pending.values()):
             task.result(timeout)
-        with self._lock:
-            failed, self._failed = self._failed, []
+        failed = [why for *_, why in list(self._failed.values())]
         if failed:
-            raise ConnectorError(f"Not all that was put came home to {self.home.spec}: {'; '.join(failed[:3])}.")
+            raise ConnectorError(f"Not all that was put came home to {self.home.spec}: {'; '.join(failed[:3])}")
 
     def _send_home(self, key: Key, expires: float | None) -> None:
         with self._lock:
+            self._failed.pop(key.id, None)
             self._pending[key.id] = start(partial(self._bring, key, expires), f"Bringing {key} home")
 
     def _bring(self, key: Key, expires: float | None) -> None:
@@ -287,12 +292,17 @@ class TieredConnector(BaseConnector):
         try:
             frames = tier.get([key.id]).get(key.id)
             left = None if expires is None else expires - time.time()
-            if frames is not None and (left is None or left > 0):
-                self.home.put(frames, key=key, ttl=left)
+            if left is None or left > 0:
+                if frames is None:
+                    raise ConnectorError(f"{key} cannot be read in {tier.child.spec}.")
+                with contextlib.suppress(
+                    KeyExists
+                ):  # the attempt before, whose answer was lost: nobody else has this key
+                    self.home.put(frames, key=key, ttl=left)
                 tier.add(key.id, frames, expires)  # from now on a copy like any other
         except Exception as error:  # noqa: BLE001 - told by flush
             with self._lock:
-                self._failed.append(str(error))
+                self._failed[key.id] = key, expires, str(error)
         finally:
             with self._lock:
                 self._pending.pop(key.id, None)
@@ -320,7 +330,9 @@ class TieredConnector(BaseConnector):
 
     def clear(self) -> int:
         home = self._use()
-        self.flush()
+        for task in list(self._pending.values()):
+            task.result()
+        self._failed = {}
         count = int(home.clear())
         for tier in self.near:
             tier.clear()
@@ -355,8 +367,7 @@ def _same(one: Stat, other: Stat | None) -> bool:
     """Whether nothing happened to an object between two looks; a place may reckon its end anew each time."""
     if other is None or (one.created, one.nbytes) != (other.created, other.nbytes):
         return False
-    ends = one.expires, other.expires
-    return ends[0] == ends[1] or (None not in ends and abs(ends[0] - ends[1]) < _RECKONING)  # type: ignore[operator]
+    return one.expires == other.expires or abs((one.expires or 0) - (other.expires or 0)) < _RECKONING
 
 
 def _open_near(url: str, home: str) -> Any:

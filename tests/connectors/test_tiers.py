@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,14 +235,15 @@ def test_writing_back(links: Trio) -> None:
 
 def test_what_does_not_come_home_is_told_and_kept(links: Trio) -> None:
     one = TieredConnector([(links[1], "10 KB")], links[2], write="back")
-    links[2].fail("put", lambda: CapacityError("full, as the test wanted"))
+    links[2].fail("put", lambda: CapacityError("full, as the test wanted"), times=1000)
     key = one.put(signed(6000))
     with pytest.raises(ConnectorError, match="as the test wanted"):
         one.flush(20)
     assert one.get(key) == signed(6000)
+    links[2].mend()
     other = one.put(signed(6000, 1))  # what is not home yet does not make room
     assert lies((links[0], links[1], links[2]), other) == "h"
-    links[2].fail("put", lambda: CapacityError("full again"))
+    links[2].fail("put", lambda: CapacityError("full again"), times=1000)
     one.put(signed(100))
     with pytest.raises(ConnectorError, match="full again"):
         one.close()
@@ -249,6 +251,33 @@ def test_what_does_not_come_home_is_told_and_kept(links: Trio) -> None:
         one.get(key)
     with TieredConnector.from_url(f"tiers://?to={links[2].spec}") as home:
         assert home.clear() == 1
+
+
+def test_what_did_not_come_home_is_tried_again(links: Trio) -> None:
+    """By the next flush, until it has come; also where only the answer was lost, or the tier could not be read."""
+    one = TieredConnector([(links[1], "10 KB")], links[2], write="back")
+    for place, operation, done in ((2, "put", False), (2, "put", True), (1, "get_many", False)):
+        links[place].fail(operation, times=1000, done=done)
+        key = one.put(signed(100))
+        if done:  # told, unless it was found at home by then
+            with contextlib.suppress(ConnectorError):
+                one.flush(20)
+        for _ in range(0 if done else 2):
+            with pytest.raises(ConnectorError, match="Not all"):
+                one.flush(20)
+        links[place].mend()
+        one.flush(20)
+        assert lies(links, key) == "bh"
+        one.flush(20)
+    links[2].fail("put", times=1000)
+    gone = one.put(signed(100))
+    with pytest.raises(ConnectorError, match="Not all"):
+        one.flush(20)
+    one.evict(Key(gone.id))
+    one.flush(20)
+    one.put(signed(100))
+    assert one.clear() == 3  # what is still on its way needs not come home first
+    one.close()
 
 
 def test_a_fork_does_not_wait_for_its_parent(links: Trio) -> None:
