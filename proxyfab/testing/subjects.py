@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ConfigurationError
@@ -20,6 +20,7 @@ from proxyfab.osio.namespace import Namespace
 from proxyfab.testing.kills import Subject, Victims
 from proxyfab.testing.leaks import SHARED
 from proxyfab.testing.nodes import NodeServer
+from proxyfab.testing.processes import until
 from proxyfab.testing.servers import RedisServer
 from proxyfab.testing.verdict import Promise
 
@@ -28,6 +29,8 @@ DEADLINE = 5.0
 _EPOCH = b"proxyfab.epoch"
 """What a server is known by; it stays."""
 _SMALL = 256 * 1024
+_LONG = 256 << 20
+"""Bytes of an append-only file from which on it is written anew; loading it takes a second or two."""
 
 
 @contextmanager
@@ -150,6 +153,40 @@ class _Node(NamedTuple):
         self.server.restart()
 
 
+class _Redis(NamedTuple):
+    """A Redis that starts again where it was, and whose append-only file does not grow for ever."""
+
+    server: RedisServer
+
+    @property
+    def pid(self) -> int:
+        return self.server.pid
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+        with closing(self.server.client()) as client:
+            assert until(lambda: _state(client)["loading"] == 0), "Redis does not finish loading what it had"
+            if _state(client).get("aof_current_size", 0) > _LONG:
+                client.bgrewriteaof()
+                assert until(lambda: not _rewrites(_state(client))), "Redis does not finish its append-only file"
+
+
+def _state(client: Any) -> dict[str, Any]:
+    from redis.exceptions import ConnectionError as NotYet
+
+    try:
+        return dict(client.info("persistence"))
+    except NotYet:
+        return {"loading": 1}
+
+
+def _rewrites(state: dict[str, Any]) -> bool:
+    return bool(state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
+
+
 @contextmanager
 def _redis(directory: Path, *, durable: bool = True) -> Iterator[Subject]:
     """A server that writes each change to its disk before it says so, or one that forgets all when it dies."""
@@ -162,7 +199,7 @@ def _redis(directory: Path, *, durable: bool = True) -> Iterator[Subject]:
             f"{url}&ns=kills",
             Promise(DEADLINE),
             owned=url,
-            server=server,
+            server=_Redis(server),
             crashed=Promise(DEADLINE, "nobody" if durable else "server", tells=True, errors=errors),
             leftovers=partial(_keys_left, server),
         )
