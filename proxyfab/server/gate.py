@@ -112,7 +112,7 @@ class Gate:
             raise AccessDenied(
                 f"The list of clients {self._options.allow} cannot be read: {error.strerror}."
             ) from error
-        rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+        rows = [line.split() for line in lines if line.strip() and not line.startswith("# ")]  # a key may begin with #
         return {row[0].encode(): row[1] if len(row) > 1 else "-" for row in rows}
 
     def close(self) -> None:

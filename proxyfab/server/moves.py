@@ -32,6 +32,12 @@ SHARE = CHUNK // 4
 _VIEWS = 256
 _MOVING = 64
 """Objects under way to or from one peer at most."""
+_FOUND = 1024
+"""Objects that one request gets at most, so that what is said of them fits into a header."""
+_TOLD = 16
+"""Names that were taken of which a put of many is told."""
+_LEAST = CHUNK // 16
+"""Bytes of a chunk at least, but for the last one: each costs the server something besides its bytes."""
 
 
 class Moves:
@@ -73,7 +79,7 @@ class Moves:
         found: list[Frames | Key | None] = []
         wanted: list[tuple[int, Name, Entry]] = []
         total = 0
-        for name in names:
+        for name in names[:_FOUND]:
             entry = self._state.find(name)
             place = None
             if entry is not None and share and entry.nbytes >= SHARE:
@@ -160,11 +166,13 @@ class Moves:
             raise failed[0]
         self._state.count("put", len(ids))
         self._state.count("put_bytes", sum(sizes))
-        return Answer("ok", {"exists": errors})
+        return Answer("ok", {"exists": errors[:_TOLD]})
 
     def upload(self, peer: Peer, message: Message) -> None:
         """Begin to take a large object, which comes in chunks as soon as there is room."""
         wish = self.wish(message, Name(message.text("ns"), message.text("id")), message.count("size"))
+        if not wish.nbytes:
+            raise IntegrityError("An upload announces no bytes; what is empty is put in one message.")
         if wish.nbytes > self._host.options.objects:
             raise CapacityError(f"An object of {wish.nbytes} bytes is above this server's limit for one.")
         if len(peer.uploads) >= _MOVING:
@@ -182,10 +190,12 @@ class Moves:
             return  # it was dropped, and its sender is told when it asks
         try:
             received = upload.receiving.take(message.count("o"), message.nbytes)
+            if message.nbytes < _LEAST and not upload.receiving.done:
+                raise IntegrityError(f"A chunk has {message.nbytes} bytes; all but the last have {_LEAST} or more.")
         except IntegrityError:
             self.abandon(peer, message.request)
             raise
-        upload.parts.extend(message.body)
+        upload.parts += message.body if len(message.body) <= _VIEWS else [Frames(message.body).join()]
         upload.touched = time.monotonic()
         if upload.receiving.done:
             steps = self._complete(peer, message.request, upload)

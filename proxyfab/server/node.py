@@ -256,7 +256,12 @@ class Node:
 
     def send(self, peer: Peer, request: bytes, answer: Answer) -> None:
         """Send an answer; a peer that has gone or does not read is dropped."""
-        if not self.line.send(peer.who, answer.verb, request, answer.fields, answer.body):
+        try:
+            sent = self.line.send(peer.who, answer.verb, request, answer.fields, answer.body)
+        except (ProxyfabError, ValueError, TypeError, OverflowError) as fault:  # no message can say this
+            refused = self._fault(fault)
+            sent = self.line.send(peer.who, refused.verb, request, refused.fields)
+        if not sent:
             self.drop(peer)
 
 

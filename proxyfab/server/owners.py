@@ -14,6 +14,8 @@ from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.owner import Writer, running
 
 _LOOK = 5.0
+_REMEMBERED = 10_000
+"""Processes whose names are known, the last ones that came."""
 
 
 def process_of(writer: Writer) -> str:
@@ -46,7 +48,10 @@ class Owners:
     def come(self, process: str, name: str) -> bool:
         """A connection of a process was made; whether it is its first."""
         self._connected[process] += 1
+        self._names.pop(process, None)
         self._names[process] = name
+        if len(self._names) > _REMEMBERED:
+            del self._names[next(iter(self._names))]
         return self._connected[process] == 1
 
     def leave(self, process: str) -> None:

@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from proxyfab.abc import check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, IntegrityError
+from proxyfab.errors import CapacityError, ConfigurationError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.osio.machine import sight_of
 from proxyfab.osio.shared import default_root
@@ -23,10 +25,13 @@ from proxyfab.server.owners import can_look_up
 from proxyfab.server.peers import Peer
 from proxyfab.server.storage import Steps
 from proxyfab.trace import here
-from proxyfab.wire.messages import VERSION, Message, pieces
+from proxyfab.wire.messages import MAX_HEADER, VERSION, Message, pieces
 
+T = TypeVar("T")
 _SWAPPED = 1 << 20
 _SWAPS = 16
+_WAITS = 1024
+_ROWS = 500
 _TIDY = 30.0
 _GRACE = 5.0
 """Seconds that what expired stays, for `reap` to tell of it."""
@@ -139,6 +144,7 @@ class Verbs:
 
     def hello(self, peer: Peer, message: Message) -> Answer:
         """Who is there, and what both can do."""
+        self.owners.leave(peer.process)  # who says hello again is one connection still
         peer.name, peer.process = message.text("name", "")[:80], message.text("process", "")[:80]
         if self.owners.come(peer.process, peer.name):
             for namespace in self.owners.dead(self.index.namespaces()):
@@ -198,7 +204,13 @@ class Verbs:
         if self.state.find(name) is not None:
             return Answer("ok", {"found": True})
         timeout = message.seconds("timeout")
+        if timeout is not None and math.isnan(timeout):
+            raise IntegrityError("A wait has no number as its timeout.")
         request = message.request
+        if request in peer.waits:
+            peer.waits.pop(request)()
+        if len(peer.waits) >= _WAITS:
+            raise CapacityError(f"{_WAITS} waits of this connection are under way; wait for them first.")
 
         def wake(found: bool) -> None:
             peer.waits.pop(request, None)
@@ -278,7 +290,7 @@ class Verbs:
         if not message.flag("dry"):
             yield from self.moves.drop([entry for name, _, _ in found if (entry := self.index.remove(name))])
         rows = [[f"{name.id}@{name.namespace}", entry.nbytes, why] for name, entry, why in found]
-        return Answer("ok", {"rows": rows[:500]})
+        return Answer("ok", {"rows": _fitting(rows[:_ROWS])})
 
     def status(self, peer: Peer, message: Message) -> Answer:
         """What the server holds and does."""
@@ -292,4 +304,12 @@ class Verbs:
         }
         rows = [{"name": peer.name, "address": peer.address, **peer.counters} for peer in self.host.peers.values()]
         fields = {"objects": self.index.count, "nbytes": self.index.nbytes, "started": self.state.started}
-        return Answer("ok", {**fields, "limit": self.host.storage.limit, "counters": counters, "peers": rows[:200]})
+        return Answer(
+            "ok", {**fields, "limit": self.host.storage.limit, "counters": counters, "peers": _fitting(rows[:_ROWS])}
+        )
+
+
+def _fitting(rows: list[T]) -> list[T]:
+    """So many of the rows as a header has room for."""
+    room = (MAX_HEADER // 2 - total for total in itertools.accumulate(len(repr(row).encode()) for row in rows))
+    return [row for row, left in zip(rows, room, strict=False) if left >= 0]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from proxyfab.server.index import Name
 
 Wake = Callable[[bool], None]
+_SPARE = 1000
 
 
 class Waiters:
@@ -17,6 +18,7 @@ class Waiters:
     def __init__(self) -> None:
         self._by_name: dict[Name, dict[int, Wake]] = {}
         self._deadlines: list[tuple[float, int, Name]] = []
+        self._most = _SPARE
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -28,6 +30,10 @@ class Waiters:
         self._by_name.setdefault(name, {})[number] = wake
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, number, name))
+            if len(self._deadlines) > self._most:  # those that were told have left theirs behind
+                self._deadlines = [item for item in self._deadlines if item[1] in self._by_name.get(item[2], {})]
+                heapq.heapify(self._deadlines)
+                self._most = 2 * len(self._deadlines) + _SPARE
         return lambda: self._drop(name, number)
 
     def tell(self, name: Name) -> None:

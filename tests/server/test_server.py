@@ -85,7 +85,7 @@ def test_a_server_that_is_killed_under_a_call():
             waited, killed = at_once([lambda: (_error(lambda: one.wait(key, 60)), time.monotonic()), kill])
     error, ended = waited
     assert isinstance(error, ConnectorError)
-    assert ended - killed < 5
+    assert ended - killed < 8  # up to seven pauses between attempts
 
 
 def test_a_server_that_is_stopped_is_noticed():

@@ -19,6 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from proxyfab import errors
+from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.context import contexts
 from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.osio.memory import allocate
@@ -32,6 +33,7 @@ _SLICE = 200
 """Milliseconds between two looks at whether the connection still stands."""
 _HEARTBEAT, _SILENCE = 1000, 3000
 _COPIED = 16 << 10
+_VIEWS = 1024
 PATIENCE = 5.0
 """Seconds in which a connection has to come about."""
 _REFUSED: dict[int, str] = {
@@ -205,7 +207,10 @@ class Channel:
             elif message.verb != "go":
                 return message
             while (piece := sending.next()) is not None:
-                self.send("data", request, {"o": piece.offset}, pieces(body, *piece))
+                part = pieces(body, *piece)
+                if len(part) > _VIEWS:
+                    part = [Frames(part).join()]  # a copy of a chunk, instead of more frames than a message may have
+                self.send("data", request, {"o": piece.offset}, part)
 
     # -- the connection ------------------------------------------------------------------------------------------
 

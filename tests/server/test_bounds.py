@@ -1,0 +1,146 @@
+"""What a header can say, what one connection may begin, and what a server remembers has a bound; nothing ends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.zmq.connector import ZMQConnector
+from proxyfab.errors import KeyExists
+from proxyfab.keys import Key
+from proxyfab.server.gate import Gate
+from proxyfab.server.index import Name
+from proxyfab.server.options import Options
+from proxyfab.server.owners import Owners
+from proxyfab.server.waiting import Waiters
+from proxyfab.testing.processes import until
+
+MB = 2**20
+
+
+@pytest.fixture
+def one(node_server, request):
+    with ZMQConnector.from_url(f"{node_server.url}?ns={request.node.name[:40]}&timeout=10&shared=0") as connector:
+        yield connector
+        connector.clear()
+
+
+# -- answers that no header can hold ---------------------------------------------------------------------------------
+
+
+def test_a_batch_of_which_most_is_there_already_is_refused_and_the_rest_is_put(one):
+    keys = [Key(f"object-number-{number:012}") for number in range(1000)]
+    new = [Key(f"other-number-{number:012}") for number in range(20)]
+    one.put_many([Frames([b"x"])] * 1000, keys=keys)
+    with pytest.raises(KeyExists, match="object-number-000000000000 is there already"):
+        one.put_many([Frames([b"x"])] * 1020, keys=keys + new)
+    assert one.exists_many(new) == [True] * 20
+
+
+def test_reaping_many_with_long_names(one):
+    keys = [Key("p" * 180 + f"{number:012}") for number in range(500)]
+    one.put_many([Frames([b"x"])] * 500, keys=keys, ttl=0.5)
+    assert until(lambda: not one.exists(keys[-1]))
+    reclaimed = one.reap()
+    assert len(reclaimed) > 50
+    assert one.exists_many(keys) == [False] * 500
+    assert list(one.scan()) == []
+
+
+def test_who_asks_for_more_than_an_answer_can_say(node_server, raw, one):
+    one.put(Frames([bytes(MB // 2)]), key=Key("k"))
+    ids = {"ns": one.namespace, "ids": ["k"] * 20_000}
+    answer = raw().ask("get", {**ids, "shared": True})
+    assert (answer.verb, len(answer.items("sizes"))) == ("ok", 1024)
+    assert raw().ask("stat", ids, request=b"s" * 16).verb == "error"
+    assert [frames.nbytes for frames in one.get_many([Key("k")] * 3)] == [MB // 2] * 3
+
+
+def test_many_peers_with_long_names_are_told_as_far_as_there_is_room(one, raw):
+    clients = [raw() for _ in range(300)]
+    for client in clients:
+        assert client.ask("hello", {"name": "\N{EURO SIGN}" * 100, "process": "p"}).verb == "ok"
+    assert 50 < len(one.status().peers) < 300
+
+
+# -- objects in many pieces ------------------------------------------------------------------------------------------
+
+
+def test_an_object_of_many_small_pieces_is_put(one):
+    key = one.put(Frames([b"%08d" % number for number in range(300_000)]))
+    assert one.get(key).tobytes()[-8:] == b"00299999"
+
+
+def test_chunks_cost_no_more_than_their_bytes(raw):
+    client = raw()
+    answer = client.ask("upload", {"ns": "n", "id": "k", "size": 0})
+    assert (answer.verb, answer.text("kind")) == ("error", "IntegrityError")
+    assert client.ask("upload", {"ns": "n", "id": "k", "size": 10 * MB}).verb == "go"
+    answer = client.ask("data", {"o": 0}, b"x")
+    assert (answer.verb, answer.text("kind")) == ("error", "IntegrityError")
+
+
+# -- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_wait_that_is_repeated_takes_the_first_ones_place(one, raw):
+    client = raw()
+    for _ in range(2):
+        client.say("wait", {"ns": "n", "ids": ["never"], "timeout": None})
+    assert client.ask("exists", {"ns": "n", "ids": ["never"]}, request=b"e" * 16).verb == "ok"
+    assert one.status().counters["waiting"] == 1
+    client.socket.close(0)
+    assert until(lambda: one.status().counters["waiting"] == 0)
+
+
+def test_one_connection_has_so_many_waits_at_most(one, raw):
+    client = raw()
+    for number in range(1025):
+        client.say("wait", {"ns": "n", "ids": ["never"], "timeout": 60}, request=number.to_bytes(16, "big"))
+    answer = client.hear()
+    assert (answer.verb, answer.text("kind")) == ("error", "CapacityError")
+    client.socket.close(0)
+    assert until(lambda: one.status().counters["waiting"] == 0)
+
+
+def test_a_wait_until_no_number_holds_nobody_up(one, raw):
+    answer = raw().ask("wait", {"ns": "n", "ids": ["never"], "timeout": float("nan")})
+    assert (answer.verb, answer.text("kind")) == ("error", "IntegrityError")
+    assert one.wait(Key("never"), 0.1) is False
+
+
+def test_deadlines_of_those_who_were_told_are_forgotten():
+    waiters, name = Waiters(), Name("n", "k")
+    staying = waiters.add(name, lambda _: None, 500.0)
+    for _ in range(10_000):
+        waiters.add(Name("n", "other"), lambda _: None, 1000.0)()
+    assert len(waiters._deadlines) < 3000
+    assert waiters.next() == 500.0
+    staying()
+    assert waiters.next() is None
+
+
+# -- who is known ----------------------------------------------------------------------------------------------------
+
+
+def test_names_of_processes_are_not_kept_for_ever():
+    owners = Owners()
+    for number in range(30_000):
+        owners.come(f"p{number}", f"{number}@host")
+        owners.leave(f"p{number}")
+    assert len(owners._names) == 10_000
+    assert not owners._connected
+
+
+def test_who_says_hello_again_is_one_connection(one, raw):
+    client = raw()
+    for _ in range(3):
+        assert client.ask("hello", {"name": "4711@elsewhere", "process": "p"}).verb == "ok"
+    assert client.ask("exists", {"ns": "n", "ids": ["never"]}).verb == "ok"
+
+
+def test_a_key_on_the_list_may_begin_like_a_comment(tmp_path):
+    key = "#" + "a" * 39
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"# those who are let in\n{key} ada\n")
+    assert Gate(Options(key="site", allow=str(allowed)))._allowed() == {key.encode(): "ada"}
