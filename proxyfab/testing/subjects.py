@@ -190,7 +190,8 @@ def _rewrites(state: dict[str, Any]) -> bool:
 @contextmanager
 def _redis(directory: Path, *, durable: bool = True) -> Iterator[Subject]:
     """A server that writes each change to its disk before it says so, or one that forgets all when it dies."""
-    config = {"appendonly": "yes", "appendfsync": "always"} if durable else {}
+    durably = {"appendonly": "yes", "appendfsync": "always", "auto-aof-rewrite-percentage": "0"}
+    config = durably if durable else {}
     with RedisServer(config) as server:
         url = f"{server.url}/0?timeout={DEADLINE:g}"
         errors = frozenset({"ConnectorError"})
