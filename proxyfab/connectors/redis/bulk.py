@@ -130,6 +130,9 @@ def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | Half |
     if data is not None:
         return first_piece(data, name, id_hash, asked)
     length = parser.bulk_length()
+    if not length:  # nothing lies there, and to say so took the server two segments
+        parser.end_bulk()
+        return None
     raw = parser.read_bytes(min(length, SIZE))
     header = unpack(raw, id_hash, length if length < asked else None)
     target = allocate(header.length)

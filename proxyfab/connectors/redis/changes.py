@@ -22,22 +22,30 @@ def renew(link: Link, name: bytes, milliseconds: int | None) -> bool:
 
 
 def compare_and_set(link: Link, writing: Writing, old: Frames | None, header: Header | None) -> bool:
-    """Put an object, or delete what lies there where no header is given, if that is `old`; False if it is not."""
-    link.call(b"WATCH", writing.name)
-    raw = link.calls([ask_range(writing.name, 0, SIZE)])[0]
-    if get(link, writing.name, writing.id_hash) != old:
-        link.call(b"UNWATCH")
-        return False
+    """Put an object, or delete what lies there where no header is given, if that is `old`; False if it is not.
+
+    Whoever touched it since it was watched may have moved its expiry only, so that it is looked at anew.
+    """
+    while True:
+        link.call(b"WATCH", writing.name)
+        raw = link.calls([ask_range(writing.name, 0, SIZE)])[0]
+        if get(link, writing.name, writing.id_hash) != old:
+            link.call(b"UNWATCH")
+            return False
+        if _change(link, writing, header):
+            drop_chunks(link, writing.name, raw)
+            return True
+
+
+def _change(link: Link, writing: Writing, header: Header | None) -> bool:
+    """Put or delete what is watched; False when somebody touched it."""
     parts: list[Part] = [pack(b"UNLINK", writing.name)]
     nbytes = len(parts[0])
     if header is not None:
         parts, nbytes = set_command(writing, header)
     before, after = pack(b"MULTI"), pack(b"EXEC")
     link.send([before, *parts, after], len(before) + nbytes + len(after))
-    if link.replies(3)[-1] is None:  # somebody changed it since it was watched
-        return False
-    drop_chunks(link, writing.name, raw)
-    return True
+    return link.replies(3)[-1] is not None
 
 
 def _expire(name: bytes, milliseconds: int | None) -> bytes:

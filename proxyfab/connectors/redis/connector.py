@@ -384,8 +384,7 @@ class RedisConnector(BaseConnector):
         then = self._parse(key)[1] if key.where else ""
         if not then:
             return
-        now = self._fleet.run(header.EPOCH, lambda link: link.call(b"GET", header.EPOCH), "get")
-        if now is not None and bytes(now).decode(errors="replace") == then:
+        if self._fleet.look() == then:
             return
         raise ObjectLost(
             f"{key.id} was put at {self._place.label} before that server lost what it held (it restarted without "

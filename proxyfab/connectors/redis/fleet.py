@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, ResponseError, TimeoutError
 
 from proxyfab.connectors.redis.errors import FOREIGN, MOVED, SOON, Doing, translate
+from proxyfab.connectors.redis.header import EPOCH
 from proxyfab.connectors.redis.link import CONNECT, Link, pack
 from proxyfab.connectors.redis.place import Address, Place
 from proxyfab.connectors.redis.topology import Topology, topology_of
@@ -81,6 +82,12 @@ class Fleet:
     def masters(self) -> list[Address]:
         """Every server that has keys of its own."""
         return self._guarded(lambda: self._use().masters())
+
+    def look(self) -> str:
+        """The epoch as it is now; further keys carry it."""
+        found = self.run(EPOCH, lambda link: link.look(), "get")
+        self.epoch = found or self.epoch
+        return found
 
     def connect(self, address: Address, *, protocol: int = 2, seconds: float = CONNECT) -> Link:
         """A new link; the caller closes it."""

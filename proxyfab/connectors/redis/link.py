@@ -119,12 +119,20 @@ class Link:
             found = [None if _strange(reply) else reply for reply in found]
         return [checked(reply) for reply in found]
 
+    def look(self) -> str:
+        """The epoch as it is now, drawn anew where the server has lost all it had; `""` where it tells none."""
+        self.epoch = ""
+        commands = _epoch()
+        self.ask(b"".join(commands))
+        self._learn([self.parser.read() for _ in commands])  # to draw one may be refused
+        return self.epoch
+
     def stale(self) -> bool:
         """Whether the server has closed an idle link, or said something that nobody asked for."""
         if self.parser.pending:
             return True
         if not self._plain:
-            return False  # nothing can be looked at without reading it; a call that fails is tried again
+            return self.wait(0)  # what it is cannot be looked at without reading it; nothing was to come
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -177,6 +185,10 @@ class Link:
             if isinstance(reply, exceptions.ResponseError) and "already" not in str(reply):
                 raise reply
             checked(reply)
+        self._learn(answers)
+
+    def _learn(self, answers: Sequence[Reply]) -> None:
+        """The epoch, where the server told one."""
         if answers and isinstance(answers[-1], bytes):
             self.epoch = answers[-1].decode(errors="replace")
 
@@ -192,14 +204,18 @@ class Link:
             commands.append(pack(b"SELECT", b"%d" % self._place.database))
         if self._place.cluster:
             return commands or [pack(b"PING")], []
-        epoch = [pack(b"SET", EPOCH, urandom(4).hex().encode(), b"NX"), pack(b"GET", EPOCH)]
-        return commands or [pack(b"PING")], epoch
+        return commands or [pack(b"PING")], _epoch()
 
     def _credentials(self, *before: bytes, full: bool) -> list[bytes]:
         if self._secret is None:
             return []
         user = [self._place.user.encode()] if self._place.user else [b"default"] if full else []
         return [*before, *user, self._secret.encode()]
+
+
+def _epoch() -> list[bytes]:
+    """Draws the server's epoch if it has none, and asks for it."""
+    return [pack(b"SET", EPOCH, urandom(4).hex().encode(), b"NX"), pack(b"GET", EPOCH)]
 
 
 def _strange(reply: Reply) -> bool:
