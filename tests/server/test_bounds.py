@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.connector import ZMQConnector
-from proxyfab.errors import KeyExists
+from proxyfab.errors import ConnectorError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.server.gate import Gate
 from proxyfab.server.index import Name
 from proxyfab.server.options import Options
 from proxyfab.server.owners import Owners
 from proxyfab.server.waiting import Waiters
+from proxyfab.testing.cable import Cable
+from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.processes import until
 
 MB = 2**20
@@ -118,6 +123,21 @@ def test_deadlines_of_those_who_were_told_are_forgotten():
     assert waiters.next() == 500.0
     staying()
     assert waiters.next() is None
+
+
+def test_a_call_that_is_repeated_gets_no_second_deadline(raw):
+    """There is no room for its object, so that it waits; then its connection breaks."""
+    with NodeServer(["--uploads", "1MiB"]) as server, Cable(f"127.0.0.1:{server.port}") as cable:
+        assert raw(server).ask("upload", {"ns": "n", "id": "k", "size": 50 * MB}).verb == "go"
+        with ZMQConnector.from_url(cable.through(server.url) + "?ns=n&timeout=4&shared=0") as one:
+            assert not one.exists(Key("k"))
+            breaking = threading.Timer(3.0, cable.reset)
+            breaking.start()
+            started = time.monotonic()
+            with pytest.raises(ConnectorError, match="2 times"):
+                one.put(Frames([bytes(3 * MB)]))
+            assert time.monotonic() - started < 5.5
+            breaking.join()
 
 
 # -- who is known ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -69,6 +70,8 @@ class Channel:
         self._guarded = bool(options)
         self.heard = 0.0
         """When the last answer came, in monotonic seconds."""
+        self.until = math.inf
+        """When the first answer of a call has to be there, whatever that asks for; set by who lends the channel."""
         self.welcome = Message("", NOBODY, {})
         """What the server answered to hello."""
         try:
@@ -125,7 +128,7 @@ class Channel:
             Broken: It will not answer.
         """
         while True:
-            head = self._next(until)
+            head = self._next(min(until, self.until))
             if not head:  # the server has looked whether we are there
                 continue
             message = decode([head])
@@ -133,6 +136,7 @@ class Channel:
                 raise _error(message, self.endpoint)
             if message.request == request:
                 self.heard = time.monotonic()
+                self.until = math.inf
                 return message
             self._skip()
 

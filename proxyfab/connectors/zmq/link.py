@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -118,7 +119,9 @@ class Link:
         attempts = Attempts(self._budget, timeout=timeout)
         while True:
             try:
-                result = self._attempt(once, request, incarnation, PATIENCE if attempts.number == 1 else _AGAIN)
+                first = attempts.number == 1
+                until = math.inf if first else time.monotonic() + (attempts.left or 0.0)
+                result = self._attempt(once, request, incarnation, PATIENCE if first else _AGAIN, until)
             except Broken as broken:
                 error = self._failed(what, broken, attempts)
                 pause = attempts.failed(error) if broken.again else None
@@ -131,8 +134,11 @@ class Link:
                 attempts.succeeded()
                 return result
 
-    def _attempt(self, once: Callable[[Channel, bytes], R], request: bytes, incarnation: str, patience: float) -> R:
+    def _attempt(
+        self, once: Callable[[Channel, bytes], R], request: bytes, incarnation: str, patience: float, until: float
+    ) -> R:
         channel = self._take(patience)
+        channel.until = until
         try:
             if incarnation and channel.welcome.fields["incarnation"] != incarnation:
                 raise ObjectLost(
