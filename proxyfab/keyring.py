@@ -272,7 +272,8 @@ class Keyring:
             text = self._read(path, "peers")
         except FileNotFoundError:
             return []
-        rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("# ")]
+        rows = [line.split() for line in lines]  # a key may begin with #, too
         return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
 
     def _write_pairs(self, path: Path, rows: list[tuple[str, str]]) -> None:

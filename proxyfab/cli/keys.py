@@ -14,6 +14,8 @@ _kind = click.argument("kind", type=click.Choice(KINDS))
 _made = click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "verify"]))
 _id = click.argument("id")
 _COLUMNS = ("kind", "id", "public", "where")
+_ANY = {"ignore_unknown_options": True}
+"""A public key may begin with a dash."""
 
 
 @click.group()
@@ -62,7 +64,7 @@ def import_(kind: str, id: str, file: TextIO, as_json: bool) -> None:
     _show([Keyring().add(kind, id, file.read())], as_json)
 
 
-@keys.command()
+@keys.command(context_settings=_ANY)
 @click.argument("server")
 @click.argument("public")
 @click.option("--name", default="", help="Whose key it is; shown in the server's list of peers.")
@@ -72,7 +74,7 @@ def allow(server: str, public: str, name: str) -> None:
     click.echo(f"{server} lets in {len(Keyring().peers(server))} clients")
 
 
-@keys.command()
+@keys.command(context_settings=_ANY)
 @click.argument("address")
 @click.argument("public")
 def trust(address: str, public: str) -> None:

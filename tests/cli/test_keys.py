@@ -64,6 +64,16 @@ def test_who_may_come_in_and_who_is_who(ring):
     assert run("allow", "node7", "nonsense").exit_code == 2
 
 
+@pytest.mark.parametrize("first", ["-", "#"])
+def test_a_key_may_begin_with_anything(ring, first):
+    key = first + "q:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+    assert run("make", "curve", "site").exit_code == 0
+    for words in (["allow", "site", key, "--name", "ada"], ["trust", "tcp://node7:5555", key]):
+        assert run(*words).exit_code == 0, words
+    assert ring.peers("site") == {key.encode(): "ada"}
+    assert ring.server("tcp://node7:5555") == key.encode()
+
+
 def test_wrong_words():
     """Status 2, and what is there."""
     for words in (
