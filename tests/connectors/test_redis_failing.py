@@ -189,6 +189,18 @@ def test_a_network_that_swallows_everything(cabled: tuple[Cable, RedisConnector]
     assert until(lambda: works(one, key))
 
 
+def test_a_large_batch_has_as_much_time_as_its_bytes_need(
+    cabled: tuple[Cable, RedisConnector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cable, one = cabled
+    monkeypatch.setattr("proxyfab.connectors.redis.batches.PATIENT", 2 * BIG)
+    one._fleet.place = one._fleet.place._replace(timeout=1.5)
+    cable.limit(10e6)
+    keys = one.put_many([signed(BIG, seed) for seed in range(8)])
+
+    assert all(is_whole(frames) for frames in one.get_many(keys))
+
+
 def test_an_answer_that_comes_in_drops(cabled: tuple[Cable, RedisConnector]) -> None:
     cable, one = cabled
     key = one.put(signed(100))

@@ -6,11 +6,11 @@ server may have to hold in memory for us is bounded: `BATCH` times `FIRST` bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from time import time
+from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic, time
 
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis.bulk import ASK, Half, ask_range, drop_chunks, first_piece, is_mine, range_words
+from proxyfab.connectors.redis.bulk import ASK, PATIENT, Half, ask_range, drop_chunks, first_piece, is_mine, range_words
 from proxyfab.connectors.redis.header import SIZE, drawn_token, is_whole, pack_header
 from proxyfab.connectors.redis.link import JOINED, Link, Part
 from proxyfab.connectors.redis.parser import checked
@@ -33,7 +33,39 @@ def get_many(link: Link, names: Sequence[bytes], hashes: Sequence[int]) -> list[
         at = len(found)
         replies = link.parser.many(min(BATCH, len(names) - at))
         found += _looked_at(replies, names[at : at + BATCH], hashes[at : at + BATCH])
-    return [item.finish(link) if isinstance(item, Half) else item for item in found]
+    pace = _Pace(link)
+    return [pace.then(len(item.target), item.finish(link)) if isinstance(item, Half) else item for item in found]
+
+
+class _Pace:
+    """Gives a call as many seconds again for each further `PATIENT` bytes that have moved."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._seconds = max(link.parser.deadline - monotonic(), 0.0)
+        self._moved = 0
+
+    def then(self, nbytes: int, frames: Frames | None = None) -> Frames | None:
+        """So many bytes have moved; hands on what they are."""
+        self._moved += nbytes
+        if self._moved >= PATIENT:
+            self._moved = 0
+            self._link.begin(self._seconds)
+        return frames
+
+
+def _cut(items: Sequence[tuple[bytes, Frames, bytes]]) -> Iterator[list[tuple[bytes, Frames, bytes]]]:
+    """The items in batches: so many, and so many bytes, as are sent at once."""
+    batch: list[tuple[bytes, Frames, bytes]] = []
+    nbytes = 0
+    for item in items:
+        if batch and (len(batch) == BATCH or nbytes + item[1].nbytes > PATIENT):
+            yield batch
+            batch, nbytes = [], 0
+        batch.append(item)
+        nbytes += item[1].nbytes
+    if batch:
+        yield batch
 
 
 def _looked_at(
@@ -64,9 +96,10 @@ def put_many(
     if milliseconds is not None:
         end += b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (len(str(milliseconds)), milliseconds)
     words = 3 + (not replace) + 2 * (milliseconds is not None)
-    for start in range(0, len(items), BATCH):
+    pace = _Pace(link)
+    for batch in _cut(items):
         parts: list[Part] = []
-        for name, frames, header in items[start : start + BATCH]:
+        for name, frames, header in batch:
             if replace:
                 parts.append(ask_range(name, 0, SIZE))
             parts.append(_SET % (words, len(name), name, SIZE + frames.nbytes, header))
@@ -76,6 +109,7 @@ def put_many(
         if total <= JOINED * BATCH // 4:
             parts = [b"".join(parts)]  # a copy of small ones costs less than a vector
         link.send(parts, total)
+        pace.then(total)
     replies = link.parser.many(len(items) * (2 if replace else 1))
     for reply in replies:
         if reply != b"OK":
