@@ -126,6 +126,28 @@ def test_a_comparison_is_not_lost_to_who_moves_the_expiry(one: RedisConnector) -
     assert at_once([touch, count], 60)[1] == 50
 
 
+def test_an_object_in_chunks_and_its_chunks_get_their_expiry_at_once(
+    one: RedisConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who dies in the middle leaves none of it to go without the others."""
+    one._place = one._place._replace(chunk=1000)
+    key = one.put(signed(5000), ttl=1000.0)
+
+    def die(*_: object) -> list[bytes]:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("proxyfab.connectors.redis.changes.chunks_of", die)
+        with pytest.raises(RuntimeError):
+            one.renew(key, None)
+    stat = one.stat(key)
+    assert stat is not None
+    assert stat.expires is not None
+    assert one.renew(key, None) is True
+    assert one.reap() == []
+    assert is_whole(one.get(key))
+
+
 def test_after_a_fork_heartbeats_are_the_parents(one: RedisConnector, redis_server: RedisServer) -> None:
     with RedisConnector.from_url(redis_server.database()) as mine:
         key = mine.put(signed(100))

@@ -13,12 +13,15 @@ from proxyfab.connectors.redis.link import Link, Part, pack
 
 
 def renew(link: Link, name: bytes, milliseconds: int | None) -> bool:
-    """Move an object's expiry, and that of its chunks; False when it is missing."""
-    raw, _ = link.calls([ask_range(name, 0, SIZE), _expire(name, milliseconds)])
-    chunks = chunks_of(name, raw)
-    if chunks:
-        link.calls([_expire(chunk, milliseconds) for chunk in chunks])
-    return bool(raw)
+    """Move an object's expiry, and that of its chunks, all at once; False when it is missing."""
+    while True:
+        raw = link.calls([pack(b"WATCH", name), ask_range(name, 0, SIZE)])[1]
+        if not raw:
+            link.call(b"UNWATCH")
+            return False
+        expire = [_expire(one, milliseconds) for one in (*chunks_of(name, raw), name)]
+        if link.calls([pack(b"MULTI"), *expire, pack(b"EXEC")])[-1] is not None:
+            return True  # otherwise it was replaced since it was looked at, or somebody else moved its expiry
 
 
 def compare_and_set(link: Link, writing: Writing, old: Frames | None, header: Header | None) -> bool:
