@@ -66,11 +66,11 @@ def test_a_class_is_made_once() -> None:
 
 def test_its_name_stands_before_the_scheme(registered: None) -> None:
     with MemoryConnector() as child:
-        one = Named(Named(child))
+        one = Named(child)
         key = one.put(Frames([b"x"]))
         again = open_connector(one.spec)
 
-        assert one.spec == f"named+named+{child.spec}"
+        assert one.spec == f"named+{child.spec}"
         assert again.spec == one.spec
         assert isinstance(again, Named)
         assert again.get(key) == Frames([b"x"])

@@ -11,7 +11,7 @@ from proxyfab.serialize import loads
 from proxyfab.wire.payload import VERSION, decode
 from tests.golden.make_golden import OBJECTS, encoded
 
-FILES = sorted((Path(__file__).parents[1] / "golden").glob("*.bin"))
+FILES = sorted((Path(__file__).parents[1] / "golden").glob("v*.bin"))
 
 
 def content(obj):
