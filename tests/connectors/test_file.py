@@ -48,6 +48,7 @@ def files_in(place: Path) -> list[str]:
 
 class TestFile(ConnectorTests):
     connector = FileConnector
+    interrupt_seconds = 8.0
     can_damage = True
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:

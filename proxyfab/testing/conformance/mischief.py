@@ -74,14 +74,14 @@ def interrupted(one: Any, frames: Frames, number: int) -> list[str]:
     return [f"{fault} (instruction {number}, {frames.nbytes} bytes)\n{interrupt.where}" for fault in faults]
 
 
-def interrupted_everywhere(one: Any, nbytes: int, seed: int) -> list[str]:
-    """Interrupt `live` at each instruction, in a random order and for at most ten seconds; the first fault."""
+def interrupted_everywhere(one: Any, nbytes: int, seed: int, seconds: float) -> list[str]:
+    """Interrupt `live` at each instruction, in a random order and for at most `seconds`; the first fault."""
     sys.unraisablehook = lambda _: None  # an interrupt inside a __del__ is told to the log and goes on
     frames, whole = signed(nbytes, nbytes), Interrupt(1 << 60)
     for _ in range(2):  # the first opens what the others find open
         whole.seen = 0
         whole.run(lambda: live(one, Key("k"), frames, []))
-    ends = time.monotonic() + 10.0
+    ends = time.monotonic() + seconds
     for number in random.Random(seed).sample(range(1, whole.seen), whole.seen - 1):
         wrong = interrupted(one, frames, number)
         if wrong or time.monotonic() > ends:
@@ -89,9 +89,9 @@ def interrupted_everywhere(one: Any, nbytes: int, seed: int) -> list[str]:
     return [] if whole.seen > 20 else [f"only {whole.seen} instructions"]
 
 
-def interrupted_first(one: Any, numbers: list[int]) -> list[str]:
+def interrupted_first(one: Any, numbers: list[int], seconds: float) -> list[str]:
     """Interrupt the first operations of a process, each in a fork of its own; the first fault."""
-    ends = time.monotonic() + 10.0
+    ends = time.monotonic() + seconds
     for number in numbers:
         wrong: list[str] = in_fork(partial(_in_child, one, number))
         if wrong or time.monotonic() > ends:
@@ -260,8 +260,9 @@ class MischiefTests(Suite):
         one.put(signed(100))
 
         seed = random.randrange(10_000)
+        seconds = self.interrupt_seconds
 
-        assert in_fork(lambda: interrupted_everywhere(one, nbytes, seed), timeout=60) == [], f"seed {seed}"
+        assert in_fork(lambda: interrupted_everywhere(one, nbytes, seed, seconds), timeout=60) == [], f"seed {seed}"
 
     def test_an_interrupt_in_a_process_that_has_just_begun(self, one: Any) -> None:
         """What is opened at first use is opened by the second then; a sample of the instructions, told by its seed."""
@@ -271,7 +272,7 @@ class MischiefTests(Suite):
         seed = random.randrange(10_000)
         numbers = sorted(random.Random(seed).sample(range(1, 600), 60))
 
-        assert interrupted_first(one, numbers) == [], f"seed {seed}"
+        assert interrupted_first(one, numbers, self.interrupt_seconds) == [], f"seed {seed}"
 
     def test_what_killed_writers_left_is_taken_back(self, place: Path, connect: Open) -> None:
         self.claim("on_disk")
