@@ -54,6 +54,8 @@ class Here(Suite):
 class TestSharedMemory(Here, ConnectorTests):
     """The whole suite."""
 
+    interrupt_seconds = 8.0
+
 
 class TestAllRecycled(Here, ObjectTests, PayloadTests, LifetimeTests, ThreadTests):
     """Objects of every size in recycled segments, read through a lease and a mapping."""
