@@ -169,7 +169,9 @@ class NodeServer:
 
 def _read(descriptor: int, until: float) -> str:
     text = b""
-    while time.monotonic() < until and select.select([descriptor], [], [], max(until - time.monotonic(), 0))[0]:
+    ready = select.poll()  # not select.select, which knows the first 1,024 descriptors of a process only
+    ready.register(descriptor, select.POLLIN)
+    while time.monotonic() < until and ready.poll(max(until - time.monotonic(), 0) * 1000):
         more = os.read(descriptor, 65536)
         if not more:
             break

@@ -6,7 +6,8 @@ by whoever looks next: at once on the same machine, where the process can be loo
 over. Nothing looks but `reap`, and the first put of an unnamed namespace in a process.
 
 Promises: a living process that reaches the server once in a lease keeps its objects; one that was cut off, or stopped,
-for longer may lose them, and what it puts later is owned again. No connection is held between two beats. A forked
+for longer may lose them, and what it puts later is owned again. A server that was away for three leases is not asked any
+more until there is such a put. No connection is held between two beats. A forked
 child's beats are for its parent, as long as that lives.
 """
 
@@ -31,6 +32,8 @@ from proxyfab.osio.owner import Process, Writer, running, this_process
 _AT_EXIT = 2.0
 """Seconds that an ending process gives its namespaces."""
 _DELETED_AT_ONCE = 500
+_GIVEN_UP = 3
+"""Leases after which a server that cannot be reached is not asked any more."""
 
 
 class Owner(NamedTuple):
@@ -75,6 +78,8 @@ class _Keeper:
         self.wake = threading.Event()
         self.next = 0.0
         self.thread: threading.Thread | None = None
+        self.away: dict[Place, float] = {}
+        """Since when a place could not be reached."""
         self.hooked = False
 
     def after_fork(self) -> None:
@@ -83,6 +88,7 @@ class _Keeper:
         self.kept = {}
         self.wake = threading.Event()
         self.thread = None
+        self.away = {}
 
     def keeps(self, place: Place, namespace: str) -> bool:
         """Whether this process already beats for a namespace."""
@@ -154,9 +160,14 @@ class _Keeper:
                 if namespace not in gone:
                     write(fleet, namespace, owner)
         except ProxyfabError:
+            now = time.monotonic()
+            if now - self.away.setdefault(place, now) > _GIVEN_UP * place.lease:
+                del self.away[place]
+                self.drop(place, spaces)
             return min(1.0, place.lease / 8)
         finally:
             fleet.close()
+        self.away.pop(place, None)
         return place.lease / 4
 
 
