@@ -6,9 +6,9 @@ by whoever looks next: at once on the same machine, where the process can be loo
 over. Nothing looks but `reap`, and the first put of an unnamed namespace in a process.
 
 Promises: a living process that reaches the server once in a lease keeps its objects; one that was cut off, or stopped,
-for longer may lose them, and what it puts later is owned again. A server that was away for three leases is not asked any
-more until there is such a put. No connection is held between two beats. A forked
-child's beats are for its parent, as long as that lives.
+for longer may lose them, and what it puts later is owned again. A server that was away for three leases is not asked
+any more until there is such a put. No connection is held between two beats. A forked child's beats are for its parent,
+as long as that lives.
 """
 
 from __future__ import annotations
