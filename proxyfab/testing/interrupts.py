@@ -74,6 +74,7 @@ class Interrupt:
         return False
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        frame.f_trace = self._trace  # 3.13 heeds the next line only on a frame that has a tracer
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode" and self._looks(frame):
