@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.baselines.redis_raw import RawRedis
 from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row, timed
 from benchmarks.pairs import missing
 from benchmarks.payloads import KB, MB
+from benchmarks.waking import woken
 from proxyfab.buffers import Frames
 from proxyfab.keys import Key
-from proxyfab.testing.processes import Child
 from proxyfab.testing.servers import HOST, RedisServer, ServerMissing
 
 BENCH = "redis"
@@ -126,22 +124,5 @@ def _waking(server: RedisServer, settings: Settings, outcome: Outcome) -> None:
 
     with RedisConnector.from_url(f"{server.url}/2", name="bench") as ours:
         keys = [ours.reserve() for _ in range(3 if settings.tiny else 100)]
-        outcome.rows.append(row(BENCH, "a waiter in another process wakes", OURS, list(_woken(ours, keys))))
+        outcome.rows.append(row(BENCH, "a waiter in another process wakes", OURS, list(woken(ours, keys))))
         ours.clear()
-
-
-def _woken(ours: Any, keys: list[Key]) -> Iterator[float]:
-    with Child(_wait, ours, keys) as child:
-        for key in keys:
-            child.receive()
-            time.sleep(0.002)  # so that it waits
-            start = time.monotonic()
-            ours.put(Frames([b"now"]), key=key)
-            yield child.receive() - start
-
-
-def _wait(talk: Connection, connector: Any, keys: list[Key]) -> None:
-    for key in keys:
-        talk.send("waiting")
-        connector.wait(key, 30)
-        talk.send(time.monotonic())

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row, timed
 from benchmarks.payloads import KB, MB
+from benchmarks.waking import woken
 from proxyfab.buffers import Frames
 from proxyfab.keys import Key
-from proxyfab.testing.processes import Child
 
 BENCH = "zmq"
 WIRE, SHARED, WHOLE, STREAM = "proxyfab-zmq-wire", "proxyfab-zmq", "pyzmq", "raw-tcp"
@@ -110,22 +108,5 @@ def _waking(url: str, settings: Settings, outcome: Outcome) -> None:
 
     with ZMQConnector.from_url(url) as one:
         keys = [one.reserve() for _ in range(3 if settings.tiny else 100)]
-        outcome.rows.append(row(BENCH, "a waiter in another process wakes", SHARED, list(_woken(one, keys))))
+        outcome.rows.append(row(BENCH, "a waiter in another process wakes", SHARED, list(woken(one, keys))))
         one.clear()
-
-
-def _woken(one: Any, keys: list[Key]) -> Iterator[float]:
-    with Child(_wait, one, keys) as child:
-        for key in keys:
-            child.receive()
-            time.sleep(0.002)  # so that it waits
-            start = time.monotonic()
-            one.put(Frames([b"now"]), key=key)
-            yield child.receive() - start
-
-
-def _wait(talk: Connection, connector: Any, keys: list[Key]) -> None:
-    for key in keys:
-        talk.send("waiting")
-        connector.wait(key, 30)
-        talk.send(time.monotonic())

@@ -14,6 +14,7 @@ from proxyfab.cli import main
 from proxyfab.store import Store
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.servers import HOST, RedisServer
+from proxyfab.testing.walls import wall
 
 
 def run(*arguments: str):
@@ -32,20 +33,10 @@ def urls() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def wall() -> Iterator[int]:
+def walled() -> Iterator[int]:
     """A port that swallows what is sent to it: its queue of connections is full."""
-    with socket.socket() as server:
-        server.bind((HOST, 0))
-        server.listen(0)
-        waiting = []
-        for _ in range(3):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(server.getsockname())
-            waiting.append(one)
-        yield server.getsockname()[1]
-        for one in waiting:
-            one.close()
+    with wall(HOST) as port:
+        yield port
 
 
 @pytest.mark.parametrize("scheme", ["redis", "zmq"])
@@ -57,9 +48,9 @@ def test_a_server_that_is_well(urls, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["redis", "zmq"])
-def test_a_port_behind_a_wall(scheme, wall):
+def test_a_port_behind_a_wall(scheme, walled):
     started = time.monotonic()
-    status, found = doctor(f"{scheme}://{HOST}:{wall}?timeout=1")
+    status, found = doctor(f"{scheme}://{HOST}:{walled}?timeout=1")
 
     assert status == 1
     assert found["port"]["state"] == "fail"

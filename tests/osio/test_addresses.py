@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxyfab.osio.addresses import reach
+from proxyfab.testing.walls import wall
 
 
 @pytest.fixture
@@ -21,18 +22,8 @@ def listener() -> Iterator[socket.socket]:
 @pytest.fixture
 def swallowing() -> Iterator[int]:
     """A port whose queue of connections is full: the kernel drops who else knocks, as a firewall does."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        waiting = []
-        for _ in range(3):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(server.getsockname())
-            waiting.append(one)
-        yield server.getsockname()[1]
-        for one in waiting:
-            one.close()
+    with wall() as port:
+        yield port
 
 
 def test_a_port_that_accepts(listener: socket.socket) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,17 @@ from proxyfab.abc import Finding, SupportsDiagnosis
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.osio.checkup import examine
+from proxyfab.testing.conformance.disks import Mount, small_disks
 from proxyfab.testing.processes import in_fork
 
 NOBODY = 65534
-Mount = Callable[[str], Path]
 
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
     """Mounts a small tmpfs with given options; needs root."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "proxyfab-test", str(disk)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        if done.returncode != 0:
-            pytest.skip(f"mounting a small tmpfs is not allowed here: {done.stderr.strip()}")
-        return disk
-
-    yield mount
-    if os.path.ismount(disk):
-        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=30)
+    with small_disks(tmp_path) as mount:
+        yield mount
 
 
 def states(findings: list[Finding]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,26 @@ from proxyfab.testing.processes import run
 Mount = Callable[[str], Path]
 
 
+@contextmanager
+def small_disks(directory: Path) -> Iterator[Mount]:
+    """A function that mounts a small tmpfs in `directory` with given options; skips where that is not allowed."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    disk = directory / "disk"
+    disk.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "proxyfab-test", str(disk)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        if done.returncode != 0:
+            pytest.skip(f"mounting a small tmpfs is not allowed here: {done.stderr.strip()}")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=30)
+
+
 class DiskTests(Suite):
     """Nothing acknowledged is lost and nothing partial is seen when there is no room; room that comes back is used."""
 
@@ -27,21 +48,8 @@ class DiskTests(Suite):
     def mount(self, tmp_path: Path) -> Iterator[Mount]:
         """Mounts a small tmpfs with given options; needs root."""
         self.claim("on_disk")
-        if os.geteuid() != 0:
-            pytest.skip("mounting a small tmpfs needs root")
-        disk = tmp_path / "disk"
-        disk.mkdir()
-
-        def mount(options: str) -> Path:
-            command = ["mount", "-t", "tmpfs", "-o", options, "proxyfab-test", str(disk)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-            if done.returncode != 0:
-                pytest.skip(f"mounting a small tmpfs is not allowed here: {done.stderr.strip()}")
-            return disk
-
-        yield mount
-        if os.path.ismount(disk):
-            subprocess.run(["umount", "-l", str(disk)], check=True, timeout=30)
+        with small_disks(tmp_path) as mount:
+            yield mount
 
     @pytest.mark.parametrize("nbytes", [100_000, 1_300_000])
     def test_a_full_disk(self, mount: Mount, monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
