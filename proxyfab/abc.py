@@ -26,6 +26,7 @@ from proxyfab.trace import here
 Self = TypeVar("Self", bound="BaseConnector")
 LARGEST_SWAP = 2**20
 """Bytes of the largest object that `compare_and_set` takes."""
+_LONGEST_PAUSE = 0.02  # of who polls although he says that he is told
 
 
 class Stat(NamedTuple):
@@ -136,7 +137,7 @@ class Connector(Protocol):
 
 @runtime_checkable
 class SupportsWatch(Protocol):
-    """Can wait for an object to appear."""
+    """Can wait for objects to appear."""
 
     @property
     def wait_bound(self) -> float:
@@ -144,6 +145,13 @@ class SupportsWatch(Protocol):
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         """True as soon as the object is there, False when `timeout` seconds have passed."""
+
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        """Those of `keys`, as they were given, whose objects are there, as soon as one is.
+
+        Of what is there when it is called all are named; of what appears later at least one. Empty when `timeout`
+        seconds (None: no deadline; 0 or less: one look) have passed, and for no keys at once.
+        """
 
 
 @runtime_checkable
@@ -219,7 +227,7 @@ class BaseConnector:
     """For those who implement: write `put`, `get`, `exists`, `evict`, `stat`, `clear`, `spec` and inherit the rest.
 
     What is inherited is correct anywhere and slower where the backend knows better: batches loop, `get_range` reads the
-    whole object, `wait` polls every 1 to 20 ms.
+    whole object, `wait` and `wait_any` poll every 1 to 20 ms.
     """
 
     scheme: ClassVar[str]
@@ -291,13 +299,19 @@ class BaseConnector:
         return None if frames is None else frames.slice(offset, length)
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
+        return bool(self.wait_any([key], timeout))
+
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        if not keys:
+            return []
         deadline = None if timeout is None else time.monotonic() + timeout
-        for pause in _pauses(self.wait_bound):
-            if self.exists(key):
-                return True
+        for pause in _pauses(self.wait_bound or _LONGEST_PAUSE):
+            found = [key for key, there in zip(keys, self.exists_many(keys), strict=True) if there]
+            if found:
+                return found
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left <= 0:
-                return False
+                return []
             time.sleep(left)
         raise AssertionError("unreachable: pauses never end")
 

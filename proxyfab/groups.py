@@ -1,11 +1,13 @@
-"""Batches in groups: one call for each group of what was asked together, side by side where that helps.
+"""Several places at once: one call for each group of a batch, side by side where that helps, and waiting by turns.
 
 Promises: answers in the order of what was asked; the caller's thread works too; what one of the calls raises reaches
-the caller, while the others end by themselves.
+the caller, while the others end by themselves; a wait ends at its deadline.
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
@@ -40,3 +42,27 @@ def grouped(
 
 def _call(ask: Callable[[int, list[int]], Sequence[R]], number: int, places: list[int]) -> Callable[[], Sequence[R]]:
     return lambda: ask(number, places)
+
+
+def wait_in_turn(
+    look: Callable[[], list[R]], turns: Sequence[Callable[[float], object]], timeout: float | None, step: float
+) -> list[R]:
+    """Wait for what may appear in several places.
+
+    Args:
+        look: What is there by now, wherever; asked every `step` seconds at least.
+        turns: For each place that can tell: wait there for so many seconds at most. None of them: nothing to wait for.
+        timeout: Seconds; None for ever, 0 or less for one look.
+        step: How long a place has its turn.
+
+    Returns:
+        What the last look found; nothing when `timeout` has passed.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for turn in itertools.cycle(turns):
+        found = look()
+        left = step if deadline is None else min(deadline - time.monotonic(), step)
+        if found or left <= 0:
+            return found
+        turn(left)
+    return []

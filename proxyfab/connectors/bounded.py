@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists, ProxyfabError
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
+from proxyfab.groups import wait_in_turn
 from proxyfab.keys import Key
 from proxyfab.ledger import Ledger, Room
 from proxyfab.opening import open_connector
@@ -164,17 +166,9 @@ class BoundedConnector(BaseConnector):
         stat: Stat | None = self._use().first(self._id(key), lambda child, key: child.stat(key))[0]
         return None if stat is None else stat._replace(key=Key(key.id, self._tag))
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
-        places, id = self._use(), self._id(key)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not places.holds(id):
-            self._use()
-            left = _STEP if deadline is None else min(deadline - time.monotonic(), _STEP)
-            if left <= 0:
-                return False
-            if self.fast.wait(Key(id), left):
-                return True
-        return True
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        turn = partial(self.fast.wait_any, [Key(self._id(key)) for key in keys])
+        return wait_in_turn(lambda: [*filter(self.exists, keys)], [turn] if keys else [], timeout, _STEP)
 
     def _get(self, id: str) -> Frames | None:
         places = self._use()

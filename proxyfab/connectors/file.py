@@ -43,7 +43,7 @@ from proxyfab.osio.objects import (
     renew,
 )
 from proxyfab.osio.root import Root, left
-from proxyfab.osio.watch import wait_until
+from proxyfab.osio.watch import wait_for_any
 from proxyfab.spec import ConnectorSpec, check_name, flag
 from proxyfab.trace import here
 from proxyfab.wire.slot import SIZE, Slot
@@ -196,10 +196,8 @@ class FileConnector(Lodged):
         except OSError as error:
             raise translate(error, "renew", path) from error
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
-        return wait_until(
-            lambda: self.exists(key), timeout, directory=lambda: self._watchable(key), bound=self.wait_bound
-        )
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        return wait_for_any(keys, self.exists, timeout, paths=lambda: self._watchable(keys), bound=self.wait_bound)
 
     # -- many ----------------------------------------------------------------------------------------------------
 
@@ -361,17 +359,19 @@ class FileConnector(Lodged):
         owner = namespace.owner() if owner is None else owner
         return Stat(key, slot.length, slot.created, slot.expires or None, namespace.name, owner)
 
-    def _watchable(self, key: Key) -> str | None:
-        """The directory to watch, made if need be; None where notices do not come, or it cannot be made."""
+    def _watchable(self, keys: Sequence[Key]) -> list[str] | None:
+        """Their files, in directories made if need be; None where notices do not come, or they cannot be made."""
         if self._network:
             return None
+        paths = []
         try:
-            namespace = self._use().target(key)[1]
-            directory = f"{namespace.path}/{fan_of(key.id)}"
-            make_fan(namespace.path, directory, durable=False)
+            for key in keys:
+                namespace = self._use().target(key)[1]
+                paths.append(_path(namespace, key.id))
+                make_fan(namespace.path, os.path.dirname(paths[-1]), durable=False)
         except (ProxyfabError, OSError):
             return None
-        return directory
+        return paths
 
 
 def _path(namespace: Namespace, id: str) -> str:

@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_swap, check_ttl
@@ -152,7 +152,7 @@ class MemoryConnector(BaseConnector):
         entry = self._find(key)
         return None if entry is None else self._stat(key.id, entry)
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         space = self._space()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -160,11 +160,10 @@ class MemoryConnector(BaseConnector):
             woken.acquire()
             try:
                 space.waiting.append(woken)  # before the look: a put behind it finds who waits
-                if self._find(key) is not None:
-                    return True
+                found = [key for key in keys if self._find(key) is not None]
                 left = _LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline - time.monotonic())
-                if left <= 0:
-                    return False
+                if found or left <= 0 or not keys:
+                    return found
                 woken.acquire(timeout=left)
             finally:
                 with contextlib.suppress(ValueError):

@@ -19,8 +19,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import compress, repeat
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from proxyfab.abc import (
@@ -38,7 +39,7 @@ from proxyfab.abc import (
 from proxyfab.abilities import claiming, shared
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, KeyExists
-from proxyfab.groups import grouped
+from proxyfab.groups import grouped, wait_in_turn
 from proxyfab.keys import Key
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
@@ -240,20 +241,17 @@ class RoutedConnector(BaseConnector):
         check_ttl(ttl)
         return self._look(key, lambda number, key: self.children[number].renew(key, ttl) or None) is not None
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         self._use()
-        if key.where or len(self.children) == 1:
-            number, inner = self._split(key) if key.where else (0, key)
-            return bool(self.children[number].wait(inner, timeout))
-        deadline = None if timeout is None else time.monotonic() + timeout
-        turn = 0
-        while not self.exists(key):
-            left = _STEP if deadline is None else min(deadline - time.monotonic(), _STEP)
-            if left <= 0:
-                return False
-            self.children[turn % len(self.children)].wait(key, left)
-            turn += 1
-        return True
+        waits: dict[int, dict[Key, Key]] = {}  # by child: each key as it is called there, and as it was given
+        for key in keys:
+            for number, inner in [self._split(key)] if key.where else enumerate(repeat(key, len(self.children))):
+                waits.setdefault(number, {})[inner] = key
+        if len(waits) == 1:
+            ((number, there),) = waits.items()
+            return [there[inner] for inner in self.children[number].wait_any([*there], timeout)]
+        turns = [partial(self.children[number].wait_any, [*there]) for number, there in waits.items()]
+        return wait_in_turn(lambda: [*compress(keys, self.exists_many(keys))], turns, timeout, _STEP)
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
         check_swap(old, new)

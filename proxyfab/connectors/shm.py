@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -36,7 +36,7 @@ from proxyfab.osio.root import Root, left
 from proxyfab.osio.segments import trim_others
 from proxyfab.osio.shared import Shared, check_mine, default_root, full, shared_at
 from proxyfab.osio.swap import Over, in_memory, publish_over
-from proxyfab.osio.watch import wait_until
+from proxyfab.osio.watch import wait_for_any
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.wire.slot import SIZE, Slot, id_hash, pack, unpack
 
@@ -186,12 +186,12 @@ class SharedMemoryConnector(Lodged):
     def exists(self, key: Key) -> bool:
         return self._visit(key, lambda *_: True) is not None
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         self._check_open()
-        if key.where in ("", self.namespace):
+        if any(key.where in ("", self.namespace) for key in keys):
             self._lodging.open()  # a directory that is there can tell
-        directory = os.path.dirname(self._path(key))
-        return wait_until(lambda: self.exists(key), timeout, directory=lambda: directory, bound=self.wait_bound)
+        paths = [self._path(key) for key in keys]
+        return wait_for_any(keys, self.exists, timeout, paths=lambda: paths, bound=self.wait_bound)
 
     def _visit(self, key: Key, act: Callable[[int, bytes, Slot], R | None]) -> R | None:
         """`act` on the open file, its first bytes and its header, if a live object lies under the key.

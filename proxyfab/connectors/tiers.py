@@ -169,8 +169,8 @@ class TieredConnector(BaseConnector):
     def stat(self, key: Key) -> Stat | None:
         return self._settled(key).stat(key)  # type: ignore[no-any-return]
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
-        return bool(self._settled(key).wait(key, timeout))
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        return self._settled(*keys).wait_any(keys, timeout)  # type: ignore[no-any-return]
 
     def _seen(self, key: Key) -> Stat | None:
         """What lies at home; None also where nobody can tell."""
@@ -307,12 +307,12 @@ class TieredConnector(BaseConnector):
             with self._lock:
                 self._pending.pop(key.id, None)
 
-    def _settled(self, key: Key) -> Any:
-        """Home, as soon as what was put under this key has come there."""
+    def _settled(self, *keys: Key) -> Any:
+        """Home, as soon as what was put under these keys has come there."""
         home = self._use()
-        task = self._pending.get(key.id) if self._pending else None
-        if task is not None:
-            task.result()
+        for key in keys if self._pending else ():
+            if (task := self._pending.get(key.id)) is not None:
+                task.result()
         return home
 
     # -- the whole -----------------------------------------------------------------------------------------------

@@ -94,6 +94,9 @@ class Layer(BaseConnector):
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         return self.child.wait(key, timeout)  # type: ignore[no-any-return]
 
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        return self.child.wait_any(keys, timeout)  # type: ignore[no-any-return]
+
     def reserve(self) -> Key:
         return self.child.reserve()  # type: ignore[no-any-return]
 

@@ -88,6 +88,11 @@ class RetryLayer(Layer):
         attempts = self._attempts(timeout)  # a waiter's deadline is its own, however long
         return self._again("wait", key, lambda _: Layer.wait(self, key, attempts.left), attempts)
 
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        attempts = self._attempts(timeout)
+        name = f"{len(keys)} keys"
+        return self._again("wait_any", name, lambda _: Layer.wait_any(self, keys, attempts.left), attempts)
+
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
         return self._again("get_many", f"{len(keys)} keys", lambda _: Layer.get_many(self, keys))
 

@@ -1,8 +1,9 @@
-"""Being told that something appeared in a directory: inotify, and bounded polling where the kernel cannot tell.
+"""Being told that something appeared in directories: inotify, and bounded polling where the kernel cannot tell.
 
 Promises: a wait ends at its deadline; a notice that comes between two looks is not lost, because a look follows the
 setting of the watch; and whatever happens to the watch (a removed directory, a full queue, no instance left), a look is
-taken at least every second. inotify sees what processes of this machine do: on a network file system use polling.
+taken at least every second. A notice of another name costs no look. inotify sees what processes of this machine do: on
+a network file system use polling.
 """
 
 from __future__ import annotations
@@ -10,87 +11,127 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
+T = TypeVar("T")
 _MOVED_TO, _CREATE, _CLOSE_WRITE = 0x80, 0x100, 0x8
 _ONLYDIR = 0x1000000
 _APPEARED = _MOVED_TO | _CREATE | _CLOSE_WRITE | _ONLYDIR
+_EVENT = struct.Struct("iIII")
 _LOOK_EVERY = 1.0
 _FIRST_PAUSE = 0.001
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _add_watch = _libc.inotify_add_watch
 _add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+Look = Callable[[Sequence[T]], list[T]]
+Names = dict[tuple[int, bytes], T]
+"""By a watch's number and a file's name."""
 
 
-def wait_until(
-    look: Callable[[], bool],
+def wait_for_any(
+    wanted: Sequence[T],
+    there: Callable[[T], bool],
     timeout: float | None,
     *,
-    directory: Callable[[], str | None] = lambda: None,
+    paths: Callable[[], Iterable[str] | None] = lambda: None,
     bound: float = 0.02,
-) -> bool:
-    """Wait until `look()` is true.
+) -> list[T]:
+    """Wait until one of `wanted` is there.
 
     Args:
-        look: Whether what is waited for is there. Called in this thread, at least once.
+        wanted: What is waited for.
+        there: Whether one of them is there. Called in this thread: first for all of them, later perhaps for those only
+            whose names appeared.
         timeout: Seconds; None for ever, 0 or less for one look.
-        directory: The existing directory in which it will appear. None (there is none, or a network holds it): polling.
+        paths: Of each of `wanted` the file that it will be, in a directory that exists. None (there is none, or a
+            network holds it): polling.
         bound: Seconds between two looks at most when polling.
 
     Returns:
-        Whether it came within `timeout`.
+        What the last look found; nothing when `timeout` has passed.
     """
-    if look():
-        return True
+
+    def look(suspects: Sequence[T]) -> list[T]:
+        return [*filter(there, suspects)]
+
+    found = look(wanted)
     deadline = None if timeout is None else time.monotonic() + timeout
-    if deadline is not None and deadline <= time.monotonic():
-        return False
-    place = directory()
-    fd = -1 if place is None else _watch(place)
+    if found or not wanted or (deadline is not None and deadline <= time.monotonic()):
+        return found
+    files = paths()
+    fd, names = (-1, {}) if files is None else _watch(dict(zip(files, wanted, strict=True)))
     try:
-        return _told(look, deadline, fd) if fd >= 0 else _poll(look, deadline, bound)
+        return _told(wanted, look, deadline, fd, names) if fd >= 0 else _poll(wanted, look, deadline, bound)
     finally:
         if fd >= 0:
             os.close(fd)
 
 
-def _watch(directory: str) -> int:
-    """An inotify descriptor for what appears in `directory`; -1 when it cannot be had (128 instances a user)."""
+def _watch(files: dict[str, T]) -> tuple[int, Names[T]]:
+    """An inotify descriptor for what appears under these paths, and what its notices mean.
+
+    It is -1 when it cannot be had (128 instances a user).
+    """
     fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-    if fd >= 0 and _add_watch(fd, os.fsencode(directory), _APPEARED) < 0:
-        os.close(fd)
-        return -1
-    return fd
+    watches: dict[str, int] = {}
+    names: Names[T] = {}
+    for path, item in files.items() if fd >= 0 else ():
+        directory, _, name = path.rpartition("/")
+        if directory not in watches:
+            watches[directory] = _add_watch(fd, os.fsencode(directory), _APPEARED)
+            if watches[directory] < 0:
+                os.close(fd)
+                return -1, {}
+        names[watches[directory], os.fsencode(name)] = item
+    return fd, names
 
 
-def _told(look: Callable[[], bool], deadline: float | None, fd: int) -> bool:
+def _told(wanted: Sequence[T], look: Look[T], deadline: float | None, fd: int, names: Names[T]) -> list[T]:
     notices = select.poll()  # select() cannot take descriptors above 1,023
     notices.register(fd, select.POLLIN)
-    while not look():
-        left = _LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline - time.monotonic())
-        if left <= 0:
-            return False
-        if notices.poll(left * 1000 + 1):
-            _drain(fd)
-    return True
+    suspects, look_at_all = wanted, 0.0
+    while True:
+        now = time.monotonic()
+        if now >= look_at_all:
+            suspects, look_at_all = wanted, now + _LOOK_EVERY
+        found = look(suspects)
+        left = (look_at_all if deadline is None else min(look_at_all, deadline)) - time.monotonic()
+        if found or (left <= 0 and deadline is not None and deadline < look_at_all):
+            return found
+        suspects = ()
+        if left > 0 and notices.poll(left * 1000 + 1):
+            suspects = _appeared(fd, names, wanted)
 
 
-def _drain(fd: int) -> None:
-    """Which names appeared does not matter: each wait has a descriptor of its own and looks for one name."""
+def _appeared(fd: int, names: Names[T], wanted: Sequence[T]) -> Sequence[T]:
+    """What the notices that have come speak of; everything, where they do not say."""
     try:
-        os.read(fd, 65536)
+        told = os.read(fd, 65536)
     except BlockingIOError:
-        pass
+        return ()
+    found: Names[T] = {}
+    place = 0
+    while place < len(told):
+        number, _, _, length = _EVENT.unpack_from(told, place)
+        place += _EVENT.size + length
+        if not length:  # the queue was full, or a directory went
+            return wanted
+        name = number, told[place - length : place].rstrip(b"\0")
+        if name in names:
+            found[name] = names[name]
+    return [*found.values()]
 
 
-def _poll(look: Callable[[], bool], deadline: float | None, bound: float) -> bool:
+def _poll(wanted: Sequence[T], look: Look[T], deadline: float | None, bound: float) -> list[T]:
     pause = _FIRST_PAUSE
-    while not look():
+    while True:
+        found = look(wanted)
         left = pause if deadline is None else min(pause, deadline - time.monotonic())
-        if left <= 0:
-            return False
+        if found or left <= 0:
+            return found
         time.sleep(left)
         pause = min(pause * 1.5, bound)
-    return True

@@ -182,6 +182,9 @@ class FaultyConnector(Layer):
     def wait(self, key: Key, timeout: float | None = None) -> bool:
         return self._call("wait", partial(super().wait, key, timeout))
 
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        return self._call("wait_any", partial(super().wait_any, keys, timeout))
+
     def put_many(
         self,
         many: Sequence[Frames],

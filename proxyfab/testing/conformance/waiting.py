@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from proxyfab.buffers import Frames
@@ -97,3 +98,59 @@ class WaitTests(Suite):
         with Child(roles.wait_for, one, one.reserve(), 0.05) as child:
             child.receive()
             assert child.result() is None
+
+    def test_of_several_those_that_are_there(self, one: Any) -> None:
+        keys = [one.reserve(), Key("named"), one.put(Frames([b"x"])), one.reserve()]
+
+        assert one.wait_any([], None) == []
+        assert one.wait_any(keys) == [keys[2]]
+        assert one.wait_any(keys, 0) == [keys[2]]
+        one.put(Frames([b"x"]), key=keys[1])
+        assert one.wait_any(keys, DEADLINE) == keys[1:3]
+
+    def test_a_wait_for_several_ends_in_time(self, one: Any) -> None:
+        for timeout in (0, 0.05, -1):
+            started = time.monotonic()
+            assert one.wait_any([one.reserve(), Key("a"), one.reserve()], timeout) == []
+            assert timeout <= time.monotonic() - started + 0.005
+            assert time.monotonic() - started < SLACK
+
+    def test_the_first_of_many_wakes(self, one: Any) -> None:
+        keys = [*(one.reserve() for _ in range(40)), *(Key(f"named-{number}") for number in range(40))]
+
+        def put(key: Key) -> None:
+            one.put(Frames([b"other"]), key=Key(f"other-{key.id}"))
+            one.put(Frames([b"x"]), key=key)
+
+        for key in (keys[17], keys[65]):
+            waited, _ = at_once([lambda: one.wait_any(keys, DEADLINE), partial(put, key)])
+            assert waited == [key]
+            assert one.evict(key)
+
+    def test_several_waiters_for_several(self, one: Any) -> None:
+        keys = [one.reserve() for _ in range(6)]
+
+        def wait_for_all() -> list[bytes | None]:
+            left = list(keys)
+            while left:
+                found = one.wait_any(left, DEADLINE)
+                assert found
+                left = [key for key in left if key not in found]
+            return [content(one.get(key)) for key in keys]
+
+        def put() -> None:
+            for number, key in enumerate(keys):
+                one.put(Frames([str(number).encode()]), key=key)
+
+        first, second, _ = at_once([wait_for_all, wait_for_all, put])
+
+        assert first == second == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+    def test_a_wait_for_several_of_another_process(self, one: Any) -> None:
+        self.claim("crosses_processes")
+        keys = [one.reserve() for _ in range(3)]
+        with Child(roles.race, one, keys[1], 1) as child:
+            child.receive()
+            child.send("start")
+            assert one.wait_any(keys, DEADLINE) == [keys[1]]
+            assert child.result() is True
