@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError
+from proxyfab.errors import CapabilityError, ConfigurationError
 from proxyfab.keys import Key
 from proxyfab.trace import here
 
@@ -168,6 +168,9 @@ class SupportsLease(Protocol):
     def renew(self, key: Key, ttl: float | None) -> bool:
         """Expire `ttl` seconds from now (None: never). False when the object is missing."""
 
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
+        """`renew` of each, in one round trip where the backend can."""
+
 
 @runtime_checkable
 class SupportsScan(Protocol):
@@ -292,6 +295,11 @@ class BaseConnector:
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
         return [self.evict(key) for key in keys]
+
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
+        if not isinstance(self, SupportsLease):
+            raise CapabilityError(f"Objects in {self.spec} have no expiry that could be moved.")
+        return [self.renew(key, ttl) for key in keys]
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)

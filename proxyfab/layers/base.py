@@ -132,6 +132,9 @@ class Layer(BaseConnector):
     def renew(self, key: Key, ttl: float | None) -> bool:
         return self.child.renew(key, ttl)  # type: ignore[no-any-return]
 
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
+        return self.child.renew_many(keys, ttl)  # type: ignore[no-any-return]
+
     def scan(self) -> Iterator[Stat]:
         return self.child.scan()  # type: ignore[no-any-return]
 

@@ -81,6 +81,9 @@ class RetryLayer(Layer):
     def renew(self, key: Key, ttl: float | None) -> bool:
         return self._again("renew", key, lambda _: Layer.renew(self, key, ttl))
 
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
+        return self._again("renew_many", f"{len(keys)} keys", lambda _: Layer.renew_many(self, keys, ttl))
+
     def reserve(self) -> Key:
         return self._again("reserve", "", lambda _: Layer.reserve(self))
 

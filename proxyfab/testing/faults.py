@@ -211,6 +211,9 @@ class FaultyConnector(Layer):
     def renew(self, key: Key, ttl: float | None) -> bool:
         return self._call("renew", partial(super().renew, key, ttl))
 
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
+        return self._call("renew_many", partial(super().renew_many, keys, ttl))
+
     def scan(self) -> Iterator[Stat]:
         return self._call("scan", super().scan)
 

@@ -99,11 +99,26 @@ class LifetimeTests(Suite):
         assert one.renew(self.expired(one), LONG) is False
         assert one.renew(self.expired(one), None) is False
 
+    def test_many_are_renewed_together(self, one: Any) -> None:
+        self.claim("leases")
+        keys = one.put_many([Frames([b"x"]), Frames([b"y"]), Frames([b"z"])], ttl=LONG)
+        gone = one.put(Frames([b"gone"]), ttl=LONG)
+        one.evict(gone)
+
+        assert one.renew_many([keys[0], gone, keys[1], Key("never")], 3 * LONG) == [True, False, True, False]
+        for key, seconds in zip(keys, (3 * LONG, 3 * LONG, LONG), strict=True):
+            assert one.stat(key).expires == pytest.approx(time.time() + seconds, abs=20)
+        assert one.renew_many(keys, None) == [True] * 3
+        assert one.stat(keys[2]).expires is None
+        assert one.renew_many([], LONG) == []
+
     def test_a_renewal_that_makes_no_sense_is_refused(self, one: Any) -> None:
         self.claim("leases")
         key = one.put(Frames([b"x"]))
         with pytest.raises(ConfigurationError):
             one.renew(key, -1)
+        with pytest.raises(ConfigurationError):
+            one.renew_many([key], -1)
 
         assert one.exists(key)
 
