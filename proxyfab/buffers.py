@@ -6,7 +6,7 @@ bytes to `wire`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
@@ -108,6 +108,68 @@ class Frames:
                 parts.append(view[low:high])
             start += view.nbytes
         return Frames(parts)
+
+    @property
+    def parts(self) -> tuple[memoryview | Made, ...]:
+        """The bytes for who writes them somewhere, one behind the other: views, or what is made while he does."""
+        return self.views
+
+
+class Made:
+    """Bytes that are made while somebody writes them: `nbytes` in all, in pieces that come in any order.
+
+    Args:
+        nbytes: How many.
+        begin: Begins anew each time: an iterator of offsets and pieces. A piece is over when the next one is asked for.
+    """
+
+    __slots__ = ("_begin", "nbytes")
+
+    def __init__(self, nbytes: int, begin: Callable[[], Iterator[tuple[int, memoryview]]]) -> None:
+        self.nbytes = nbytes
+        self._begin = begin
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def pieces(self) -> Iterator[tuple[int, memoryview]]:
+        """Each piece with its offset. Every byte comes once."""
+        return self._begin()
+
+
+class MadeFrames(Frames):
+    """Frames that are made while they are stored, as encrypting and writing take turns at each piece.
+
+    Who asks for `views` gets all of it in memory, made once. Each making may give other bytes, of the same meaning and
+    length; what somebody has written is one making.
+
+    Args:
+        made: The bytes for who writes.
+        whole: The bytes in memory.
+    """
+
+    __slots__ = ("_made", "_whole")
+
+    def __init__(self, made: Made, whole: Callable[[], Frames]) -> None:
+        self.nbytes = made.nbytes
+        self._made = made
+        self._whole: Callable[[], Frames] | Frames = whole
+
+    @property
+    def views(self) -> tuple[memoryview, ...]:  # type: ignore[override]  # read, never written by who has Frames
+        whole = self._whole
+        if not isinstance(whole, Frames):
+            whole = self._whole = whole()
+        return whole.views
+
+    @property
+    def parts(self) -> tuple[memoryview | Made, ...]:
+        return (self._made,)
+
+    def copy_into(self, target: memoryview, offset: int = 0) -> int:
+        for low, piece in self._made.pieces():
+            target[offset + low : offset + low + len(piece)] = piece
+        return offset + self.nbytes
 
 
 class MappedFrames(Frames):

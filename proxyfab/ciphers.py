@@ -14,7 +14,7 @@ from proxyfab.errors import MissingDependency, SealError
 from proxyfab.keyring import Secret
 from proxyfab.osio.memory import is_private
 from proxyfab.osio.warm import Warm
-from proxyfab.parallel import each
+from proxyfab.parallel import each, line
 from proxyfab.wire.sealed import CHACHA, HEADER, TAG, Header
 
 warm = Warm()
@@ -69,6 +69,24 @@ def encrypt_all(frames: Frames, header: Header, packed: bytes, cipher: Any) -> F
 
     each(encrypt, header.segments, header.segment)
     return Frames.known((out.toreadonly(),), header.total)
+
+
+def encrypt_pieces(frames: Frames, header: Header, packed: bytes, cipher: Any) -> Iterator[tuple[int, memoryview]]:
+    """Like `encrypt_all`, for who stores each piece at its offset as soon as it is made.
+
+    Segments are encrypted in memory of this process alone and copied from there: who could write where they are stored
+    might change one before its tag is computed, and the tag would hold.
+    """
+    yield 0, memoryview(packed)
+    pieces = list(segments_of(frames, header))
+
+    def encrypt(number: int, room: memoryview) -> tuple[int, memoryview]:
+        low = HEADER + number * header.stride
+        made = room[: min(header.stride, header.total - low)]
+        cipher.encrypt_into(nonce_of(number, header), joined(pieces[number]), None, made)
+        return low, made
+
+    yield from line(encrypt, header.segments, header.stride, warm.take)
 
 
 def decrypt_all(sealed: Frames, header: Header, first: int, last: int, cipher: Any) -> Frames:

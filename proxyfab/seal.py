@@ -14,7 +14,8 @@ does not verify. Ed25519 signs the same context with the SHA-256 digest of each 
 Rules:
 1. Nothing of an object is handed out before all of what is handed out was verified.
 2. What is verified is this process's own memory: mapped bytes, which others could change in between, are copied first.
-3. A nonce is never used twice: keys are drawn anew for each object, and nonces count.
+   So is what is encrypted, and copied out behind its tag.
+3. A nonce is never used twice: keys are drawn anew for each sealing of an object, and nonces count.
 4. What a store asks for is what it gets: another mode, another key id or no seal is a SealError, never tried anyway.
 
 An older version of the same object, put back under its own name, verifies: a seal knows no time.
@@ -26,7 +27,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, Made, MadeFrames
 from proxyfab.ciphers import (
     broken,
     checked,
@@ -36,6 +37,7 @@ from proxyfab.ciphers import (
     decrypt_all,
     digest_of,
     encrypt_all,
+    encrypt_pieces,
     has_aes,
     joined,
     nonce_of,
@@ -102,19 +104,28 @@ class Seal:
     # -- sealing -----------------------------------------------------------------------------------------------------
 
     def seal(self, frames: Frames, realm: str, name: str, *, bits: int = SEGMENT) -> Frames:
-        """The sealed form of `frames`, bound to a realm and a name in it. Signed content is not copied.
+        """The sealed form of `frames`, bound to a realm and a name in it. Signed content is not copied, and what is
+        encrypted may be read while it is stored.
 
         Raises:
             SealError: The key is not here.
         """
-        header = Header(self._algorithm(), self.key_id, frames.nbytes, os.urandom(SALT), bits)
-        packed = header.pack()
-        bound = context_of(packed, realm, name)
-        if header.algorithm == ED25519:
-            return self._signed(frames, header, packed, bound)
-        cipher = cipher_for(header.algorithm, self._symmetric(), header.salt, bound)
-        if header.encrypts:
+        algorithm = self._algorithm()
+        if algorithm == ED25519:
+            header, packed = self._header(algorithm, frames, bits)
+            return self._signed(frames, header, packed, context_of(packed, realm, name))
+        secret = self._symmetric()
+
+        def begin() -> tuple[Header, bytes, Any]:
+            header, packed = self._header(algorithm, frames, bits)
+            return header, packed, cipher_for(algorithm, secret, header.salt, context_of(packed, realm, name))
+
+        header, packed, cipher = begin()
+        if header.encrypts and header.segments == 1:
             return encrypt_all(frames, header, packed, cipher)
+        if header.encrypts:  # anew for each who stores it: should the content change in between, no nonce comes twice
+            made = Made(header.total, lambda: encrypt_pieces(frames, *begin()))
+            return MadeFrames(made, lambda: encrypt_all(frames, *begin()))
         pieces = list(segments_of(frames, header))
         tags = bytearray(header.start - HEADER)
 
@@ -124,6 +135,10 @@ class Seal:
 
         each(tag, header.segments, header.segment)
         return Frames((packed, tags, *frames.views))
+
+    def _header(self, algorithm: int, frames: Frames, bits: int) -> tuple[Header, bytes]:
+        header = Header(algorithm, self.key_id, frames.nbytes, os.urandom(SALT), bits)
+        return header, header.pack()
 
     def _signed(self, frames: Frames, header: Header, packed: bytes, bound: bytes) -> Frames:
         pieces = list(segments_of(frames, header))

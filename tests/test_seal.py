@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import ConfigurationError, SealError
 from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
+from proxyfab.osio.files import write_all
+from proxyfab.osio.memory import is_private
 from proxyfab.ref import load
 from proxyfab.seal import Seal
 from proxyfab.serialize import dumps, loads
@@ -167,6 +170,39 @@ def test_the_same_bytes_are_never_sealed_twice_alike():
     """Each time with a salt, hence a key, of its own."""
     for mode in MODES:
         assert len({bytes(parts(mode)[1][16:32]) for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize("mode", ["encrypt", "encrypt-chacha20"])
+@pytest.mark.parametrize("nbytes", [3 << 20, (9 << 20) + 5])
+def test_what_is_encrypted_while_it_is_stored_is_what_is_encrypted_at_once(mode, nbytes):
+    """Written in pieces, copied in pieces or taken whole, by one thread or several; and each time under a new key."""
+    content = bytearray(os.urandom(nbytes))
+    seal = Seal(mode, "lab")
+    frames = seal.seal(Frames([memoryview(content)[:1000], memoryview(content)[1000:]]), "run", "k")
+    copied = bytearray(frames.nbytes + 7)
+    assert frames.copy_into(memoryview(copied), 7) == len(copied)
+    written = bytearray(frames.nbytes)
+    with open(os.memfd_create("x"), "r+b") as file:
+        assert write_all(file.fileno(), frames.parts) == frames.nbytes
+        file.seek(0)
+        file.readinto(written)
+    sealed = [bytes(copied[7:]), bytes(written), frames.tobytes()]
+    assert all(seal.open(Frames([data]), "run", "k").tobytes() == content for data in sealed)
+    assert len({data[16:32] for data in sealed}) == 3
+
+    content[:] = bytes(nbytes)
+    assert frames.tobytes() == sealed[2]
+    again = bytearray(frames.nbytes)
+    frames.copy_into(memoryview(again))
+    assert seal.open(Frames([again]), "run", "k").tobytes() == bytes(nbytes)
+    assert bytes(again[16:32]) not in {data[16:32] for data in sealed}
+
+
+def test_pieces_are_encrypted_where_nobody_else_can_change_them(tmp_path):
+    """Or a tag would be computed of what somebody else has made of a segment."""
+    frames = Seal("encrypt", "lab").seal(Frames([bytes(9 << 20)]), "run", "k")
+    for part in frames.parts:
+        assert all(is_private(piece) for _, piece in part.pieces())
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -28,7 +28,7 @@ from proxyfab.keys import Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
-from proxyfab.osio.files import names_it, open_file, translate
+from proxyfab.osio.files import Part, names_it, open_file, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import is_name
 from proxyfab.osio.objects import name_of
@@ -121,7 +121,7 @@ class SharedMemoryConnector(Lodged):
     def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: Over) -> None:
         path = self._path(key, make=True)
         trailer = key.id.encode() if path[path.rfind("/") + 1] == "=" else b""
-        body: list[memoryview | bytes] = [*frames.views, trailer] if trailer else [*frames.views]
+        body: list[Part] = [*frames.parts, trailer] if trailer else [*frames.parts]
         now = time.time()
         slot = Slot(frames.nbytes, now, now + ttl if ttl else 0.0, id_hash(key.id), len(trailer))
         try:
@@ -138,7 +138,7 @@ class SharedMemoryConnector(Lodged):
                 raise full(self._lodging.path, frames.nbytes) from error
             raise translate(error, "write", path) from error
 
-    def _store(self, path: str, slot: Slot, body: list[memoryview | bytes], drawn: bool, replace: Over) -> None:
+    def _store(self, path: str, slot: Slot, body: list[Part], drawn: bool, replace: Over) -> None:
         publish = partial(publish_over, path, replace)
         if slot.length >= LARGE:
             self._room().pool.write(lambda home: pack(slot._replace(home=home)), body, publish)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
@@ -21,6 +21,7 @@ from proxyfab.osio.files import (
     MODE,
     NEW,
     TEMPORARY,
+    Part,
     is_abandoned,
     names_it,
     open_file,
@@ -44,7 +45,7 @@ class Entry(NamedTuple):
     slot: Slot
 
 
-def write_new(path: str, parts: list[memoryview | bytes]) -> None:
+def write_new(path: str, parts: Sequence[Part]) -> None:
     """A new file, whole or not at all."""
     fds: list[int] = []
     try:
@@ -61,7 +62,7 @@ def write_new(path: str, parts: list[memoryview | bytes]) -> None:
             os.close(fds[0])
 
 
-def write_beside(path: str, parts: list[memoryview | bytes], publish: Callable[[str], object]) -> None:
+def write_beside(path: str, parts: Sequence[Part], publish: Callable[[str], object]) -> None:
     """A new file under a temporary name in the directory of `path`, for as long as `publish` gives it another."""
     temporary = f"{os.path.dirname(path)}/{temporary_name()}"
     try:

@@ -12,11 +12,13 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from proxyfab.buffers import Made
 from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.osio.owner import Writer, running, this_process
 
+Part: TypeAlias = memoryview | bytes | Made
 PIECE = 16 * 2**20
 """Bytes a single write call is given at most: between two pieces Python handles signals."""
 _IOV_MAX = 1024
@@ -62,29 +64,57 @@ def translate(error: OSError, doing: str, path: str) -> ProxyfabError:
     return kind(f"Cannot {doing} {path}: {error.strerror or error}; {hint}.")
 
 
-def write_all(
-    fd: int, parts: Sequence[memoryview | bytes], written: Callable[[int, int, int], None] | None = None
-) -> int:
-    """Write all parts one behind the other, from the file's start, without joining them; returns the number of bytes.
+def write_all(fd: int, parts: Sequence[Part], written: Callable[[int, int, int], None] | None = None) -> int:
+    """Write all parts one behind the other, from where the file stands, without joining them; returns how many bytes.
 
     Args:
-        fd: An empty file.
-        parts: One-dimensional views of bytes.
+        fd: A file; where the caller does not say otherwise an empty one.
+        parts: One-dimensional views of bytes, or what is made meanwhile.
         written: Called as `written(fd, offset, length)` behind each piece of at most PIECE bytes.
     """
+    if Made in map(type, parts):
+        return _write_made(fd, parts, written)
+    views: Sequence[memoryview | bytes] = parts  # type: ignore[assignment]  # as was just seen
     done = 0
-    if written is None and len(parts) <= _IOV_MAX:  # nearly always one call does it
-        total = sum([len(part) for part in parts])
+    if written is None and len(views) <= _IOV_MAX:  # nearly always one call does it
+        total = sum([len(part) for part in views])
         if total <= PIECE:
-            done = os.writev(fd, parts)
+            done = os.writev(fd, views)
             if done == total:
                 return total
-    for batch in _pieces(parts, done):
+    for batch in _pieces(views, done):
         length = _write_batch(fd, batch)
         if written is not None:
             written(fd, done, length)
         done += length
     return done
+
+
+def laid(parts: Sequence[Part], offset: int = 0) -> Iterator[tuple[int, memoryview | bytes]]:
+    """Each piece of what is written one behind the other, and where; a piece is over when the next one is asked for."""
+    for part in parts:
+        if isinstance(part, Made):
+            for low, piece in part.pieces():
+                yield offset + low, piece
+        else:
+            yield offset, part
+        offset += len(part)
+
+
+def write_at(fd: int, piece: memoryview | bytes, offset: int) -> None:
+    """Write all of a piece at an offset."""
+    done = os.pwrite(fd, piece, offset)
+    while done < len(piece):
+        done += os.pwrite(fd, memoryview(piece)[done:], offset + done)
+
+
+def _write_made(fd: int, parts: Sequence[Part], written: Callable[[int, int, int], None] | None) -> int:
+    start = os.lseek(fd, 0, os.SEEK_CUR)
+    for offset, piece in laid(parts, start):
+        write_at(fd, piece, offset)
+        if written is not None:
+            written(fd, offset, len(piece))
+    return sum([len(part) for part in parts])
 
 
 def _write_batch(fd: int, batch: list[memoryview]) -> int:

@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from proxyfab.osio.files import write_all
+from proxyfab.buffers import Made
+from proxyfab.osio.files import Part, laid, write_all, write_at
 from proxyfab.osio.mapping import Mapping
 from proxyfab.wire.slot import SIZE
 
-Body = Sequence[memoryview | bytes]
+Body = Sequence[Part]
 _TRIES = 6
 # Relative costs per byte, measured on tmpfs: a copy to warm pages is 1, the rest follows.
 _FRESH = 5.0
@@ -112,20 +113,33 @@ def _copy(segment: Segment, fd: int, need: int, body: Body) -> None:
     if segment.populated < warm:
         mapping.populate(segment.populated, warm)
         segment.populated = warm
-    inner, outer = split(body, warm - SIZE)
-    mapping.write(inner, SIZE)
-    if not outer:
-        return
-    os.lseek(fd, warm, os.SEEK_SET)
     try:
-        write_all(fd, outer)
+        if Made in map(type, body):
+            _pour(mapping, fd, warm, body)
+        else:
+            views: Sequence[memoryview | bytes] = body  # type: ignore[assignment]  # as was just seen
+            inner, outer = split(views, warm - SIZE)
+            mapping.write(inner, SIZE)
+            if outer:
+                os.lseek(fd, warm, os.SEEK_SET)
+                write_all(fd, outer)
     except BaseException:
-        os.ftruncate(fd, segment.capacity)
+        if warm < need:
+            os.ftruncate(fd, segment.capacity)
         raise
-    segment.capacity = need
+    segment.capacity = max(segment.capacity, need)
 
 
-def split(body: Body, at: int) -> tuple[list[memoryview | bytes], list[memoryview | bytes]]:
+def _pour(mapping: Mapping, fd: int, warm: int, body: Body) -> None:
+    """Copy and write piece by piece what is made meanwhile."""
+    for offset, piece in laid(body, SIZE):
+        cut = min(max(warm - offset, 0), len(piece))
+        mapping.write((memoryview(piece)[:cut],), offset)
+        if cut < len(piece):
+            write_at(fd, memoryview(piece)[cut:], offset + cut)
+
+
+def split(body: Sequence[memoryview | bytes], at: int) -> tuple[list[memoryview | bytes], list[memoryview | bytes]]:
     """The parts of the first `at` bytes and the parts behind them; copies nothing."""
     inner: list[memoryview | bytes] = []
     outer: list[memoryview | bytes] = []

@@ -31,6 +31,7 @@ from proxyfab.osio.files import (
     NEW,
     PIECE,
     NoLinks,
+    Part,
     check_regular,
     discard,
     link_new,
@@ -132,7 +133,7 @@ class Writing:
         """Write an object under a path that nobody has or knows; whatever fails, nothing is left there."""
         tail = id.encode() if name_of(id)[0] == "=" else b""
         start = header(frames.nbytes, time.time(), expires, id_hash(id), len(tail))
-        parts: list[memoryview | bytes] = [start, *frames.views]
+        parts: list[Part] = [start, *frames.parts]
         if tail:
             parts.append(tail)
         fds: list[int] = []
@@ -149,7 +150,7 @@ class Writing:
             discard(path)
             raise
 
-    def _fill(self, fd: int, parts: Sequence[memoryview | bytes], total: int) -> None:
+    def _fill(self, fd: int, parts: Sequence[Part], total: int) -> None:
         if self.reserve and total >= RESERVED_FROM:
             os.posix_fallocate(fd, 0, total)
         write_all(fd, parts, _start_writeback if self.durable and total > PIECE else None)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxyfab.buffers import Made
 from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, KeyExists
 from proxyfab.osio import files, mounts
 from proxyfab.osio.files import is_abandoned, remove_tree, temporary_name, translate, tree_size, write_all
@@ -39,6 +42,40 @@ def test_any_parts_in_any_pieces_arrive(parts: list[bytes], piece: int, iov: int
         assert write_all(file.fileno(), parts) == done
         file.seek(done)
         assert file.read() == b"".join(parts)
+
+
+@given(
+    parts=st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=50)), min_size=1, max_size=9),
+    before=st.binary(max_size=9),
+    short=st.integers(1, 30),
+    data=st.data(),
+)
+def test_what_is_made_meanwhile_arrives(
+    parts: list[tuple[bool, bytes]], before: bytes, short: int, data: st.DataObject
+) -> None:
+    """In pieces that come in any order, beside views, and behind what is there already."""
+
+    def pieces(content: bytes) -> Iterator[tuple[int, memoryview]]:
+        step = data.draw(st.integers(1, 20))
+        for low in data.draw(st.permutations(range(0, len(content), step))):
+            yield low, memoryview(content)[low : low + step]
+
+    with pytest.MonkeyPatch.context() as patch, open(os.memfd_create("x"), "r+b") as file:
+        pwrite = os.pwrite
+        patch.setattr(os, "pwrite", lambda fd, piece, offset: pwrite(fd, bytes(piece)[:short], offset))
+        os.write(file.fileno(), before)
+        body = [Made(len(content), partial(pieces, content)) if made else content for made, content in parts]
+        told: list[tuple[int, int]] = []
+        done = write_all(file.fileno(), body, lambda _fd, offset, length: told.append((offset, length)))
+
+        whole = b"".join(content for _, content in parts)
+        assert done == len(whole)
+        if any(made for made, _ in parts):
+            assert sorted(place for low, length in told for place in range(low, low + length)) == list(
+                range(len(before), len(before) + len(whole))
+            )
+        file.seek(0)
+        assert file.read() == before + whole
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxyfab.buffers import Made
 from proxyfab.osio import filling
 from proxyfab.osio.filling import Segment, choose, cost, split
 from proxyfab.osio.leases import leases
@@ -34,7 +35,19 @@ class Desk:
         self.directory.mkdir(exist_ok=True)
         self.homes: dict[str, int] = {}
 
-    def put(self, name: str, data: bytes, cuts: int = 3) -> int:
+    @staticmethod
+    def made(body: list[memoryview]) -> list[Made]:
+        """The same in pieces that are made, the last one first."""
+
+        def pieces() -> Iterator[tuple[int, memoryview]]:
+            low = sum(map(len, body))
+            for part in reversed(body):
+                low -= len(part)
+                yield low, part
+
+        return [Made(sum(map(len, body)), pieces)]
+
+    def put(self, name: str, data: bytes, cuts: int = 3, *, made: bool = False) -> int:
         """Publish; the inode."""
         step = len(data) // cuts + 1
         body = [memoryview(data)[low : low + step] for low in range(0, len(data), step)]
@@ -43,7 +56,7 @@ class Desk:
             self.homes[name] = home
             return f"{home:016x}".encode().ljust(SIZE, b".")
 
-        self.pool.write(head, body, lambda path: os.link(path, self.directory / name))
+        self.pool.write(head, self.made(body) if made else body, lambda path: os.link(path, self.directory / name))
         return self.path(name).stat().st_ino
 
     def path(self, name: str) -> Path:
@@ -182,6 +195,18 @@ def test_any_sequence_of_sizes(lengths: list[int], seed: int) -> None:
         desk.pool.close()
 
 
+@pytest.mark.parametrize("length", [MB, MB + 1, MB * 11 // 10, 2 * MB, MB - 1000, MB * 9 // 10])
+def test_what_is_made_meanwhile_fills_segments_too(desk: Desk, length: int) -> None:
+    """A new one, a warm one of the same size and others that are cut or grow: like what is there."""
+    first = desk.put("first", b"1" * MB, made=True)
+    assert desk.get("first", MB) == b"1" * MB
+    desk.evict("first")
+    content = os.urandom(length)
+
+    assert desk.put("second", content, made=True) == first
+    assert desk.get("second", length) == content
+
+
 def test_far_smaller_ones_take_new_files(desk: Desk) -> None:
     inode = desk.put("a", b"1" * MB)
     desk.evict("a")
@@ -315,7 +340,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True, timeout=30)
 
 
-def test_a_full_disk_is_an_error_and_not_a_signal(small: Path) -> None:
+@pytest.mark.parametrize("made", [False, True])
+def test_a_full_disk_is_an_error_and_not_a_signal(small: Path, made: bool) -> None:
     desk = Desk(small / "root", limit=8 * MB)
     desk.put("a", b"1" * 3 * MB)
     desk.evict("a")
@@ -323,7 +349,7 @@ def test_a_full_disk_is_an_error_and_not_a_signal(small: Path) -> None:
     desk.put("c", b"3" * 3 * MB)
     desk.evict("b")
     with pytest.raises(OSError, match="No space"):  # too large for what is there and what is left
-        desk.put("d", b"4" * 5_800_000)
+        desk.put("d", b"4" * 5_800_000, made=made)
     assert desk.get("c", 3 * MB) == b"3" * 3 * MB
     assert not desk.path("d").exists()
 
