@@ -15,6 +15,7 @@
     ├── CapabilityError       NotImplementedError  the backend cannot do this at all
     ├── MissingDependency     ImportError          an extra is not installed (the pip line is in the message)
     ├── BackPressureError     RuntimeError         a bounded queue is full
+    ├── RemoteError           RuntimeError         an exception of another process, as far as it can be told here
     └── ConfigurationError    ValueError           a URL, an option or a name makes no sense
 
 A message is a sentence: what failed, on what, what to do. It is the only argument, so that every error crosses a
@@ -80,6 +81,13 @@ class MissingDependency(ProxyfabError, ImportError):
 
 class BackPressureError(ProxyfabError, RuntimeError):
     """A bounded queue is full and the caller chose an error over waiting."""
+
+
+class RemoteError(ProxyfabError, RuntimeError):
+    """What was raised in another process: its type, message and traceback, where it does not travel itself.
+
+    Where it does travel, this is its `__cause__`, and shows where it was raised.
+    """
 
 
 class ConfigurationError(ProxyfabError, ValueError):

@@ -28,7 +28,7 @@ COST = 1.0
 GAIN = 0.1
 MOST = 8
 IDEMPOTENT = frozenset(
-    ("get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "scan", "reserve", "status")
+    ("get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "wait_any", "scan", "reserve", "status")
     + ("renew", "renew_many")
 )
 """Operations whose second time changes nothing and answers as the first would have."""

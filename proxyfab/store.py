@@ -119,9 +119,12 @@ class Store:
             SerializationError: The object cannot become bytes.
             CapacityError: There is no room.
         """
-        wanted = None if key is None else as_key(key)
-        done = self._transport.put(self._dumps(obj), wanted, ttl, replace)
-        if wanted is not None:
+        return self.put_payload(self._dumps(obj), None if key is None else as_key(key), ttl=ttl, replace=replace)
+
+    def put_payload(self, payload: Payload, key: Key | None, *, ttl: float | None = None, replace: bool = False) -> Key:
+        """`put` of an object that is already serialized; for those who build on stores."""
+        done = self._transport.put(payload, key, ttl, replace)
+        if key is not None:
             self._reuse.forget([done])
         return done
 

@@ -33,6 +33,7 @@ BUILT_IN = {
     "CapabilityError": NotImplementedError,
     "MissingDependency": ImportError,
     "BackPressureError": RuntimeError,
+    "RemoteError": RuntimeError,
     "ConfigurationError": ValueError,
 }
 SENTENCE = "Nothing lies under a@b in shm://~1: put it again."

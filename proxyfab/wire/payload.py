@@ -236,6 +236,20 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
     return _decode(frames, verify)
 
 
+def announced(head: Frames) -> tuple[str, str]:
+    """Codec and type of an object of which only the beginning is here, as far as its head, which is verified.
+
+    Raises:
+        IntegrityError: The head is damaged, longer than what is here, or not proxyfab's.
+    """
+    view = head.join()
+    length = _FIXED.unpack_from(view)[-2] if view.nbytes >= _START else 0
+    start = _aligned(_START + length)
+    if view.nbytes < start or crc32(view[_START:start], crc32(view[: _HEADER.size])) != _CRC.unpack_from(view, 28)[0]:
+        raise IntegrityError("The head of an object is damaged, cut off or not proxyfab's: it must be written again.")
+    return tuple(_parsed(bytes(view[_START : _START + length]))[:2])  # type: ignore[return-value]  # two, checked
+
+
 _heads: dict[bytes, tuple[int, str, str, Any, list[tuple[int, int]], int, str]] = {}
 """Heads that were checked and say nothing of their data but the length (no checksum), with what they say: objects of
 one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""

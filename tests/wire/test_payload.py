@@ -17,7 +17,7 @@ from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.errors import IntegrityError, SerializationError
 from proxyfab.trace import here
 from proxyfab.wire import payload as wire
-from proxyfab.wire.payload import ALIGNMENT, MAX_METADATA, Payload, decode, digest, encode
+from proxyfab.wire.payload import ALIGNMENT, MAX_METADATA, Payload, announced, decode, digest, encode
 
 SMALL = Payload("numpy", "numpy:ndarray", ["<f8", [3], False], [b"abcdefgh" * 3, b"", b"tail"])
 META = st.recursive(
@@ -258,3 +258,28 @@ def test_what_lies_as_it_was_put_is_not_verified_again() -> None:
     damaged[40] ^= 1
     with pytest.raises(IntegrityError, match="head"):
         decode(MappedFrames([damaged]))
+
+
+def test_the_beginning_says_what_it_is() -> None:
+    payload = Payload("numpy", "numpy:ndarray", {"shape": [9999]}, [bytes(9999)])
+    frames = encode(payload, checksum=True)
+
+    assert announced(frames) == announced(frames.slice(0, 512)) == ("numpy", "numpy:ndarray")
+    assert announced(Frames([frames.slice(0, 20).join(), frames.slice(20, 400).join()])) == ("numpy", "numpy:ndarray")
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 80])
+def test_too_short_a_beginning_is_refused(size: int) -> None:
+    frames = encode(Payload("numpy", "numpy:ndarray", {"shape": [9999]}, [bytes(9999)]), checksum=True)
+    with pytest.raises(IntegrityError, match="cut off"):
+        announced(frames.slice(0, size))
+
+
+@given(st.integers(0, 63), st.integers(1, 255))
+def test_a_damaged_beginning_is_refused(place: int, flip: int) -> None:
+    data = bytearray(
+        encode(Payload("bytes", "builtins:bytes", None, [bytes(9999)]), checksum=True).slice(0, 128).join()
+    )
+    data[place] ^= flip
+    with pytest.raises(IntegrityError):
+        announced(Frames([bytes(data)]))
