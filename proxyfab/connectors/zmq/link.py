@@ -121,7 +121,8 @@ class Link:
             try:
                 first = attempts.number == 1
                 until = math.inf if first else time.monotonic() + (attempts.left or 0.0)
-                result = self._attempt(once, request, incarnation, PATIENCE if first else _AGAIN, until)
+                patience = min(PATIENCE, timeout) if first else _AGAIN
+                result = self._attempt(once, request, incarnation, patience, until)
             except Broken as broken:
                 error = self._failed(what, broken, attempts)
                 pause = attempts.failed(error) if broken.again else None

@@ -12,12 +12,12 @@ import os
 import sys
 
 from proxyfab.errors import ProxyfabError
+from proxyfab.exit import left
 from proxyfab.osio.owner import this_process
 from proxyfab.registry import load
 
 _counter = itertools.count()
 _left: dict[str, str] = {}
-_PATIENCE = 2.0
 
 
 def draw() -> str:
@@ -43,7 +43,7 @@ def _leave() -> None:
         by_spec.setdefault(spec.partition("?")[0], [spec]).append(namespace)
     for spec, *namespaces in by_spec.values():
         with contextlib.suppress(ProxyfabError), load("connectors", "zmq").from_url(spec) as connector:
-            connector.leave(namespaces, _PATIENCE)
+            connector.leave(namespaces, left())
 
 
 atexit.register(_leave)
