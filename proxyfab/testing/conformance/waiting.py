@@ -130,7 +130,7 @@ class WaitTests(Suite):
     def test_several_waiters_for_several(self, one: Any) -> None:
         keys = [one.reserve() for _ in range(6)]
 
-        def wait_for_all() -> list[bytes | None]:
+        def wait_for_all() -> list[object]:
             left = list(keys)
             while left:
                 found = one.wait_any(left, DEADLINE)
