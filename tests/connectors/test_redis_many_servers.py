@@ -81,13 +81,13 @@ def test_a_cluster_that_moves_a_slot() -> None:
             clients = [stack.enter_context(contextlib.closing(node.client())) for node in nodes]
             ids = [client.execute_command("CLUSTER MYID") for client in clients]
             key = one.put(signed(1000), key=Key("mover"))
-            slot = key_slot(one._name(key))
+            slot = key_slot(one._names.name(key))
             old = slot * 3 // 16384
             new = (old + 1) % 3
             clients[new].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[old])
             clients[old].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[new])
             assert is_whole(one.get(key))
-            clients[old].execute_command("MIGRATE", HOST, nodes[new].port, one._name(key), 0, 5000)
+            clients[old].execute_command("MIGRATE", HOST, nodes[new].port, one._names.name(key), 0, 5000)
             assert is_whole(one.get(key)), "the old node says ASK"
             for client in clients:
                 client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[new])

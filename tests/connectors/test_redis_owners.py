@@ -41,7 +41,7 @@ def test_a_lease_ends_where_the_process_cannot_be_looked_up(
         assert until(lambda: other.reap(), 5)
         assert other.get(key) is None
         child.process.send_signal(signal.SIGCONT)
-        assert until(lambda: other.exists(other._at(Key("never"))) or _owned(other, spec)), "it says so again"
+        assert until(lambda: other.exists(other._names.at(Key("never"))) or _owned(other, spec)), "it says so again"
 
 
 def _owned(other: RedisConnector, spec: str) -> bool:
@@ -80,14 +80,14 @@ def test_killed_writers_of_chunks_leave_nothing_for_long(
 
 
 def _chunks(one: RedisConnector, key: Key) -> list[bytes]:
-    name = one._name(key)
+    name = one._names.name(key)
     return bulk.chunks_of(name, one._fleet.run(name, lambda link: link.call(b"GET", name), "get"))
 
 
 def test_a_chunk_that_no_object_names_is_taken_back(one: RedisConnector) -> None:
     one._place = one._place._replace(chunk=1000)
     key = one.put(signed(5000))
-    name = one._name(key)
+    name = one._names.name(key)
     one._fleet.run(name, lambda link: link.call(b"DEL", name), "del")
 
     assert len(one.reap(dry_run=True)) == len(one.reap()) == 5
@@ -121,7 +121,7 @@ def test_clearing_keeps_other_peoples_keys(redis_server: RedisServer) -> None:
 
 
 def test_what_is_not_ours_under_our_name_is_an_error(one: RedisConnector) -> None:
-    name = one._name(Key("k"))
+    name = one._names.name(Key("k"))
     one._fleet.run(name, lambda link: link.call(b"RPUSH", name, b"x"), "push")
 
     with pytest.raises(IntegrityError, match="WRONGTYPE"):

@@ -1,16 +1,21 @@
 """Many objects at once, most of them small: no round trip waits, and next to nothing is done for each in Python.
 
 Some are asked for, or sent, while others are looked at, or made ready, so that server and client work at once. What a
-server may have to hold in memory for us is bounded: `BATCH` times `FIRST` bytes, twice.
+server may have to hold in memory for us is bounded: `BATCH` times `FIRST` bytes, twice. What another node of a cluster
+should be asked (`ELSEWHERE`) is left to the caller, who asks one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic, time
+
+from redis.exceptions import ResponseError
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.bulk import ASK, PATIENT, Half, ask_range, drop_chunks, first_piece, is_mine, range_words
+from proxyfab.connectors.redis.errors import ELSEWHERE, Torn
 from proxyfab.connectors.redis.header import SIZE, drawn_token, is_whole, pack_header
 from proxyfab.connectors.redis.link import JOINED, Link, Part
 from proxyfab.connectors.redis.parser import checked
@@ -20,10 +25,23 @@ FIRST = 64 * 1024
 _SET = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b"
 
 
-def get_many(link: Link, names: Sequence[bytes], hashes: Sequence[int]) -> list[Frames | None]:
-    """The objects under several keys."""
+@contextmanager
+def _still_here() -> Iterator[None]:
+    """Around what is done for one object of a batch, once its key was found here.
+
+    Raises:
+        Torn: It has moved to another node meanwhile.
+    """
+    try:
+        yield
+    except ELSEWHERE as error:
+        raise Torn from error
+
+
+def get_many(link: Link, names: Sequence[bytes], hashes: Sequence[int]) -> list[Frames | ResponseError | None]:
+    """The objects under several keys; for one that is on another node the error that says so."""
     starts = range(0, len(names), BATCH)
-    found: list[Frames | Half | None] = []
+    found: list[Frames | Half | ResponseError | None] = []
     words = range_words(0, FIRST - 1)
     for start in (*starts, None):
         if start is not None:
@@ -34,7 +52,8 @@ def get_many(link: Link, names: Sequence[bytes], hashes: Sequence[int]) -> list[
         replies = link.parser.many(min(BATCH, len(names) - at))
         found += _looked_at(replies, names[at : at + BATCH], hashes[at : at + BATCH])
     pace = _Pace(link)
-    return [pace.then(len(item.target), item.finish(link)) if isinstance(item, Half) else item for item in found]
+    with _still_here():
+        return [pace.then(len(item.target), item.finish(link)) if isinstance(item, Half) else item for item in found]
 
 
 class _Pace:
@@ -70,11 +89,13 @@ def _cut(items: Sequence[tuple[bytes, Frames, bytes]]) -> Iterator[list[tuple[by
 
 def _looked_at(
     replies: Iterable[object], names: Iterable[bytes], hashes: Iterable[int]
-) -> Iterable[Frames | Half | None]:
+) -> Iterable[Frames | Half | ResponseError | None]:
     known = Frames.known
     for data, name, id_hash in zip(replies, names, hashes, strict=True):
         if type(data) is bytes and is_whole(data, id_hash):
             yield known((memoryview(data)[SIZE:],), len(data) - SIZE)
+        elif isinstance(data, ELSEWHERE):
+            yield data
         else:
             yield first_piece(checked(data), name, id_hash, FIRST)
 
@@ -90,8 +111,11 @@ def new_headers(many: Sequence[Frames], hashes: Iterable[int]) -> list[bytes]:
 
 def put_many(
     link: Link, items: Sequence[tuple[bytes, Frames, bytes]], milliseconds: int | None, *, replace: bool
-) -> list[bool]:
-    """Store objects (key, bytes, header) in one piece each; which of them found their key free or replaced it."""
+) -> list[bool | ResponseError]:
+    """Store objects (key, bytes, header) in one piece each; which of them found their key free or replaced it.
+
+    For one whose key is on another node the error that says so.
+    """
     end = b"\r\n" if replace else b"\r\n$2\r\nNX\r\n"
     if milliseconds is not None:
         end += b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (len(str(milliseconds)), milliseconds)
@@ -111,13 +135,19 @@ def put_many(
         link.send(parts, total)
         pace.then(total)
     replies = link.parser.many(len(items) * (2 if replace else 1))
-    for reply in replies:
-        if reply != b"OK":
+    stored = replies[1::2] if replace else replies
+    if replace:
+        for item, old, reply in zip(items, replies[::2], stored, strict=True):
+            if reply == b"OK":
+                drop_chunks(link, item[0], old)
+    for reply in stored:
+        if reply != b"OK" and not isinstance(reply, ELSEWHERE):
             checked(reply)
-    if not replace:
-        return [
-            reply is not None or is_mine(link, item[0], item[2]) for reply, item in zip(replies, items, strict=True)
-        ]
-    for item, old in zip(items, replies[::2], strict=True):
-        drop_chunks(link, item[0], old)
-    return [True] * len(items)
+    with _still_here():
+        return [_done(link, item, reply) for item, reply in zip(items, stored, strict=True)]
+
+
+def _done(link: Link, item: tuple[bytes, Frames, bytes], reply: object) -> bool | ResponseError:
+    if isinstance(reply, ELSEWHERE):
+        return reply
+    return reply is not None or is_mine(link, item[0], item[2])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import lru_cache
 from time import monotonic, time
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from redis import exceptions
 
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis.errors import Torn
+from proxyfab.connectors.redis.errors import Torn, parted, together
 from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, drawn_token, is_whole, unpack
 from proxyfab.connectors.redis.link import JOINED, Link, Part, pack
 from proxyfab.connectors.redis.parser import Reply, checked
@@ -83,8 +84,8 @@ def get(link: Link, name: bytes, id_hash: int, first: int = FIRST) -> Frames | N
 
 def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -> Frames | None:
     """Bytes of an object, without moving the others."""
-    link.ask(ask_range(name, 0, SIZE) + ask_range(name, SIZE + offset, SIZE + offset + min(max(length, 1), FIRST)))
-    raw, some = link.replies(2)
+    some_of_it = ask_range(name, SIZE + offset, SIZE + offset + min(max(length, 1), FIRST))
+    raw, some = link.calls([ask_range(name, 0, SIZE), some_of_it])
     if not raw:
         return None
     header = unpack(raw, id_hash)
@@ -148,8 +149,21 @@ def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryvie
 
     Raises:
         Torn: It was evicted or replaced meanwhile.
+        TryAgainError: It lies in chunks, some of them on another node.
         IntegrityError: A part of it is missing.
     """
+    with together() if header.chunk else nullcontext():
+        whole = _received(link, name, header, target, offset)
+        if link.calls([ask_range(name, 0, SIZE)])[0] != raw:
+            raise Torn
+    if whole < len(target):
+        if header.chunk and link.before:
+            raise parted()
+        raise IntegrityError(f"{len(target) - whole} of its {header.length} bytes are missing")
+
+
+def _received(link: Link, name: bytes, header: Header, target: memoryview, offset: int) -> int:
+    """How many of an object's bytes from `offset` on were received into `target`, each where it belongs."""
     pieces = _pieces(name, header, offset, len(target))
     parser, under_way = link.parser, deque[int]()
     seconds = max(parser.deadline - monotonic(), 0.0)
@@ -174,10 +188,7 @@ def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryvie
         if at // PATIENT != (at - expected) // PATIENT:
             link.begin(seconds)
         ask_next()
-    if link.calls([ask_range(name, 0, SIZE)])[0] != raw:
-        raise Torn
-    if whole < at:
-        raise IntegrityError(f"{at - whole} of its {header.length} bytes are missing")
+    return whole
 
 
 def _pieces(name: bytes, header: Header, offset: int, length: int) -> Iterator[tuple[bytes, int]]:
@@ -203,9 +214,10 @@ def put(link: Link, writing: Writing, header: Header) -> bool:
         return _put_chunks(link, writing, header)
     parts, nbytes = set_command(writing, header)
     if writing.replace:
-        before = ask_range(writing.name, 0, SIZE)
+        before = ask_range(writing.name, 0, SIZE) + link.before
         link.send([before, *parts], nbytes + len(before))
-        old, done = link.replies(2)
+        old, done = link.parser.read(), link.parser.read()
+        checked(done)
         drop_chunks(link, writing.name, old)
     else:
         link.send(parts, nbytes)
@@ -235,7 +247,7 @@ def set_command(writing: Writing, header: Header) -> tuple[list[Part], int]:
 
 def is_mine(link: Link, name: bytes, header: bytes) -> bool:
     """Whether what lies there came from this very putting, whose first answer was lost."""
-    return bool(link.calls([ask_range(name, 0, SIZE)])[0] == header)
+    return bool(link.calls([ask_range(name, 0, SIZE)], lenient=True)[0] == header)
 
 
 def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
@@ -245,16 +257,18 @@ def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
     """
     name = writing.name
     names = [chunk_name(name, header.token, number) for number in range(header.chunks)]
-    old = link.calls([pack(b"WATCH", name), ask_range(name, 0, SIZE)])[1]
-    if old == header.pack() or (old and not writing.replace):
+    old, there = link.calls([pack(b"WATCH", name), ask_range(name, 0, SIZE), pack(b"EXISTS", name)], lenient=True)[1:]
+    checked(there)
+    if old == header.pack() or (there and not writing.replace):
         link.call(b"UNWATCH")
         return bool(old == header.pack())
     if writing.replace:
         link.call(b"UNWATCH")
-    _send_chunks(link, names, writing.frames, header.chunk)
-    if _publish(link, writing, header, names):
-        return True
-    link.calls([pack(b"UNLINK", chunk) for chunk in names])
+    with together() if there else nullcontext():
+        _send_chunks(link, names, writing.frames, header.chunk)
+        if _publish(link, writing, header, names):
+            return True
+    link.calls([pack(b"UNLINK", chunk) for chunk in names], lenient=True)
     if not writing.replace and link.calls([ask_range(name, 0, SIZE)])[0]:
         return False  # somebody put there meanwhile
     raise Torn  # somebody cleared meanwhile
@@ -272,7 +286,7 @@ def _send_chunks(link: Link, names: list[bytes], frames: Frames, size: int) -> N
         link.send([start, *part.views, end], len(start) + part.nbytes + len(end))
         checked(link.parser.read())
         if monotonic() - extended > lease / 4000:
-            link.calls([pack(b"PEXPIRE", before, b"%d" % lease) for before in names[: number + 1]])
+            link.calls([pack(b"PEXPIRE", before, b"%d" % lease) for before in names[: number + 1]], lenient=True)
             extended = monotonic()
 
 
@@ -293,34 +307,37 @@ def _cut(frames: Frames, size: int) -> Iterator[Frames]:
 
 def _publish(link: Link, writing: Writing, header: Header, names: list[bytes]) -> bool:
     """Name the chunks; False when one of them has gone, or the key is not free any more."""
+    left = writing.milliseconds
+    keep = [pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left) for name in names]
+    if link.before:  # where a slot arrives, no transaction may make a key beside others; `reap` knows who dies here
+        link.calls(keep)
+        keep = []
     link.call(b"WATCH", *names)
     if not all(link.calls([pack(b"EXISTS", name) for name in names])):
         link.call(b"UNWATCH")
         return False
-    left = writing.milliseconds
-    free = [pack(b"PERSIST", name) if left is None else pack(b"PEXPIRE", name, b"%d" % left) for name in names]
     parts, nbytes = set_command(writing, header)
-    before = b"".join([pack(b"MULTI"), *free, ask_range(writing.name, 0, SIZE)])
-    after = pack(b"EXEC")
-    link.send([before, *parts, after], len(before) + nbytes + len(after))
-    done = link.replies(len(names) + 4)[-1]
+    before = b"".join([*keep, ask_range(writing.name, 0, SIZE)])
+    done = link.transaction([before, *parts], len(before) + nbytes, len(keep) + 2)
     if done is None:
         return False
-    drop_chunks(link, writing.name, done[len(names)])
+    drop_chunks(link, writing.name, done[len(keep)])
     return True
 
 
 def drop_chunks(link: Link, name: bytes, old: Reply) -> None:
-    """Delete the keys that a replaced or evicted object had besides its first."""
+    """Delete the keys that a replaced object had besides its first; those on another node are left to `reap`."""
     names = chunks_of(name, old)
     if names:
-        link.calls([pack(b"UNLINK", chunk) for chunk in names])
+        link.calls([pack(b"UNLINK", chunk) for chunk in names], lenient=True)
 
 
 def chunks_of(name: bytes, raw: Reply) -> list[bytes]:
     """Keys that an object with this header has besides its first; none where it is no header."""
+    if not isinstance(raw, (bytes, memoryview)):
+        return []
     try:
-        header = unpack(raw or b"", None)
+        header = unpack(raw, None)
     except IntegrityError:
         return []
     return [chunk_name(name, header.token, number) for number in range(header.chunks)]

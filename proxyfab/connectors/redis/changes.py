@@ -6,8 +6,11 @@ anything under way, or raises.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.bulk import Writing, ask_range, chunks_of, drop_chunks, get, set_command
+from proxyfab.connectors.redis.errors import together
 from proxyfab.connectors.redis.header import SIZE, Header
 from proxyfab.connectors.redis.link import Link, Part, pack
 
@@ -19,9 +22,11 @@ def renew(link: Link, name: bytes, milliseconds: int | None) -> bool:
         if not raw:
             link.call(b"UNWATCH")
             return False
-        expire = [_expire(one, milliseconds) for one in (*chunks_of(name, raw), name)]
-        if link.calls([pack(b"MULTI"), *expire, pack(b"EXEC")])[-1] is not None:
-            return True  # otherwise it was replaced since it was looked at, or somebody else moved its expiry
+        chunks = chunks_of(name, raw)
+        expire = b"".join([_expire(one, milliseconds) for one in (*chunks, name)])
+        with together() if chunks else nullcontext():
+            if link.transaction([expire], len(expire), len(chunks) + 1) is not None:
+                return True  # otherwise it was replaced since it was looked at, or somebody else moved its expiry
 
 
 def compare_and_set(link: Link, writing: Writing, old: Frames | None, header: Header | None) -> bool:
@@ -46,9 +51,7 @@ def _change(link: Link, writing: Writing, header: Header | None) -> bool:
     nbytes = len(parts[0])
     if header is not None:
         parts, nbytes = set_command(writing, header)
-    before, after = pack(b"MULTI"), pack(b"EXEC")
-    link.send([before, *parts, after], len(before) + nbytes + len(after))
-    return link.replies(3)[-1] is not None
+    return link.transaction(parts, nbytes, 1) is not None
 
 
 def _expire(name: bytes, milliseconds: int | None) -> bytes:

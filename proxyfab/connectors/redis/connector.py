@@ -36,6 +36,7 @@ from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.connectors.redis.link import Link, pack
+from proxyfab.connectors.redis.naming import Names
 from proxyfab.connectors.redis.owners import Owner, keeper
 from proxyfab.connectors.redis.parser import LARGEST
 from proxyfab.connectors.redis.place import Place
@@ -74,9 +75,8 @@ class RedisConnector(BaseConnector):
             check_name(namespace.removeprefix("~"))
         self._place = place
         self._namespace = namespace
-        self._prefix = header.space_prefix(namespace)
         self._fleet = Fleet(place)
-        self._told = ("", self._where(namespace))
+        self._names = Names(self._fleet, namespace, self.spec)
 
     @classmethod
     def from_url(cls, url: str, *, name: str | None = None) -> RedisConnector:
@@ -96,36 +96,27 @@ class RedisConnector(BaseConnector):
     # -- one object --------------------------------------------------------------------------------------------------
 
     def reserve(self) -> Key:
-        return Key.draw(self._here)
+        return Key.draw(self._names.here)
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         self._settle()
         key = self.reserve() if key is None else key
         writing = self._writing(key, frames, ttl, replace)
-        head = bulk.new_header(writing)
-        if not self._steadily(writing.name, lambda link: bulk.put(link, writing, head), "put"):
+        if not self._stored(writing, "put"):
             raise self._exists(key)
-        return self._at(key)
+        return self._names.at(key)
 
     def get(self, key: Key) -> Frames | None:
-        name, id_hash = self._name(key), header.id_hash(key.id)
-        found = self._read(
-            key,
-            lambda: self._steadily(
-                name,
-                lambda link: bulk.get(link, name, id_hash),
-                "get",
-                at_last=lambda link: bulk.get(link, name, id_hash, LARGEST),
-            ),
-        )
+        name, id_hash = self._names.name(key), header.id_hash(key.id)
+        found = self._read(key, lambda: self._one(name, id_hash, "get"))
         if found is None:
             self._missing(key)
         return found
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
-        name, id_hash = self._name(key), header.id_hash(key.id)
+        name, id_hash = self._names.name(key), header.id_hash(key.id)
         found = self._read(
             key,
             lambda: self._steadily(name, lambda link: bulk.get_range(link, name, id_hash, offset, length), "get_range"),
@@ -135,28 +126,28 @@ class RedisConnector(BaseConnector):
         return found
 
     def exists(self, key: Key) -> bool:
-        name = self._name(key)
+        name = self._names.name(key)
         return bool(self._fleet.run(name, lambda link: link.call(b"EXISTS", name), "exists"))
 
     def stat(self, key: Key) -> Stat | None:
-        name = self._name(key)
+        name = self._names.name(key)
         commands = (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name))
         raw, left = self._fleet.run(name, lambda link: link.calls(commands), "stat")
         if not raw:
             return None
         head = self._read(key, lambda: header.unpack(raw, header.id_hash(key.id)))
-        return self._stat(key, head, left, self._space(key), self._owner(self._space(key)))
+        return self._stat(key, head, left, self._names.space(key), self._owner(self._names.space(key)))
 
     def evict(self, key: Key) -> bool:
         return self.evict_many([key])[0]
 
     def renew(self, key: Key, ttl: float | None) -> bool:
         check_ttl(ttl)
-        name, left = self._name(key), milliseconds(ttl)
+        name, left = self._names.name(key), milliseconds(ttl)
         return self._fleet.run(name, lambda link: changes.renew(link, name, left), "renew")
 
     def wait(self, key: Key, timeout: float | None = None) -> bool:
-        name = self._name(key)
+        name = self._names.name(key)
         deadline = None if timeout is None else time.monotonic() + timeout
         return self._fleet.run_watching(name, lambda link: waiting.wait(link, name, deadline), "wait")
 
@@ -187,29 +178,29 @@ class RedisConnector(BaseConnector):
         if not many:
             return []
         self._settle()
-        keys = Key.draw_many(len(many), self._here) if keys is None else keys
-        names, hashes = self._names(keys), [header.id_hash(key.id) for key in keys]
+        keys = Key.draw_many(len(many), self._names.here) if keys is None else keys
+        names, hashes = self._names.names(keys), [header.id_hash(key.id) for key in keys]
         items = list(zip(names, many, batches.new_headers(many, hashes), strict=True))
         left, chunk = milliseconds(ttl), self._place.chunk
         taken: list[int] = []
+        alone = {place for place, frames in enumerate(many) if frames.nbytes > chunk}
         for name, places in self._fleet.groups(names):
             short = [place for place in places if many[place].nbytes <= chunk]
             some = items if len(short) == len(items) else [items[place] for place in short]
             work = partial(batches.put_many, items=some, milliseconds=left, replace=replace)
-            done = self._fleet.run(name, work, "put_many")
-            taken += [place for place, stored in zip(short, done, strict=True) if not stored]
-        for place, frames in enumerate(many):
-            if frames.nbytes > chunk:
-                writing = Writing(names[place], frames, hashes[place], left, replace, chunk)
-                whole = partial(bulk.put, writing=writing, header=bulk.new_header(writing))
-                taken += [] if self._steadily(writing.name, whole, "put_many") else [place]
+            done = self._steadily(name, work, "put_many")
+            taken += [place for place, stored in zip(short, done, strict=True) if stored is False]
+            alone |= {place for place, stored in zip(short, done, strict=True) if stored not in (True, False)}
+        for place in sorted(alone):
+            writing = Writing(names[place], many[place], hashes[place], left, replace, chunk)
+            taken += [] if self._stored(writing, "put_many") else [place]
         if taken:
             raise self._exists(keys[min(taken)])
-        here = self._here
-        return [key if key.where == here else self._at(key) for key in keys]
+        here = self._names.here
+        return [key if key.where == here else self._names.at(key) for key in keys]
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
-        names, hashes = self._names(keys), [header.id_hash(key.id) for key in keys]
+        names, hashes = self._names.names(keys), [header.id_hash(key.id) for key in keys]
         found: list[Frames | None] = [None] * len(keys)
         for name, places in self._fleet.groups(names):
             if len(places) == len(names):
@@ -223,15 +214,26 @@ class RedisConnector(BaseConnector):
         return found
 
     def _got(self, name: bytes, names: list[bytes], hashes: list[int]) -> list[Frames | None]:
-        return self._steadily(name, lambda link: batches.get_many(link, names, hashes), "get_many")
+        found = self._steadily(name, lambda link: batches.get_many(link, names, hashes), "get_many")
+        return [
+            self._one(names[place], hashes[place], "get_many") if isinstance(one, Exception) else one
+            for place, one in enumerate(found)
+        ]
+
+    def _one(self, name: bytes, id_hash: int, what: str) -> Frames | None:
+        last = partial(bulk.get, name=name, id_hash=id_hash, first=LARGEST)
+        return self._steadily(name, lambda link: bulk.get(link, name, id_hash), what, at_last=last)
+
+    def _stored(self, writing: Writing, what: str) -> bool:
+        head = bulk.new_header(writing)
+        return self._steadily(writing.name, lambda link: bulk.put(link, writing, head), what)
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
-        commands = {name: (pack(b"EXISTS", name),) for name in map(self._name, keys)}
-        found = each(self._fleet, [self._name(key) for key in keys], lambda name: commands[name], "exists_many")
+        found = each(self._fleet, self._names.names(keys), lambda name: (pack(b"EXISTS", name),), "exists_many")
         return [bool(reply) for (reply,) in found]
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
-        names = [self._name(key) for key in keys]
+        names = self._names.names(keys)
         replies = each(
             self._fleet,
             names,
@@ -242,7 +244,7 @@ class RedisConnector(BaseConnector):
         for name, (raw, _) in zip(names, replies, strict=True):
             chunks = bulk.chunks_of(name, raw)
             if chunks:
-                self._fleet.run(name, lambda link, c=chunks: link.calls([pack(b"UNLINK", x) for x in c]), "evict")  # type: ignore[misc]
+                each(self._fleet, chunks, lambda chunk: (pack(b"UNLINK", chunk),), "evict")
         return [bool(done) for _, done in replies]
 
     # -- all of them -------------------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ class RedisConnector(BaseConnector):
 
     def clear(self) -> int:
         count = 0
-        for names in scan(self._fleet, self._prefix + b"*"):
+        for names in scan(self._fleet, self._names.prefix + b"*"):
             replies = each(self._fleet, names, lambda name: (pack(b"UNLINK", name),), "clear")
             count += sum(bool(done) for name, (done,) in zip(names, replies, strict=True) if b":o:{" in name)
         return count
@@ -288,52 +290,9 @@ class RedisConnector(BaseConnector):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _where(self, namespace: str) -> str:
-        epoch = self._fleet.epoch
-        return f"redis/{namespace}/{epoch}" if epoch else f"redis/{namespace}"
-
-    @property
-    def _here(self) -> str:
-        """The locator of our own keys. Told by the epoch, which is known when the server was reached once."""
-        if self._told[0] != self._fleet.epoch:
-            self._told = (self._fleet.epoch, self._where(self._namespace))
-        return self._told[1]
-
-    def _at(self, key: Key) -> Key:
-        """The key with its locator as it is now."""
-        if key.where == self._here:
-            return key
-        return key.at(self._where(self._space(key)))
-
-    def _space(self, key: Key) -> str:
-        """The namespace that a key lies in."""
-        return self._parse(key)[0] if key.where else self._namespace
-
-    def _names(self, keys: Sequence[Key]) -> list[bytes]:
-        here, start = self._here, header.object_name(self._prefix, "")[:-1]
-        return [
-            start + key.id.encode() + b"}" if key.where == here and key.id.isalnum() else self._name(key)
-            for key in keys
-        ]
-
-    def _name(self, key: Key) -> bytes:
-        """What an object's key is in Redis."""
-        where = key.where
-        if not where or where == self._here:
-            return header.object_name(self._prefix, key.id)
-        return header.object_name(header.space_prefix(self._parse(key)[0]), key.id)
-
-    def _parse(self, key: Key) -> tuple[str, str]:
-        """Namespace and epoch out of a key's locator."""
-        kind, _, rest = key.where.partition("/")
-        space, _, epoch = rest.partition("/")
-        if kind != "redis" or not space:
-            raise ConnectorError(f"{key.id} belongs to {key.where}, not to {self.spec}; open that place.")
-        return space, epoch
-
     def _writing(self, key: Key, frames: Frames, ttl: float | None, replace: bool) -> Writing:
         chunk = self._place.chunk
-        return Writing(self._name(key), frames, header.id_hash(key.id), milliseconds(ttl), replace, chunk)
+        return Writing(self._names.name(key), frames, header.id_hash(key.id), milliseconds(ttl), replace, chunk)
 
     def _steadily(
         self,
@@ -362,7 +321,7 @@ class RedisConnector(BaseConnector):
 
     def _stat(self, key: Key, head: header.Header, left: object, space: str, owner: str) -> Stat:
         expires = time.time() + left / 1000 if isinstance(left, int) and left >= 0 else None
-        return Stat(Key(key.id, self._where(space)), head.length, head.created, expires, space, owner)
+        return Stat(Key(key.id, self._names.where(space)), head.length, head.created, expires, space, owner)
 
     def _owner(self, space: str) -> str:
         owner = owners.read(self._fleet, space) if space.startswith("~") else None
@@ -381,7 +340,7 @@ class RedisConnector(BaseConnector):
 
     def _missing(self, key: Key) -> None:
         """Raise ObjectLost if the server that took an object has lost all it had."""
-        then = self._parse(key)[1] if key.where else ""
+        then = self._names.epoch(key)
         if not then:
             return
         if self._fleet.look() == then:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from redis.exceptions import (
@@ -24,7 +26,9 @@ from redis.exceptions import (
 
 from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, IntegrityError, ProxyfabError
 
-MOVED = (MovedError, AskError, ReadOnlyError)
+ELSEWHERE = (MovedError, AskError)
+"""Another node of the cluster has the key, and this one says which."""
+MOVED = (*ELSEWHERE, ReadOnlyError)
 """Another server has the key, or is the master now."""
 SOON = (TryAgainError, ClusterDownError, MasterDownError, BusyLoadingError)
 """The servers are busy with themselves; they answer in a moment."""
@@ -34,6 +38,24 @@ FOREIGN = (RedisError, OSError, MemoryError, RecursionError)
 
 class Torn(Exception):
     """The object changed while pieces of it were read."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what concerns the pieces of one object: while their slot moves they may lie on two nodes.
+
+    Raises:
+        TryAgainError: They do. ASK says where one of them is; the whole call would not find the others there.
+    """
+    try:
+        yield
+    except AskError as error:
+        raise parted() from error
+
+
+def parted() -> TryAgainError:
+    """What to raise when the pieces of an object lie on two nodes."""
+    return TryAgainError("the object's slot is moved to another node, and some of its pieces are there already")
 
 
 class Doing(NamedTuple):

@@ -13,11 +13,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AskError, AuthenticationError, RedisError, ResponseError, TimeoutError
 
-from proxyfab.connectors.redis.errors import FOREIGN, MOVED, SOON, Doing, translate
+from proxyfab.connectors.redis.errors import ELSEWHERE, FOREIGN, MOVED, SOON, Doing, translate
 from proxyfab.connectors.redis.header import EPOCH
-from proxyfab.connectors.redis.link import CONNECT, Link, pack
+from proxyfab.connectors.redis.link import ASKING, CONNECT, Link, pack
 from proxyfab.connectors.redis.place import Address, Place
 from proxyfab.connectors.redis.topology import Topology, topology_of
 from proxyfab.errors import ConnectorError, ProxyfabError
@@ -28,6 +28,8 @@ T = TypeVar("T")
 _IDLE = 0.05
 """Seconds after which an idle link is looked at before it is lent."""
 _KEPT = 32
+_SENT = 5
+"""Times that a call goes where it is sent (MOVED, ASK) before that is a failure."""
 
 
 class Fleet:
@@ -194,9 +196,9 @@ class Fleet:
         link = self.lend(address, protocol, seconds)
         try:
             link.begin(ends - time.monotonic())
-            if asking:
-                link.call(b"ASKING")
+            link.before = ASKING if asking else b""
             done = work(link)
+            link.before = b""
         except BaseException:
             link.close()
             raise
@@ -213,18 +215,21 @@ class Fleet:
         protocol: int,
         left: float,
     ) -> T:
-        """What comes after a first failure: a few more attempts, or the error."""
-        error = first
+        """What comes after a first failure: a few more attempts, or the error. To be sent elsewhere is no failure."""
+        error, sent = first, 0
         doing = Doing(what, self.place.label, self.place.timeout)
         attempts = Attempts(self._budget, timeout=left, retryable=lambda error: self._worth(error, again))
         while True:
-            pause = attempts.failed(error)
-            if pause is None:
-                tried = f" (tried {attempts.number} times)" if attempts.number > 1 else ""
-                raise translate(error, doing._replace(what=what + tried)) from error
             asked = error if isinstance(error, AskError) else None
-            if not isinstance(error, (MovedError, AskError)):  # those say themselves where to go
+            if isinstance(error, ELSEWHERE) and self.place.cluster and sent < _SENT:
+                sent += 1
+            else:
+                pause = attempts.failed(error)
+                if pause is None:
+                    tried = f" (tried {attempts.number} times)" if attempts.number > 1 else ""
+                    raise translate(error, doing._replace(what=what + tried)) from error
                 time.sleep(pause)
+                sent = 0
             try:
                 if asked is None:
                     self._use().refresh()

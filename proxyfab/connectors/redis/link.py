@@ -18,6 +18,7 @@ from typing import Any
 from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
+from proxyfab.connectors.redis.errors import ELSEWHERE
 from proxyfab.connectors.redis.header import EPOCH
 from proxyfab.connectors.redis.parser import InPlaceParser, Reply, checked
 from proxyfab.connectors.redis.place import Address, Place
@@ -54,6 +55,8 @@ class Link:
         self.epoch = ""
         """Drawn when the server was first used; another one after it lost everything."""
         self.used = monotonic()
+        self.before = b""
+        """What stands before each command: nothing, or ASKING, where the slot of its key is on its way here."""
         self._place = place
         self._secret = secret
         self._protocol = protocol
@@ -77,8 +80,10 @@ class Link:
         self.parser.deadline = monotonic() + seconds
 
     def send(self, parts: Sequence[Part], nbytes: int) -> None:
-        """Send the parts of one or more commands, `nbytes` in all."""
+        """Send the parts of a command, `nbytes` in all; of several, where `before` stands between them already."""
         self.parser.arm()
+        if self.before:
+            parts, nbytes = [self.before, *parts], nbytes + len(self.before)
         try:
             if len(parts) == 1 or nbytes <= JOINED:
                 self._socket.sendall(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -91,7 +96,7 @@ class Link:
             raise exceptions.TimeoutError("the deadline passed") from None
 
     def ask(self, command: bytes) -> None:
-        """Send a short command, or several."""
+        """Send a short command."""
         self.send((command,), len(command))
 
     def call(self, *words: bytes) -> Reply:
@@ -110,14 +115,30 @@ class Link:
             checked(reply)
         return found
 
-    def calls(self, commands: Iterable[bytes], *, any_type: bool = False) -> list[Reply]:
-        """Send packed commands at once and return their replies; with `any_type` None for a value of a strange type."""
+    def calls(self, commands: Iterable[bytes], *, lenient: bool = False) -> list[Reply]:
+        """Send packed commands at once and return their replies.
+
+        Args:
+            commands: None of them in a transaction.
+            lenient: None for a value of a strange type, and what another node should be asked is no error, but found
+                among the replies (`errors.ELSEWHERE`).
+        """
         commands = list(commands)
-        self.ask(b"".join(commands))
+        self.ask(self.before.join(commands))
         found = [self.parser.read() for _ in commands]
-        if any_type:
-            found = [None if _strange(reply) else reply for reply in found]
+        if lenient:
+            found = [None if strange(reply) else reply for reply in found]
+            return [reply if isinstance(reply, ELSEWHERE) else checked(reply) for reply in found]
         return [checked(reply) for reply in found]
+
+    def transaction(self, parts: Sequence[Part], nbytes: int, count: int) -> list[Reply] | None:
+        """The replies to `count` commands done at once; None where something that was watched has changed.
+
+        One ASKING is for all of it. A command that is refused when it is done has its error among the replies.
+        """
+        self.send([_MULTI, *parts, _EXEC], len(_MULTI) + nbytes + len(_EXEC))
+        done: list[Reply] | None = self.replies(count + 2)[-1]
+        return done
 
     def look(self) -> str:
         """The epoch as it is now, drawn anew where the server has lost all it had; `""` where it tells none."""
@@ -218,13 +239,19 @@ def _epoch() -> list[bytes]:
     return [pack(b"SET", EPOCH, urandom(4).hex().encode(), b"NX"), pack(b"GET", EPOCH)]
 
 
-def _strange(reply: Reply) -> bool:
+def strange(reply: Reply) -> bool:
+    """Whether what was asked for is no string."""
     return isinstance(reply, exceptions.ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
 def pack(*words: bytes) -> bytes:
     """A command as it is sent."""
     return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+_MULTI, _EXEC = pack(b"MULTI"), pack(b"EXEC")
+ASKING = pack(b"CLIENT", b"REPLY", b"SKIP") + pack(b"ASKING")
+"""Stands before a command for a key whose slot is on its way to the server that is asked; has no reply of its own."""
 
 
 def _connection(address: Address, place: Place, seconds: float, enter: Any) -> Any:

@@ -23,15 +23,14 @@ from typing import NamedTuple
 
 from proxyfab.connectors.redis import header as names
 from proxyfab.connectors.redis.fleet import Fleet
-from proxyfab.connectors.redis.link import Link, pack
+from proxyfab.connectors.redis.link import pack
 from proxyfab.connectors.redis.place import Place
+from proxyfab.connectors.redis.rounds import each, scan
 from proxyfab.errors import ProxyfabError
+from proxyfab.exit import left
 from proxyfab.fork import on_fork
 from proxyfab.osio.owner import Process, Writer, running, this_process
 
-_AT_EXIT = 2.0
-"""Seconds that an ending process gives its namespaces."""
-_DELETED_AT_ONCE = 500
 _GIVEN_UP = 3
 """Leases after which a server that cannot be reached is not asked any more."""
 
@@ -119,12 +118,10 @@ class _Keeper:
     def leave(self) -> None:
         """At exit: take along what this process owns."""
         mine = Owner.of(this_process())
-        ends = time.monotonic() + _AT_EXIT
         for place, spaces in list(self.kept.items()):
             owned = {namespace for namespace, owner in spaces.items() if owner == mine}
-            left = ends - time.monotonic()
-            if owned and left > 0:
-                fleet = Fleet(place._replace(timeout=left))
+            if owned:
+                fleet = Fleet(place._replace(timeout=left()))
                 try:
                     remove(fleet, owned)
                 except (ProxyfabError, RuntimeError):
@@ -204,8 +201,9 @@ def reason(owner: Owner | None) -> str | None:
 def remove(fleet: Fleet, namespaces: set[str]) -> None:
     """Delete everything in unnamed namespaces, and the word of their owners."""
     only = next(iter(namespaces)) if len(namespaces) == 1 else "~*"
-    for address in fleet.masters():
-        fleet.run_at(address, lambda link: _remove(link, only, namespaces), "taking back a namespace")
+    for found in scan(fleet, names.space_prefix(only) + b"*"):
+        doomed = [name for name in found if names.namespace_of(name) in namespaces]
+        each(fleet, doomed, lambda name: (pack(b"UNLINK", name),), "taking back a namespace")
     for namespace in namespaces:
         key = names.owner_name(namespace)
         fleet.run(key, lambda link, key=key: link.call(b"UNLINK", key), "taking back a namespace")  # type: ignore[misc]
@@ -214,24 +212,3 @@ def remove(fleet: Fleet, namespaces: set[str]) -> None:
             lambda link, name=namespace: link.call(b"SREM", names.OWNERS, name.encode()),  # type: ignore[misc]
             "taking back a namespace",
         )
-
-
-def _remove(link: Link, pattern: str, namespaces: set[str]) -> None:
-    doomed: list[bytes] = []
-    for found in scan(link, names.space_prefix(pattern) + b"*"):
-        doomed += [name for name in found if names.namespace_of(name) in namespaces]
-        while len(doomed) >= _DELETED_AT_ONCE:
-            link.calls([pack(b"UNLINK", name) for name in doomed[:_DELETED_AT_ONCE]])
-            del doomed[:_DELETED_AT_ONCE]
-    if doomed:
-        link.calls([pack(b"UNLINK", name) for name in doomed])
-
-
-def scan(link: Link, pattern: bytes) -> Iterable[list[bytes]]:
-    """Keys that match, some at a time; one may come twice, and one that comes or goes meanwhile may be missed."""
-    cursor = b"0"
-    while True:
-        cursor, found = link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
-        yield [bytes(name) for name in found]
-        if cursor == b"0":
-            return

@@ -7,9 +7,11 @@ run would do, while nobody else changes anything.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from proxyfab.abc import Reclaimed
 from proxyfab.connectors.redis import bulk, header, owners
+from proxyfab.connectors.redis.errors import ELSEWHERE
 from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.errors import IntegrityError
@@ -52,24 +54,36 @@ def _look(link: Link) -> tuple[dict[str, int], list[tuple[bytes, int]]]:
     """Bytes in each unnamed namespace of one server, and its chunks without an object and without a lease."""
     sizes: defaultdict[str, int] = defaultdict(int)
     strays: list[tuple[bytes, int]] = []
-    for names in owners.scan(link, header.space_prefix("~*") + b"*"):
-        for name, nbytes in zip(names, link.calls([pack(b"STRLEN", name) for name in names]), strict=True):
-            sizes[header.namespace_of(name)] += nbytes
-    for names in owners.scan(link, header.ROOT + b"*:c:{*"):
+    for names in _scan(link, header.space_prefix("~*") + b"*"):
+        lengths = link.calls([pack(b"STRLEN", name) for name in names], lenient=True)
+        for name, nbytes in zip(names, lengths, strict=True):
+            sizes[header.namespace_of(name)] += nbytes if isinstance(nbytes, int) else 0
+    for names in _scan(link, header.ROOT + b"*:c:{*"):
         strays += [(name, nbytes) for name in names if (nbytes := _stray(link, name)) is not None]
     return dict(sizes), list(dict.fromkeys(strays))
 
 
 def _stray(link: Link, name: bytes) -> int | None:
-    """Bytes of a chunk that no object names; None where one does, or may soon."""
+    """Bytes of a chunk that no object names; None where one does, or may soon, or where its slot is moving."""
     parts = header.chunk_parts(name)
     if parts is None:
         return None
     first, token = parts
-    left, nbytes, raw = link.calls([pack(b"PTTL", name), pack(b"STRLEN", name), bulk.ask_range(first, 0, header.SIZE)])
-    if left != -1:  # it has a lease of its own, or is gone
+    commands = [pack(b"PTTL", name), pack(b"STRLEN", name), bulk.ask_range(first, 0, header.SIZE)]
+    left, nbytes, raw = link.calls(commands, lenient=True)
+    if left != -1 or isinstance(raw, ELSEWHERE):  # it has a lease of its own, or is gone
         return None
     try:
-        return None if header.unpack(raw, None).token == token else int(nbytes)
+        return None if header.unpack(raw or b"", None).token == token else int(nbytes)
     except IntegrityError:
         return int(nbytes)
+
+
+def _scan(link: Link, pattern: bytes) -> Iterator[list[bytes]]:
+    """Keys of one server that match, some at a time; one may come twice, and one that comes or goes may be missed."""
+    cursor = b"0"
+    while True:
+        cursor, found = link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
+        yield [bytes(name) for name in found]
+        if cursor == b"0":
+            return
