@@ -338,7 +338,8 @@ def prefetch(*proxies: object) -> None:
     """
     for proxy in proxies:
         if not is_resolved(proxy):
-            ref_of(proxy).prefetch()
+            hook = getattr(factory_of(proxy), "prefetch", None)  # of what else refers to a stored object
+            (hook or ref_of(proxy).prefetch)()
         elif isinstance(proxy, Ref):
             proxy.prefetch()
 

@@ -27,10 +27,8 @@ TOKENS = 10.0
 COST = 1.0
 GAIN = 0.1
 MOST = 8
-IDEMPOTENT = frozenset(
-    ("get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "wait_any", "scan", "reserve", "status")
-    + ("renew", "renew_many")
-)
+_READS = {"get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "scan", "status"}
+IDEMPOTENT = frozenset(_READS | {"reserve", "renew", "renew_many"})
 """Operations whose second time changes nothing and answers as the first would have."""
 
 
@@ -50,7 +48,7 @@ class RetryBudget:
         """Retries that were paid for."""
         self.refused = 0
         """Retries that were not made, because nothing was left."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may end somebody who puts or evicts
         on_fork(self)
 
     @property
@@ -76,7 +74,7 @@ class RetryBudget:
 
     def after_fork(self) -> None:
         """Give a child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 _budgets: weakref.WeakValueDictionary[str, RetryBudget] = weakref.WeakValueDictionary()

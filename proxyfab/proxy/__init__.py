@@ -1,6 +1,6 @@
 """Lazy transparent proxies of anything a callable returns. Knows no store."""
 
-from proxyfab.proxy.classes import Proxy, kind_of, make, rebuild
+from proxyfab.proxy.classes import Proxy, kind_of, make, rebuild, unsettle
 from proxyfab.proxy.copying import json_default, unwrap
 from proxyfab.proxy.kind import Kind, find_type, is_singleton, kind_of_type
 from proxyfab.proxy.layout import factory_of, is_proxy, is_resolved
@@ -20,5 +20,6 @@ __all__ = [
     "make",
     "rebuild",
     "resolve",
+    "unsettle",
     "unwrap",
 ]

@@ -21,6 +21,7 @@ from proxyfab.proxy.layout import (
     Traits,
     factory_of,
     getter_slot,
+    lose,
     new_body,
     set_factory,
     target_of,
@@ -41,7 +42,8 @@ class Proxy(Body, Generic[T]):
 
     Args:
         factory: Returns the target. Two optional methods: `resolve(timeout=...)`, called instead when there is a
-            deadline, and `reduce_proxy(kind, resolved, target)`, which answers pickle with a reduce tuple.
+            deadline, and `reduce_proxy(kind, resolved, target)`, which answers pickle with a reduce tuple; and two for
+        copies that are not the target's, `copy_proxy()` and `deepcopy_proxy(memo)`.
     """
 
     __slots__ = ()
@@ -60,6 +62,16 @@ def make(factory: Callable[[], Any], kind: Kind | None = None) -> Any:
     proxy = new_body((_build(kind) if pair is None else pair)[0])
     set_factory(proxy, factory)
     return proxy
+
+
+def unsettle(proxy: Any) -> None:
+    """Make a resolved proxy an unresolved one: what it had is not its target any more, the factory has another.
+
+    Nobody may be using it at that moment in another thread.
+    """
+    known = traits[type(proxy)]
+    if known.resolved:
+        lose(proxy, (_pairs.get(known.kind) or _build(known.kind))[0])
 
 
 def kind_of(obj: object) -> Kind:
@@ -142,6 +154,7 @@ def _class(kind: Kind, namespace: dict[str, Any], own: dict[str, Callable[..., A
     cls = type(name, (Proxy,), {"__slots__": (), "__module__": "proxyfab.proxy", **namespace})
     traits[cls] = Traits(kind, own, resolved)
     copyreg.pickle(cls, reduce)
+    copying.dispatch[cls] = copying.deep
     for flag, register in _COLLECTIONS.items():
         if kind.has(flag):
             register(cls)

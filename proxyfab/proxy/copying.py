@@ -49,12 +49,18 @@ def json_default(obj: Any) -> Any:
 
 def shallow(proxy: Any) -> Any:
     """`copy.copy`."""
-    return copy.copy(resolve(proxy))
+    hook = getattr(factory_of(proxy), "copy_proxy", None)
+    return copy.copy(resolve(proxy)) if hook is None else hook()
 
 
 def deep(proxy: Any, memo: dict[int, Any]) -> Any:
     """`copy.deepcopy`."""
-    return copy.deepcopy(resolve(proxy), memo)
+    hook = getattr(factory_of(proxy), "deepcopy_proxy", None)
+    return copy.deepcopy(resolve(proxy), memo) if hook is None else hook(memo)
+
+
+dispatch: dict[type, Any] = copy._deepcopy_dispatch  # type: ignore[attr-defined]  # no public table
+"""Looked into before `__deepcopy__`, which a resolved proxy would answer with its target's."""
 
 
 def dask_token(proxy: Any) -> tuple[str, Any]:

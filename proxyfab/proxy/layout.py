@@ -66,6 +66,13 @@ def settle(proxy: Any, target: Any, resolved_class: type) -> None:
     _set_class(proxy, resolved_class)
 
 
+def lose(proxy: Any, lazy_class: type) -> None:
+    """Take the target out of its proxy: the class first, so that whoever looks fetches."""
+    _set_class(proxy, lazy_class)
+    getter_slot.__delete__(proxy)
+    target_slot.__delete__(proxy)
+
+
 STRUCTS = frozenset(("__array_struct__", "__array_interface__"))
 _TOLD = frozenset("biufcSUO")
 
