@@ -14,7 +14,7 @@ import pytest
 from proxyfab import Store
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis import RedisConnector
-from proxyfab.connectors.redis.owners import keeper
+from proxyfab.connectors.redis.keeper import keeper
 from proxyfab.errors import KeyNotFound, ObjectLost
 from proxyfab.keys import Key
 from proxyfab.testing import Child, in_fork

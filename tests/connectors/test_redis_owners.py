@@ -8,8 +8,9 @@ from multiprocessing.connection import Connection
 
 import pytest
 
+from proxyfab.buffers import Frames
 from proxyfab.connectors.redis import RedisConnector, bulk, place
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import IntegrityError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.spec import ConnectorSpec
 from proxyfab.testing import Child, roles, until
@@ -128,3 +129,25 @@ def test_what_is_not_ours_under_our_name_is_an_error(one: RedisConnector) -> Non
         one.get(Key("k"))
     assert one.evict(Key("k")) is True
     assert one.get(Key("k")) is None
+
+
+@pytest.mark.parametrize("nbytes", [10, 20_000, 200_000])
+def test_what_is_not_ours_is_replaced_or_kept_as_asked(one: RedisConnector, nbytes: int) -> None:
+    one._place = one._place._replace(chunk=50_000)
+    keys = [Key("k"), Key("l")]
+    for key in keys:
+        name = one._names.name(key)
+        one._fleet.run(name, lambda link, name=name: link.call(b"RPUSH", name, b"x"), "push")
+
+    with pytest.raises(KeyExists):
+        one.put(signed(nbytes), key=keys[0])
+    with pytest.raises(KeyExists):
+        one.put_many([signed(nbytes)], keys=keys[:1])
+    with pytest.raises(IntegrityError, match="WRONGTYPE"):
+        one.compare_and_set(keys[0], Frames([b"x"]), Frames([b"y"]))
+    with pytest.raises(IntegrityError, match="WRONGTYPE"):
+        one.get(keys[0])
+    one.put(signed(nbytes, 1), key=keys[0], replace=True)
+    one.put_many([signed(nbytes, 2), signed(nbytes, 3)], keys=[keys[1], Key("m")], replace=True)
+
+    assert [one.get(key) for key in (*keys, Key("m"))] == [signed(nbytes, seed) for seed in (1, 2, 3)]

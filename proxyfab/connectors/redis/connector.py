@@ -35,9 +35,10 @@ from proxyfab.connectors.redis import batches, bulk, changes, header, health, ow
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
+from proxyfab.connectors.redis.keeper import keeper
 from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.connectors.redis.naming import Names
-from proxyfab.connectors.redis.owners import Owner, keeper
+from proxyfab.connectors.redis.owners import Owner
 from proxyfab.connectors.redis.parser import LARGEST
 from proxyfab.connectors.redis.place import Place
 from proxyfab.connectors.redis.rounds import each, scan
@@ -333,7 +334,12 @@ class RedisConnector(BaseConnector):
             return
         reaping.reap(self._fleet, dry_run=False, only_if_dead=True)
         owners.write(self._fleet, self._namespace, self._maker)
-        keeper.keep(self._place, self._namespace, self._maker)
+        try:
+            keeper.keep(self._place, self._namespace, self._maker)
+        except RuntimeError as error:
+            raise ConnectorError(
+                f"{self.spec} needs a thread that extends its lease, and there is none: {error}."
+            ) from error
 
     def _exists(self, key: Key) -> KeyExists:
         return KeyExists(f"{self.spec} already holds {key.id}; objects are written once (say replace=True).")

@@ -7,7 +7,6 @@ it may be repeated. Leaves what is said on a link to others.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -45,7 +44,6 @@ class Fleet:
         self.epoch = ""
         self._budget = budget_of(place.label)
         self._topology: Topology | None = None
-        self._opening = threading.Lock()
         self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
         on_fork(self)
 
@@ -127,7 +125,6 @@ class Fleet:
 
     def after_fork(self) -> None:
         """In a child: the sockets are its parent's, which goes on talking through them."""
-        self._opening = threading.Lock()
         old, self._idle = self._idle, defaultdict(deque)
         for links in old.values():
             for link in links:
@@ -140,8 +137,7 @@ class Fleet:
             raise ConnectorError(f"{self.place.label} was closed; open a new connector.")
         topology = self._topology
         if topology is None:
-            with self._opening:
-                topology = self._topology = self._topology or topology_of(self.place, self._peek)
+            topology = self._topology = topology_of(self.place, self._peek)  # of two at once, either will do
         return topology
 
     def _peek(self, address: Address, commands: Sequence[tuple[bytes, ...]], sentinel: bool) -> list[Any]:
