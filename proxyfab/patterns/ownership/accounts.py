@@ -1,0 +1,194 @@
+"""Changes of one object's record as this process makes them: with what it knows already, and what it then holds.
+
+Promises: what fails on the way is settled later: a claim of which nobody knows whether it was made is given back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Collection
+from functools import partial
+from typing import Any, NamedTuple
+
+from proxyfab.errors import ConnectorError
+from proxyfab.exit import Drain, Hold
+from proxyfab.keys import Key
+from proxyfab.patterns.ownership.desk import Desk
+from proxyfab.patterns.ownership.keeper import Account, Session
+from proxyfab.patterns.ownership.protocol import change
+from proxyfab.patterns.ownership.refusals import refusal
+from proxyfab.store import Store
+from proxyfab.wire import owning
+from proxyfab.wire.owned import Claim, Record
+from proxyfab.wire.owning import Rule
+
+PATIENCE = 1.0
+"""Seconds that somebody else's claim may stand in the way by default: what was let go is given back a moment later."""
+_WAITS = frozenset({owning.LENT, owning.CHANGING})
+
+
+class End(NamedTuple):
+    """What is owed when a handle ends: the claim is given back, or the object released."""
+
+    account: Account
+    claim: Claim
+    owner: bool
+    """Whether it is the owner's."""
+
+
+def apply(
+    verb: str,
+    account: Account,
+    rule: Rule,
+    *,
+    patience: float = 0.0,
+    waits: Collection[str] = _WAITS,
+    believed: bool | None = None,
+) -> Record | None:
+    """Change the record; what is there afterwards.
+
+    Raises:
+        BorrowError: The rules refuse it.
+        ConnectorError: The place did not answer.
+    """
+    store = account.keeper.store
+    believed = account.raw is not None if believed is None else believed
+    steps = partial(change, account.key, rule, waits=waits)
+    outcome = Desk(store).run(steps(account.raw, believed=believed))
+    if outcome.refused is not None and outcome.refused.reason in waits and patience > 0:
+        _drain(account).flush(
+            min(patience, PATIENCE)
+        )  # what this process let go a moment ago may be all that is in the way
+        outcome = Desk(store, patience).run(steps())
+    account.saw(outcome.raw)
+    if outcome.refused is not None:
+        raise refusal(verb, account, outcome.refused)
+    return outcome.record
+
+
+def claimed(verb: str, account: Account, rule: Rule, claim: Claim, *, borrows: bool = False, **options: Any) -> Record:
+    """Change the record so that `claim` is in it, and keep what it stands for."""
+    try:
+        record = apply(verb, account, rule, **options)
+    except ConnectorError:
+        if borrows:  # it may have taken effect and would stand in the way; what nobody keeps otherwise expires
+            _drain(account).add([End(account, claim, owner=False)])
+        raise
+    assert record is not None
+    account.keeper.hold(account, claim)
+    return record
+
+
+def owe(handle: object, account: Account, claim: Claim, *, owner: bool) -> Hold[End]:
+    """Give the claim back when `handle` is collected, or the process ends."""
+    return _drain(account).hold(handle, End(account, claim, owner))
+
+
+def settle(ends: list[End]) -> None:
+    """Do what is owed; where a place does not answer, all of it is asked for again."""
+    evicted: dict[int, tuple[Store, list[Key]]] = {}
+    try:
+        for account, claim, owner in ends:
+            store = account.keeper.store
+            keys = evicted.setdefault(id(store), (store, []))[1]
+            rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
+            outcome = Desk(store, evicted=keys).run(
+                change(account.key, rule, account.raw, believed=account.raw is not None)
+            )
+            account.saw(outcome.raw)
+            account.keeper.let_go(account, claim)
+    finally:
+        for store, keys in evicted.values():
+            if keys:
+                store.evict_many(keys)
+
+
+def settle_now(end: End) -> None:
+    """Do what is owed in this thread; where the place does not answer, in the background as soon as it does."""
+    try:
+        settle([end])
+    except ConnectorError:
+        _drain(end.account).add([end])
+        raise
+
+
+def _drain(account: Account) -> Drain[End]:
+    keeper = account.keeper
+    drain = _drains.get(keeper)
+    return _drains.setdefault(keeper, Drain(settle, "ownership")) if drain is None else drain
+
+
+_drains: weakref.WeakKeyDictionary[Any, Drain[End]] = weakref.WeakKeyDictionary()
+
+
+class Lent:
+    """A shared claim, which all borrows of one version in this process share; given back when the last of them ends."""
+
+    __slots__ = ("__weakref__", "_handles", "_hold", "account", "claim", "data", "session", "version")
+
+    def __init__(self, account: Account, claim: Claim, session: Session, record: Record) -> None:
+        self.account = account
+        self.claim = claim
+        self.session = session
+        self.data = record.data
+        self.version = record.version
+        self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._hold = owe(self, account, claim, owner=False)
+
+    @property
+    def live(self) -> bool:
+        """Whether it is this process's, and not lost."""
+        return self.session.pid == os.getpid() and self._hold.held and self.claim.number in self.account.claims
+
+    def usable(self, session: Session, version: int | None) -> bool:
+        """Whether a borrow of this version may share it."""
+        return self.live and self.session is session and version in (None, self.version)
+
+    def join(self, handle: object) -> bool:
+        """Share it; False when it has just ended."""
+        with _joining:
+            if self._hold.held:
+                self._handles.add(handle)
+                return True
+        return False
+
+    def leave(self, handle: object, *, later: bool) -> None:
+        """Share it no longer; the last one gives it back, now or `later`."""
+        with _joining:
+            self._handles.discard(handle)
+            if self._handles:
+                return
+            if later:
+                self._hold.drop()
+                return
+            mine = self._hold.cancel()
+        if mine:
+            settle_now(End(self.account, self.claim, owner=False))
+
+
+_joining = threading.RLock()
+
+
+def lend(account: Account, handle: object, base: Claim | None, version: int | None, patience: float) -> Lent:
+    """A shared claim for a borrow's handle: the one this process has, or a new one.
+
+    Args:
+        account: Of the object.
+        handle: Of the borrow.
+        base: What it is borrowed from; None for a borrow that arrived in a message.
+        version: That the message was about.
+        patience: Seconds to wait for a mutable borrow to end.
+    """
+    session = account.keeper.session(account.lease)
+    lent: Lent | None = None if account.lent is None else account.lent()
+    if lent is not None and lent.usable(session, version) and lent.join(handle):
+        return lent
+    claim = session.claim()
+    rule = owning.borrow(claim, base=base, version=version)
+    record = claimed("A borrow", account, rule, claim, borrows=True, patience=patience)
+    lent = Lent(account, claim, session, record)
+    lent.join(handle)
+    account.lent = weakref.ref(lent)
+    return lent

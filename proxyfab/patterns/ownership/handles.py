@@ -1,0 +1,482 @@
+"""What stands behind the proxies of owners and borrows: handles, which know the object's account and fetch its target.
+
+Rules:
+1. A handle is one claim's, of one process. In a forked child, an owner's and a borrow's copy can be read, as a borrow
+   that the child takes for itself; nothing else.
+2. Nothing is claimed by unpickling, only by use: who passes a message on, or reads it twice, moves nothing.
+3. What is sent, lent mutably or released loses its target here: nobody reads on in what he does not have.
+4. Changes reach others by `update`, and only by it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import weakref
+from typing import Any, ClassVar, NoReturn
+
+from proxyfab.errors import BorrowError, KeyNotFound, ProxyfabError
+from proxyfab.exit import Hold
+from proxyfab.keys import Key
+from proxyfab.patterns.ownership.accounts import PATIENCE, End, Lent, apply, claimed, lend, owe, settle_now
+from proxyfab.patterns.ownership.keeper import Account, Session, keeper_of
+from proxyfab.patterns.ownership.refusals import ended
+from proxyfab.proxy import Kind, make, unsettle, unwrap
+from proxyfab.ref import Ref, openers
+from proxyfab.wire import owning
+from proxyfab.wire.owned import Claim, keep, silence
+
+HELD, ARRIVED, SENT, OVER = "held", "arrived", "sent", "over"
+
+
+class Handle:
+    """What all kinds share: an account, a state, and a proxy.
+
+    Attributes:
+        url: The store's.
+        key: Of the record.
+        lease: The object's.
+        kind: Its type's, for proxies.
+        state: HELD by this process, ARRIVED in a message, SENT on, or OVER.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_account",
+        "_ahead",
+        "_pid",
+        "_proxy",
+        "_reader",
+        "key",
+        "kind",
+        "lease",
+        "state",
+        "url",
+    )
+    what: ClassVar[str] = ""
+
+    def __init__(
+        self, url: str, key: str, lease: float, kind: Kind, state: str, account: Account | None = None
+    ) -> None:
+        self.url = url
+        self.key = key
+        self.lease = lease
+        self.kind = kind
+        self.state = state
+        self._account = account
+        self._pid = os.getpid()
+        self._proxy: weakref.ref[Any] | None = None
+        self._reader: Shared | None = None
+        self._ahead: Ref[Any] | None = None
+
+    @property
+    def account(self) -> Account:
+        """This process's account of the object."""
+        if self._account is None or self.forked:
+            self._account = keeper_of(openers[0](self.url)).account(self.key, self.lease)
+        return self._account
+
+    @property
+    def forked(self) -> bool:
+        """Whether it is the copy of one that belongs to the parent process."""
+        return self._pid != os.getpid()
+
+    def proxy(self) -> Any:
+        """The proxy in which this handle is handed out."""
+        proxy = make(self, self.kind)
+        self._proxy = weakref.ref(proxy)
+        return proxy
+
+    def forget(self) -> None:
+        """Take the target out of the proxy (rule 3)."""
+        proxy = None if self._proxy is None else self._proxy()
+        self._ahead = None
+        if proxy is not None:
+            unsettle(proxy)
+
+    def __call__(self) -> Any:
+        return self.resolve()
+
+    def resolve(self, timeout: float | None = None) -> Any:
+        """The object."""
+        raise NotImplementedError
+
+    def _data(self, key: str) -> Ref[Any]:
+        ahead = self._ahead
+        if ahead is None or str(ahead.key) != key:
+            ahead = Ref(self.url, Key.parse(key), source=self.account.keeper.store, kind=self.kind)
+        return ahead
+
+    def refuse(self, verb: str) -> NoReturn:
+        """Say why a handle that is not HELD can do nothing."""
+        raise ended(verb, self.account, _WHY.get(self.state, "it belongs to another process").format(what=self.what))
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        raise TypeError(f"A {type(self).__name__} handle does not pickle; its proxy does.")
+
+    def __dask_tokenize__(self) -> tuple[str, ...]:
+        return ("proxyfab.owned", type(self).__name__, self.key, str(id(self)))
+
+    def __repr__(self) -> str:
+        return f"{self.what} of the object {self.key} in {self.url}"
+
+
+_WHY = {
+    SENT: "the {what} was sent in a message, and belongs to who uses that first; reclaim() takes it back if nobody has",
+    OVER: "the {what} has ended: it was released",
+}
+
+
+class Seated(Handle):
+    """An owner or a mutable borrow: what there is one of, and what moves when it is sent."""
+
+    __slots__ = ("_hold", "claim", "session", "ticket")
+    role: ClassVar[str] = ""
+
+    def __init__(self, *state: Any, ticket: str = "") -> None:
+        super().__init__(*state)
+        self.ticket = ticket
+        self.claim: Claim | None = None
+        self.session: Session | None = None
+        self._hold: Hold[End] | None = None
+
+    def sit(self, claim: Claim, session: Session) -> None:
+        """It is held by this process now, under this claim."""
+        self.claim, self.session, self.state = claim, session, HELD
+        self._hold = owe(self, self.account, claim, owner=self.role == "owner")
+
+    def here(self, verb: str) -> Claim:
+        """The claim, once it is certain that this process holds it; what has arrived is taken.
+
+        Raises:
+            BorrowError: It does not.
+        """
+        if self.forked:
+            raise ended(verb, self.account, f"the {self.what} belongs to process {self._pid}, which forked this one")
+        if self.state == ARRIVED:
+            self._take(verb)
+        if self.state != HELD:
+            self.refuse(verb)
+        claim, session, account = self.claim, self.session, self.account
+        assert claim is not None
+        assert session is not None
+        if not account.keeper.alive(session) or claim.number not in account.claims:
+            self.forget()
+            raise ended(
+                verb,
+                account,
+                f"this process was silent for longer than the lease of {self.lease:g} s, and its claim lapsed",
+            )
+        return claim
+
+    def _take(self, verb: str) -> None:
+        account = self.account
+        session = account.keeper.session(self.lease)
+        if self.claim is None or self.claim.session != session.text:
+            self.claim = session.claim()  # once: what was asked for and not answered is asked for again
+        rule = owning.take(self.claim, self.ticket, self.role)
+        claimed(verb, account, rule, self.claim, waits={owning.TAKEN}, patience=silence(self.lease) + 1)
+        self.sit(self.claim, session)
+
+    def reduce_proxy(self, kind: Kind, _resolved: bool, _target: Any) -> tuple[Any, ...]:
+        """Into a message: the first to use it takes the place of this one."""
+        if self.state != ARRIVED or self.forked:
+            self._send(kind)
+        return arrive, (self.role, self.url, self.key, self.lease, self.ticket, *kind)
+
+    def _send(self, kind: Kind) -> None:
+        verb = f"Sending the {self.what}"
+        if self.state == SENT and not self.forked:
+            return  # once more: the same message
+        claim = self.here(verb)
+        ticket = os.urandom(8).hex()
+        apply(verb, self.account, owning.send(claim, ticket, self.role), patience=PATIENCE)
+        self.ticket, self.state, self.kind = ticket, SENT, kind
+        if self._hold is not None:
+            self._hold.cancel()
+        self.account.keeper.let_go(self.account, claim, ticket)
+        self.forget()
+
+    def reclaim(self) -> None:
+        """Take back what was sent."""
+        verb = f"Reclaiming the {self.what}"
+        if self.forked or self.state in (ARRIVED, OVER):
+            self.here(verb)
+            return
+        account = self.account
+        session = account.keeper.session(self.lease)
+        claim = self.claim
+        if claim is None or claim.session != session.text:
+            raise ended(verb, account, "this process was silent for longer than its lease, and its claim lapsed")
+        claimed(verb, account, owning.reclaim(claim, self.ticket, self.role), claim)
+        self.ticket = ""
+        self.sit(claim, session)
+
+    def release(self, verb: str) -> None:
+        """Give back the claim now."""
+        claim = self.here(verb)
+        hold, self._hold = self._hold, None
+        self.state = OVER
+        self.forget()
+        if hold is None or hold.cancel():
+            settle_now(End(self.account, claim, self.role == "owner"))
+
+    def release_later(self) -> None:
+        """Give back the claim soon, in the background; does nothing for what is not held here."""
+        if self.state == HELD and not self.forked and self._hold is not None:
+            self.state = OVER
+            self.forget()
+            self._hold.drop()
+
+    def publish(self, target: Any) -> None:
+        """Put `target` in place of the object."""
+        verb = f"An update by the {self.what}"
+        claim, account = self.here(verb), self.account
+        store = account.keeper.store
+        data = store.put(target, ttl=keep(self.lease))
+        try:
+            apply(verb, account, owning.update(claim, str(data)), patience=PATIENCE)
+        except BorrowError:
+            store.evict(data)
+            raise
+
+    def read_forked(self, timeout: float | None) -> Any:
+        """In a forked child: read as a borrow of its own."""
+        if self._reader is None:
+            self._reader = Shared(self.url, self.key, self.lease, self.kind, ARRIVED)
+        return self._reader.resolve(timeout)
+
+    def copy_of_data(self, verb: str) -> tuple[Account, str]:
+        """Where the data lie that a clone is to have."""
+        self.here(verb)
+        return self.account, self.account.data
+
+
+class Owner(Seated):
+    """The one owner."""
+
+    __slots__ = ("lends",)
+    what = "owner"
+    role = "owner"
+
+    def __init__(self, *state: Any, ticket: str = "") -> None:
+        super().__init__(*state, ticket=ticket)
+        self.lends = bool(ticket)
+        """Whether there may be a mutable borrow, so that the record must be asked."""
+
+    def resolve(self, timeout: float | None = None) -> Any:
+        verb = "Reading"
+        if self.forked:
+            return self.read_forked(timeout)
+        claim, account = self.here(verb), self.account
+        if not self.lends:
+            try:
+                return self._data(account.data).resolve(timeout)
+            except KeyNotFound:
+                pass  # the record knows why
+        apply(verb, account, owning.check(claim), patience=PATIENCE, believed=False)
+        self.lends = False
+        return self._data(account.data).resolve(timeout)
+
+    def release(self, verb: str, timeout: float = PATIENCE) -> None:
+        claim = self.here(verb)
+        apply(verb, self.account, owning.release(claim, strict=True), patience=timeout)
+        if self._hold is not None:
+            self._hold.cancel()
+        self.state = OVER
+        self.account.keeper.let_go(self.account, claim)
+        self.forget()
+
+    def borrow_mut(self, timeout: float) -> Mutable:
+        """The one mutable borrow."""
+        verb = "A mutable borrow"
+        base, account = self.here(verb), self.account
+        session = account.keeper.session(self.lease)
+        claim = session.claim()
+        self.lends = True
+        claimed(verb, account, owning.borrow_mut(claim, base), claim, borrows=True, patience=timeout)
+        self.forget()
+        mutable = Mutable(self.url, self.key, self.lease, self.kind, HELD, account)
+        mutable.sit(claim, session)
+        return mutable
+
+    def borrow(self, timeout: float, scoped: bool) -> Shared:
+        """One more shared borrow."""
+        base = self.here("A borrow")
+        return shared_of(self, self.account, base, timeout, scoped)
+
+    def copy_proxy(self) -> Any:
+        """A copy of an owner borrows."""
+        return self.borrow(PATIENCE, scoped=False).proxy()
+
+    def deepcopy_proxy(self, _: dict[int, Any]) -> Any:
+        """A deep copy is another object, with an owner of its own."""
+        return clone_of(self)
+
+    def copy_of_data(self, verb: str) -> tuple[Account, str]:
+        apply(verb, self.account, owning.check(self.here(verb)), patience=PATIENCE, believed=False)
+        return self.account, self.account.data
+
+
+class Mutable(Seated):
+    """The one mutable borrow. Its target is a private copy, which `update` publishes."""
+
+    __slots__ = ()
+    what = "mutable borrow"
+    role = "mutable"
+
+    def resolve(self, timeout: float | None = None) -> Any:
+        if self.forked:
+            return self.read_forked(timeout)
+        self.here("Reading")
+        return unwrap(copy.deepcopy(self._data(self.account.data).resolve(timeout)))
+
+    def copy_proxy(self) -> NoReturn:
+        """There is one of it."""
+        raise ended("Copying", self.account, "there is one mutable borrow at a time; deepcopy() or clone() it")
+
+    def deepcopy_proxy(self, _: dict[int, Any]) -> Any:
+        """A deep copy is another object, with an owner of its own."""
+        return clone_of(self)
+
+
+class Shared(Handle):
+    """A shared borrow. A scoped one is covered by its sender's claim wherever it is used."""
+
+    __slots__ = ("_lent", "data", "scoped", "version")
+    what = "borrow"
+
+    def __init__(self, *state: Any, data: str = "", version: int | None = None, scoped: bool = False) -> None:
+        super().__init__(*state)
+        self.data = data
+        self.version = version
+        self.scoped = scoped
+        self._lent: Lent | None = None
+
+    def join(self, lent: Lent) -> None:
+        """It is held by this process now, under this claim, which other borrows share."""
+        self._lent, self.state = lent, HELD
+        self.data, self.version = lent.data, lent.version
+        self._pid = os.getpid()
+
+    def here(self, verb: str) -> Lent | None:
+        """The claim, once it is certain that it is there; None for a scoped borrow, which its sender's covers."""
+        if self.forked or self.state == ARRIVED:
+            if self.state == OVER:
+                self.refuse(verb)
+            if self.scoped:
+                return None
+            self.join(lend(self.account, self, None, self.version, PATIENCE))
+        if self.state != HELD:
+            self.refuse(verb)
+        lent = self._lent
+        assert lent is not None
+        if not self.account.keeper.alive(lent.session) or not lent.live:
+            raise ended(verb, self.account, f"this process was silent for longer than the lease of {self.lease:g} s")
+        return lent
+
+    def resolve(self, timeout: float | None = None) -> Any:
+        self.here("Reading")
+        try:
+            return self._data(self.data).resolve(timeout)
+        except KeyNotFound as error:
+            why = (
+                "what covered this borrow has ended: the task it was made for is done, or its sender let it go or died"
+            )
+            raise ended("Reading", self.account, why) from error
+
+    def prefetch(self) -> None:
+        """Move the bytes now, in the background."""
+        if self.scoped or self.state == HELD:
+            self._ahead = self._data(self.data)
+            self._ahead.prefetch()
+
+    def borrow(self, timeout: float, scoped: bool) -> Shared:
+        """One more like it."""
+        lent = self.here("A borrow")
+        if lent is None:
+            return Shared(
+                self.url, self.key, self.lease, self.kind, ARRIVED, data=self.data, version=self.version, scoped=True
+            )
+        return shared_of(self, self.account, lent.claim, timeout, scoped)
+
+    def release(self, _verb: str) -> None:
+        """Give back the claim, if no other borrow of this process shares it."""
+        self._end(later=False)
+
+    def release_later(self) -> None:
+        """The same soon, in the background."""
+        self._end(later=True)
+
+    def _end(self, *, later: bool) -> None:
+        lent, self._lent = self._lent, None
+        mine = self.state == HELD and not self.forked
+        self.state = OVER
+        self.forget()
+        if mine and lent is not None:
+            lent.leave(self, later=later)
+
+    def reduce_proxy(self, kind: Kind, _resolved: bool, _target: Any) -> tuple[Any, ...]:
+        """Into a message: who uses it borrows for himself, or under its sender's claim if it is scoped."""
+        if self.state == OVER:
+            self.refuse("Sending the borrow")
+        return arrive_shared, (self.url, self.key, self.lease, self.data, self.version, self.scoped, *kind)
+
+    def copy_proxy(self) -> Any:
+        """A copy is another borrow."""
+        return self.borrow(PATIENCE, self.scoped).proxy()
+
+    def deepcopy_proxy(self, _: dict[int, Any]) -> Any:
+        """So is a deep copy: what is borrowed is not changed."""
+        return self.copy_proxy()
+
+    def copy_of_data(self, verb: str) -> tuple[Account, str]:
+        """Where the data lie that a clone is to have."""
+        self.here(verb)
+        return self.account, self.data
+
+
+def shared_of(handle: Handle, account: Account, base: Claim, timeout: float, scoped: bool) -> Shared:
+    """A shared borrow of what `handle` holds."""
+    shared = Shared(handle.url, handle.key, handle.lease, handle.kind, HELD, account, scoped=scoped)
+    shared.join(lend(account, shared, base, None, timeout))
+    return shared
+
+
+def found(store: Any, data: Key, lease: float, kind: Kind) -> Owner:
+    """The owner of what lies under a key that nobody owns yet."""
+    keeper = keeper_of(store)
+    session = keeper.session(lease)
+    claim = session.claim()
+    account = keeper.account(str(store.reserve()), lease)
+    account.data = str(data)
+    claimed("Owning", account, owning.found(claim, account.data, lease), claim, believed=True)
+    owner = Owner(store.url, account.key, lease, kind, HELD, account)
+    owner.sit(claim, session)
+    return owner
+
+
+def clone_of(handle: Any) -> Any:
+    """Another object of the same bytes, and its owner's proxy."""
+    account, data = handle.copy_of_data("Cloning")
+    store = account.keeper.store
+    frames = store.connector.get(Key.parse(data))
+    if frames is None:
+        raise ended("Cloning", account, "its data are not there any more")
+    new = store.connector.put(frames, ttl=keep(handle.lease))
+    try:
+        return found(store, new, handle.lease, handle.kind).proxy()
+    except ProxyfabError:
+        store.evict(new)
+        raise
+
+
+def arrive(role: str, url: str, key: str, lease: float, ticket: str, *kind: Any) -> Any:
+    """Unpickle an owner or a mutable borrow: by name in every message, so it must keep its name and arguments."""
+    made = (Owner if role == "owner" else Mutable)(url, key, lease, Kind(*kind), ARRIVED, ticket=ticket)
+    return made.proxy()
+
+
+def arrive_shared(url: str, key: str, lease: float, data: str, version: int | None, scoped: bool, *kind: Any) -> Any:
+    """Unpickle a borrow: as `arrive`."""
+    return Shared(url, key, lease, Kind(*kind), ARRIVED, data=data, version=version, scoped=scoped).proxy()
