@@ -165,8 +165,13 @@ on_fork(_pool)
 def start(call: Callable[[], R], what: str) -> Task[R]:
     """Run `call()` in the background; `what` names it in a timeout's message."""
     task = Task(call, what)
-    _pool.submit(task)
+    submit(task)
     return task
+
+
+def submit(task: Task[Any]) -> None:
+    """Run a task that was made before, as somebody had to know it before it can end."""
+    _pool.submit(task)
 
 
 def aside(call: Callable[[], R], what: str) -> Task[R]:

@@ -18,7 +18,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
 from typing import NamedTuple
@@ -45,8 +44,7 @@ class Policy(NamedTuple):
     secrets: tuple[str, ...] = ()
 
 
-_policies: tuple[Policy, ...] = ()
-_lock = threading.Lock()
+_policies: list[Policy] = []
 _received: ContextVar[bool] = ContextVar("proxyfab_received", default=False)
 
 
@@ -75,7 +73,6 @@ def restrict(
     Raises:
         ConfigurationError: A rule makes no sense.
     """
-    global _policies
     for rule in (schemes, hosts, directories, serializers, secrets):
         if isinstance(rule, str):
             raise ConfigurationError(f"A policy takes lists; write [{rule!r}].")
@@ -90,8 +87,7 @@ def restrict(
         unsealed_pickle,
         tuple(secrets),
     )
-    with _lock:
-        _policies = (*_policies, policy)
+    _policies.append(policy)  # one step: no lock that a fork, or a finalizer, could find taken
     return policy
 
 
@@ -111,8 +107,7 @@ def _ids(require_seal: Iterable[str]) -> frozenset[str]:
 
 def lift() -> None:
     """Forget all policies of this process, that of the environment too; for tests."""
-    global _policies
-    _policies = ()
+    _policies.clear()
 
 
 def load(path: str) -> Policy:

@@ -150,13 +150,13 @@ class Costs:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may end somebody who puts or evicts
         self._means: dict[tuple[int, str, int], float] = {}
         on_fork(self)
 
     def after_fork(self) -> None:
         """Give a child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, place: int, operation: str, nbytes: int, seconds: float) -> None:
         """Count one move."""
@@ -169,10 +169,9 @@ class Costs:
         """Seconds to put and, where that was done, to get an object of this size, by place."""
         kind = size_class(nbytes)
         sums: dict[int, float] = {}
-        with self._lock:
-            for (place, _, size), seconds in self._means.items():
-                if size == kind:
-                    sums[place] = sums.get(place, 0.0) + seconds
+        for (place, _, size), seconds in self._means.copy().items():  # copied by one step, so nobody adds meanwhile
+            if size == kind:
+                sums[place] = sums.get(place, 0.0) + seconds
         return sums
 
 

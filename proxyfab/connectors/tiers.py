@@ -21,19 +21,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from hashlib import blake2b
 from typing import Any, ClassVar
 
 from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, SupportsReap, check_batch, check_range, check_ttl
 from proxyfab.abilities import claiming, shared
-from proxyfab.background import Task, start
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists
-from proxyfab.fork import on_fork
+from proxyfab.errors import ConfigurationError, ConnectorError
+from proxyfab.homeward import Homeward
 from proxyfab.keys import Key
 from proxyfab.nearby import Nearby
 from proxyfab.opening import open_connector
@@ -78,18 +75,9 @@ class TieredConnector(BaseConnector):
         if len(set(places)) < len(places):
             raise ConfigurationError(f"Two tiers are the same place: {', '.join(places)}.")
         self.checksums = any(child.checksums for child in self._children)  # type: ignore[misc]  # it is the children's
-        self._lock = threading.Lock()
-        self._pending: dict[str, Task[Any]] = {}
-        self._failed: dict[str, tuple[Key, float | None, str]] = {}
+        self._homeward = Homeward(self.near[-1], home) if write == "back" else None
         self._closed = False
         self._where = ""
-        on_fork(self)
-
-    def after_fork(self) -> None:
-        """What the parent is copying home is the parent's."""
-        self._lock = threading.Lock()
-        self._pending.clear()
-        self._failed = {}
 
     @classmethod
     def from_url(cls, url: str, *, name: str | None = None) -> TieredConnector:
@@ -193,7 +181,9 @@ class TieredConnector(BaseConnector):
             return False
         if key.where and key.where != self._where:
             self._where = self.home.reserve().where  # a connector may learn it by its first operation
-        return key.where in ("", self._where)
+        # A place may learn its own name by its first operation: a key drawn before, `/namespace`, lacks it.
+        early = key.where[:1] == "/" and self._where.endswith(key.where)
+        return early or key.where in ("", self._where)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -203,8 +193,8 @@ class TieredConnector(BaseConnector):
         expires = None if ttl is None else time.time() + ttl
         if key is None and self.write == "back":
             done: Key = home.reserve()
-            if self.near[-1].add(done.id, frames, expires, pinned=True):
-                self._send_home(done, expires)
+            if self._homeward is not None and self.near[-1].add(done.id, frames, expires, pinned=True):
+                self._homeward.send(done, expires)
                 return done
         if key is not None:
             self._settled(key)
@@ -259,8 +249,8 @@ class TieredConnector(BaseConnector):
             self._drop(keys)
 
     def _drop(self, keys: Sequence[Key]) -> None:
-        for key in keys:
-            self._failed.pop(key.id, None)  # it need not come home any more
+        if self._homeward is not None:
+            self._homeward.forget(keys)
         ids = [key.id for key in keys if _DRAWN.fullmatch(key.id)]
         for tier in self.near if ids else ():
             tier.drop(ids)
@@ -274,45 +264,14 @@ class TieredConnector(BaseConnector):
             ConnectorError: Some of it could not; it is still in the tier before home, and the next `flush` tries again.
             ResolveTimeout: It has not within `timeout` seconds.
         """
-        for key, expires, _ in list(self._failed.values()):
-            self._send_home(key, expires)
-        for task in list(self._pending.values()):
-            task.result(timeout)
-        failed = [why for *_, why in list(self._failed.values())]
-        if failed:
-            raise ConnectorError(f"Not all that was put came home to {self.home.spec}: {'; '.join(failed[:3])}")
-
-    def _send_home(self, key: Key, expires: float | None) -> None:
-        with self._lock:
-            self._failed.pop(key.id, None)
-            self._pending[key.id] = start(partial(self._bring, key, expires), f"Bringing {key} home")
-
-    def _bring(self, key: Key, expires: float | None) -> None:
-        tier = self.near[-1]
-        try:
-            frames = tier.get([key.id]).get(key.id)
-            left = None if expires is None else expires - time.time()
-            if left is None or left > 0:
-                if frames is None:
-                    raise ConnectorError(f"{key} cannot be read in {tier.child.spec}.")
-                with contextlib.suppress(
-                    KeyExists
-                ):  # the attempt before, whose answer was lost: nobody else has this key
-                    self.home.put(frames, key=key, ttl=left)
-                tier.add(key.id, frames, expires)  # from now on a copy like any other
-        except Exception as error:  # noqa: BLE001 - told by flush
-            with self._lock:
-                self._failed[key.id] = key, expires, str(error)
-        finally:
-            with self._lock:
-                self._pending.pop(key.id, None)
+        if self._homeward is not None:
+            self._homeward.flush(timeout)
 
     def _settled(self, *keys: Key) -> Any:
         """Home, as soon as what was put under these keys has come there."""
         home = self._use()
-        for key in keys if self._pending else ():
-            if (task := self._pending.get(key.id)) is not None:
-                task.result()
+        if self._homeward is not None:
+            self._homeward.settle(keys)
         return home
 
     # -- the whole -----------------------------------------------------------------------------------------------
@@ -330,9 +289,8 @@ class TieredConnector(BaseConnector):
 
     def clear(self) -> int:
         home = self._use()
-        for task in list(self._pending.values()):
-            task.result()
-        self._failed = {}
+        if self._homeward is not None:
+            self._homeward.forget_all()
         count = int(home.clear())
         for tier in self.near:
             tier.clear()

@@ -80,6 +80,10 @@ def end_owners_everywhere(url: str, nbytes: int) -> int:
         ("file://{}", 1000),
         ("file://{}", 300_000),
         ("bounded://?limit=1MB&fast=shm://&slow=file://{}", 300_000),
+        ("tiers://?to=memory://;limit=1MB&to=file://{}", 10_000),
+        ("tiers://?to=memory://;limit=1MB&to=file://{}&write=back", 10_000),
+        ("routed://?to=shm://;below=1KiB&to=file://{}&prefer=cheapest", 10_000),
+        ("retry+file://{}", 1000),
     ],
 )
 def test_a_finalizer_may_use_the_connector_it_interrupts(place: str, nbytes: int, tmp_path: Path) -> None:

@@ -233,6 +233,36 @@ def test_writing_back(links: Trio) -> None:
         assert one.clear() == 1
 
 
+def test_what_was_put_before_home_knew_its_name_is_read_nearby(links: Trio) -> None:
+    """A directory learns its mark by the first operation there, and keys that were drawn before go without."""
+    with TieredConnector([(links[1], "100 KB")], links[2], write="back") as one:
+        gate = links[2].hold("put")
+        key = one.put(signed(1000))
+        links[2].child.put(signed(10))
+        assert one.reserve().where != key.where
+        assert one.get(key) == signed(1000)
+        gate.set()
+        one.flush(20)
+        assert one.clear() == 2
+
+
+def test_a_finalizer_may_evict_what_its_thread_is_bringing_home(links: Trio) -> None:
+    """It neither waits for itself, nor does the object come home behind it."""
+    with TieredConnector([(links[1], "100 KB")], links[2], write="back") as one:
+        put, gone = links[2].put, []
+
+        def put_and_end(frames: Frames, *, key: Key, **options: Any) -> Key:
+            gone.append(one.evict(key))
+            return put(frames, key=key, **options)
+
+        links[2].put = put_and_end  # type: ignore[method-assign]  # where the collector may end an owner
+        key = one.put(signed(1000))
+        one.flush(20)
+        assert gone == [False]
+        assert one.get(key) is None
+        assert lies(links, key) == ""
+
+
 def test_what_does_not_come_home_is_told_and_kept(links: Trio) -> None:
     one = TieredConnector([(links[1], "10 KB")], links[2], write="back")
     links[2].fail("put", lambda: CapacityError("full, as the test wanted"), times=1000)
