@@ -1,5 +1,5 @@
-"""Small compositions of stores and references: what people build workflows from."""
+"""What references are good for: futures, and what is built on them. `import proxyfab` imports nothing of this."""
 
-from proxyfab.patterns.ownership import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
+from proxyfab.patterns.future import Future, as_completed, wait
 
-__all__ = ["adopt", "borrow", "borrow_mut", "clone", "own", "reclaim", "release", "scope", "update"]
+__all__ = ["Future", "as_completed", "wait"]

@@ -247,7 +247,7 @@ def announced(head: Frames) -> tuple[str, str]:
     start = _aligned(_START + length)
     if view.nbytes < start or crc32(view[_START:start], crc32(view[: _HEADER.size])) != _CRC.unpack_from(view, 28)[0]:
         raise IntegrityError("The head of an object is damaged, cut off or not proxyfab's: it must be written again.")
-    return tuple(_parsed(bytes(view[_START : _START + length]))[:2])  # type: ignore[return-value]  # two, checked
+    return tuple(_parsed(bytes(view[_START : _START + length]))[:2])
 
 
 _heads: dict[bytes, tuple[int, str, str, Any, list[tuple[int, int]], int, str]] = {}

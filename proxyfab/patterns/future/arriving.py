@@ -1,0 +1,131 @@
+"""Waiting for one outcome in the thread that wants it, and the reference that does so when it is resolved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from proxyfab import background
+from proxyfab.errors import KeyNotFound, ResolveTimeout
+from proxyfab.keys import Key
+from proxyfab.patterns.future.board import Board
+from proxyfab.patterns.future.hub import arrival
+from proxyfab.patterns.future.outcome import open_outcome
+from proxyfab.proxy import Kind
+from proxyfab.ref import Ref, mode_of
+from proxyfab.wire.payload import Payload
+
+T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
+_ANEW = 3
+
+
+def arrived(board: Board, key: Key, timeout: float | None, bring: Callable[[Key], R | None]) -> R:
+    """What `bring(key)` answers as soon as there is an outcome.
+
+    Args:
+        board: Where it is announced.
+        key: The future's.
+        timeout: Seconds; None for ever.
+        bring: Gets the outcome, or what is wanted of it; None where it has gone.
+
+    Raises:
+        ResolveTimeout: There was none within `timeout` seconds.
+        KeyNotFound: There was one, and it has gone.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for _ in range(_ANEW):
+        if not board.wait(key, None if deadline is None else max(deadline - time.monotonic(), 0.0)):
+            raise late(key, board.url, timeout or 0.0)
+        found = bring(key)
+        if found is not None:
+            return found  # not at the first look: another thread's get, begun before the put, may have been joined
+    raise gone(key, board.url)
+
+
+def late(key: Key, url: str, seconds: float) -> ResolveTimeout:
+    """The error of a deadline."""
+    return ResolveTimeout(
+        f"The future {key.id} in {url} was not set within {round(seconds, 3):g} s. Look whether the process that is to "
+        "set it is alive and has got it; if it only takes longer, wait longer (timeout=)."
+    )
+
+
+def gone(key: Key, url: str) -> KeyNotFound:
+    """The error of an outcome that was there once."""
+    return KeyNotFound(
+        f"The future {key.id} in {url} was set, and what it was set to has expired or was evicted since."
+    )
+
+
+class FutureRef(Ref[T_co]):
+    """A reference to what a future will hold: resolving waits for it, `limit` seconds at most, and raises its error.
+
+    A proxy that was resolved, and a token, are of the plain reference to what lies under the key.
+    """
+
+    __slots__ = ("_board", "limit")
+
+    def __init__(self, board: Board, key: Key, limit: float | None, kind: Kind | None) -> None:
+        super().__init__(board.url, key, source=board.source, kind=kind)
+        self._board = board
+        self.limit = limit
+
+    def __call__(self) -> T_co:
+        return self.resolve()
+
+    def resolve(self, timeout: float | None = None) -> T_co:
+        return open_outcome(self._payload(timeout), mode_of(self.url))  # type: ignore[no-any-return]  # as of any Ref
+
+    def _fetch(self) -> Payload:
+        return self._in_time(self.limit)
+
+    def _in_time(self, timeout: float | None) -> Payload:
+        return arrived(self._board, self._key, timeout, self._board.fetch)
+
+    @property
+    def _key(self) -> Key:
+        assert self.key is not None, "a future has a key"
+        return self.key
+
+    def prefetch(self) -> None:
+        """Wait for it in a thread of its own, so that nobody else's prefetching waits along."""
+        if self._ahead is None:
+            self._ahead = background.aside(self._fetch, f"Waiting for {self.key} in {self.url}")
+
+    async def _aresolve(self) -> T_co:
+        import asyncio  # not at the top: it takes as long to import as all of proxyfab
+
+        try:
+            async with asyncio.timeout(self.limit):
+                await arrival(self._board, self._key)
+        except TimeoutError:
+            raise late(self._key, self.url, self.limit or 0.0) from None
+        return await asyncio.to_thread(self.resolve)
+
+    def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
+        if not resolved:
+            return load_proxy, self._promised()
+        ref = self.current(target)
+        if ref is self:
+            ref = Ref(self.url, self.key, nbytes=self.nbytes, kind=kind)
+        return ref.reduce_proxy(kind, False, None)
+
+    def _promised(self) -> tuple[Any, ...]:
+        key = self._key
+        name, mask = self.kind or ("", 0)
+        return (self.url, key.id, key.where, self.limit, name, mask)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, self._promised()
+
+
+def load(url: str, id: str, where: str, limit: float | None, name: str, mask: int) -> FutureRef[Any]:
+    """Unpickle a FutureRef; opens and imports nothing."""
+    return FutureRef(Board(url), Key(id, where), limit, Kind(name, mask) if name else None)
+
+
+def load_proxy(*state: Any) -> Any:
+    """Unpickle a proxy of a FutureRef."""
+    return load(*state).proxy()

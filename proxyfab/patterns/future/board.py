@@ -1,0 +1,129 @@
+"""Board: how an outcome is announced and awaited. Here, in a store: the object that appears under the key is both.
+
+This is the one seam between futures and the way in which completion travels. Whatever else may carry it has these six
+methods; nothing else of a future knows a connector.
+
+Promises: of all who announce under one key one wins, in any process, and the others are told with KeyExists; a wait
+ends at its deadline, and ends at once with a ConnectorError where the place cannot be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from proxyfab.abc import SupportsWatch
+from proxyfab.buffers import Frames
+from proxyfab.errors import CapabilityError, KeyNotFound, ProxyfabError
+from proxyfab.keys import Key
+from proxyfab.patterns.future.outcome import Verdict, verdict_of
+from proxyfab.ref import mode_of, openers
+from proxyfab.spec import StoreSpec
+from proxyfab.wire.payload import Payload, announced, decode
+
+HEAD = 4096
+"""Bytes that a look brings: the head of any object, all of a small one."""
+_RUNG = 60.0
+_BELL = Frames([b"!"])
+
+
+class Seen(NamedTuple):
+    """What a look at an outcome tells."""
+
+    verdict: Verdict
+    payload: Payload | None
+    """None: it is more than a look brings."""
+
+
+class Board:
+    """The outcomes in one store. Thread-safe, fork-safe.
+
+    Args:
+        url: The store's.
+        source: The store, if it is at hand; otherwise it is found, or opened, at the first use.
+    """
+
+    def __init__(self, url: str, source: Any = None) -> None:
+        self.url = url
+        self.source = source
+
+    @property
+    def store(self) -> Any:
+        """This process's live Store for `url`."""
+        source = self.source
+        if source is None or source.closed:
+            source = self.source = openers[0](self.url)
+        return source
+
+    @cached_property
+    def writes(self) -> str:
+        """How outcomes are serialized."""
+        return StoreSpec.parse(self.url).serializer
+
+    @property
+    def reads(self) -> str:
+        """How outcomes are read, which this process's policy may restrict."""
+        return mode_of(self.url)
+
+    def announce(self, key: Key, payload: Payload, ttl: float | None) -> None:
+        """Write once.
+
+        Raises:
+            KeyExists: There is an outcome.
+        """
+        self.store.put_payload(payload, key, ttl=ttl)
+
+    def wait_any(self, keys: Sequence[Key], timeout: float | None) -> list[Key]:
+        """Those of `keys` that have an outcome, as soon as one has; empty when `timeout` seconds have passed."""
+        return self._connector.wait_any(keys, timeout)  # type: ignore[no-any-return]  # SupportsWatch
+
+    def wait(self, key: Key, timeout: float | None) -> bool:
+        """Whether `key` has an outcome within `timeout` seconds."""
+        return self._connector.wait(key, timeout)  # type: ignore[no-any-return]  # as above
+
+    def look(self, key: Key) -> Seen | None:
+        """What the outcome is, in one short round trip; None without one."""
+        frames: Frames | None = self.store.connector.get_range(key, 0, HEAD)
+        if frames is None:
+            return None
+        if frames.nbytes < HEAD:
+            whole = decode(frames)
+            return Seen(verdict_of(whole.type), whole)
+        verdict = verdict_of(announced(frames)[1])
+        payload = None if verdict is Verdict.VALUE else self.fetch(key)
+        return Seen(verdict, payload)
+
+    def fetch(self, key: Key) -> Payload | None:
+        """The outcome, None without one."""
+        try:
+            return self.store.fetch(key)  # type: ignore[no-any-return]  # a Store, behind the floor
+        except KeyNotFound:
+            return None
+
+    # -- a bell, to call back who waits: an object that means nothing --------------------------------------------
+
+    def bell(self) -> Key:
+        """A key to wait for along with others."""
+        return self.store.reserve()  # type: ignore[no-any-return]  # as above
+
+    def ring(self, bell: Key) -> None:
+        """Have who waits for `bell` go on."""
+        self.store.connector.put(_BELL, key=bell, ttl=_RUNG, replace=True)
+
+    def silence(self, bell: Key) -> None:
+        """Forget that it rang."""
+        try:
+            self.store.connector.evict(bell)
+        except ProxyfabError:  # it goes by itself
+            pass
+
+    @property
+    def _connector(self) -> Any:
+        connector = self.store.connector
+        if not isinstance(connector, SupportsWatch):
+            raise CapabilityError(
+                f"Nobody can wait for objects in {self.url}: its connector has no wait_any; derive it from "
+                "BaseConnector."
+            )
+        return connector
