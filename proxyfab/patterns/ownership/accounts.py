@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from proxyfab.errors import ConnectorError
 from proxyfab.exit import Drain, Hold
 from proxyfab.keys import Key
+from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.desk import Desk
-from proxyfab.patterns.ownership.keeper import Account, Session
 from proxyfab.patterns.ownership.protocol import change
 from proxyfab.patterns.ownership.refusals import refusal
 from proxyfab.store import Store
@@ -98,7 +98,7 @@ def settle(ends: list[End]) -> None:
                 change(account.key, rule, account.raw, believed=account.raw is not None)
             )
             account.saw(outcome.raw)
-            account.keeper.let_go(account, claim)
+            account.keeper.book.let_go(account, claim)
     finally:
         for store, keys in evicted.values():
             if keys:
@@ -185,7 +185,7 @@ def lend(account: Account, handle: object, base: Claim | None, version: int | No
     lent: Lent | None = None if account.lent is None else account.lent()
     if lent is not None and lent.usable(session, version) and lent.join(handle):
         return lent
-    claim = session.claim()
+    claim = account.keeper.claim(session)
     rule = owning.borrow(claim, base=base, version=version)
     record = claimed("A borrow", account, rule, claim, borrows=True, patience=patience)
     lent = Lent(account, claim, session, record)

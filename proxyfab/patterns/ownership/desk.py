@@ -8,16 +8,30 @@ and is not there any more.
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError
 from proxyfab.keys import Key
 from proxyfab.osio.owner import Writer, running, this_process
-from proxyfab.patterns.ownership.protocol import HELD, LOST, Evict, Look, Outcome, Pause, Read, Seen, Steps, Swap
+from proxyfab.patterns.ownership.protocol import (
+    HELD,
+    LOST,
+    Evict,
+    Look,
+    Pause,
+    Read,
+    ReadMany,
+    Renew,
+    Request,
+    Seen,
+    Swap,
+)
 from proxyfab.retry import Backoff
 from proxyfab.store import Store
 
+R = TypeVar("R")
 _MARK = b"PFS1"
 _LONGEST = 10.0
 """Seconds that others may be faster, or a place be silent."""
@@ -60,8 +74,8 @@ class Desk:
         self._began = time.monotonic()
         self._expiries: dict[str, float] = {}
 
-    def run(self, steps: Steps) -> Outcome:
-        """Drive it to its end."""
+    def run(self, steps: Generator[Request, Any, R]) -> R:
+        """Drive it to its end, and answer what it does."""
         error: ConnectorError | None = None
         answer: Any = None
         try:
@@ -73,13 +87,18 @@ class Desk:
                 except ConnectorError as failed:
                     error = failed
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]  # what Steps return
+            return done.value  # type: ignore[no-any-return]  # what the steps return
 
     def _do(self, request: object) -> Any:
         if isinstance(request, Swap):
             return self._connector.compare_and_set(
                 Key.parse(request.key), _frames(request.old), _frames(request.new), ttl=request.ttl
             )
+        if isinstance(request, Renew):
+            return self._connector.renew_many([Key.parse(text) for text in request.keys], request.ttl)
+        if isinstance(request, ReadMany):
+            many = self._connector.get_many([Key.parse(text) for text in request.keys])
+            return [None if found is None else found.tobytes() for found in many]
         if isinstance(request, Read):
             found = self._connector.get(Key.parse(request.key))
             return None if found is None else found.tobytes()  # a copy: it is small, and the next swap needs it

@@ -19,7 +19,8 @@ from proxyfab.errors import BorrowError, KeyNotFound, ProxyfabError
 from proxyfab.exit import Hold
 from proxyfab.keys import Key
 from proxyfab.patterns.ownership.accounts import PATIENCE, End, Lent, apply, claimed, lend, owe, settle_now
-from proxyfab.patterns.ownership.keeper import Account, Session, keeper_of
+from proxyfab.patterns.ownership.book import Account, Session
+from proxyfab.patterns.ownership.keeper import keeper_of
 from proxyfab.patterns.ownership.refusals import ended
 from proxyfab.proxy import Kind, make, unsettle, unwrap
 from proxyfab.ref import Ref, openers
@@ -173,7 +174,7 @@ class Seated(Handle):
         account = self.account
         session = account.keeper.session(self.lease)
         if self.claim is None or self.claim.session != session.text:
-            self.claim = session.claim()  # once: what was asked for and not answered is asked for again
+            self.claim = account.keeper.claim(session)  # once: what was asked for and not answered is asked for again
         rule = owning.take(self.claim, self.ticket, self.role)
         claimed(verb, account, rule, self.claim, waits={owning.TAKEN}, patience=silence(self.lease) + 1)
         self.sit(self.claim, session)
@@ -194,7 +195,7 @@ class Seated(Handle):
         self.ticket, self.state, self.kind = ticket, SENT, kind
         if self._hold is not None:
             self._hold.cancel()
-        self.account.keeper.let_go(self.account, claim, ticket)
+        self.account.keeper.book.let_go(self.account, claim, ticket)
         self.forget()
 
     def reclaim(self) -> None:
@@ -209,6 +210,7 @@ class Seated(Handle):
         if claim is None or claim.session != session.text:
             raise ended(verb, account, "this process was silent for longer than its lease, and its claim lapsed")
         claimed(verb, account, owning.reclaim(claim, self.ticket, self.role), claim)
+        account.keeper.book.stays(account)
         self.ticket = ""
         self.sit(claim, session)
 
@@ -284,7 +286,7 @@ class Owner(Seated):
         if self._hold is not None:
             self._hold.cancel()
         self.state = OVER
-        self.account.keeper.let_go(self.account, claim)
+        self.account.keeper.book.let_go(self.account, claim)
         self.forget()
 
     def borrow_mut(self, timeout: float) -> Mutable:
@@ -292,7 +294,7 @@ class Owner(Seated):
         verb = "A mutable borrow"
         base, account = self.here(verb), self.account
         session = account.keeper.session(self.lease)
-        claim = session.claim()
+        claim = account.keeper.claim(session)
         self.lends = True
         claimed(verb, account, owning.borrow_mut(claim, base), claim, borrows=True, patience=timeout)
         self.forget()
@@ -447,7 +449,7 @@ def found(store: Any, data: Key, lease: float, kind: Kind) -> Owner:
     """The owner of what lies under a key that nobody owns yet."""
     keeper = keeper_of(store)
     session = keeper.session(lease)
-    claim = session.claim()
+    claim = keeper.claim(session)
     account = keeper.account(str(store.reserve()), lease)
     account.data = str(data)
     claimed("Owning", account, owning.found(claim, account.data, lease), claim, believed=True)

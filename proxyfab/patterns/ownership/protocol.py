@@ -50,6 +50,19 @@ class Look(NamedTuple):
     """Whether to say who has shown a sign of life since the first such look."""
 
 
+class ReadMany(NamedTuple):
+    """Answer: a list of the bytes under `keys`, or None."""
+
+    keys: tuple[str, ...]
+
+
+class Renew(NamedTuple):
+    """Answer: a list of whether something lies under each of `keys`, which then expires in `ttl` seconds."""
+
+    keys: tuple[str, ...]
+    ttl: float
+
+
 class Evict(NamedTuple):
     """Nothing has to come of it. Answer: None."""
 
@@ -71,7 +84,7 @@ class Seen(NamedTuple):
     renewed: frozenset[str] = NOBODY
 
 
-Request: TypeAlias = Read | Swap | Look | Evict | Pause
+Request: TypeAlias = Read | ReadMany | Swap | Look | Renew | Evict | Pause
 
 
 class Outcome(NamedTuple):

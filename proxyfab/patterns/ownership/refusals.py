@@ -7,7 +7,7 @@ from typing import Any
 
 from proxyfab.errors import BorrowError, ProxyfabError
 from proxyfab.keys import Key
-from proxyfab.patterns.ownership.keeper import Account
+from proxyfab.patterns.ownership.book import Account
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim
 from proxyfab.wire.owning import Refused
@@ -20,7 +20,7 @@ _STORY = {
     owning.SENT: "it was sent in a message that nobody has used yet; reclaim() takes it back",
     owning.TAKEN: "the message it came in was already used{by}. A message moves it once; send a borrow, or a clone, to "
     "more than one",
-    owning.MOVED: "the message it came in is not valid any more: what it brought was reclaimed, released or sent on{by}",
+    owning.MOVED: "the message it came in is void: what it brought was reclaimed, released or sent on{by}",
     owning.STALE: "it was updated since it was borrowed; borrow it anew",
     owning.LENT: "it is borrowed{by}. Release that, wait for it with timeout=, or work on a clone()",
     owning.CHANGING: "it is mutably borrowed{by}. Release that, wait for it with timeout=, or work on a clone()",

@@ -1,0 +1,206 @@
+"""What one process holds in one store: its sessions, and an account of each object. Says what to renew; no I/O, no clock.
+
+Rules:
+1. A session is renewed last, and only when everything that is held under it was renewed: so while others see it alive,
+   what it holds is there.
+2. This process stops believing in a session `lease` seconds after the beginning of the last renewal that succeeded;
+   others see it for a quarter longer. A process that was stopped asks before it does anything else.
+3. A session that was gone is never made again: what was held under it is lost, and says so.
+4. What was sent is kept until somebody takes it; from then on it is his.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Generator
+from typing import Any
+
+from proxyfab.patterns.ownership.protocol import Evict, ReadMany, Renew
+from proxyfab.wire.owned import Claim, Record, decode, keep, silence
+
+_LINGER = 1.0
+"""Leases that a session stays when nothing is held under it any more: the next thing is often about to come."""
+
+
+class Session:
+    """That this process lives, as others see it: an object which is there as long as it is renewed.
+
+    Args:
+        text: Of the key under which it lies.
+        lease: Seconds.
+        now: When this process began to make it; seconds on its own clock.
+        pid: Of the process.
+    """
+
+    __slots__ = ("__weakref__", "_numbers", "idle", "lease", "lost", "pid", "text", "until")
+
+    def __init__(self, text: str, lease: float, now: float, pid: int) -> None:
+        self.text = text
+        self.lease = lease
+        self.pid = pid
+        self.lost = False
+        self._numbers = itertools.count(1)
+        self.until = now + lease
+        """As long as others certainly see it."""
+        self.idle = now + _LINGER * lease
+        """When it ends, if nothing is held under it then."""
+
+    def valid(self, now: float) -> bool:
+        """Whether others certainly see it."""
+        return not self.lost and now < self.until
+
+    def claim(self, who: str, since: float) -> Claim:
+        """A claim that nobody has had."""
+        return Claim(self.text, next(self._numbers), who, since)
+
+    def renewed(self, began: float, there: bool) -> None:
+        """What came of a renewal that began at `began`."""
+        if there:
+            self.until = max(self.until, began + self.lease)
+        else:
+            self.lost = True
+
+
+class Account:
+    """What this process knows and holds of one object."""
+
+    __slots__ = ("__weakref__", "claims", "data", "keeper", "key", "lease", "lent", "raw", "ticket")
+
+    def __init__(self, key: str, lease: float, keeper: Any = None) -> None:
+        self.keeper = keeper
+        self.key = key
+        self.lease = lease
+        self.raw: bytes | None = None
+        """The record as it was seen last."""
+        self.data = ""
+        """The key of the data, as it was seen last."""
+        self.claims: dict[int, Session] = {}
+        """Numbers of the claims that are held here, and the sessions they are of; 0 for what was sent."""
+        self.ticket = ""
+        """Of what was sent, and nobody is known to have taken."""
+        self.lent: weakref.ref[Any] | None = None
+        """The shared claim that all borrows of this process share."""
+
+    def saw(self, raw: bytes | None) -> Record | None:
+        """The record is this now."""
+        self.raw = raw
+        record = None if raw is None else decode(raw)
+        if record is not None:
+            self.data = record.data
+        return record
+
+
+class Book:
+    """Thread-safe: threads of one process hold and let go while one of them tends."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[float, Session] = {}
+        """By lease."""
+        self.kept: dict[str, Account] = {}
+        """What is held, by the record's key."""
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may come here again
+
+    def hold(self, account: Account, claim: Claim) -> bool:
+        """Keep what a claim stands for, from now on; False when its session was lost meanwhile."""
+        session = next((each for each in self.sessions.values() if each.text == claim.session), None)
+        if session is None or session.lost:
+            return False
+        with self._lock:
+            account.claims[claim.number] = session
+            self.kept[account.key] = account
+        return True
+
+    def let_go(self, account: Account, claim: Claim, ticket: str = "") -> None:
+        """Keep it no longer for this claim; with a ticket, until somebody took that."""
+        with self._lock:
+            session = account.claims.pop(claim.number, None)
+            if ticket and session is not None:
+                account.ticket = ticket
+                account.claims[0] = session
+            self._settle(account)
+
+    def stays(self, account: Account) -> None:
+        """What was sent was taken back, or by somebody else."""
+        with self._lock:
+            account.ticket = ""
+            account.claims.pop(0, None)
+            self._settle(account)
+
+    def held(self, session: Session) -> list[Account]:
+        """What is held under a session."""
+        with self._lock:
+            return [account for account in self.kept.values() if session in account.claims.values()]
+
+    def tend(self, session: Session, now: float) -> Generator[Any, Any, None]:
+        """Renew a session and all that is held under it, or end it when nothing has been for a while.
+
+        Raises:
+            ConnectorError: The place did not answer; what was not renewed is to be renewed soon.
+        """
+        if not session.lost:
+            count = yield from self._renew_held(session)
+            if count or now <= session.idle:
+                session.renewed(now, (yield Renew((session.text,), silence(session.lease)))[0])
+                if not session.lost:
+                    return
+        left = self._close(session)
+        if left:
+            yield Evict(session.text)
+
+    def revive(self, session: Session, now: float) -> Generator[Any, Any, None]:
+        """Ask whether a session that was not renewed in time is still seen, and renew what is held under it if so."""
+        yield from self._renew_held(session)
+        session.renewed(now, (yield Renew((session.text,), silence(session.lease)))[0])
+        if session.lost:
+            self._close(session)
+
+    def _close(self, session: Session) -> bool:
+        """End a session; whether it is to be taken away, as it still lies there and nothing is held under it."""
+        with self._lock:
+            held = self.held(session)
+            if held and not session.lost:
+                return False  # by somebody who came this very moment
+            for account in held:
+                account.claims = {number: each for number, each in account.claims.items() if each is not session}
+                self._settle(account)
+            if self.sessions.get(session.lease) is session:
+                del self.sessions[session.lease]
+            there, session.lost = not session.lost, True
+            return there
+
+    def _settle(self, account: Account) -> None:
+        if not account.claims and self.kept.get(account.key) is account:
+            del self.kept[account.key]
+
+    def _renew_held(self, session: Session) -> Generator[Any, Any, int]:
+        yield from self._look_for_takers([account for account in self.held(session) if account.ticket])
+        held = self.held(session)
+        if not held:
+            return 0
+        keys = [text for account in held for text in (account.key, account.data)]
+        there = yield Renew(tuple(keys), keep(session.lease))
+        yield from self._look_after(
+            [each for each, *two in zip(held, there[::2], there[1::2], strict=True) if not all(two)]
+        )
+        return len(held)
+
+    def _look_for_takers(self, sent: list[Account]) -> Generator[Any, Any, None]:
+        """What was taken is somebody else's to keep now (rule 4)."""
+        bodies = (yield ReadMany(tuple(account.key for account in sent))) if sent else []
+        for account, raw in zip(sent, bodies, strict=True):
+            record = account.saw(raw)
+            if record is None or account.ticket not in (record.owner.ticket, record.mutable.ticket):
+                self.stays(account)
+
+    def _look_after(self, accounts: list[Account]) -> Generator[Any, Any, None]:
+        """Something was missing: the data were replaced, or all is gone."""
+        bodies = (yield ReadMany(tuple(account.key for account in accounts))) if accounts else []
+        for account, raw in zip(accounts, bodies, strict=True):
+            if account.saw(raw) is not None:
+                yield Renew((account.data,), keep(account.lease))
+                continue
+            with self._lock:
+                account.claims.clear()
+                self._settle(account)
