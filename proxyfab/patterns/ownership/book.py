@@ -1,4 +1,4 @@
-"""What one process holds in one store: its sessions, and an account of each object. Says what to renew; no I/O, no clock.
+"""What one process holds in one store, its sessions and accounts of objects, and what to renew when. No I/O, no clock.
 
 Rules:
 1. A session is renewed last, and only when everything that is held under it was renewed: so while others see it alive,
@@ -102,6 +102,12 @@ class Book:
         """What is held, by the record's key."""
         self._lock = threading.RLock()  # reentrant: collecting garbage inside may come here again
 
+    def use(self, session: Session, now: float) -> bool:
+        """Whether others certainly see it, and go on to: it does not end for being idle from now on."""
+        with self._lock:
+            session.idle = max(session.idle, now + _LINGER * session.lease)
+            return session.valid(now)
+
     def hold(self, account: Account, claim: Claim) -> bool:
         """Keep what a claim stands for, from now on; False when its session was lost meanwhile."""
         session = next((each for each in self.sessions.values() if each.text == claim.session), None)
@@ -145,8 +151,7 @@ class Book:
                 session.renewed(now, (yield Renew((session.text,), silence(session.lease)))[0])
                 if not session.lost:
                     return
-        left = self._close(session)
-        if left:
+        if self._close(session, now):
             yield Evict(session.text)
 
     def revive(self, session: Session, now: float) -> Generator[Any, Any, None]:
@@ -154,14 +159,14 @@ class Book:
         yield from self._renew_held(session)
         session.renewed(now, (yield Renew((session.text,), silence(session.lease)))[0])
         if session.lost:
-            self._close(session)
+            self._close(session, now)
 
-    def _close(self, session: Session) -> bool:
+    def _close(self, session: Session, now: float) -> bool:
         """End a session; whether it is to be taken away, as it still lies there and nothing is held under it."""
         with self._lock:
             held = self.held(session)
-            if held and not session.lost:
-                return False  # by somebody who came this very moment
+            if not session.lost and (held or now <= session.idle):
+                return False  # somebody came this very moment
             for account in held:
                 account.claims = {number: each for number, each in account.claims.items() if each is not session}
                 self._settle(account)
@@ -181,9 +186,8 @@ class Book:
             return 0
         keys = [text for account in held for text in (account.key, account.data)]
         there = yield Renew(tuple(keys), keep(session.lease))
-        yield from self._look_after(
-            [each for each, *two in zip(held, there[::2], there[1::2], strict=True) if not all(two)]
-        )
+        pairs = zip(held, there[::2], there[1::2], strict=True)
+        yield from self._look_after([account for account, *both in pairs if not all(both)])
         return len(held)
 
     def _look_for_takers(self, sent: list[Account]) -> Generator[Any, Any, None]:

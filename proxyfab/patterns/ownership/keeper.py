@@ -62,9 +62,7 @@ class Keeper:
     def session(self, lease: float) -> Session:
         """A session that others certainly see."""
         session = self.book.sessions.get(lease)
-        now = time.monotonic()
-        if session is not None and session.valid(now):
-            session.idle = max(session.idle, now + lease)
+        if session is not None and self.book.use(session, time.monotonic()):
             return session
         return self._flights.do(lease, self._session, None, lease)
 
