@@ -12,6 +12,7 @@
     ├── CapacityError         MemoryError          a disk, a memory or a quota is full
     ├── AccessDenied          PermissionError      the place refuses
     ├── BorrowError           RuntimeError         ownership's rules were broken
+    ├── LifetimeEnded         RuntimeError         a lifetime or a lease is over
     ├── CapabilityError       NotImplementedError  the backend cannot do this at all
     ├── MissingDependency     ImportError          an extra is not installed (the pip line is in the message)
     ├── BackPressureError     RuntimeError         a bounded queue is full
@@ -69,6 +70,10 @@ class AccessDenied(ProxyfabError, PermissionError):
 
 class BorrowError(ProxyfabError, RuntimeError):
     """The rules of ownership were broken."""
+
+
+class LifetimeEnded(ProxyfabError, RuntimeError):
+    """A lifetime or a lease is over: what it held is gone, and it takes nothing more."""
 
 
 class CapabilityError(ProxyfabError, NotImplementedError):

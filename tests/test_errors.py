@@ -30,6 +30,7 @@ BUILT_IN = {
     "CapacityError": MemoryError,
     "AccessDenied": PermissionError,
     "BorrowError": RuntimeError,
+    "LifetimeEnded": RuntimeError,
     "CapabilityError": NotImplementedError,
     "MissingDependency": ImportError,
     "BackPressureError": RuntimeError,
