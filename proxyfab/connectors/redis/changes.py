@@ -23,9 +23,9 @@ def renew(link: Link, name: bytes, milliseconds: int | None) -> bool:
             link.call(b"UNWATCH")
             return False
         chunks = chunks_of(name, raw)
-        expire = b"".join([_expire(one, milliseconds) for one in (*chunks, name)])
+        moved = b"".join([expire(one, milliseconds) for one in (*chunks, name)])
         with together() if chunks else nullcontext():
-            if link.transaction([expire], len(expire), len(chunks) + 1) is not None:
+            if link.transaction([moved], len(moved), len(chunks) + 1) is not None:
                 return True  # otherwise it was replaced since it was looked at, or somebody else moved its expiry
 
 
@@ -54,7 +54,8 @@ def _change(link: Link, writing: Writing, header: Header | None) -> bool:
     return link.transaction(parts, nbytes, 1) is not None
 
 
-def _expire(name: bytes, milliseconds: int | None) -> bytes:
+def expire(name: bytes, milliseconds: int | None) -> bytes:
+    """The command that moves a key's expiry."""
     if milliseconds is None:
         return pack(b"PERSIST", name)
     return pack(b"PEXPIRE", name, b"%d" % milliseconds)

@@ -31,7 +31,7 @@ from proxyfab.abc import (
     check_ttl,
 )
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import batches, bulk, changes, header, health, owners, reaping, waiting
+from proxyfab.connectors.redis import batches, bulk, changes, header, health, owners, reaping, rounds, waiting
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.fleet import Fleet
@@ -54,6 +54,8 @@ from proxyfab.spec import check_name
 
 T = TypeVar("T")
 _TRIES = 5
+_PATIENCE = 30.0
+"""Seconds that a wait lasts before it begins anew, with all attempts that a call has."""
 
 
 class RedisConnector(BaseConnector):
@@ -132,7 +134,7 @@ class RedisConnector(BaseConnector):
 
     def stat(self, key: Key) -> Stat | None:
         name = self._names.name(key)
-        commands = (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name))
+        commands = (rounds.begin(name), pack(b"PTTL", name))
         raw, left = self._fleet.run(name, lambda link: link.calls(commands), "stat")
         if not raw:
             return None
@@ -147,11 +149,6 @@ class RedisConnector(BaseConnector):
         name, left = self._names.name(key), milliseconds(ttl)
         return self._fleet.run(name, lambda link: changes.renew(link, name, left), "renew")
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
-        name = self._names.name(key)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return self._fleet.run_watching(name, lambda link: waiting.wait(link, name, deadline), "wait")
-
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
         check_swap(old, new)
         check_ttl(ttl)
@@ -165,6 +162,22 @@ class RedisConnector(BaseConnector):
         return self._steadily(writing.name, work, "compare_and_set", again=False)
 
     # -- many --------------------------------------------------------------------------------------------------------
+
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        if not keys:
+            return []
+        names = self._names.names(keys)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            step = time.monotonic() + _PATIENCE
+            until = step if deadline is None else min(step, deadline)
+            found = self._fleet.run_watching(names, partial(self._watch, names, until), "wait")
+            if found or until == deadline:
+                return [key for key, name in zip(keys, names, strict=True) if name in found]
+
+    def _watch(self, names: list[bytes], until: float, links: list[tuple[Link, list[int]]]) -> set[bytes]:
+        watches = [waiting.Watch(link, [names[place] for place in places]) for link, places in links]
+        return set(waiting.wait_any(watches, until, lambda moving: rounds.there(self._fleet, moving, "wait")))
 
     def put_many(
         self,
@@ -230,15 +243,14 @@ class RedisConnector(BaseConnector):
         return self._steadily(writing.name, lambda link: bulk.put(link, writing, head), what)
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
-        found = each(self._fleet, self._names.names(keys), lambda name: (pack(b"EXISTS", name),), "exists_many")
-        return [bool(reply) for (reply,) in found]
+        return rounds.there(self._fleet, self._names.names(keys), "exists_many")
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
         names = self._names.names(keys)
         replies = each(
             self._fleet,
             names,
-            lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"UNLINK", name)),
+            lambda name: (rounds.begin(name), pack(b"UNLINK", name)),
             "evict",
             again=False,
         )
@@ -248,27 +260,20 @@ class RedisConnector(BaseConnector):
                 each(self._fleet, chunks, lambda chunk: (pack(b"UNLINK", chunk),), "evict")
         return [bool(done) for _, done in replies]
 
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
+        check_ttl(ttl)
+        return rounds.renew(self._fleet, self._names.names(keys), milliseconds(ttl))
+
     # -- all of them -------------------------------------------------------------------------------------------------
 
     def scan(self) -> Iterator[Stat]:
         everything = self._maker is not None
         known: dict[str, str] = {}
-        for names in scan(self._fleet, header.space_prefix("*" if everything else self._namespace) + b"o:*"):
-            replies = each(
-                self._fleet, names, lambda name: (bulk.ask_range(name, 0, header.SIZE), pack(b"PTTL", name)), "scan"
-            )
-            for name, (raw, left) in zip(names, replies, strict=True):
-                found = header.object_parts(name)
-                if found is None or not raw:
-                    continue
-                try:
-                    head = header.unpack(raw, None)
-                except IntegrityError:
-                    continue
-                space, id = found
-                if space not in known:
-                    known[space] = self._owner(space)
-                yield self._stat(Key(id), head, left, space, known[space])
+        pattern = header.space_prefix("*" if everything else self._namespace) + b"o:*"
+        for space, id, head, left in rounds.objects(self._fleet, pattern):
+            if space not in known:
+                known[space] = self._owner(space)
+            yield self._stat(Key(id), head, left, space, known[space])
 
     def clear(self) -> int:
         count = 0

@@ -65,9 +65,14 @@ class Fleet:
         """`work(link)` on a link to one server."""
         return self._run(lambda: address, work, what, again)
 
-    def run_watching(self, name: bytes, work: Callable[[Link], T], what: str) -> T:
-        """`work(link)` on a link that is told of changes."""
-        return self._run(lambda: self._use().address(name), work, what, True, 3)
+    def run_watching(self, names: Sequence[bytes], work: Callable[[list[tuple[Link, list[int]]]], T], what: str) -> T:
+        """`work` on links that are told of changes: one to each server of the keys, with the positions of its keys."""
+
+        def first(link: Link) -> T:
+            (_, places), *others = self.groups(names)
+            return self._beside([(link, places)], others, work)
+
+        return self._run(lambda: self._use().address(names[0]), first, what, True, 3)
 
     def groups(self, names: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
         """Positions of the keys that one server has, with one key of each group."""
@@ -199,6 +204,27 @@ class Fleet:
             link.close()
             raise
         self.give(link, protocol)
+        return done
+
+    def _beside(
+        self,
+        links: list[tuple[Link, list[int]]],
+        others: Sequence[tuple[bytes, list[int]]],
+        work: Callable[[list[tuple[Link, list[int]]]], T],
+    ) -> T:
+        """`work` with one link more for each of the others."""
+        lent: list[Link] = []
+        try:
+            for name, places in others:
+                lent.append(self.lend(self._use().address(name), 3))
+                links.append((lent[-1], places))
+            done = work(links)
+        except BaseException:
+            for link in lent:
+                link.close()
+            raise
+        for link in lent:
+            self.give(link, 3)
         return done
 
     def _again(

@@ -162,6 +162,11 @@ class Link:
             pass
         return True
 
+    def fileno(self) -> int:
+        """Of its socket."""
+        number: int = self._socket.fileno()
+        return number
+
     def wait(self, seconds: float) -> bool:
         """Whether something arrives within so many seconds."""
         if self.parser.pending:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from proxyfab.connectors.redis import changes
+from proxyfab.connectors.redis.bulk import ask_range, chunks_of
 from proxyfab.connectors.redis.errors import ELSEWHERE
 from proxyfab.connectors.redis.fleet import Fleet
-from proxyfab.connectors.redis.link import Link
+from proxyfab.connectors.redis.header import SIZE, Header, object_parts, unpack
+from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.connectors.redis.parser import Reply, checked
+from proxyfab.errors import IntegrityError
 
 
 def each(
@@ -39,10 +43,43 @@ def each(
 
 def _alone(link: Link, commands: Sequence[bytes]) -> list[Reply]:
     """The replies for one name, wherever it is."""
-    replies = link.calls(commands, lenient=True)
-    for reply in replies:
-        checked(reply)
-    return replies
+    return [checked(reply) for reply in link.calls(commands, lenient=True)]
+
+
+def begin(name: bytes) -> bytes:
+    """Asks for an object's header."""
+    return ask_range(name, 0, SIZE)
+
+
+def there(fleet: Fleet, names: Sequence[bytes], what: str) -> list[bool]:
+    """Which of the keys there are."""
+    return [bool(found) for (found,) in each(fleet, names, lambda name: (pack(b"EXISTS", name),), what)]
+
+
+def renew(fleet: Fleet, names: Sequence[bytes], milliseconds: int | None) -> list[bool]:
+    """Move the expiry of many objects; of one that lies in chunks all at once, so that these take their turns."""
+    found = [raw for (raw,) in each(fleet, names, lambda name: (begin(name),), "renew")]
+    whole = [name for name, raw in zip(names, found, strict=True) if raw and not chunks_of(name, raw)]
+    moved = each(fleet, whole, lambda name: (changes.expire(name, milliseconds), begin(name)), "renew")
+    now = dict(zip(names, found, strict=True)) | {name: raw for name, (_, raw) in zip(whole, moved, strict=True)}
+    for name in [name for name, raw in now.items() if chunks_of(name, raw)]:
+        work = partial(changes.renew, name=name, milliseconds=milliseconds)
+        now[name] = fleet.run(name, work, "renew")
+    return [bool(now[name]) for name in names]
+
+
+def objects(fleet: Fleet, pattern: bytes) -> Iterator[tuple[str, str, Header, Reply]]:
+    """Namespace, id, header and milliseconds left of all objects whose keys match."""
+    for names in scan(fleet, pattern):
+        replies = each(fleet, names, lambda name: (begin(name), pack(b"PTTL", name)), "scan")
+        for name, (raw, left) in zip(names, replies, strict=True):
+            found = object_parts(name)
+            if found is None or not raw:
+                continue
+            try:
+                yield *found, unpack(raw, None), left
+            except IntegrityError:
+                continue
 
 
 def scan(fleet: Fleet, pattern: bytes) -> Iterator[list[bytes]]:
