@@ -56,6 +56,8 @@ LENT = "lent"
 """It is borrowed."""
 CHANGING = "changing"
 """It is mutably borrowed."""
+LAPSED = "lapsed"
+"""The caller's session was gone before it was done; no rule says so, but who keeps the session."""
 
 NOBODY: frozenset[str] = frozenset()
 Verdict: TypeAlias = Change | Same | Refused

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from proxyfab.exit import Drain, Hold
 from proxyfab.keys import Key
 from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.desk import Desk
-from proxyfab.patterns.ownership.protocol import change
+from proxyfab.patterns.ownership.protocol import Steps
 from proxyfab.patterns.ownership.refusals import refusal
 from proxyfab.store import Store
 from proxyfab.wire import owning
@@ -38,47 +38,76 @@ class End(NamedTuple):
     """Whether it is the owner's."""
 
 
-def apply(
-    verb: str,
-    account: Account,
-    rule: Rule,
-    *,
-    patience: float = 0.0,
-    waits: Collection[str] = _WAITS,
-    believed: bool | None = None,
-) -> Record | None:
+def apply(verb: str, account: Account, rule: Rule, *, began: float | None = None, **options: Any) -> Record | None:
     """Change the record; what is there afterwards.
+
+    Args:
+        verb: Names the operation in an error.
+        account: Of the object.
+        rule: What to do with it.
+        began: When new data were put, for a rule that puts them in place of the old.
+        options: Of `_drive`.
 
     Raises:
         BorrowError: The rules refuse it.
         ConnectorError: The place did not answer.
     """
+    return _drive(verb, account, partial(account.keeper.book.alter, account, rule, began=began), **options)
+
+
+def claimed(
+    verb: str,
+    account: Account,
+    rule: Rule,
+    claim: Claim,
+    *,
+    arrives: bool = False,
+    began: float | None = None,
+    borrows: bool = False,
+    **options: Any,
+) -> Record:
+    """Change the record so that `claim` is in it, and keep what it stands for.
+
+    Args:
+        verb: As in `apply`, and so are the next two.
+        account: Of the object.
+        rule: What to do with it.
+        claim: Under which this process will hold it.
+        arrives: As in `Book.enter`.
+        began: As there.
+        borrows: Whether a claim of which nobody knows is to be given back: it would stand in the owner's way.
+        options: Of `_drive`.
+    """
+    enter = partial(account.keeper.book.enter, account, rule, claim, arrives=arrives, began=began)
+    try:
+        record = _drive(verb, account, enter, **options)
+    except ConnectorError:
+        if borrows:
+            _drain(account).add([End(account, claim, owner=False)])
+        raise
+    account.keeper.work_on()
+    assert record is not None
+    return record
+
+
+def _drive(
+    verb: str,
+    account: Account,
+    steps: Callable[..., Steps],
+    *,
+    patience: float = 0.0,
+    waits: Collection[str] = _WAITS,
+    believed: bool | None = None,
+) -> Record | None:
     store = account.keeper.store
     believed = account.raw is not None if believed is None else believed
-    steps = partial(change, account.key, rule, waits=waits)
-    outcome = Desk(store).run(steps(account.raw, believed=believed))
+    outcome = Desk(store).run(steps(believed=believed, waits=waits))
     if outcome.refused is not None and outcome.refused.reason in waits and patience > 0:
-        _drain(account).flush(
-            min(patience, PATIENCE)
-        )  # what this process let go a moment ago may be all that is in the way
-        outcome = Desk(store, patience).run(steps())
-    account.saw(outcome.raw)
+        _drain(account).flush(min(patience, PATIENCE))  # what this process let go may be all that is in the way
+        outcome = Desk(store, patience).run(steps(believed=False, waits=waits))
     if outcome.refused is not None:
         raise refusal(verb, account, outcome.refused)
     return outcome.record
-
-
-def claimed(verb: str, account: Account, rule: Rule, claim: Claim, *, borrows: bool = False, **options: Any) -> Record:
-    """Change the record so that `claim` is in it, and keep what it stands for."""
-    try:
-        record = apply(verb, account, rule, **options)
-    except ConnectorError:
-        if borrows:  # it may have taken effect and would stand in the way; what nobody keeps otherwise expires
-            _drain(account).add([End(account, claim, owner=False)])
-        raise
-    assert record is not None
-    account.keeper.hold(account, claim)
-    return record
 
 
 def owe(handle: object, account: Account, claim: Claim, *, owner: bool) -> Hold[End]:
@@ -94,10 +123,7 @@ def settle(ends: list[End]) -> None:
             store = account.keeper.store
             keys = evicted.setdefault(id(store), (store, []))[1]
             rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
-            outcome = Desk(store, evicted=keys).run(
-                change(account.key, rule, account.raw, believed=account.raw is not None)
-            )
-            account.saw(outcome.raw)
+            Desk(store, evicted=keys).run(account.keeper.book.alter(account, rule, believed=account.raw is not None))
             account.keeper.book.let_go(account, claim)
     finally:
         for store, keys in evicted.values():
@@ -187,7 +213,7 @@ def lend(account: Account, handle: object, base: Claim | None, version: int | No
         return lent
     claim = account.keeper.claim(session)
     rule = owning.borrow(claim, base=base, version=version)
-    record = claimed("A borrow", account, rule, claim, borrows=True, patience=patience)
+    record = claimed("A borrow", account, rule, claim, arrives=base is None, borrows=True, patience=patience)
     lent = Lent(account, claim, session, record)
     lent.join(handle)
     account.lent = weakref.ref(lent)

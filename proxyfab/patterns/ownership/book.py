@@ -17,8 +17,9 @@ import weakref
 from collections.abc import Generator
 from typing import Any
 
-from proxyfab.patterns.ownership.protocol import Evict, ReadMany, Renew
+from proxyfab.patterns.ownership.protocol import Evict, Now, Read, ReadMany, Renew, Steps, change
 from proxyfab.wire.owned import Claim, Record, decode, keep, silence
+from proxyfab.wire.owning import LAPSED, Refused, Rule
 
 _LINGER = 1.0
 """Leases that a session stays when nothing is held under it any more: the next thing is often about to come."""
@@ -202,9 +203,62 @@ class Book:
         """Something was missing: the data were replaced, or all is gone."""
         bodies = (yield ReadMany(tuple(account.key for account in accounts))) if accounts else []
         for account, raw in zip(accounts, bodies, strict=True):
-            if account.saw(raw) is not None:
-                yield Renew((account.data,), keep(account.lease))
-                continue
-            with self._lock:
-                account.claims.clear()
-                self._settle(account)
+            if account.saw(raw) is None or not (yield from self._find_data(account)):
+                with self._lock:
+                    account.claims.clear()
+                    self._settle(account)
+
+    def _find_data(self, account: Account) -> Generator[Any, Any, bool]:
+        """Renew the data that the record names, which may be others by then; False when they are gone."""
+        tried = ""
+        while account.data != tried:
+            tried = account.data
+            if (yield Renew((tried,), keep(account.lease)))[0]:
+                return True
+            if account.saw((yield Read(account.key))) is None:
+                return False
+        return False
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def enter(
+        self, account: Account, rule: Rule, claim: Claim, *, arrives: bool, began: float | None = None, **options: Any
+    ) -> Steps:
+        """Change a record so that `claim` is in it, and keep what it stands for from then on.
+
+        Args:
+            account: Of the object.
+            rule: What to do.
+            claim: That is in the record when it is done.
+            arrives: Whether nothing of the object was kept here before, so that its data may be about to expire.
+            began: When its data were last put or renewed; now if that is somebody else's business.
+            options: Of `change`.
+        """
+        began = (yield Now()) if began is None else began
+        outcome = yield from change(account.key, rule, account.raw, **options)
+        account.saw(outcome.raw)
+        if outcome.refused is not None:
+            return outcome
+        if not self.hold(account, claim):
+            return outcome._replace(refused=Refused(LAPSED))
+        yield from self._catch_up(account, arrives, began)
+        return outcome if claim.number in account.claims else outcome._replace(refused=Refused(LAPSED))
+
+    def alter(self, account: Account, rule: Rule, *, began: float | None = None, **options: Any) -> Steps:
+        """Change a record without another claim; new data that it is to name were put when it `began`."""
+        outcome = yield from change(account.key, rule, account.raw, **options)
+        account.saw(outcome.raw)
+        if began is not None and outcome.refused is None:
+            yield from self._catch_up(account, False, began)
+        return outcome
+
+    def _catch_up(self, account: Account, arrives: bool, began: float) -> Generator[Any, Any, None]:
+        """Renew at once what may expire before the next renewal of everything.
+
+        A session may just have been renewed without it, and is believed in for one lease from then; so of the time to
+        live, one and a half, no more than a half may have gone by.
+        """
+        if arrives or (yield Now()) - began > (keep(1.0) - 1.0) * account.lease:
+            there = yield Renew((account.key, account.data), keep(account.lease))
+            if not all(there):
+                yield from self._look_after([account])

@@ -20,6 +20,7 @@ from proxyfab.patterns.ownership.protocol import (
     LOST,
     Evict,
     Look,
+    Now,
     Pause,
     Read,
     ReadMany,
@@ -106,6 +107,8 @@ class Desk:
             return self._look(request)
         if isinstance(request, Pause):
             return self._pause(request)
+        if isinstance(request, Now):
+            return time.monotonic()
         assert isinstance(request, Evict)
         return self._evict(Key.parse(request.key))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 import weakref
 from typing import Any, ClassVar, NoReturn
 
@@ -176,7 +177,7 @@ class Seated(Handle):
         if self.claim is None or self.claim.session != session.text:
             self.claim = account.keeper.claim(session)  # once: what was asked for and not answered is asked for again
         rule = owning.take(self.claim, self.ticket, self.role)
-        claimed(verb, account, rule, self.claim, waits={owning.TAKEN}, patience=silence(self.lease) + 1)
+        claimed(verb, account, rule, self.claim, arrives=True, waits={owning.TAKEN}, patience=silence(self.lease) + 1)
         self.sit(self.claim, session)
 
     def reduce_proxy(self, kind: Kind, _resolved: bool, _target: Any) -> tuple[Any, ...]:
@@ -209,7 +210,7 @@ class Seated(Handle):
         claim = self.claim
         if claim is None or claim.session != session.text:
             raise ended(verb, account, "this process was silent for longer than its lease, and its claim lapsed")
-        claimed(verb, account, owning.reclaim(claim, self.ticket, self.role), claim)
+        claimed(verb, account, owning.reclaim(claim, self.ticket, self.role), claim, arrives=True)
         account.keeper.book.stays(account)
         self.ticket = ""
         self.sit(claim, session)
@@ -235,9 +236,10 @@ class Seated(Handle):
         verb = f"An update by the {self.what}"
         claim, account = self.here(verb), self.account
         store = account.keeper.store
+        began = time.monotonic()
         data = store.put(target, ttl=keep(self.lease))
         try:
-            apply(verb, account, owning.update(claim, str(data)), patience=PATIENCE)
+            apply(verb, account, owning.update(claim, str(data)), began=began, patience=PATIENCE)
         except BorrowError:
             store.evict(data)
             raise
@@ -445,14 +447,14 @@ def shared_of(handle: Handle, account: Account, base: Claim, timeout: float, sco
     return shared
 
 
-def found(store: Any, data: Key, lease: float, kind: Kind) -> Owner:
-    """The owner of what lies under a key that nobody owns yet."""
+def found(store: Any, data: Key, lease: float, kind: Kind, began: float) -> Owner:
+    """The owner of what nobody owns yet: it was put under its key, or renewed there, when it `began`."""
     keeper = keeper_of(store)
     session = keeper.session(lease)
     claim = keeper.claim(session)
     account = keeper.account(str(store.reserve()), lease)
     account.data = str(data)
-    claimed("Owning", account, owning.found(claim, account.data, lease), claim, believed=True)
+    claimed("Owning", account, owning.found(claim, account.data, lease), claim, began=began, believed=True)
     owner = Owner(store.url, account.key, lease, kind, HELD, account)
     owner.sit(claim, session)
     return owner
@@ -462,12 +464,13 @@ def clone_of(handle: Any) -> Any:
     """Another object of the same bytes, and its owner's proxy."""
     account, data = handle.copy_of_data("Cloning")
     store = account.keeper.store
+    began = time.monotonic()
     frames = store.connector.get(Key.parse(data))
     if frames is None:
         raise ended("Cloning", account, "its data are not there any more")
     new = store.connector.put(frames, ttl=keep(handle.lease))
     try:
-        return found(store, new, handle.lease, handle.kind).proxy()
+        return found(store, new, handle.lease, handle.kind, began).proxy()
     except ProxyfabError:
         store.evict(new)
         raise

@@ -13,7 +13,7 @@ import weakref
 from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import BorrowError, ProxyfabError
+from proxyfab.errors import ProxyfabError
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.osio.owner import this_process
@@ -73,7 +73,7 @@ class Keeper:
         now = time.monotonic()
         key = self.store.connector.put(Frames([presence()]), key=self.store.reserve(), ttl=silence(lease))
         session = self.book.sessions[lease] = Session(str(key), lease, now, os.getpid())
-        self._work_on()
+        self.work_on()
         return session
 
     def alive(self, session: Session) -> bool:
@@ -87,13 +87,8 @@ class Keeper:
         """A claim that nobody has had."""
         return session.claim(str(this_process()), time.time())
 
-    def hold(self, account: Account, claim: Claim) -> None:
-        """Keep what a claim stands for, from now on."""
-        if not self.book.hold(account, claim):
-            raise BorrowError(f"The claim on {account.key} in {self.url} lapsed while it was made; try again.")
-        self._work_on()
-
-    def _work_on(self) -> None:
+    def work_on(self) -> None:
+        """See that the thread runs, and looks when it has to be back."""
         if self._thread is not None and self._thread.is_alive():
             self._calls.put(None)
             return

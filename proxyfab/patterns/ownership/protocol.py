@@ -63,6 +63,10 @@ class Renew(NamedTuple):
     ttl: float
 
 
+class Now(NamedTuple):
+    """Answer: seconds on this process's own clock, which never goes back."""
+
+
 class Evict(NamedTuple):
     """Nothing has to come of it. Answer: None."""
 
@@ -84,7 +88,7 @@ class Seen(NamedTuple):
     renewed: frozenset[str] = NOBODY
 
 
-Request: TypeAlias = Read | ReadMany | Swap | Look | Renew | Evict | Pause
+Request: TypeAlias = Read | ReadMany | Swap | Look | Renew | Evict | Now | Pause
 
 
 class Outcome(NamedTuple):

@@ -22,6 +22,7 @@ _STORY = {
     "more than one",
     owning.MOVED: "the message it came in is void: what it brought was reclaimed, released or sent on{by}",
     owning.STALE: "it was updated since it was borrowed; borrow it anew",
+    owning.LAPSED: "this process was silent for longer than the lease just then, and its claim lapsed; try again",
     owning.LENT: "it is borrowed{by}. Release that, wait for it with timeout=, or work on a clone()",
     owning.CHANGING: "it is mutably borrowed{by}. Release that, wait for it with timeout=, or work on a clone()",
 }

@@ -7,6 +7,7 @@ connector's own deadlines.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol, TypeVar
 
 from proxyfab.abc import SupportsCompareAndSet, SupportsLease
@@ -51,7 +52,13 @@ def own(store: Store, obj: T, *, lease: float = LEASE) -> T:
         obj = unwrap(obj)
     if is_singleton(obj):
         raise ConfigurationError(f"{obj!r} is compared with `is` and cannot be owned; put it into a container.")
-    return _owner(store, store.put(obj, ttl=keep(lease)), lease, obj)
+    began = time.monotonic()
+    data = store.put(obj, ttl=keep(lease))
+    try:
+        return found(store, data, lease, kind_of(obj), began).proxy()  # type: ignore[no-any-return]  # typed as its target
+    except BaseException:
+        store.evict(data)
+        raise
 
 
 def adopt(ref: T, *, lease: float = LEASE) -> T:
@@ -74,9 +81,10 @@ def adopt(ref: T, *, lease: float = LEASE) -> T:
     able(store, lease)
     if named.key is None:  # it travelled inside
         return own(store, named.resolve(), lease=lease)  # type: ignore[no-any-return]  # the Ref's type is T's
+    began = time.monotonic()
     if not store.connector.renew(named.key, keep(lease)):
         raise KeyNotFound(f"Nothing lies under {named.key} in {store.url} to be adopted: it expired or was evicted.")
-    return found(store, named.key, lease, named.kind or kind_of(named.resolve())).proxy()  # type: ignore[no-any-return]
+    return found(store, named.key, lease, named.kind or kind_of(named.resolve()), began).proxy()  # type: ignore[no-any-return]
 
 
 def borrow(owned: T, *, scoped: bool = False, timeout: float = PATIENCE) -> T:
@@ -213,11 +221,3 @@ def able(store: Store, lease: float) -> None:
 
 def _handle(owned: object) -> object:
     return factory_of(owned) if is_proxy(owned) else None
-
-
-def _owner(store: Store, data: Any, lease: float, obj: T) -> T:
-    try:
-        return found(store, data, lease, kind_of(obj)).proxy()  # type: ignore[no-any-return]  # a proxy of T is typed as T
-    except BaseException:
-        store.evict(data)
-        raise
