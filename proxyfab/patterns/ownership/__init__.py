@@ -1,5 +1,7 @@
 """Ownership with Rust's rules that does not rest on one process's memory."""
 
+from proxyfab.patterns.ownership.borrows import arrive_shared
+from proxyfab.patterns.ownership.seats import arrive
 from proxyfab.patterns.ownership.verbs import (
     adopt,
     borrow,
@@ -12,4 +14,16 @@ from proxyfab.patterns.ownership.verbs import (
     update,
 )
 
-__all__ = ["adopt", "borrow", "borrow_mut", "clone", "own", "reclaim", "release", "scope", "update"]
+__all__ = [
+    "adopt",
+    "arrive",
+    "arrive_shared",
+    "borrow",
+    "borrow_mut",
+    "clone",
+    "own",
+    "reclaim",
+    "release",
+    "scope",
+    "update",
+]

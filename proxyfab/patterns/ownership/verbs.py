@@ -13,7 +13,9 @@ from typing import Any, Protocol, TypeVar
 from proxyfab.abc import SupportsCompareAndSet, SupportsLease
 from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.patterns.ownership.accounts import PATIENCE
-from proxyfab.patterns.ownership.handles import Handle, Owner, Seated, Shared, clone_of, found
+from proxyfab.patterns.ownership.borrows import Shared
+from proxyfab.patterns.ownership.handles import OVER, Handle
+from proxyfab.patterns.ownership.seats import Owner, Seated, clone_of, found
 from proxyfab.proxy import factory_of, is_proxy, is_singleton, kind_of, unwrap
 from proxyfab.ref import Ref
 from proxyfab.store import Store
@@ -156,7 +158,7 @@ def release(owned: object, *, timeout: float = PATIENCE) -> None:
         BorrowError: The owner is borrowed from, was sent, or lapsed.
     """
     handle = held(owned)
-    if handle.state == "over":
+    if handle.state == OVER:
         return
     if isinstance(handle, Owner):
         handle.release("Releasing", timeout)
