@@ -65,6 +65,13 @@ class Key:
         """The same id with a locator."""
         return Key(self.id, where)
 
+    def plain(self) -> Key:
+        """The same id and locator, of which nothing else is said."""
+        key = Key.__new__(Key)
+        _set(key, "id", self.id)
+        _set(key, "where", self.where)
+        return key
+
     def __str__(self) -> str:
         return f"{self.id}@{self.where}" if self.where else self.id
 
@@ -87,6 +94,25 @@ class Key:
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"A Key is frozen; {name!r} cannot be deleted.")
+
+
+class Fresh(Key):
+    """A key that was drawn for the very put it is handed to, and that nobody else knows yet.
+
+    A layer that draws a key above a connector, because it must know it before the bytes are ready, says so by this:
+    what may be done for a put without a key may then be done for this one, too. It only goes down, once; whoever made
+    it hands out what `put` returned as a plain Key (`Key.plain`). For who knows nothing of it, and pickled, it is one.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, key: Key) -> Fresh:
+        """The same id and locator."""
+        self = cls.__new__(cls)
+        _set(self, "id", key.id)
+        _set(self, "where", key.where)
+        return self
 
 
 _set = object.__setattr__

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from proxyfab.abc import Stat
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.ledger import Ledger, Room
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
@@ -148,7 +148,7 @@ class Spilling:
     def store(self, room: Room, id: str, frames: Frames, ttl: float | None, *, alone: bool) -> None:
         """Put what has its room, in its turn; unless it is `alone`, take away what lay under the key elsewhere."""
         child, other = (self.fast, self.slow) if room.fast else (self.slow, self.fast)
-        child.put(frames, key=Key(id), ttl=ttl, replace=not alone)
+        child.put(frames, key=Fresh(id) if alone else Key(id), ttl=ttl, replace=not alone)
         if not alone:
             self._moves = next(self._counter)
             other.evict(Key(id))

@@ -28,7 +28,6 @@ from proxyfab.abc import (
     Stat,
     Status,
     SupportsScan,
-    check_batch,
     check_range,
     check_swap,
     check_ttl,
@@ -39,7 +38,7 @@ from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists, Proxy
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.groups import wait_in_turn
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.ledger import Ledger, Room
 from proxyfab.opening import open_connector
 from proxyfab.policy import is_received
@@ -186,11 +185,11 @@ class BoundedConnector(BaseConnector):
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         places = self._use()
-        if key is None:
-            key = self.reserve()
+        if key is None or type(key) is Fresh:
+            id = self.reserve().id if key is None else self._id(key)
             with places.room(frames.nbytes) as room:
-                places.store(room, key.id, frames, ttl, alone=True)
-            return key
+                places.store(room, id, frames, ttl, alone=True)
+            return Key(id, self._tag)
         id = self._id(key)
         if not replace and places.holds(id):  # before others are moved to make room for nothing
             raise _taken(key)
@@ -199,18 +198,6 @@ class BoundedConnector(BaseConnector):
                 raise _taken(key)
             places.store(room, id, frames, ttl, alone=False)
         return Key(id, self._tag)
-
-    def put_many(
-        self,
-        many: Sequence[Frames],
-        *,
-        keys: Sequence[Key] | None = None,
-        ttl: float | None = None,
-        replace: bool = False,
-    ) -> list[Key]:
-        check_batch(many, keys)
-        check_ttl(ttl)
-        return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
 
     def evict(self, key: Key) -> bool:
         places, id = self._use(), self._id(key)

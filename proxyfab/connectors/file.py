@@ -22,7 +22,7 @@ from typing import ClassVar, TypeVar
 from proxyfab.abc import Reclaimed, Stat, check_batch, check_range, check_ttl
 from proxyfab.buffers import Frames
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.osio import mounts, swap, sweep
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.files import check_regular, open_anything, sync_directory, translate
@@ -163,8 +163,7 @@ class FileConnector(Lodged):
         path = _path(namespace, key.id)
         try:
             if alive:
-                os.unlink(path)
-                return True
+                return swap.evict(path, locks=not self._network)
             with guard(namespace.path):  # what took its place meanwhile is not what was asked for
                 remove_dead(path, time.time())
         except FileNotFoundError:
@@ -178,7 +177,7 @@ class FileConnector(Lodged):
             return swap.first(self, key, new, ttl)
         space = self._use().find(key)
         return space is not None and swap.in_directory(
-            space.path, _path(space, key.id), key.id, old, new, ttl, self._writing(space)
+            space.path, _path(space, key.id), key.id, old, new, ttl, self._writing(space), locks=not self._network
         )
 
     def renew(self, key: Key, ttl: float | None) -> bool:
@@ -256,7 +255,7 @@ class FileConnector(Lodged):
                 )
             return 0
         try:
-            return sweep.clear(namespace.path)
+            return sweep.clear(namespace.path, locks=not self._network)
         except OSError as error:
             raise translate(error, "clear", namespace.path) from error
 
@@ -282,7 +281,7 @@ class FileConnector(Lodged):
         done, namespace = self._use().target(key)
         directory = f"{namespace.path}/{fan_of(done.id)}"
         path = f"{directory}/{name_of(done.id)}"
-        name = Name.DRAWN if key is None else Name.REPLACED if replace else Name.FREE
+        name = Name.DRAWN if key is None or type(key) is Fresh else Name.REPLACED if replace else Name.FREE
         writing = self._writing(namespace)
         expires = 0.0 if ttl is None else time.time() + ttl
         try:

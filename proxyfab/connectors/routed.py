@@ -20,13 +20,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from hashlib import blake2b
 from itertools import compress, repeat
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from proxyfab.abc import (
     BaseConnector,
-    Connector,
     Finding,
     Reclaimed,
     Stat,
@@ -38,15 +36,15 @@ from proxyfab.abc import (
 )
 from proxyfab.abilities import claiming, shared
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, KeyExists
+from proxyfab.errors import ConfigurationError, ConnectorError, KeyExists
 from proxyfab.groups import grouped, wait_in_turn
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
 from proxyfab.osio.turns import Turns, turns_at
-from proxyfab.routing import PREFER, Costs, Judgement, Rule, Want, judge, parse_route, route_text, tagged
+from proxyfab.placing import Placing, Route
+from proxyfab.routing import PREFER, Judgement, Rule, parse_route, route_text, tagged
 from proxyfab.spec import ConnectorSpec
-from proxyfab.trace import Link, Meter, here, span
 
 __all__ = ["Route", "RoutedConnector", "tagged"]
 
@@ -54,28 +52,6 @@ R = TypeVar("R")
 _STEP = 0.02
 """Seconds after which a waiter for a key that names no child looks into all of them."""
 _SAMPLES = (1_000, 1_000_000, 100_000_000)
-
-
-class Route(NamedTuple):
-    """A child and which objects it takes. Make it by `Route.to`."""
-
-    child: Any
-    rule: Rule
-
-    @classmethod
-    def to(
-        cls,
-        child: str | Connector,
-        *,
-        above: int | str = 0,
-        below: int | str | None = None,
-        tag: str = "",
-        host: str = "",
-        site: str = "",
-    ) -> Route:
-        """A route to a connector, or the URL of one, for objects of which all of this holds; see `routing.Rule`."""
-        rule = Rule.make(above=above, below=below, tag=tag, host=host, site=site)
-        return cls(open_connector(child) if isinstance(child, str) else child, rule)
 
 
 class RoutedConnector(BaseConnector):
@@ -106,13 +82,9 @@ class RoutedConnector(BaseConnector):
             )
         self.routes = tuple(routes)
         self.prefer = prefer
-        by_spec = {str(route.child.spec): route.child for route in routes}
-        self.children: list[Any] = list(by_spec.values())
-        self._labels = [_label(spec) for spec in by_spec]
-        self._child_of = [list(by_spec).index(route.child.spec) for route in routes]
+        self._placing = Placing(self.routes, prefer)
+        self.children = self._placing.children
         self.checksums = any(child.checksums for child in self.children)  # type: ignore[misc]  # it is the children's
-        self.costs = Costs()
-        self._meter = Meter()
         self._closed = False
 
     @classmethod
@@ -154,18 +126,7 @@ class RoutedConnector(BaseConnector):
 
     def explain(self, nbytes: int, tag: str | None = None) -> list[Judgement]:
         """What the rules say of an object of this size (and tag) put here and now; the route it takes comes first."""
-        known = self.costs.of(nbytes)
-        costs = {route: known[child] for route, child in enumerate(self._child_of) if child in known}
-        return judge([route.rule for route in self.routes], Want.here(nbytes, tag), costs, self.prefer)
-
-    def _plan(self, nbytes: int) -> list[int]:
-        """The children that take an object, in order."""
-        takers = [self._child_of[said.route] for said in self.explain(nbytes) if said.takes]
-        if not takers:
-            raise ConfigurationError(
-                f"No route of {self.spec} takes an object of {nbytes} bytes from {here()}; add one without conditions."
-            )
-        return list(dict.fromkeys(takers))
+        return self._placing.explain(nbytes, tag)
 
     # -- one object ----------------------------------------------------------------------------------------------
 
@@ -175,38 +136,21 @@ class RoutedConnector(BaseConnector):
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
         check_ttl(ttl)
         self._use()
-        if key is None:
-            return self._put_somewhere(frames, None, ttl)
+        if key is None or (type(key) is Fresh and not key.where):
+            return self._placing.put(frames, key, ttl)
         if key.where:
             number, inner = self._split(key)
-            return self._put(number, frames, inner, ttl, replace)
+            return self._placing.put_in(number, frames, inner, ttl, replace)
         with self._turn(key.id):
             holders = self._holders(key)
             if holders and not replace:
                 raise KeyExists(f"{key} holds an object, and objects are written once (say replace=True).")
-            done = self._put_somewhere(frames, key, ttl, replace)
+            done = self._placing.put(frames, key, ttl, replace)
             home = self._split(done)[0]
             for number in holders:
                 if number != home:
                     self.children[number].evict(key)
         return done
-
-    def _put_somewhere(self, frames: Frames, key: Key | None, ttl: float | None, replace: bool = False) -> Key:
-        passed_over = (CapacityError, ConnectorError) if key is None else (CapacityError,)
-        plan = self._plan(frames.nbytes)
-        for number in plan[:-1]:
-            try:
-                return self._put(number, frames, key, ttl, replace)
-            except passed_over:
-                continue
-        return self._put(plan[-1], frames, key, ttl, replace)
-
-    def _put(self, number: int, frames: Frames, key: Key | None, ttl: float | None, replace: bool) -> Key:
-        child = self.children[number]
-        with span("put", Link(here(), child.place, child.scheme), key or "", frames.nbytes, self._meter) as step:
-            done = child.put(frames, key=key, ttl=ttl, replace=replace)
-        self.costs.add(number, "put", frames.nbytes, step.seconds)
-        return self._joined(number, done)
 
     def get(self, key: Key) -> Frames | None:
         return self._look(key, self._get)
@@ -215,7 +159,7 @@ class RoutedConnector(BaseConnector):
         started = time.perf_counter()
         found: Frames | None = self.children[number].get(key)
         if found is not None:
-            self.costs.add(number, "get", found.nbytes, time.perf_counter() - started)
+            self._placing.costs.add(number, "get", found.nbytes, time.perf_counter() - started)
         return found
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
@@ -276,19 +220,9 @@ class RoutedConnector(BaseConnector):
         check_batch(many, keys)
         check_ttl(ttl)
         self._use()
-        if keys is not None:
-            return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
-        plans = [self._plan(frames.nbytes)[0] for frames in many]
-        return self._by_child(plans, lambda number, places: self._put_group(number, [many[at] for at in places], ttl))
-
-    def _put_group(self, number: int, many: list[Frames], ttl: float | None) -> list[Key]:
-        child = self.children[number]
-        keys = [child.reserve() for _ in many]
-        try:
-            return [self._joined(number, key) for key in child.put_many(many, keys=keys, ttl=ttl)]
-        except (CapacityError, ConnectorError):
-            child.evict_many(keys)  # what of it was stored, so that nothing is stored twice
-            return [self._put_somewhere(frames, None, ttl) for frames in many]
+        if all(type(key) is Fresh and not key.where for key in keys or ()):
+            return self._placing.put_many(many, keys, ttl)
+        return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
         return self._each(keys, "get_many", self.get)
@@ -313,8 +247,7 @@ class RoutedConnector(BaseConnector):
         return self._by_child([number for number, _ in parts], ask)
 
     def _by_child(self, numbers: list[int], ask: Callable[[int, list[int]], list[R]]) -> list[R]:
-        far = [number for number, child in enumerate(self.children) if not child.local]
-        return grouped(numbers, ask, far, f"A batch of {self.scheme}://")
+        return grouped(numbers, ask, self._placing.far, f"A batch of {self.scheme}://")
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -335,7 +268,8 @@ class RoutedConnector(BaseConnector):
     def diagnose(self) -> Iterator[Finding]:
         for nbytes in _SAMPLES:
             said = self.explain(nbytes)[0]
-            place = self.children[self._child_of[said.route]].spec if said.takes else "nowhere: no route takes it"
+            child = self.children[self._placing.child_of[said.route]]
+            place = child.spec if said.takes else "nowhere: no route takes it"
             yield Finding(f"route of {nbytes} bytes", "ok" if said.takes else "warn", f"to {place}")
         for child in self.children:
             if isinstance(child, SupportsDiagnosis):
@@ -344,8 +278,7 @@ class RoutedConnector(BaseConnector):
     def close(self) -> None:
         self._closed = True
         self.__dict__.pop("_turns", None)  # its file is closed when nobody has it
-        for child in self.children:
-            child.close()
+        self._placing.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -353,18 +286,15 @@ class RoutedConnector(BaseConnector):
         if self._closed:
             raise ConnectorError(f"{self.spec} was closed; open a new one.")
 
-    def _joined(self, number: int, key: Key) -> Key:
-        return Key(key.id, f"{self._labels[number]}:{key.where}")
-
     def _split(self, key: Key) -> tuple[int, Key]:
         """The child that a key names, and the key as that child knows it."""
-        label, _, where = key.where.partition(":")
-        if label not in self._labels:
+        parts = self._placing.split(key)
+        if parts is None:
             raise ConnectorError(f"{key} does not lie in {self.spec}; ask the store that its reference names.")
-        return self._labels.index(label), Key(key.id, where)
+        return parts
 
     def _as_ours(self, number: int, stat: Stat) -> Stat:
-        return stat._replace(key=self._joined(number, stat.key))
+        return stat._replace(key=self._placing.joined(number, stat.key))
 
     def _look(self, key: Key, look: Callable[[int, Key], R | None]) -> R | None:
         """What `look` finds in the child that the key names or, one after the other, in all: twice, as it may move."""
@@ -383,15 +313,13 @@ class RoutedConnector(BaseConnector):
 
     def _turn(self, id: str) -> AbstractContextManager[None]:
         """Nobody on this machine changes what lies under a named key meanwhile; one child does that by itself."""
-        return nullcontext() if len(self.children) == 1 else self._turns.take(f"{'+'.join(sorted(self._labels))} {id}")
+        if len(self.children) == 1:
+            return nullcontext()
+        return self._turns.take(f"{'+'.join(sorted(self._placing.labels))} {id}")
 
     @cached_property
     def _turns(self) -> Turns:
         return turns_at(default_root())
-
-
-def _label(spec: str) -> str:
-    return blake2b(spec.encode(), digest_size=4).hexdigest()
 
 
 def _rebuild(kind: Any, routes: Sequence[Route], prefer: str) -> RoutedConnector:

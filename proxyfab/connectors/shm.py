@@ -23,8 +23,8 @@ from typing import ClassVar, TypeVar
 
 from proxyfab.abc import Reclaimed, Stat, check_range, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, ProxyfabError
-from proxyfab.keys import Key
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.keys import Fresh, Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
@@ -103,11 +103,8 @@ class SharedMemoryConnector(Lodged):
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: Over = False) -> Key:
         check_ttl(ttl)
         self._check_open()
-        drawn = key is None
-        if key is None:
-            key = Key.draw(self.namespace)
-        elif not key.where:
-            key = key.at(self.namespace)
+        drawn = key is None or type(key) is Fresh
+        key = self.reserve() if key is None else key.at(key.where or self.namespace)
         try:
             self._put(frames, key, ttl, drawn, replace)
         except CapacityError:
@@ -134,6 +131,8 @@ class SharedMemoryConnector(Lodged):
                         raise
                     self._lodging.reopen()
         except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise KeyExists(f"{path} is there already; a key is drawn for one put.") from error
             if error.errno in _FULL:
                 raise full(self._lodging.path, frames.nbytes) from error
             raise translate(error, "write", path) from error

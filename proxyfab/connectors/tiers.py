@@ -31,7 +31,7 @@ from proxyfab.abilities import claiming, shared
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.homeward import Homeward
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.nearby import Nearby
 from proxyfab.opening import open_connector
 from proxyfab.routing import parse_route, route_text
@@ -191,12 +191,12 @@ class TieredConnector(BaseConnector):
         check_ttl(ttl)
         home = self._use()
         expires = None if ttl is None else time.time() + ttl
-        if key is None and self.write == "back":
-            done: Key = home.reserve()
+        if (key is None or type(key) is Fresh) and self.write == "back":
+            done: Key = home.reserve() if key is None else key.plain()
             if self._homeward is not None and self.near[-1].add(done.id, frames, expires, pinned=True):
                 self._homeward.send(done, expires)
                 return done
-        if key is not None:
+        if key is not None and type(key) is not Fresh:
             self._settled(key)
         with self._dropping([key] if replace and key is not None else ()):
             done = home.put(frames, key=key, ttl=ttl, replace=replace)
@@ -214,10 +214,10 @@ class TieredConnector(BaseConnector):
     ) -> list[Key]:
         check_batch(many, keys)
         check_ttl(ttl)
-        if self.write == "back" or keys is not None:
+        if self.write == "back" or not all(type(key) is Fresh for key in keys or ()):
             return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
         expires = None if ttl is None else time.time() + ttl
-        done: list[Key] = self._use().put_many(many, ttl=ttl)
+        done: list[Key] = self._use().put_many(many, keys=keys, ttl=ttl)
         for key, frames in zip(done, many, strict=True):
             for tier in self.near:
                 tier.add(key.id, frames, expires)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar
 from proxyfab.abc import Stat, check_batch
 from proxyfab.buffers import Frames
 from proxyfab.errors import KeyExists
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.layers.base import Layer
 from proxyfab.retry import MOST, Attempts, Backoff, RetryBudget, attempt, budget_of
 from proxyfab.trace import Link, here, span
@@ -105,12 +105,13 @@ class RetryLayer(Layer):
     # -- what must not happen twice ----------------------------------------------------------------------------------
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
-        wanted = self.reserve() if key is None else key
-        drawn = key is None
+        wanted = self.reserve() if key is None else key.plain()
+        drawn = key is None or type(key) is Fresh
 
         def once(first: bool) -> Key:
             if first or replace:
-                return Layer.put(self, frames, key=wanted, ttl=ttl, replace=replace)
+                name = Fresh.of(wanted) if first and drawn else wanted
+                return Layer.put(self, frames, key=name, ttl=ttl, replace=replace).plain()
             return self._put_unless_done(frames, wanted, ttl, drawn)
 
         return self._again("put", wanted, once)
@@ -124,15 +125,17 @@ class RetryLayer(Layer):
         replace: bool = False,
     ) -> list[Key]:
         check_batch(many, keys)
-        wanted = [self.reserve() for _ in many] if keys is None else list(keys)
+        wanted = [self.reserve() for _ in many] if keys is None else [key.plain() for key in keys]
+        drawn = [keys is None or type(key) is Fresh for key in keys or wanted]
         done: list[Key] = []
 
         def once(first: bool) -> list[Key]:
             if first or replace:
-                return Layer.put_many(self, many, keys=wanted, ttl=ttl, replace=replace)
+                names = [Fresh.of(key) if first and mine else key for key, mine in zip(wanted, drawn, strict=True)]
+                return [key.plain() for key in Layer.put_many(self, many, keys=names, ttl=ttl, replace=replace)]
             while len(done) < len(wanted):  # one at a time, as each may be there already
                 place = len(done)
-                done.append(self._put_unless_done(many[place], wanted[place], ttl, keys is None))
+                done.append(self._put_unless_done(many[place], wanted[place], ttl, drawn[place]))
             return done
 
         return self._again("put_many", f"{len(wanted)} keys", once)

@@ -15,7 +15,7 @@ from proxyfab.abc import Stat, check_batch, check_range, check_swap
 from proxyfab.buffers import Frames
 from proxyfab.ciphers import warm
 from proxyfab.errors import SealError
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
 from proxyfab.layers.base import Layer
 from proxyfab.seal import MODES, Seal
 from proxyfab.spec import namespace_of
@@ -48,8 +48,8 @@ class SealedConnector(Layer):
         return self.plain or type(self), (self.child, self.seal)
 
     def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
-        key = self.child.reserve() if key is None else key
-        return super().put(self._sealed(frames, key), key=key, ttl=ttl, replace=replace)
+        key = Fresh.of(self.child.reserve()) if key is None else key
+        return super().put(self._sealed(frames, key), key=key, ttl=ttl, replace=replace).plain()
 
     def put_many(
         self,
@@ -60,9 +60,9 @@ class SealedConnector(Layer):
         replace: bool = False,
     ) -> list[Key]:
         check_batch(many, keys)
-        keys = [self.child.reserve() for _ in many] if keys is None else keys
+        keys = [Fresh.of(self.child.reserve()) for _ in many] if keys is None else keys
         sealed = [self._sealed(frames, key) for frames, key in zip(many, keys, strict=True)]
-        return super().put_many(sealed, keys=keys, ttl=ttl, replace=replace)
+        return [key.plain() for key in super().put_many(sealed, keys=keys, ttl=ttl, replace=replace)]
 
     def get(self, key: Key) -> Frames | None:
         return self._opened(super().get(key), key)

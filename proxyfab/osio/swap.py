@@ -1,13 +1,15 @@
 """Compare and set, for objects that are files: change what lies under a name only if it is still what one believes.
 
 Rules:
-1. In shared memory whoever takes a name away or moves it holds the lock of the file that has it (`osio.entries`); so
-   the look and the change are one step here for everybody.
-2. In a directory of `file://` those who replace hold the namespace's Guard, and those who evict hold nothing. So a name
-   is exchanged with the new file's (`renameat2`), never just overwritten: where it is gone by then somebody evicted it,
-   and where another object came out of the exchange that is put back. A file system that cannot exchange (some network
-   ones) overwrites; then an evict between look and change may pass unseen.
-3. Whoever is killed leaves the old object or the new one under the name, and at most a temporary beside it.
+1. In shared memory, and in a directory on a local file system, whoever takes a name away or moves it holds the lock of
+   the file that has it (`osio.entries`); so the look and the change are one step here for everybody. Those who put a
+   file in another's place in a directory hold the namespace's Guard as well.
+2. On a network file system such a lock costs a round trip and more, and those who evict hold nothing. So a name is
+   exchanged with the new file's (`renameat2`), never just overwritten: where it is gone by then somebody evicted it,
+   and where another object came out of the exchange that is put back. Who is killed in between, in microseconds, leaves
+   that one in a temporary. A file system that cannot exchange overwrites; then an evict between look and change may
+   pass unseen.
+3. But for that, whoever is killed leaves the old object or the new one under the name, and at most a temporary beside.
 """
 
 from __future__ import annotations
@@ -114,7 +116,15 @@ def first(connector: BaseConnector, key: Key, new: Frames | None, ttl: float | N
 
 
 def in_directory(
-    namespace: str, path: str, id: str, old: Frames, new: Frames | None, ttl: float | None, writing: Writing
+    namespace: str,
+    path: str,
+    id: str,
+    old: Frames,
+    new: Frames | None,
+    ttl: float | None,
+    writing: Writing,
+    *,
+    locks: bool,
 ) -> bool:
     """Put `new` (None: nothing) in the place of an object of just these bytes; whether it was there.
 
@@ -126,6 +136,7 @@ def in_directory(
         new: What shall.
         ttl: Seconds until that expires; None for never.
         writing: How objects are written there.
+        locks: Whether those who evict hold the file's lock (`take_away`); rules 1 and 2.
     """
     check_swap(old, new)
     check_ttl(ttl)
@@ -135,7 +146,8 @@ def in_directory(
             if new is not None:
                 writing.whole(temporary, id, new, 0.0 if ttl is None else time.time() + ttl)
             with guard(namespace):
-                done = _swap(path, temporary, old, put=new is not None)
+                swap = _replace_held if locks else _swap
+                done = swap(path, temporary, old, put=new is not None)
         finally:
             discard(temporary)
         if done and writing.durable:
@@ -145,6 +157,33 @@ def in_directory(
         return False
     except OSError as error:
         raise translate(error, "change", path) from error
+
+
+def evict(path: str, *, locks: bool) -> bool:
+    """Take away the object that has a name; False where there is none."""
+    if locks:
+        return entries.take_away(path, lambda _: True)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _replace_held(path: str, temporary: str, old: Frames, *, put: bool) -> bool:
+    fd = entries.open_held(path)
+    if fd is None:
+        return False
+    try:
+        if not holds(fd, old):
+            return False
+        if put:
+            os.rename(temporary, path)
+        else:
+            os.unlink(path)
+        return True
+    finally:
+        os.close(fd)
 
 
 def _swap(path: str, temporary: str, old: Frames, *, put: bool) -> bool:

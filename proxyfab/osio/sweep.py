@@ -16,6 +16,7 @@ from proxyfab.abc import Reclaimed
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned, open_file
 from proxyfab.osio.objects import fan_of, guard, id_of, is_object, read_slot, remove_dead
+from proxyfab.osio.swap import evict
 from proxyfab.wire.slot import SIZE, Slot, unpack
 
 _FAN = re.compile(r"[0-9a-f]{2}$")
@@ -38,8 +39,8 @@ def objects(namespace: str) -> Iterator[Found]:
             yield found
 
 
-def clear(namespace: str) -> int:
-    """Remove every object of a namespace; says how many were alive."""
+def clear(namespace: str, *, locks: bool) -> int:
+    """Remove every object of a namespace, as `swap.evict` does; says how many were alive."""
     count, now = 0, time.time()
     for path, name in _files(namespace):
         if name.startswith(TEMPORARY):
@@ -47,7 +48,7 @@ def clear(namespace: str) -> int:
         elif is_object(name):
             found = _open(path, name)
             if found is not None or _is_damaged(path, name):
-                count += _unlink(path) and (found is None or found.slot.alive(now))
+                count += evict(path, locks=locks) and (found is None or found.slot.alive(now))
     return count
 
 

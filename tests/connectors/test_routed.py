@@ -16,8 +16,10 @@ from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.connectors.routed import Route, RoutedConnector, tagged
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import AccessDenied, CapacityError, ConfigurationError, ConnectorError, KeyExists
-from proxyfab.keys import Key
-from proxyfab.testing import ConnectorTests, FaultyConnector
+from proxyfab.keyring import Keyring
+from proxyfab.keys import Fresh, Key
+from proxyfab.layers.retry import RetryLayer
+from proxyfab.testing import ConnectorTests, FaultyConnector, until
 from proxyfab.testing.conformance.base import Open
 from proxyfab.testing.content import content, plain, signed
 from proxyfab.testing.processes import at_once, run
@@ -188,6 +190,43 @@ def test_a_child_that_cannot_be_reached_is_passed_over_for_drawn_keys(
     links[0].fail("put", times=1)
     with pytest.raises(ConnectorError):
         one.put(Frames([b"x"]), key=Key("named"))
+
+
+def test_what_a_child_stored_although_its_answer_was_lost_is_taken_back(
+    one: RoutedConnector, links: tuple[FaultyConnector, FaultyConnector]
+) -> None:
+    """As soon as it can be reached: nobody knows its key. One object and batches, drawn here or by a layer above."""
+    links[0].fail("evict_many", times=2)
+    links[0].fail("put", done=True)
+    keys = [one.put(Frames([b"x"]))]
+    links[0].fail("put", done=True)
+    keys.append(one.put(Frames([b"x"]), key=Fresh.of(one.reserve())))
+    for fresh in (None, [Fresh.of(one.reserve()) for _ in range(2)]):
+        links[0].fail("put_many", done=True)
+        links[0].fail("put", done=True, times=2)
+        keys += one.put_many([Frames([b"y"]), Frames([b"z"])], keys=fresh)
+
+    assert until(lambda: not list(links[0].child.scan()))
+    assert [content(one.get(key)) for key in keys] == [b"x", b"x", b"y", b"z", b"y", b"z"]
+    assert one.clear() == 6
+
+
+def test_layers_that_draw_keys_keep_what_a_child_can_do(
+    links: tuple[FaultyConnector, FaultyConnector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that cannot be reached is passed over for them, too; keys that were handed out are plain ones."""
+    monkeypatch.setenv("PROXYFAB_KEYS", str(tmp_path))
+    Keyring().make("symmetric", "lab")
+    one = RoutedConnector([Route.to(links[0]), Route.to(links[1])])
+    with Store(RetryLayer(one), seal="encrypt:lab", cache=0, inline_below=0) as store:
+        links[0].fail("put")
+        links[0].fail("put_many")
+        keys = [store.put("one"), *store.put_many(["two", "three"])]
+        assert store.get_many(keys) == ["one", "two", "three"]
+        assert {type(key) for key in keys} == {Key}
+        assert len(list(links[1].child.scan())) == 3
+        store.clear()
+    one.close()
 
 
 def test_batches_go_to_each_child_once(one: RoutedConnector, links: tuple[FaultyConnector, FaultyConnector]) -> None:
