@@ -13,20 +13,25 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 import stat
+import time
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from proxyfab.errors import AccessDenied, ConfigurationError, KeyExists, MissingDependency, SealError
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, KeyExists, MissingDependency, SealError
 
 KINDS = ("symmetric", "sign", "verify", "curve")
 _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _HEADER = "proxyfab-key-1"
 _LARGEST = 64 << 10
+_PATIENCE = 10.0
 _VARIABLES = {
     "symmetric": "PROXYFAB_KEY_",
     "sign": "PROXYFAB_SIGN_",
@@ -191,9 +196,10 @@ class Keyring:
 
     def allow(self, id: str, public: str | bytes, name: str = "") -> None:
         """Let a client with this public CURVE key in at the server with key `id`."""
-        path, public = self._path("peers", id), _z85(public)
-        rows = [row for row in self._pairs(path) if row[0] != public]
-        self._write_pairs(path, [*rows, (public, _word(name) or "-")])
+        path, public, name = self._path("peers", id), _z85(public), _word(name)
+        with self._alone():
+            rows = [row for row in self._pairs(path) if row[0] != public]
+            self._write_pairs(path, [*rows, (public, name or "-")])
 
     def server(self, address: str) -> bytes | None:
         """The public CURVE key that was noted for a server's address (`tcp://host:port`), None when none was."""
@@ -201,9 +207,10 @@ class Keyring:
 
     def know(self, address: str, public: str | bytes) -> None:
         """Note the public CURVE key of the server at an address."""
-        path, address = self.directory / "known_servers", _word(address)
-        rows = [row for row in self._pairs(path) if row[0] != address]
-        self._write_pairs(path, [*rows, (address, _z85(public))])
+        path, address, public = self.directory / "known_servers", _word(address), _z85(public)
+        with self._alone():
+            rows = [row for row in self._pairs(path) if row[0] != address]
+            self._write_pairs(path, [*rows, (address, public)])
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -276,6 +283,21 @@ class Keyring:
         rows = [line.split() for line in lines]  # a key may begin with #, too
         return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread or process changes a list of this directory meanwhile; its lock is the directory's."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            ends = time.monotonic() + _PATIENCE
+            while not _locked(descriptor):
+                if time.monotonic() > ends:
+                    raise ConnectorError(f"Somebody has been changing {self.directory} for {_PATIENCE:.0f} s; end it.")
+                time.sleep(0.005)
+            yield
+        finally:
+            os.close(descriptor)
+
     def _write_pairs(self, path: Path, rows: list[tuple[str, str]]) -> None:
         self._fresh("".join(f"{first} {second}\n" for first, second in rows)).replace(path)
 
@@ -291,6 +313,14 @@ class Keyring:
             file.flush()
             os.fsync(descriptor)
         return path
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # some network file systems have no locks for directories
+        return not isinstance(error, BlockingIOError)
+    return True
 
 
 def _variable(kind: str, id: str) -> str:

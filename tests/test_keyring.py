@@ -7,11 +7,14 @@ import os
 import pickle
 import stat
 from base64 import b64encode
+from functools import partial
 
 import pytest
 
 from proxyfab.errors import AccessDenied, ConfigurationError, KeyExists, ProxyfabError, SealError
 from proxyfab.keyring import Keyring, Secret
+from proxyfab.testing import in_fork
+from proxyfab.testing.processes import at_once
 
 
 @pytest.fixture
@@ -145,6 +148,24 @@ def test_a_secret_prints_as_stars_and_stays_here(ring):
     assert copy.deepcopy(secret) is copy.copy(secret) is secret
     ring.make("symmetric", "one")
     assert type(ring.symmetric("one")) is Secret
+
+
+def _note_twenty(directory: str, first: int) -> bool:
+    ring = Keyring(directory)
+    public = ring.curve("node")[0].decode()
+    for number in range(first, first + 20):
+        ring.know(f"tcp://node{number}:5555", public)
+        ring.allow("node", f"{public[:38]}{number}", f"client-{number}")
+    return True
+
+
+def test_lists_forget_nothing_that_others_note_meanwhile(ring):
+    """Threads, and processes."""
+    ring.make("curve", "node")
+    note = partial(_note_twenty, str(ring.directory))
+    assert at_once([partial(note, 10), partial(note, 30), lambda: in_fork(lambda: note(50))]) == [True] * 3
+    assert all(ring.server(f"tcp://node{number}:5555") for number in range(10, 70))
+    assert len(ring.peers("node")) == 60
 
 
 def test_lists_of_peers_and_servers(ring):
