@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 import time
 from functools import partial
 from multiprocessing.connection import Connection
@@ -17,7 +18,7 @@ from proxyfab.connectors.redis import RedisConnector
 from proxyfab.connectors.redis.keeper import keeper
 from proxyfab.errors import KeyNotFound, ObjectLost
 from proxyfab.keys import Key
-from proxyfab.testing import Child, in_fork
+from proxyfab.testing import Child, in_fork, until
 from proxyfab.testing.content import content, is_whole, signed
 from proxyfab.testing.processes import DEADLINE, at_once
 from proxyfab.testing.servers import RedisServer
@@ -48,6 +49,49 @@ def test_a_waiter_outlives_a_restart(server: RedisServer) -> None:
         waited, _ = at_once([partial(one.wait, key, DEADLINE), restart_and_put])
 
     assert waited is True
+
+
+def test_a_waiter_outlives_restarts_that_are_farther_apart_than_a_call_may_last(server: RedisServer) -> None:
+    with RedisConnector.from_url(f"{server.url}/0?timeout=1.5", name="one") as one:
+        key = Key("k")
+
+        def restart_and_put() -> None:
+            for _ in range(3):
+                server.kill()
+                server.start()
+                with contextlib.closing(server.client()) as client:
+                    assert until(lambda: any(each["resp"] == "3" for each in client.client_list()))
+                threading.Event().wait(1.6)
+            with RedisConnector.from_url(f"{server.url}/0", name="one") as other:
+                other.put(signed(10), key=key)
+
+        waited, _ = at_once([partial(one.wait, key, DEADLINE), restart_and_put])
+
+    assert waited is True
+
+
+def test_thousands_are_waited_for_on_one_connection(redis_server: RedisServer, one: RedisConnector) -> None:
+    """And what is told of one asks for that one only."""
+    keys = [one.reserve() for _ in range(3000)]
+    with contextlib.closing(redis_server.client()) as client:
+
+        def asked() -> int:
+            return client.info("commandstats").get("cmdstat_exists", {}).get("calls", 0)
+
+        begun = asked()
+
+        def put() -> int:
+            assert until(lambda: [each["resp"] for each in client.client_list()].count("3") == 1)
+            assert until(lambda: asked() >= begun + len(keys))
+            before = asked()
+            for number in range(50):
+                one.put(signed(10), key=Key(f"other-{number}"))
+            one.put(signed(10), key=keys[1234])
+            return before
+
+        waited, before = at_once([partial(one.wait_any, keys, DEADLINE), put])
+        assert waited == [keys[1234]]
+        assert asked() - before < 500
 
 
 def wake(talk: Connection, connector: RedisConnector, keys: list[Key]) -> list[float]:

@@ -65,6 +65,10 @@ def test_a_cluster() -> None:
                 assert len(list(other.scan())) == 201
             later = one.reserve()
             assert at_once([partial(one.wait, later, DEADLINE), partial(two.put, signed(10), key=later)])[0] is True
+            many = [one.reserve() for _ in range(50)]
+            waited = at_once([partial(one.wait_any, many, DEADLINE), partial(two.put, signed(10), key=many[33])])
+            assert waited[0] == [many[33]]
+            assert one.evict(many[33])
             assert one.compare_and_set(Key("c"), None, Frames([b"1"]))
             assert two.clear() == 0
             assert one.evict_many(keys[:3]) == [True] * 3

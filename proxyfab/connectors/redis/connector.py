@@ -169,7 +169,7 @@ class RedisConnector(BaseConnector):
         names = self._names.names(keys)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            step = time.monotonic() + _PATIENCE
+            step = time.monotonic() + min(_PATIENCE, self._place.timeout)
             until = step if deadline is None else min(step, deadline)
             found = self._fleet.run_watching(names, partial(self._watch, names, until), "wait")
             if found or until == deadline:
