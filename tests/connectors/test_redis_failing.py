@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 
@@ -145,6 +146,41 @@ def test_what_is_put_after_a_flush_is_not_taken_for_lost(server: RedisServer) ->
         assert one.get(after) is None
         with pytest.raises(ObjectLost):
             one.get(before)
+
+
+def test_what_is_put_a_second_after_a_flush_is_known_to_be_of_later(server: RedisServer) -> None:
+    """Also by those who met nothing that was missing."""
+    with RedisConnector.from_url(f"{server.url}/0", name="one") as one:
+        keys = [one.put(signed(100))]
+        with contextlib.closing(server.client()) as client:
+            client.flushall()
+        threading.Event().wait(1.05)
+        keys += [one.put(signed(100)), *one.put_many([signed(100)] * 3)]
+        assert len({key.where for key in keys}) == 2
+        one.evict_many(keys)
+
+        assert one.get_many(keys[1:]) == [None] * 4
+        with pytest.raises(ObjectLost):
+            one.get(keys[0])
+
+
+@pytest.mark.parametrize("how", ["flush", "restart"])
+def test_an_unnamed_place_is_still_owned_after_the_server_lost_everything(server: RedisServer, how: str) -> None:
+    """What is put then is not taken for a dead process's."""
+    url = f"{server.url}/0?lease=9000"
+    with RedisConnector.from_url(url) as one, RedisConnector.from_url(url, name="other") as other:
+        one.put(signed(100))
+        if how == "restart":
+            server.kill()
+            server.start()
+        else:
+            with contextlib.closing(server.client()) as client:
+                client.flushall()
+            threading.Event().wait(1.05)
+        keys = [one.put(signed(100)), *one.put_many([signed(100)])]
+
+        assert other.reap() == []
+        assert all(one.exists_many(keys))
 
 
 # -- cables -------------------------------------------------------------------------------------------------------

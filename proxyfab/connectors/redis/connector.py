@@ -79,6 +79,7 @@ class RedisConnector(BaseConnector):
         self._place = place
         self._namespace = namespace
         self._fleet = Fleet(place)
+        self._said = ""
         self._names = Names(self._fleet, namespace, self.spec)
 
     @classmethod
@@ -159,7 +160,7 @@ class RedisConnector(BaseConnector):
         def work(link: Link) -> bool:
             return changes.compare_and_set(link, writing, old, None if new is None else head)
 
-        return self._steadily(writing.name, work, "compare_and_set", again=False)
+        return self._steadily(writing.name, partial(self._knowing, work), "compare_and_set", again=False)
 
     # -- many --------------------------------------------------------------------------------------------------------
 
@@ -202,7 +203,7 @@ class RedisConnector(BaseConnector):
             short = [place for place in places if many[place].nbytes <= chunk]
             some = items if len(short) == len(items) else [items[place] for place in short]
             work = partial(batches.put_many, items=some, milliseconds=left, replace=replace)
-            done = self._steadily(name, work, "put_many")
+            done = self._steadily(name, partial(self._knowing, work), "put_many")
             taken += [place for place, stored in zip(short, done, strict=True) if stored is False]
             alone |= {place for place, stored in zip(short, done, strict=True) if stored not in (True, False)}
         for place in sorted(alone):
@@ -240,7 +241,8 @@ class RedisConnector(BaseConnector):
 
     def _stored(self, writing: Writing, what: str) -> bool:
         head = bulk.new_header(writing)
-        return self._steadily(writing.name, lambda link: bulk.put(link, writing, head), what)
+        work = partial(bulk.put, writing=writing, header=head)
+        return self._steadily(writing.name, partial(self._knowing, work), what)
 
     def exists_many(self, keys: Sequence[Key]) -> list[bool]:
         return rounds.there(self._fleet, self._names.names(keys), "exists_many")
@@ -300,6 +302,12 @@ class RedisConnector(BaseConnector):
         chunk = self._place.chunk
         return Writing(self._names.name(key), frames, header.id_hash(key.id), milliseconds(ttl), replace, chunk)
 
+    def _knowing(self, work: Callable[[Link], T], link: Link) -> T:
+        """`work`, when it is known which life of the server it is in: keys tell it, and owners are known in it."""
+        self._fleet.know(link)
+        self._settle()
+        return work(link)
+
     def _steadily(
         self,
         name: bytes,
@@ -334,13 +342,17 @@ class RedisConnector(BaseConnector):
         return str(owner) if owner is not None else ""
 
     def _settle(self) -> None:
-        """Before something is put into an unnamed namespace: say whose it is, once, and clear up behind the dead."""
-        if self._maker is None or keeper.keeps(self._place, self._namespace):
+        """Before something is put into an unnamed namespace: say whose it is, and clear up behind the dead.
+
+        Once in each life of the server.
+        """
+        if self._maker is None or (self._said == self._fleet.epoch and keeper.keeps(self._place, self._namespace)):
             return
         reaping.reap(self._fleet, dry_run=False, only_if_dead=True)
         owners.write(self._fleet, self._namespace, self._maker)
         try:
             keeper.keep(self._place, self._namespace, self._maker)
+            self._said = self._fleet.epoch
         except RuntimeError as error:
             raise ConnectorError(
                 f"{self.spec} needs a thread that extends its lease, and there is none: {error}."

@@ -27,6 +27,8 @@ T = TypeVar("T")
 _IDLE = 0.05
 """Seconds after which an idle link is looked at before it is lent."""
 _KEPT = 32
+_KNOWN = 1.0
+"""Seconds after a flush in which keys may still be taken for those of before."""
 _SENT = 5
 """Times that a call goes where it is sent (MOVED, ASK) before that is a failure."""
 
@@ -93,6 +95,11 @@ class Fleet:
         found = self.run(EPOCH, lambda link: link.look(), "get")
         self.epoch = found or self.epoch
         return found
+
+    def know(self, link: Link) -> None:
+        """Before something is put: learn the epoch, if that was long ago."""
+        if link.epoch and time.monotonic() - link.looked > _KNOWN:
+            self.epoch = link.look() or self.epoch
 
     def connect(self, address: Address, *, protocol: int = 2, seconds: float = CONNECT) -> Link:
         """A new link; the caller closes it."""

@@ -54,7 +54,7 @@ class Link:
         self.address = address
         self.epoch = ""
         """Drawn when the server was first used; another one after it lost everything."""
-        self.used = monotonic()
+        self.used = self.looked = monotonic()
         self.before = b""
         """What stands before each command: nothing, or ASKING, where the slot of its key is on its way here."""
         self._place = place
@@ -142,7 +142,7 @@ class Link:
 
     def look(self) -> str:
         """The epoch as it is now, drawn anew where the server has lost all it had; `""` where it tells none."""
-        self.epoch = ""
+        self.epoch, self.looked = "", monotonic()
         commands = _epoch()
         self.ask(b"".join(commands))
         self._learn([self.parser.read() for _ in commands])  # to draw one may be refused
