@@ -326,6 +326,9 @@ def ref_of(proxy: object) -> Ref[Any]:
     if not is_proxy(proxy):
         raise ConfigurationError(f"An object of type {type(proxy).__qualname__} is no proxy; only proxies have a Ref.")
     factory = factory_of(proxy)
+    hook = getattr(factory, "as_ref", None)  # of what has a reference as soon as somebody needs it
+    if hook is not None:
+        factory = hook()
     if not isinstance(factory, Ref):
         raise ConfigurationError("This proxy was made from a plain callable, not from a store; it has no Ref.")
     return factory

@@ -1,6 +1,19 @@
 """What references are good for: futures, and what is built on them. `import proxyfab` imports nothing of this."""
 
+from proxyfab.patterns.executor import ProxyExecutor
 from proxyfab.patterns.future import Future, as_completed, wait
 from proxyfab.patterns.lifetime import Lease, Lifetime
+from proxyfab.patterns.proxied import proxied
+from proxyfab.patterns.wishes import ByRef, ByValue
 
-__all__ = ["Future", "Lease", "Lifetime", "as_completed", "wait"]
+__all__ = [
+    "ByRef",
+    "ByValue",
+    "Future",
+    "Lease",
+    "Lifetime",
+    "ProxyExecutor",
+    "as_completed",
+    "proxied",
+    "wait",
+]

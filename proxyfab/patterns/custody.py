@@ -1,0 +1,230 @@
+"""Custody: what one executor stored for tasks under way, and what they answered, kept exactly as long as it is needed.
+
+Rules:
+1. Inputs are stored when the task that takes them is sent, under keys of their own; an object that several tasks under
+   way take is stored once, as long as it is unchanged. They are evicted when the last of those tasks is done.
+2. Results arrive in this process as proxies of what a worker stored; they are evicted when the last of those is gone.
+3. Everything has a time to live, which a thread renews while it is needed: whichever process is killed, nothing is
+   left behind one lease and its grace later. Where a place has no leases, that rests on this process alone.
+4. A forked child takes no part.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import weakref
+from typing import Any
+
+from proxyfab.abc import SupportsLease
+from proxyfab.exit import Drain
+from proxyfab.flight import SingleFlight
+from proxyfab.fork import on_fork
+from proxyfab.keys import Key
+from proxyfab.patterns.holding import Holding, keeper_of
+from proxyfab.patterns.parcel import Parcel
+from proxyfab.proxy import Kind, make
+from proxyfab.ref import Ref, is_frozen, load, mode_of
+from proxyfab.serialize import dumps
+from proxyfab.store import Store
+from proxyfab.wire.payload import digest
+
+
+class Kept:
+    """What was stored of an object, as long as anybody refers to this."""
+
+    __slots__ = ("mark", "ref")
+
+    def __init__(self, ref: Ref[Any], mark: int | None) -> None:
+        self.ref = ref
+        self.mark = mark
+        """A digest of the content; None of what cannot change."""
+
+
+class Wanted:
+    """An object that tasks under way take, as long as any of them is."""
+
+    __slots__ = ("__weakref__", "call", "kept", "target")
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+        self.kept: Kept | None = None
+        self.call: object = None
+        """The call of `map` that stored it last: it takes the object as it was then."""
+
+
+class Custody:
+    """Thread-safe. `home` names it in what workers answer.
+
+    Args:
+        store: Where inputs and results lie.
+        lease: Seconds that they outlive a killed process, give or take the grace.
+    """
+
+    def __init__(self, store: Store, lease: float) -> None:
+        self.home = uuid.uuid4().hex
+        self.pid = os.getpid()
+        self.holding = Holding(store, lease if isinstance(store.connector, SupportsLease) else None)
+        self._drain: Drain[Key] = Drain(self._evict, "evicting")
+        self._wanted: weakref.WeakValueDictionary[int, Wanted] = weakref.WeakValueDictionary()
+        self._refs: weakref.WeakValueDictionary[Key, Ref[Any]] = weakref.WeakValueDictionary()
+        self._flights: SingleFlight[Kept] = SingleFlight("storing an argument")
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may come back here
+        homes[self.home] = self
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """In a child: what it has copies of is its parent's."""
+        homes.pop(self.home, None)
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def wanted(self, target: Any) -> Wanted:
+        """One answer for all who hold it and want the same object."""
+        return self._wanted.setdefault(id(target), Wanted(target))  # which holds the object, so that its id is its own
+
+    def keep(self, wanted: Wanted, call: object) -> Kept:
+        """The object, stored, as long as the answer is held."""
+        kept = wanted.kept
+        if kept is not None and (kept.mark is None or (call is not None and wanted.call is call)):
+            return kept
+        return self._flights.do(id(wanted), self._keep, None, wanted, call)
+
+    def _keep(self, wanted: Wanted, call: object) -> Kept:
+        target, store = wanted.target, self.holding.store
+        payload = dumps(target, mode=mode_of(store.url))
+        mark = None if is_frozen(target) else digest(payload)
+        wanted.call = call
+        kept = wanted.kept
+        if kept is None or kept.mark != mark:
+            kept = wanted.kept = Kept(self.adopt(store.ref_payload(payload, target, ttl=self.holding.ttl)), mark)
+        return kept
+
+    # -- everything ----------------------------------------------------------------------------------------------
+
+    def adopt(self, ref: Ref[Any]) -> Ref[Any]:
+        """Keep what `ref` names alive as long as the answer is, and evict it then.
+
+        Of what is adopted twice, as by a framework that delivers twice, the answer is the same.
+        """
+        key = ref.key
+        if key is None:
+            return ref
+        with self._lock:
+            known = self._refs.setdefault(key, ref)
+            if known is not ref:
+                return known
+            self.holding.keys[key] = True
+            keeper_of(self.holding.store.url).keep(self.holding)
+        self._drain.hold(ref, key)
+        return ref
+
+    def flush(self, timeout: float) -> None:
+        """Wait until what is not needed any more is gone."""
+        self._drain.flush(timeout)
+
+    def _evict(self, keys: list[Key]) -> None:
+        store = self.holding.store
+        store.evict_many(keys)
+        with self._lock:
+            for key in keys:
+                self.holding.keys.pop(key, None)
+            if not self.holding.keys:
+                keeper_of(store.url).drop(self.holding)
+
+
+homes: weakref.WeakValueDictionary[str, Custody] = weakref.WeakValueDictionary()
+"""The custodies of this process, by name."""
+
+
+def custody_of(home: str) -> Custody | None:
+    """The custody of that name, where it is this process's."""
+    custody = homes.get(home)
+    return custody if custody is not None and custody.pid == os.getpid() else None
+
+
+class Input(Parcel):
+    """An argument that is stored when its task is sent, and let go when the task is done.
+
+    Args:
+        target: The object.
+        custody: Who keeps it.
+        call: The call of `map` that it belongs to.
+    """
+
+    __slots__ = ("_call", "_custody", "_kept", "_wanted")
+
+    def __init__(self, target: Any, custody: Custody, call: object = None) -> None:
+        super().__init__(target, custody.holding.given)
+        self._custody = custody
+        self._call = call
+        self._wanted: Wanted | None = custody.wanted(target)
+        self._kept: Kept | None = None
+
+    def put(self, target: Any) -> Ref[Any]:
+        self._kept = self._custody.keep(self._wanted or self._custody.wanted(target), self._call)
+        return self._kept.ref
+
+    def reduce_proxy(self, kind: Kind | None, _resolved: bool, _target: Any) -> tuple[Any, ...]:
+        """As what was sent first: a task that is tried again gets what it got."""
+        return self.as_ref().reduce_proxy(kind, False, None)
+
+    def release(self) -> None:
+        """Its task is done."""
+        self._wanted = self._kept = self._ref = None
+
+
+class Result(Parcel):
+    """What a task answered: stored when it is sent, and owned by whoever gets it in the process of that custody."""
+
+    __slots__ = ("_home",)
+
+    def __init__(self, target: Any, store: Store, ttl: float | None, home: str) -> None:
+        super().__init__(target, store, ttl)
+        self._home = home
+
+    def put(self, target: Any) -> Ref[Any]:
+        ref = super().put(target)
+        custody = custody_of(self._home)
+        return ref if custody is None else custody.adopt(ref)
+
+    def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
+        return under_way(self._home, super().reduce_proxy(kind, resolved, target))
+
+
+class UnderWay:
+    """The factory of a result's proxy on its way through a process that does not own it."""
+
+    __slots__ = ("_home", "_ref")
+
+    def __init__(self, home: str, ref: Ref[Any]) -> None:
+        self._home = home
+        self._ref = ref
+
+    def __call__(self) -> Any:
+        return self._ref()
+
+    def resolve(self, timeout: float | None = None) -> Any:
+        """As the reference's."""
+        return self._ref.resolve(timeout)
+
+    def as_ref(self) -> Ref[Any]:
+        """The reference to the object."""
+        return self._ref
+
+    def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
+        """How the proxy pickles: still as a result."""
+        return under_way(self._home, self._ref.reduce_proxy(kind, resolved, target))
+
+
+def under_way(home: str, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a proxy pickles as, with the name of the custody it belongs to."""
+    return receive, (home, *reduced[1])
+
+
+def receive(home: str, *state: Any) -> Any:
+    """Unpickle the proxy of a result; in the process it belongs to, that owns it now."""
+    ref = load(*state)
+    custody = custody_of(home)
+    return make(UnderWay(home, ref), ref.kind) if custody is None else custody.adopt(ref).proxy()

@@ -1,0 +1,97 @@
+"""Shipment: the arguments of one message to a worker, packed, and what lives until that message is answered.
+
+Promises: what is packed lives until the future is done, however it ends, also where submitting fails; a proxy among
+the arguments, and so what it owns, lives as long.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from proxyfab.errors import ConnectorError
+from proxyfab.patterns.crossing import Arguments, Crossing
+from proxyfab.patterns.custody import Custody, Input
+from proxyfab.patterns.line import Line, Sent
+from proxyfab.patterns.ownership.borrows import Shared
+from proxyfab.patterns.ownership.seats import Owner
+from proxyfab.patterns.ownership.verbs import borrow, release, scope
+from proxyfab.patterns.parcel import wrapped
+from proxyfab.patterns.passing import changed, proxies_in
+from proxyfab.patterns.tasks import Task
+from proxyfab.proxy import factory_of
+
+
+class Shipment:
+    """Packs with one function's crossing.
+
+    Args:
+        crossing: What is large.
+        custody: Who stores it.
+        call: The call of `map` that it belongs to.
+    """
+
+    def __init__(self, crossing: Crossing, custody: Custody, call: object = None) -> None:
+        self._crossing = crossing
+        self._custody = custody
+        self._call = call
+        self._inputs: list[Input] = []
+        self._held: list[Any] = []
+        self._scoped: list[Any] = []
+
+    def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The arguments as they are sent. What is owned or borrowed is lent.
+
+        Raises:
+            ConnectorError: One of them is large, and the store was closed.
+            BorrowError: One of them is an owner's that was sent, lent mutably or has ended.
+        """
+        crossing = self._crossing
+        if crossing.args:
+            args, kwargs = crossing.send(args, kwargs, self._input)
+        return tuple([self._lend(value) for value in args]), {name: self._lend(value) for name, value in kwargs.items()}
+
+    def _lend(self, value: Any) -> Any:
+        depth = self._crossing.limit.depth
+        found = [*proxies_in(value, depth)]
+        if not any(isinstance(factory_of(proxy), (Owner, Shared)) for proxy in found):
+            self._held += found
+            return value
+        return changed(value, depth, self._lent)
+
+    def _lent(self, proxy: Any) -> Any:
+        if isinstance(factory_of(proxy), (Owner, Shared)):
+            proxy = borrow(proxy, scoped=True)
+            self._scoped.append(proxy)
+        self._held.append(proxy)
+        return proxy
+
+    def _input(self, value: Any) -> Any:
+        store = self._custody.holding.given
+        if store.closed:
+            raise ConnectorError(
+                f"The store {store.url} was closed, and a large argument is to go there; keep the store "
+                f"open as long as tasks are submitted."
+            )
+        made = Input(value, self._custody, self._call)
+        self._inputs.append(made)
+        return wrapped(made)
+
+    def send(
+        self, executor: Executor, line: Line, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """Submit what was packed."""
+        if not self._held:
+            return executor.submit(task, *args, **kwargs)
+        sent = Sent(task, self._inputs, self._held, line)
+        try:
+            future = executor.submit(sent, *args, **kwargs)
+        except BaseException:
+            sent.done()
+            for each in self._scoped:
+                release(each)
+            raise
+        if self._scoped:
+            scope(future, *self._scoped)
+        future.add_done_callback(sent.done)
+        return future
