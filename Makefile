@@ -42,8 +42,8 @@ help:
 $(BIN)/python:
 	@python=$$(tools/find-python $(PYTHON)); echo "making $(VENV) with $$python"; tools/make-venv $$python $(VENV)
 
-# One stamp per extra: only what a target needs is installed, and only again when pyproject.toml changed.
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+# One stamp per extra: only what a target needs is installed, and only again when pyproject.toml or the C core changed.
+$(VENV)/.installed-%: pyproject.toml $(wildcard proxyfab/proxy/_core*.[ch]) | $(BIN)/python
 	@echo "installing proxyfab[$*] into $(VENV) (minutes the first time, then never)"
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
@@ -90,4 +90,5 @@ format: $(VENV)/.installed-lint
 
 clean:
 	@rm -rf .venv .venv-3.* *.egg-info build dist site demo bench fuzz kills.json .hypothesis .import_linter_cache .*_cache
+	@rm -f proxyfab/proxy/_core*.so
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

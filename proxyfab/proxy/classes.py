@@ -1,9 +1,9 @@
-"""Proxy, and the two classes of each kind: one while the target is elsewhere, one when it is here.
+"""Proxy, and the classes of each kind: one with the C core; in Python two, for before and after resolving.
 
 Rules:
 1. A class has only the operators of its kind, so callable(), hasattr() and collections.abc tell the truth.
-2. Both classes of a kind follow from the kind alone: no type is imported to make them.
-3. A proxy changes from the first to the second when it resolves; the second is chosen by what really came.
+2. The classes of a kind follow from the kind alone: no type is imported to make them.
+3. A proxy changes its class when it resolves, if need be; what really came decides to which.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import copyreg
 from collections import abc
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from proxyfab.proxy import arrays, copying, waking
+from proxyfab.proxy import arrays, connecting, copying, probing, waking
+from proxyfab.proxy.core import compiled
 from proxyfab.proxy.kind import DATACLASS_NAMES, OPERATORS, UNKNOWN, Kind, find_type, kind_of_type
 from proxyfab.proxy.layout import (
     Body,
     Traits,
     factory_of,
     getter_slot,
+    has_structs,
     lose,
     new_body,
     set_factory,
@@ -96,6 +98,9 @@ def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
     return make(factory, Kind(name, mask))
 
 
+_rebuild = rebuild
+if not TYPE_CHECKING and compiled is not None:
+    make, unsettle, reduce, rebuild = compiled.make, compiled.unsettle, compiled.reduce, compiled.rebuild
 rebuild.__module__ = "proxyfab.proxy"  # shorter in every pickle, and free to move
 
 
@@ -107,7 +112,9 @@ def _resolved_class(target_type: type) -> type:
 
 waking.class_for.append(_resolved_class)
 
+_ARRAY_FLAGS = {"ufunc": "ufunc", "function": "array_function"}
 _pairs: dict[Kind, tuple[type, type]] = {}
+_single: dict[Kind, type] = {}
 _COLLECTIONS: dict[str, abc.Callable[[type], object]] = {
     "sequence": abc.Sequence.register,
     "mutable_sequence": abc.MutableSequence.register,
@@ -125,24 +132,26 @@ def _build(kind: Kind) -> tuple[type, type]:
     operators |= {name: reflected[name] for name in operators.keys() & reflected.keys()}
     own = _own_names(kind)
     shared = _shared(kind)
+    if kind.has("ufunc"):
+        shared["__array_ufunc__"] = arrays.array_ufunc
+    if kind.has("array_function"):
+        shared["__array_function__"] = arrays.array_function
     lazy = shared | {name: waking.waking(function) for name, function in (ALWAYS | operators).items()}
     lazy |= {
-        "__getattribute__": waking.attribute,
-        "__setattr__": waking.set_attribute,
+        "__getattribute__": probing.attribute,
+        "__setattr__": probing.set_attribute,
         "__repr__": waking.text,
-        "__dir__": waking.names,
+        "__dir__": probing.names,
     }
     if "__call__" in lazy:
         lazy["__call__"] = waking.waking_call
     del lazy["__sizeof__"]  # the size of the proxy itself while there is nothing else
-    here = shared | ALWAYS | operators | {"__getattribute__": getter_slot, "__getattr__": waking.missing}
+    here = shared | ALWAYS | operators | {"__getattribute__": getter_slot, "__getattr__": probing.missing}
     if "__call__" in here:
         here["__call__"] = target_slot
     if kind.has("torch"):
-        lazy["__getattribute__"], here["__getattribute__"] = _torch_first(waking.attribute), _torch_first(_of_target)
+        lazy["__getattribute__"], here["__getattribute__"] = _torch_first(probing.attribute), _torch_first(_of_target)
         lazy["__torch_function__"] = here["__torch_function__"] = classmethod(arrays.torch_function)
-    if kind.has("not_iterable"):
-        lazy["__iter__"] = here["__iter__"] = None
     if not kind.has("__hash__"):
         lazy["__hash__"] = here["__hash__"] = None
     # setdefault: when two threads build one pair, both go on with the first.
@@ -150,15 +159,43 @@ def _build(kind: Kind) -> tuple[type, type]:
 
 
 def _class(kind: Kind, namespace: dict[str, Any], own: dict[str, Callable[..., Any]], resolved: bool) -> type:
-    name = f"Proxy[{kind.name.rpartition(':')[2] or '?'}]"
-    cls = type(name, (Proxy,), {"__slots__": (), "__module__": "proxyfab.proxy", **namespace})
+    cls = type(_title(kind), (Proxy,), {"__slots__": (), "__module__": "proxyfab.proxy", **namespace})
+    _introduce(cls, kind, own, resolved)
+    return cls
+
+
+def _title(kind: Kind) -> str:
+    return f"Proxy[{kind.name.rpartition(':')[2] or '?'}]"
+
+
+def _introduce(cls: type, kind: Kind, own: dict[str, Callable[..., Any]], resolved: bool) -> None:
     traits[cls] = Traits(kind, own, resolved)
     copyreg.pickle(cls, reduce)
     copying.dispatch[cls] = copying.deep
     for flag, register in _COLLECTIONS.items():
         if kind.has(flag):
             register(cls)
-    return cls
+
+
+def _build_compiled(kind: Kind) -> type:
+    """The one class that the C core has for a kind."""
+    if not kind.name:
+        kind = UNKNOWN
+    known = _single.get(kind)
+    if known is not None:
+        return known
+    operators = {name for name in OPERATORS if kind.has(name)}
+    operators |= {f"__array_{name}__" for name in ("ufunc", "function") if kind.has(_ARRAY_FLAGS[name])}
+    cls: type = compiled.new_class(Proxy, operators, kind.has("torch"))
+    names = _shared(kind) | {"__module__": "proxyfab.proxy", "__name__": _title(kind), "__qualname__": _title(kind)}
+    if kind.has("torch"):
+        names["__torch_function__"] = classmethod(arrays.torch_function)
+    for name, value in names.items():
+        setattr(cls, name, staticmethod(value) if name == "__new__" else value)
+    own = _own_names(kind)
+    _introduce(cls, kind, own, False)
+    first: type = compiled.register(kind, cls, own)  # when two threads build one class, both go on with the first
+    return _single.setdefault(kind, first)
 
 
 def _shared(kind: Kind) -> dict[str, Any]:
@@ -168,12 +205,10 @@ def _shared(kind: Kind) -> dict[str, Any]:
         found["__new__"] = _of_its_type(kind)
     if kind.has("dataclass"):
         found |= {name: _OfType(kind, name) for name in DATACLASS_NAMES}
-    if kind.has("ufunc"):
-        found["__array_ufunc__"] = arrays.array_ufunc
-    elif kind.has("no_ufunc"):
+    if kind.has("no_ufunc"):
         found["__array_ufunc__"] = None
-    if kind.has("array_function"):
-        found["__array_function__"] = arrays.array_function
+    if kind.has("not_iterable"):
+        found["__iter__"] = None
     return found
 
 
@@ -233,3 +268,20 @@ def _torch_first(otherwise: Callable[[Any, str], Any]) -> Callable[[Any, str], A
 
 def _of_target(proxy: Any, name: str) -> Any:
     return getattr(target_of(proxy), name)
+
+
+def _arrived(target_type: type) -> tuple[type, bool]:
+    """For the C core: the class of resolved proxies of a type, and whether such a target may tell too little."""
+    kind = kind_of_type(target_type)
+    return _build_compiled(kind), has_structs(target_type)
+
+
+if compiled is not None:
+    connecting.connect(
+        unknown=UNKNOWN,
+        build=_build_compiled,
+        arrived=_arrived,
+        rebuild=_rebuild,
+        probed=probing.probed,
+        names=probing.names,
+    )

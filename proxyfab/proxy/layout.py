@@ -1,5 +1,7 @@
 """What every proxy is made of: three slots and a weak reference, read only through descriptors captured here.
 
+With the C core the same names lead to its own layout (`_core.h`), and Body and the descriptors are not used.
+
 Rules:
 1. `target` and `getter` are unset while the target is not here; `factory` is always set.
 2. They are set together, target first, and the class changes last: whoever sees the resolved class sees both.
@@ -15,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from proxyfab.proxy.core import compiled
 from proxyfab.proxy.kind import Kind
 
 
@@ -61,7 +64,7 @@ traits: dict[type, Traits] = {}
 def settle(proxy: Any, target: Any, resolved_class: type) -> None:
     """Put the target into its proxy."""
     _set_target(proxy, target)
-    limited = _has_structs(type(target)) and says_too_little(target)
+    limited = has_structs(type(target)) and says_too_little(target)
     _set_getter(proxy, MethodType(_without_structs if limited else getattr, target))
     _set_class(proxy, resolved_class)
 
@@ -82,7 +85,7 @@ def says_too_little(target: Any) -> bool:
 
     NumPy asks strangers for them first and for `__array__`, which tells everything, last.
     """
-    if not _has_structs(type(target)):
+    if not has_structs(type(target)):
         return False
     kind = getattr(getattr(target, "dtype", None), "kind", None)
     return kind is not None and kind not in _TOLD
@@ -92,7 +95,7 @@ def _look_for_structs(cls: type) -> bool:
     return hasattr(cls, "__array_struct__")
 
 
-_has_structs: Callable[[type], bool] = lru_cache(maxsize=1024)(_look_for_structs)
+has_structs: Callable[[type], bool] = lru_cache(maxsize=1024)(_look_for_structs)
 """Remembered, since a name that a type lacks takes half as long to find missing as all the rest of resolving."""
 
 
@@ -111,3 +114,8 @@ def is_resolved(proxy: object) -> bool:
     """Whether the target is here; True for anything that is no proxy. Never fetches."""
     known = traits.get(type(proxy))
     return known is None or known.resolved
+
+
+if not TYPE_CHECKING and compiled is not None:
+    Body, target_of, factory_of = compiled.Body, compiled.target_of, compiled.factory_of
+    is_proxy, is_resolved = compiled.is_proxy, compiled.is_resolved

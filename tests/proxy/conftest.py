@@ -1,20 +1,62 @@
-"""The behaviour suite runs over every implementation of proxies: `px` is one of them."""
+"""The behaviour suite runs over both cores of proxies: `px` is one of them.
+
+The one that this process does not use is a second copy of the package, which stands in its place while a test runs.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
-IMPLEMENTATIONS = ["proxyfab.proxy"]
+import proxyfab
+from proxyfab.proxy import core
+
+NAME = "proxyfab.proxy"
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def px(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
+def _modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name == NAME or name.startswith(NAME + ".")}
+
+
+@cache
+def _copy(pure: str) -> dict[str, ModuleType]:
+    """The package imported once more, with the other core; nothing that is imported by now changes."""
+    usual = _modules()
+    with mock.patch.dict(sys.modules), mock.patch.dict(os.environ, {"PROXYFAB_PURE": pure}):
+        for name in usual:
+            del sys.modules[name]
+        importlib.import_module(NAME)
+        copies = _modules()
+    proxyfab.proxy = usual[NAME]
+    return copies
+
+
+@pytest.fixture(params=["C", "Python"])
+def px(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    if (core.compiled is not None) == (request.param == "C"):
+        yield proxyfab.proxy
+        return
+    modules = _copy("0" if request.param == "C" else "1")
+    if (modules[NAME + ".core"].compiled is None) == (request.param == "C"):  # type: ignore[attr-defined]  # a module
+        pytest.skip(f"no C core: {modules[NAME + '.core'].why_pure}")  # type: ignore[attr-defined]  # as above
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(proxyfab, "proxy", modules[NAME])
+    yield modules[NAME]
+
+
+@pytest.fixture
+def exports_buffers(px: ModuleType) -> bool:
+    """Whether proxies export buffers: before 3.12 a class of Python cannot."""
+    return sys.version_info >= (3, 12) or sys.modules[NAME + ".core"].compiled is not None  # type: ignore[attr-defined]
 
 
 class Counted:

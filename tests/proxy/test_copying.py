@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from proxyfab.proxy import is_proxy, is_resolved, make, resolve, unsettle
-from proxyfab.proxy.kind import kind_of_type
-
 
 class Counting:
     """Another list at each call, and copies that are told apart."""
@@ -33,11 +30,11 @@ class Deep:
 
 
 @pytest.mark.parametrize("resolved", [False, True])
-def test_a_factory_says_what_copies_are(resolved: bool) -> None:
+def test_a_factory_says_what_copies_are(px: Any, resolved: bool) -> None:
     factory = Counting(hooked=True)
-    proxy = make(factory, kind_of_type(list))
+    proxy = px.make(factory, px.kind_of_type(list))
     if resolved:
-        resolve(proxy)
+        px.resolve(proxy)
 
     assert copy.copy(proxy) == "a copy"
     assert copy.deepcopy(proxy) == "a deep copy, dict"
@@ -45,10 +42,10 @@ def test_a_factory_says_what_copies_are(resolved: bool) -> None:
     assert factory.calls == int(resolved)
 
 
-def test_also_where_the_target_copies_itself() -> None:
-    proxy = make(Deep, kind_of_type(Deep))
+def test_also_where_the_target_copies_itself(px: Any) -> None:
+    proxy = px.make(Deep, px.kind_of_type(Deep))
     assert copy.deepcopy(proxy) == "its own"
-    assert copy.deepcopy(resolve(proxy)) == "its own"
+    assert copy.deepcopy(px.resolve(proxy)) == "its own"
 
     class Hooked:
         def __call__(self) -> Deep:
@@ -57,31 +54,31 @@ def test_also_where_the_target_copies_itself() -> None:
         def deepcopy_proxy(self, _: dict[int, Any]) -> str:
             return "the factory's"
 
-    hooked = make(Hooked(), kind_of_type(Deep))
-    assert isinstance(resolve(hooked), Deep)
+    hooked = px.make(Hooked(), px.kind_of_type(Deep))
+    assert isinstance(px.resolve(hooked), Deep)
     assert copy.deepcopy(hooked) == "the factory's"
 
 
-def test_copies_of_others_are_their_targets() -> None:
-    proxy = make(Counting(hooked=False), kind_of_type(list))
+def test_copies_of_others_are_their_targets(px: Any) -> None:
+    proxy = px.make(Counting(hooked=False), px.kind_of_type(list))
     deep, shallow = copy.deepcopy(proxy), copy.copy(proxy)
 
     assert deep == shallow == [1]
-    assert not is_proxy(deep)
-    assert deep is not resolve(proxy)
+    assert not px.is_proxy(deep)
+    assert deep is not px.resolve(proxy)
 
 
-def test_a_target_that_was_taken_back_is_fetched_again() -> None:
+def test_a_target_that_was_taken_back_is_fetched_again(px: Any) -> None:
     factory = Counting(hooked=False)
-    proxy = make(factory)
-    unsettle(proxy)
+    proxy = px.make(factory)
+    px.unsettle(proxy)
     assert proxy == [1]
-    unsettle(proxy)
-    assert not is_resolved(proxy)
+    px.unsettle(proxy)
+    assert not px.is_resolved(proxy)
     assert isinstance(proxy, list)
     assert proxy == [2]
     assert len(proxy) == 1
-    unsettle(proxy)
-    unsettle(proxy)
+    px.unsettle(proxy)
+    px.unsettle(proxy)
     assert repr(proxy).endswith("not resolved>")
     assert factory.calls == 2

@@ -14,7 +14,6 @@ import os
 import pathlib
 import re
 import struct
-import sys
 from collections import abc, deque
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -319,6 +318,8 @@ def test_singledispatch(lazy: Any) -> None:
     assert factory.calls == 0
 
 
+# A proxy of bytes exports their buffer, which Python 3.11 does not like to see in a path, and says so.
+@pytest.mark.filterwarnings("ignore:.*should be string, bytes.*:DeprecationWarning")
 def test_paths(lazy: Any, here: Any, tmp_path: pathlib.Path) -> None:
     for target in (str(tmp_path), os.fsencode(tmp_path), tmp_path):
         for p in (lazy(target)[0], here(target)):
@@ -331,8 +332,8 @@ def test_paths(lazy: Any, here: Any, tmp_path: pathlib.Path) -> None:
     assert not os.path.exists(lazy("/nowhere/at/all")[0])
 
 
-def test_buffers(lazy: Any, here: Any) -> None:
-    if sys.version_info < (3, 12):  # a class of Python cannot export a buffer
+def test_buffers(lazy: Any, here: Any, exports_buffers: bool) -> None:
+    if not exports_buffers:
         with pytest.raises(TypeError):
             memoryview(here(b"abc"))
         return

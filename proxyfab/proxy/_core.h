@@ -1,0 +1,117 @@
+/* What all parts of the C core share: the layout of a proxy, what the module remembers, and how a slot finds the target.
+
+   Rules:
+   1. `target` is NULL until the fetch has landed. It may be taken back (`unsettle`), also by what a slot calls, so each
+      slot holds the target while it works on it.
+   2. `factory` is set from the beginning; only the garbage collector takes it away, from what nobody can reach any more.
+   3. One class stands for each kind. A proxy changes its class when what came is of another kind than was announced.
+   4. Everything below runs under the interpreter's lock, which is let go of only in calls into Python. A free-threaded
+      interpreter takes its lock back when it imports this module, since the module does not say that it can do without.
+   5. No static holds an object: what a module remembers is its own, so each sub-interpreter has a core of its own. */
+
+#ifndef PROXYFAB_CORE_H
+#define PROXYFAB_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+#include <structmember.h>
+
+#define REVISION 1 /* of what connect() and the Python around it expect; core.py has the same number */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *target;
+    PyObject *factory;
+    PyObject *weakrefs;
+    vectorcallfunc call;
+    PyObject *flight;      /* a list: the pilot, then the locks of those who wait; made by the first who waits */
+    unsigned long pilot;   /* the thread that is fetching; 0: nobody is */
+    unsigned int forks;    /* how often this process had been forked when the pilot took off */
+    unsigned char limited; /* the target's __array_struct__ does not tell its type: see layout.says_too_little */
+} Proxy;
+
+typedef struct {
+    PyObject *classes; /* Kind -> class */
+    PyObject *types;   /* type of a target -> (class, has __array_struct__), bounded */
+    PyObject *kinds;   /* class -> Kind */
+    PyObject *own;     /* class -> names that a proxy answers where its target has no such name */
+    PyObject *unknown; /* the class of a proxy of anything */
+    PyObject *last_kind, *last_class;
+    unsigned int forks;
+    /* Functions of Python, by `connect`. */
+    PyObject *build, *arrived, *probed, *text, *names, *misled, *itself, *timed, *join, *told_too_little, *rebuild;
+    PyObject *late; /* ResolveTimeout */
+    /* Names. */
+    PyObject *orig_class, *array_struct, *array_interface, *signature, *reduce_proxy, *call_name, *release;
+} State;
+
+/* In the order of State; connect() takes these as keyword arguments. */
+#define CONNECTED(X)                                                                                                     \
+    X(build) X(arrived) X(probed) X(text) X(names) X(misled) X(itself) X(timed) X(join) X(told_too_little) X(rebuild)    \
+    X(late)
+#define REMEMBERED(X)                                                                                                    \
+    X(classes) X(types) X(kinds) X(own) X(unknown) X(last_kind) X(last_class) X(orig_class) X(array_struct)              \
+    X(array_interface) X(signature) X(reduce_proxy) X(call_name) X(release)
+
+static void proxy_dealloc(PyObject *self);
+
+/* No class may be derived from those that this module makes, so its destructor tells a proxy from everything else. */
+static inline int
+is_proxy(PyObject *x)
+{
+    return Py_TYPE(x)->tp_dealloc == proxy_dealloc;
+}
+
+static inline State *
+state_of(PyObject *proxy)
+{
+    return (State *)PyType_GetModuleState(Py_TYPE(proxy));
+}
+
+/* Call a function of Python that connect() brought; there is none any more when the interpreter is taken down. */
+static PyObject *
+ask(PyObject *function, PyObject *first, PyObject *second)
+{
+    PyObject *args[2] = {first, second};
+    if (function == NULL) {
+        return PyErr_Format(PyExc_RuntimeError, "Python is shutting down: proxies cannot be made or resolved any more.");
+    }
+    return PyObject_Vectorcall(function, args, (size_t)((first != NULL) + (second != NULL)), NULL);
+}
+
+/* Borrowed; NULL without an error when it is not there. */
+static PyObject *
+look_up(PyObject *table, PyObject *name)
+{
+    return table == NULL ? NULL : PyDict_GetItemWithError(table, name);
+}
+
+static PyObject *wake(Proxy *self, PyObject *timeout);
+
+/* A new reference; NULL with an exception when it could not be fetched. */
+static inline PyObject *
+target_of(PyObject *proxy)
+{
+    PyObject *target = ((Proxy *)proxy)->target;
+    return target != NULL ? Py_NewRef(target) : wake((Proxy *)proxy, NULL);
+}
+
+/* A new reference: the target of a proxy, anything else as it is. */
+static inline PyObject *
+bare_of(PyObject *x)
+{
+    return is_proxy(x) ? target_of(x) : Py_NewRef(x);
+}
+
+/* The body of most slots: the value of an expression over `target`. */
+#define FORWARD(type, failed, expression)                                                                                \
+    PyObject *target = target_of(self);                                                                                  \
+    if (target == NULL) {                                                                                                \
+        return failed;                                                                                                   \
+    }                                                                                                                    \
+    type result = expression;                                                                                            \
+    Py_DECREF(target);                                                                                                   \
+    return result;
+
+#endif

@@ -1,0 +1,160 @@
+/* Attributes, text and comparison: what every object has. */
+
+static int
+is_special(PyObject *name)
+{
+    if (!PyUnicode_Check(name) || PyUnicode_GET_LENGTH(name) < 4) {
+        return 0;
+    }
+    Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+    return PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_' &&
+           PyUnicode_READ_CHAR(name, n - 1) == '_' && PyUnicode_READ_CHAR(name, n - 2) == '_';
+}
+
+static int
+is_struct(State *state, PyObject *name)
+{
+    return PyUnicode_Check(name) && (PyUnicode_Compare(name, state->array_struct) == 0 ||
+                                     PyUnicode_Compare(name, state->array_interface) == 0);
+}
+
+/* What the proxy answers itself under that name, when its target has no such name. NULL without an error: nothing. */
+static PyObject *
+own_attribute(PyObject *self, PyObject *name)
+{
+    State *state = state_of(self);
+    PyObject *own = look_up(state->own, (PyObject *)Py_TYPE(self));
+    PyObject *function = look_up(own, name);
+    if (function == NULL) {
+        return NULL;
+    }
+    return PyUnicode_Compare(name, state->signature) == 0 ? PyObject_CallOneArg(function, self) : PyMethod_New(function, self);
+}
+
+/* The target has no such name: an AttributeError is set, which stays when the proxy has no answer either. */
+static PyObject *
+missing_attribute(PyObject *self, PyObject *name)
+{
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *found = own_attribute(self, name);
+    if (found == NULL && !PyErr_Occurred()) {
+        PyErr_Restore(type, error, traceback);
+        return NULL;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return found;
+}
+
+static PyObject *
+unresolved_attribute(PyObject *self, PyObject *name)
+{
+    if (is_special(name)) {
+        return ask(state_of(self)->probed, self, name);
+    }
+    PyObject *target = target_of(self);
+    if (target == NULL) {
+        return NULL;
+    }
+    Py_DECREF(target);
+    return PyObject_GetAttr(self, name); /* of the class that it has now */
+}
+
+static PyObject *
+proxy_getattro(PyObject *self, PyObject *name)
+{
+    PyObject *target = ((Proxy *)self)->target;
+    if (target == NULL) {
+        return unresolved_attribute(self, name);
+    }
+    if (((Proxy *)self)->limited && is_struct(state_of(self), name)) {
+        PyErr_SetObject(PyExc_AttributeError, name);
+        return NULL;
+    }
+    Py_INCREF(target);
+    PyObject *found = PyObject_GetAttr(target, name);
+    Py_DECREF(target);
+    if (found == NULL && is_special(name) && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return missing_attribute(self, name);
+    }
+    return found;
+}
+
+/* Torch asks the instance too, where the tensor's own answer would refuse to deal with a proxy. */
+static PyObject *
+torch_getattro(PyObject *self, PyObject *name)
+{
+    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "__torch_function__") == 0) {
+        return PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
+    }
+    return proxy_getattro(self, name);
+}
+
+static int
+proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
+{
+    if (((Proxy *)self)->target == NULL && PyUnicode_Check(name) &&
+        PyUnicode_Compare(name, state_of(self)->orig_class) == 0) {
+        /* typing sets it on what Proxy[int](factory) returns, and takes this for a no */
+        PyErr_SetObject(PyExc_AttributeError, name);
+        return -1;
+    }
+    FORWARD(int, -1, PyObject_SetAttr(target, name, value))
+}
+
+static PyObject *
+proxy_richcompare(PyObject *self, PyObject *other, int op)
+{
+    FORWARD(PyObject *, NULL, PyObject_RichCompare(target, other, op))
+}
+
+static Py_hash_t
+proxy_hash(PyObject *self)
+{
+    FORWARD(Py_hash_t, -1, PyObject_Hash(target))
+}
+
+static PyObject *
+proxy_str(PyObject *self)
+{
+    FORWARD(PyObject *, NULL, PyObject_Str(target))
+}
+
+static PyObject *
+proxy_repr(PyObject *self)
+{
+    if (((Proxy *)self)->target == NULL) {
+        return ask(state_of(self)->text, self, NULL);
+    }
+    FORWARD(PyObject *, NULL, PyObject_Repr(target))
+}
+
+static PyObject *
+proxy_format(PyObject *self, PyObject *spec)
+{
+    FORWARD(PyObject *, NULL, PyObject_Format(target, spec))
+}
+
+static PyObject *
+proxy_dir(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    if (((Proxy *)self)->target == NULL) {
+        return ask(state_of(self)->names, self, NULL);
+    }
+    FORWARD(PyObject *, NULL, PyObject_Dir(target))
+}
+
+static PyObject *
+proxy_sizeof(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    if (((Proxy *)self)->target == NULL) {
+        return PyLong_FromSsize_t(Py_TYPE(self)->tp_basicsize); /* of the proxy, while there is nothing else */
+    }
+    PyObject *getsizeof = PySys_GetObject("getsizeof"); /* borrowed */
+    if (getsizeof == NULL) {
+        return PyErr_Format(PyExc_RuntimeError, "sys.getsizeof is gone");
+    }
+    FORWARD(PyObject *, NULL, PyObject_CallOneArg(getsizeof, target))
+}
