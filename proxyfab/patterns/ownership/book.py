@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Generator
 from typing import Any
 
+from proxyfab.errors import ConnectorError
 from proxyfab.patterns.ownership.protocol import Evict, Now, Read, ReadMany, Renew, Steps, change
 from proxyfab.wire.owned import Claim, Record, decode, keep, silence
 from proxyfab.wire.owning import LAPSED, Refused, Rule
@@ -241,7 +242,11 @@ class Book:
             return outcome
         if not self.hold(account, claim):
             return outcome._replace(refused=Refused(LAPSED))
-        yield from self._catch_up(account, arrives, began)
+        try:
+            yield from self._catch_up(account, arrives, began)
+        except ConnectorError:
+            self.let_go(account, claim)  # the caller has nothing, so nothing is kept for him
+            raise
         return outcome if claim.number in account.claims else outcome._replace(refused=Refused(LAPSED))
 
     def alter(self, account: Account, rule: Rule, *, began: float | None = None, **options: Any) -> Steps:

@@ -1,0 +1,682 @@
+"""A world in which the ownership protocol runs as it is, while everything around it is played: seeded, in no time.
+
+Processes with clocks that are off and do not run alike; a network that loses requests, and answers after they took
+effect; messages that arrive never, once or twice; processes that are stopped for leases, or killed; time that passes
+between any two steps. What must hold is looked at after each step, by somebody who sees everything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxyfab.errors import ConnectorError
+from proxyfab.patterns.ownership.book import Account, Book, Session
+from proxyfab.patterns.ownership.protocol import HELD, Evict, Look, Now, Pause, Read, ReadMany, Renew, Seen, Swap
+from proxyfab.wire import owning
+from proxyfab.wire.owned import Claim, Record, decode, keep, silence
+
+LEASE = 10.0
+Steps = Generator[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Put:
+    """Store an object, to expire in `ttl` seconds."""
+
+    key: str
+    ttl: float
+
+
+@dataclass(frozen=True)
+class Get:
+    """Read data under a claim; answer: whether they are there."""
+
+    key: str
+
+
+class Violation(AssertionError):
+    """Something that must never happen did."""
+
+
+@dataclass(eq=False)
+class Handle:
+    """What a proxy has behind it, without the proxy."""
+
+    role: str
+    process: Process
+    account: Account
+    claim: Claim | None = None
+    session: Session | None = None
+    state: str = "held"
+    ticket: str = ""
+    version: int | None = None
+    lends: bool = False
+    busy: bool = False
+
+
+@dataclass(eq=False)
+class Process:
+    """Its clock, its book and what it does."""
+
+    name: str
+    rate: float
+    offset: float
+    alive: bool = True
+    stopped_until: float = 0.0
+    book: Book = field(default_factory=Book)
+    due: dict[str, float] = field(default_factory=dict)
+    tending: bool = False
+    making: bool = False
+    handles: list[Handle] = field(default_factory=list)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    doubts: set[str] = field(default_factory=set)
+
+    def clock(self, now: float) -> float:
+        return self.offset + self.rate * now
+
+
+@dataclass(eq=False)
+class Task:
+    """One operation on its way."""
+
+    process: Process
+    kind: str
+    steps: Steps
+    handle: Handle | None
+    account: Account | None
+    began: float
+    done: Callable[[Any], None] | None = None
+    request: Any = None
+    answer: tuple[Any, Exception | None] | None = None
+
+
+class World:
+    """One schedule.
+
+    Args:
+        seed: Decides everything.
+        calm: Nobody is stopped or killed, nothing is lost or late: then nobody may lose anything either.
+    """
+
+    def __init__(self, seed: int, *, calm: bool = False) -> None:
+        self.chance = random.Random(seed)
+        self.calm = calm
+        self.faulty = 0.0 if calm else self.chance.choice((0.0, 0.02, 0.15))
+        self.pace = self.chance.choice((0.1, 1.0, LEASE / 2))
+        self.now = 0.0
+        self.objects: dict[str, tuple[Any, float]] = {}
+        self.ended: dict[str, float] = {}
+        self.records: set[str] = set()
+        self.acts: dict[tuple[str, int], tuple[str, int]] = {}
+        self.names = itertools.count(1)
+        self.tasks: list[Task] = []
+        self.messages: list[dict[str, Any]] = []
+        self.processes = [self.process() for _ in range(self.chance.randint(2, 4))]
+        self.story: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def process(self) -> Process:
+        return Process(f"p{next(self.names)}", self.chance.uniform(0.95, 1.05), self.chance.uniform(-1e6, 1e6))
+
+    # -- the place ---------------------------------------------------------------------------------------------------
+
+    def there(self, key: str) -> Any:
+        found = self.objects.get(key)
+        return found[0] if found is not None and found[1] > self.now else None
+
+    def record(self, key: str) -> Record | None:
+        raw = self.there(key)
+        return None if raw is None else decode(raw)
+
+    def serve(self, task: Task, request: Any) -> Any:
+        if isinstance(request, Swap):
+            return self.swap(task, request)
+        if isinstance(request, Read):
+            return self.there(request.key)
+        if isinstance(request, ReadMany):
+            return [self.there(key) for key in request.keys]
+        if isinstance(request, Renew):
+            return [self.renew(key, request.ttl) for key in request.keys]
+        if isinstance(request, Look):
+            dead = frozenset(key for key in request.sessions if self.there(key) is None)
+            alive = frozenset(request.sessions) - dead
+            return Seen(dead, alive if self.chance.random() < 0.3 else frozenset())
+        if isinstance(request, Put):
+            self.objects[request.key] = (b"data", self.now + request.ttl)
+            return None
+        if isinstance(request, Get):
+            return self.read(task, request)
+        assert isinstance(request, Evict)
+        self.objects.pop(request.key, None)
+        return None
+
+    def renew(self, key: str, ttl: float) -> bool:
+        value = self.there(key)
+        if value is not None:
+            self.objects[key] = (value, self.now + ttl)
+        return value is not None
+
+    def swap(self, task: Task, swap: Swap) -> bool:
+        if self.there(swap.key) != swap.old:
+            return False
+        self.judge(task, swap)
+        if swap.new is None:
+            self.objects.pop(swap.key, None)
+            self.ended[swap.key] = self.now
+        else:
+            assert swap.ttl is not None
+            self.objects[swap.key] = (swap.new, self.now + swap.ttl)
+            self.records.add(swap.key)
+        return True
+
+    def read(self, task: Task, get: Get) -> bool:
+        found = self.there(get.key) is not None
+        handle = task.handle
+        assert handle is not None
+        if found and handle.session is not None and self.believes(task.process, handle.session):
+            record = self.record(handle.account.key)
+            doubtful = handle.account.key in task.process.doubts
+            if not doubtful and (record is None or record.data != get.key):
+                raise Violation(f"{task.process.name} reads {get.key}, which is not what {record} names")
+        return found
+
+    # -- what must hold ----------------------------------------------------------------------------------------------
+
+    def believes(self, process: Process, session: Session) -> bool:
+        return session.valid(process.clock(self.now))
+
+    def judge(self, task: Task, swap: Swap) -> None:
+        """A change is about to take effect."""
+        old = None if swap.old is None else decode(swap.old)
+        new = None if swap.new is None else decode(swap.new)
+        if old is None:
+            if swap.key in self.records and task.kind != "own":  # whose first attempt nobody was told of
+                raise Violation(f"{swap.key} rises from the dead")
+            self.ended.pop(swap.key, None)
+            return
+        if new is not None:
+            if new.mutable.holder is not None and new.shared:
+                raise Violation(f"{swap.key} is borrowed in both ways")
+            if new.epoch - old.epoch not in (0, 1) or new.version - old.version not in (0, 1):
+                raise Violation(f"{swap.key} jumps from {old} to {new}")
+            moved = new.owner.holder is not None and new.owner.holder != old.owner.holder
+            if moved and new.epoch != old.epoch + 1:
+                raise Violation(f"{swap.key} has another owner in one epoch")
+        claim = None if task.handle is None else task.handle.claim
+        if claim is None or task.handle is None or task.handle.state != "held":
+            return  # nothing is held before it was taken
+        if task.kind not in ("update", "send", "release", "borrow", "borrow_mut"):
+            return
+        mine = [old.owner.holder, old.mutable.holder, *old.shared]
+        if not any(claim.same(other) for other in mine):
+            raise Violation(f"{task.process.name} has its {task.kind} accepted and holds nothing")
+        if claim.same(old.owner.holder):
+            name = (claim.session, claim.number)
+            if self.acts.setdefault((swap.key, old.epoch), name) != name:
+                raise Violation(f"{swap.key} has two owners that act in one epoch")
+
+    def look(self) -> None:
+        """Whoever may believe that he holds something holds it, and it is there."""
+        for key in [key for key in self.records if key not in self.ended and self.there(key) is None]:
+            self.ended[key] = self.now
+        for process in self.processes:
+            if not process.alive:
+                continue
+            busy = {id(task.account) for task in self.tasks if task.process is process and task.kind != "tend"}
+            for account in process.book.kept.values():
+                if id(account) not in busy and account.key not in process.doubts:
+                    self.look_at(process, account)
+
+    def look_at(self, process: Process, account: Account) -> None:
+        record = self.record(account.key)
+        for number, session in account.claims.items():
+            if number == 0 or not self.believes(process, session):
+                continue
+            if record is None:
+                raise Violation(f"{process.name} holds {account.key}, which is gone")
+            claims = [record.owner.holder, record.mutable.holder, *record.shared]
+            if not any(claim and (claim.session, claim.number) == (session.text, number) for claim in claims):
+                raise Violation(f"{process.name} believes in claim {number} on {account.key}, which {record} lacks")
+            if self.there(record.data) is None:
+                raise Violation(f"{process.name} holds {account.key}, whose data are gone")
+
+    def judge_end(self, task: Task, success: bool) -> None:
+        account = task.account
+        if (
+            not success
+            or account is None
+            or task.kind not in ("take", "join", "borrow", "borrow_mut", "update", "send")
+        ):
+            return
+        ended = self.ended.get(account.key)
+        if ended is not None and ended < task.began:
+            raise Violation(f"{task.kind} of {account.key} succeeds after its end")
+
+    # -- time and chance ---------------------------------------------------------------------------------------------
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+        self.finish()
+
+    def step(self) -> None:
+        dice = self.chance.random()
+        runnable = [task for task in self.tasks if self.runs(task.process)]
+        if runnable and dice < 0.75:
+            self.act(self.chance.choice(runnable))
+        elif dice < 0.88:
+            self.begin()
+        elif dice < 0.93:
+            self.pass_time(self.chance.choice((0.001, 0.01, 0.1, self.pace)))
+        elif dice < 0.99:
+            self.deliver()
+        elif not self.calm:
+            self.strike()
+        self.look()
+
+    def runs(self, process: Process) -> bool:
+        return process.alive and process.stopped_until <= self.now
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + LEASE / 20)
+            self.tend()
+            self.look()
+            if self.calm:
+                self.drain()
+
+    def tend(self) -> None:
+        for process in self.processes:
+            if self.runs(process) and not process.tending:
+                for session in list(process.book.sessions.values()):
+                    if process.due.setdefault(session.text, process.clock(self.now) + LEASE / 3) <= process.clock(
+                        self.now
+                    ):
+                        self.start_tend(process, session)
+                        break
+
+    def start_tend(self, process: Process, session: Session) -> None:
+        began = process.clock(self.now)
+        process.tending = True
+
+        def done(error: Any) -> None:
+            process.tending = False
+            failed = isinstance(error, Exception)
+            process.due[session.text] = (process.clock(self.now) + 1.0) if failed else began + LEASE / 3
+            if not failed:
+                process.doubts.clear()
+
+        self.launch(process, "tend", process.book.tend(session, began), done=done)
+
+    def strike(self) -> None:
+        process = self.chance.choice(self.processes)
+        if self.chance.random() < 0.6:
+            process.stopped_until = self.now + self.chance.choice((0.5, 1.0, 2.0, 4.0)) * LEASE
+            self.say(f"stop {process.name}")
+            return
+        self.say(f"kill {process.name}")
+        self.kill(process)
+        self.processes.append(self.process())
+
+    def kill(self, process: Process) -> None:
+        process.alive = False
+        self.tasks = [task for task in self.tasks if task.process is not process]
+
+    def say(self, line: str) -> None:
+        self.story.append(f"{self.now:9.3f} {line}")
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def launch(
+        self,
+        process: Process,
+        kind: str,
+        steps: Steps,
+        handle: Handle | None = None,
+        account: Account | None = None,
+        done: Callable[[Any], None] | None = None,
+    ) -> Task:
+        task = Task(process, kind, steps, handle, account, self.now, done)
+        if handle is not None:
+            handle.busy = True
+        self.tasks.append(task)
+        self.go_on(task, None, None)
+        return task
+
+    def act(self, task: Task) -> None:
+        """A request reaches the place, or an answer the process."""
+        if task.answer is not None:
+            answer, task.answer = task.answer, None
+            self.go_on(task, *answer)
+            return
+        request = task.request
+        if isinstance(request, Now):
+            self.go_on(task, task.process.clock(self.now), None)
+        elif isinstance(request, Pause):
+            self.go_on(task, request.number < (4 if request.why == HELD else 12), None)
+        elif self.chance.random() < self.faulty:
+            if self.chance.random() < 0.5:
+                self.serve(task, request)
+            task.answer = (None, ConnectorError("lost"))
+        else:
+            task.answer = (self.serve(task, request), None)
+
+    def go_on(self, task: Task, answer: Any, error: Exception | None) -> None:
+        try:
+            task.request = task.steps.send(answer) if error is None else task.steps.throw(error)
+        except StopIteration as end:
+            self.end(task, end.value)
+        except ConnectorError as failed:
+            self.end(task, failed)
+
+    def end(self, task: Task, value: Any) -> None:
+        self.tasks.remove(task)
+        failed = isinstance(value, Exception)
+        if failed and task.account is not None and task.kind != "tend":
+            task.process.doubts.add(task.account.key)
+        if task.handle is not None:
+            task.handle.busy = False
+        self.judge_end(task, success=value is True)
+        if task.kind != "tend":
+            outcome = "failed" if failed else str(value)
+            self.say(f"{task.process.name} {task.kind} {task.account.key if task.account else ''}: {outcome}")
+            self.counts[f"{task.kind} {outcome}"] = self.counts.get(f"{task.kind} {outcome}", 0) + 1
+            if self.calm and outcome in ("lapsed", "lost", "failed"):
+                raise Violation(f"{task.kind} of {task.process.name} {outcome} in a calm world")
+        if task.done is not None:
+            task.done(value)
+
+    def drain(self) -> None:
+        for _ in range(100_000):
+            runnable = [task for task in self.tasks if self.runs(task.process)]
+            if not runnable:
+                return
+            self.act(self.chance.choice(runnable))
+        raise Violation("it never ends")
+
+    # -- what processes do -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        process = self.chance.choice([each for each in self.processes if self.runs(each)] or [self.process()])
+        if process not in self.processes:
+            return
+        handles = [h for h in process.handles if not h.busy and h.state != "over"]
+        if not handles or self.chance.random() < 0.05:
+            if process.making:
+                return
+            account = Account(f"r{next(self.names)}", LEASE)
+            process.accounts[account.key] = account
+            self.launch(process, "own", self.own(process, account), account=account)
+            return
+        handle = self.chance.choice(handles)
+        ways = {
+            "owner": ["read", "borrow", "borrow_mut", "update", "release", "send", "send", "drop"],
+            "mutable": ["read", "update", "update", "release", "send", "drop"],
+            "shared": ["read", "borrow", "release", "post", "drop"],
+        }[handle.role]
+        way = "reclaim" if handle.state == "sent" else self.chance.choice(ways)
+        if way == "post":
+            self.post(handle, "")
+        else:
+            steps = {
+                "read": self.use,
+                "borrow": self.borrow,
+                "borrow_mut": self.borrow_mut,
+                "update": self.update,
+                "release": self.release,
+                "send": self.send,
+                "drop": self.drop,
+                "reclaim": self.reclaim,
+            }[way](handle)
+            self.launch(process, way, steps, handle, handle.account)
+
+    def post(self, handle: Handle, ticket: str) -> None:
+        role = handle.role
+        self.messages.append(
+            {"role": role, "key": handle.account.key, "ticket": ticket, "version": handle.version, "left": 2}
+        )
+
+    def deliver(self) -> None:
+        """A message arrives: perhaps once more, perhaps elsewhere; some never do."""
+        receivers = [each for each in self.processes if self.runs(each)]
+        if not self.messages or not receivers:
+            return
+        message, process = self.chance.choice(self.messages), self.chance.choice(receivers)
+        message["left"] -= 1
+        if message["left"] == 0 or self.chance.random() < 0.5:
+            self.messages.remove(message)
+        account = process.accounts.setdefault(message["key"], Account(message["key"], LEASE))
+        handle = Handle(message["role"], process, account, state="arrived", ticket=message["ticket"])
+        handle.version, handle.lends = message["version"], True
+        process.handles.append(handle)
+        self.say(f"{process.name} gets {message}")
+
+    def session(self, process: Process) -> Steps:
+        session = process.book.sessions.get(LEASE)
+        if session is not None and process.book.use(session, process.clock(self.now)):
+            return session
+        if session is not None:
+            if (yield from self.alive(process, session)):
+                return session
+        if process.making:
+            raise ConnectorError("another thread is making it")
+        process.making = True
+        try:
+            began, key = process.clock(self.now), f"s{next(self.names)}"
+            yield Put(key, silence(LEASE))
+            session = process.book.sessions[LEASE] = Session(key, LEASE, began, 1)
+        finally:
+            process.making = False
+        return session
+
+    def alive(self, process: Process, session: Session) -> Steps:
+        now = process.clock(self.now)
+        if not session.lost and not session.valid(now):
+            yield from process.book.revive(session, now)
+        return session.valid(process.clock(self.now))
+
+    def own(self, process: Process, account: Account) -> Steps:
+        session = yield from self.session(process)
+        began, data = process.clock(self.now), f"d{next(self.names)}"
+        yield Put(data, keep(LEASE))
+        claim, account.data = session.claim(process.name, 0.0), data
+        rule = owning.found(claim, data, LEASE)
+        outcome = yield from process.book.enter(account, rule, claim, arrives=False, began=began, believed=True)
+        return self.sat(Handle("owner", process, account), outcome, claim, session)
+
+    def sat(self, handle: Handle, outcome: Any, claim: Claim, session: Session) -> Any:
+        if outcome.refused is not None:
+            return outcome.refused.reason
+        handle.claim, handle.session, handle.state = claim, session, "held"
+        if outcome.record is not None:
+            handle.version = outcome.record.version
+        if handle not in handle.process.handles:
+            handle.process.handles.append(handle)
+        return True
+
+    def here(self, handle: Handle) -> Steps:
+        """True, or why not; what has arrived is taken."""
+        process, account = handle.process, handle.account
+        if handle.state == "arrived":
+            return (yield from self.arrive(handle))
+        assert handle.claim is not None
+        assert handle.session is not None
+        if handle.state != "held":
+            return handle.state
+        alive = yield from self.alive(process, handle.session)
+        if not alive or handle.claim.number not in account.claims:
+            return "lapsed"
+        return True
+
+    def arrive(self, handle: Handle) -> Steps:
+        process, account = handle.process, handle.account
+        session = yield from self.session(process)
+        if handle.claim is None or handle.claim.session != session.text:
+            handle.claim = session.claim(process.name, 0.0)
+        claim = handle.claim
+        if handle.role == "shared":
+            rule, waits = owning.borrow(claim, version=handle.version), {owning.CHANGING}
+        else:
+            rule, waits = owning.take(claim, handle.ticket, handle.role), {owning.TAKEN}
+        outcome = yield from process.book.enter(account, rule, claim, arrives=True, waits=waits)
+        return self.sat(handle, outcome, claim, session)
+
+    def use(self, handle: Handle) -> Steps:
+        here = yield from self.here(handle)
+        if here is not True:
+            return here
+        account = handle.account
+        if handle.role == "owner" and handle.lends:
+            outcome = yield from handle.process.book.alter(account, owning.check(handle.claim))
+            if outcome.refused is not None:
+                return outcome.refused.reason
+            handle.lends = False
+        # Others may let this process know the record's newest data; what was borrowed has not changed since.
+        return True if (yield Get(account.data)) else "missing"
+
+    def borrow(self, handle: Handle) -> Steps:
+        here = yield from self.here(handle)
+        if here is not True:
+            return here
+        process, account = handle.process, handle.account
+        session = yield from self.session(process)
+        claim = session.claim(process.name, 0.0)
+        rule = owning.borrow(claim, base=handle.claim)
+        return (yield from self.entered(Handle("shared", process, account), rule, claim, session))
+
+    def borrow_mut(self, handle: Handle) -> Steps:
+        here = yield from self.here(handle)
+        if here is not True:
+            return here
+        process, account = handle.process, handle.account
+        session = yield from self.session(process)
+        claim = session.claim(process.name, 0.0)
+        handle.lends = True
+        rule = owning.borrow_mut(claim, handle.claim)
+        return (yield from self.entered(Handle("mutable", process, account), rule, claim, session))
+
+    def entered(self, handle: Handle, rule: Any, claim: Claim, session: Session) -> Steps:
+        process, account = handle.process, handle.account
+        believed = account.raw is not None
+        try:
+            outcome = yield from process.book.enter(account, rule, claim, arrives=False, believed=believed)
+        except ConnectorError:
+            doubt = Handle(handle.role, process, account, claim, session)
+            self.launch(process, "give back", self.settle(doubt), account=account)
+            raise
+        return self.sat(handle, outcome, claim, session)
+
+    def update(self, handle: Handle) -> Steps:
+        here = yield from self.here(handle)
+        if here is not True:
+            return here
+        process, account = handle.process, handle.account
+        began, data = process.clock(self.now), f"d{next(self.names)}"
+        yield Put(data, keep(LEASE))
+        outcome = yield from process.book.alter(account, owning.update(handle.claim, data), began=began)
+        if outcome.refused is not None:
+            yield Evict(data)
+            return outcome.refused.reason
+        return True
+
+    def release(self, handle: Handle) -> Steps:
+        here = yield from self.here(handle)
+        if here is not True:
+            return here
+        if handle.role != "owner":
+            yield from self.drop(handle)
+            return True
+        rule = owning.release(handle.claim, strict=True)
+        outcome = yield from handle.process.book.alter(handle.account, rule, believed=handle.account.raw is not None)
+        if outcome.refused is not None:
+            return outcome.refused.reason
+        self.over(handle)
+        return True
+
+    def drop(self, handle: Handle) -> Steps:
+        """It is collected: what it held is given back in the background, as often as need be."""
+        if handle.state != "held":
+            handle.state = "over"
+            return True
+        handle.state = "over"
+        return (yield from self.settle(handle))
+
+    def settle(self, handle: Handle) -> Steps:
+        assert handle.claim is not None
+        owner = handle.role == "owner"
+        rule = owning.release(handle.claim, strict=False) if owner else owning.give_back(handle.claim)
+        while True:
+            try:
+                yield from handle.process.book.alter(handle.account, rule, believed=handle.account.raw is not None)
+            except ConnectorError:
+                yield Pause("failed", 1)
+            else:
+                self.over(handle)
+                return True
+
+    def over(self, handle: Handle) -> None:
+        assert handle.claim is not None
+        handle.state = "over"
+        handle.process.book.let_go(handle.account, handle.claim)
+
+    def send(self, handle: Handle) -> Steps:
+        here = yield from self.here(handle)
+        if here is not True:
+            return here
+        ticket = f"t{next(self.names)}"
+        rule = owning.send(handle.claim, ticket, handle.role)
+        outcome = yield from handle.process.book.alter(handle.account, rule, believed=handle.account.raw is not None)
+        if outcome.refused is not None:
+            return outcome.refused.reason
+        handle.ticket, handle.state = ticket, "sent"
+        handle.process.book.let_go(handle.account, handle.claim, ticket)
+        if self.chance.random() < 0.8:
+            self.post(handle, ticket)
+        return True
+
+    def reclaim(self, handle: Handle) -> Steps:
+        process, account = handle.process, handle.account
+        session = yield from self.session(process)
+        if handle.claim is None or handle.claim.session != session.text:
+            handle.state = "over"
+            return "lapsed"
+        rule = owning.reclaim(handle.claim, handle.ticket, handle.role)
+        outcome = yield from process.book.enter(account, rule, handle.claim, arrives=True)
+        if outcome.refused is not None:
+            handle.state = "over" if outcome.refused.reason != owning.TAKEN else "sent"
+            return outcome.refused.reason
+        process.book.stays(account)
+        return self.sat(handle, outcome, handle.claim, session)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All let go of what they have, or die: nothing may be left when lease and grace have passed."""
+        self.faulty = 0.0
+        if not self.calm and self.chance.random() < 0.3:
+            for process in self.processes:
+                self.kill(process)
+        for process in self.processes:
+            process.stopped_until = 0.0
+        self.drain()
+        for state, way in (("sent", self.reclaim), ("held", self.drop)):
+            for process in [each for each in self.processes if each.alive]:
+                for handle in [h for h in process.handles if h.state == state]:
+                    self.launch(
+                        process, "drop" if state == "held" else "take back", way(handle), handle, handle.account
+                    )
+            self.drain()
+            self.look()
+        for process in self.processes:
+            process.handles.clear()
+        for _ in range(60):
+            self.pass_time(LEASE / 10)
+            self.drain()
+        left = [key for key in self.objects if self.there(key) is not None]
+        if left:
+            raise Violation(f"{left} are left when lease and grace have passed")
