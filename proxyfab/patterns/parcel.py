@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxyfab.flight import SingleFlight
-from proxyfab.proxy import Kind, is_proxy, is_singleton, kind_of, make, resolve
+from proxyfab.proxy import Kind, factory_of, is_proxy, is_singleton, kind_of, make, resolve
 from proxyfab.ref import Ref
 from proxyfab.store import Store, open_store
 
@@ -38,6 +38,11 @@ class Parcel:
 
     def __call__(self) -> Any:
         return self._target
+
+    @property
+    def sent(self) -> bool:
+        """Whether it was stored."""
+        return self._ref is not None
 
     def as_ref(self) -> Ref[Any]:
         """The reference to the object, which is stored now if it was not."""
@@ -78,6 +83,12 @@ def wrapped(parcel: Parcel) -> Any:
     proxy = make(parcel, kind_of(target))
     resolve(proxy)
     return proxy
+
+
+def unsent(proxy: Any) -> Parcel | None:
+    """The plain parcel behind a proxy, if it was not sent yet: nobody else knows of it."""
+    parcel = factory_of(proxy)
+    return parcel if type(parcel) is Parcel and not parcel.sent else None
 
 
 def can_be_proxied(obj: object) -> bool:

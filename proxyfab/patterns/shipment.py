@@ -16,7 +16,7 @@ from proxyfab.patterns.line import Line, Sent
 from proxyfab.patterns.ownership.borrows import Shared
 from proxyfab.patterns.ownership.seats import Owner
 from proxyfab.patterns.ownership.verbs import borrow, release, scope
-from proxyfab.patterns.parcel import wrapped
+from proxyfab.patterns.parcel import unsent, wrapped
 from proxyfab.patterns.passing import changed, proxies_in
 from proxyfab.patterns.tasks import Task
 from proxyfab.proxy import factory_of
@@ -47,19 +47,22 @@ class Shipment:
             BorrowError: One of them is an owner's that was sent, lent mutably or has ended.
         """
         crossing = self._crossing
-        if crossing.args:
-            args, kwargs = crossing.send(args, kwargs, self._input)
-        return tuple([self._lend(value) for value in args]), {name: self._lend(value) for name, value in kwargs.items()}
+        args = tuple([self._lend(value) for value in args])
+        kwargs = {name: self._lend(value) for name, value in kwargs.items()}
+        return crossing.send(args, kwargs, self._input) if crossing.args else (args, kwargs)
 
     def _lend(self, value: Any) -> Any:
         depth = self._crossing.limit.depth
         found = [*proxies_in(value, depth)]
-        if not any(isinstance(factory_of(proxy), (Owner, Shared)) for proxy in found):
+        if not any(_is_ours_to_pass(proxy) for proxy in found):
             self._held += found
             return value
         return changed(value, depth, self._lent)
 
     def _lent(self, proxy: Any) -> Any:
+        parcel = unsent(proxy)
+        if parcel is not None:
+            return self._input(parcel())
         if isinstance(factory_of(proxy), (Owner, Shared)):
             proxy = borrow(proxy, scoped=True)
             self._scoped.append(proxy)
@@ -75,7 +78,9 @@ class Shipment:
             )
         made = Input(value, self._custody, self._call)
         self._inputs.append(made)
-        return wrapped(made)
+        proxy = wrapped(made)
+        self._held.append(proxy)
+        return proxy
 
     def send(
         self, executor: Executor, line: Line, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -95,3 +100,7 @@ class Shipment:
             scope(future, *self._scoped)
         future.add_done_callback(sent.done)
         return future
+
+
+def _is_ours_to_pass(proxy: Any) -> bool:
+    return isinstance(factory_of(proxy), (Owner, Shared)) or unsent(proxy) is not None

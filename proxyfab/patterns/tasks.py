@@ -18,8 +18,8 @@ from proxyfab.errors import RemoteError
 from proxyfab.keys import Key
 from proxyfab.patterns.crossing import Crossing, ahead
 from proxyfab.patterns.custody import Result
-from proxyfab.patterns.parcel import wrapped
-from proxyfab.patterns.passing import SMALL, Limits
+from proxyfab.patterns.parcel import unsent, wrapped
+from proxyfab.patterns.passing import SMALL, Limits, changed
 from proxyfab.patterns.wishes import VALUE
 from proxyfab.store import received_store
 
@@ -112,7 +112,15 @@ class Task:
 
     def _passed(self, result: Any) -> Any:
         terms = self.terms
-        return result if terms.result == VALUE else _crossing(terms).passed(result, terms.result, self._wrap)
+        if terms.result == VALUE:
+            return result
+        result = changed(result, terms.depth, self._taken_over)
+        return _crossing(terms).passed(result, terms.result, self._wrap)
+
+    def _taken_over(self, proxy: Any) -> Any:
+        """What a decorated function answered, and nobody was sent yet, goes with the future, too."""
+        parcel = unsent(proxy)
+        return proxy if parcel is None else self._wrap(parcel())
 
     def _wrap(self, result: Any) -> Any:
         terms = self.terms
