@@ -104,3 +104,7 @@ class Warm:
     def _counts(blocks: list[PrivateMap]) -> list[int]:
         """References to each: compared only with what this very code counts for a block that nobody uses."""
         return [sys.getrefcount(blocks[place]) for place in range(len(blocks))]
+
+
+received = Warm(64 << 20)
+"""What arrives from servers, up to so much: about what the C library keeps of smaller blocks."""

@@ -26,12 +26,12 @@ from proxyfab.connectors.redis.header import SIZE, Header, chunk_name, drawn_tok
 from proxyfab.connectors.redis.link import JOINED, Link, Part, pack
 from proxyfab.connectors.redis.parser import Reply, checked
 from proxyfab.errors import IntegrityError
-from proxyfab.osio.memory import allocate
+from proxyfab.osio.warm import received
 
 FIRST = 2**20
 """Bytes asked for before anything is known."""
-STEP = 2**20
-WINDOW = 4
+STEP = 2 * 2**20
+WINDOW = 3
 PATIENT = 256 * 2**20
 """Bytes that may take as long as a call: larger objects have as many times that long."""
 LEASE = 120_000
@@ -92,7 +92,7 @@ def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -
     length = max(min(length, header.length - offset), 0)
     if not header.chunk and length <= len(some):
         return Frames((memoryview(some)[:length],))
-    target = allocate(length)
+    target = received.take(length)
     _fill(link, name, header, raw, target, offset)
     return Frames((target.toreadonly(),))
 
@@ -119,7 +119,7 @@ def first_piece(data: Reply, name: bytes, id_hash: int, asked: int) -> Frames | 
     if is_whole(checked(data), id_hash):
         return Frames.known((memoryview(data)[SIZE:],), len(data) - SIZE)
     header = unpack(data, id_hash, len(data) if len(data) < asked else None)
-    target, have = allocate(header.length), len(data) - SIZE
+    target, have = received.take(header.length), len(data) - SIZE
     target[:have] = data[SIZE:]
     return Half(name, bytes(data[:SIZE]), header, target, have)
 
@@ -136,7 +136,7 @@ def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | Half |
         return None
     raw = parser.read_bytes(min(length, SIZE))
     header = unpack(raw, id_hash, length if length < asked else None)
-    target = allocate(header.length)
+    target = received.take(header.length)
     parser.read_into(target[: length - SIZE])
     parser.end_bulk()
     if header.length == length - SIZE:

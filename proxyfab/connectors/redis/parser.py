@@ -19,7 +19,7 @@ import hiredis
 from redis import exceptions
 from redis._parsers import BaseParser  # where redis.connection has it from
 
-from proxyfab.osio.memory import allocate
+from proxyfab.osio.warm import received
 
 Reply: TypeAlias = Any  # bytes, memoryview, int, float, bool, None, Push, an exception, or a list or dict of these
 BUFFER = 64 * 1024
@@ -135,7 +135,7 @@ class InPlaceParser(BaseParser):
             return data
         if not 0 <= length <= LARGEST:
             raise _not_redis(b"$%d" % length)
-        target = allocate(length)
+        target = received.take(length)
         self.read_into(target)
         self.end_bulk()
         return target
