@@ -3,6 +3,7 @@
 from proxyfab.patterns.executor import ProxyExecutor
 from proxyfab.patterns.future import Future, as_completed, wait
 from proxyfab.patterns.lifetime import Lease, Lifetime
+from proxyfab.patterns.ownership import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
 from proxyfab.patterns.proxied import proxied
 from proxyfab.patterns.wishes import ByRef, ByValue
 
@@ -13,7 +14,16 @@ __all__ = [
     "Lease",
     "Lifetime",
     "ProxyExecutor",
+    "adopt",
     "as_completed",
+    "borrow",
+    "borrow_mut",
+    "clone",
+    "own",
     "proxied",
+    "reclaim",
+    "release",
+    "scope",
+    "update",
     "wait",
 ]

@@ -26,6 +26,7 @@ from proxyfab.wire.owning import Rule
 
 PATIENCE = 1.0
 """Seconds that somebody else's claim may stand in the way by default: what was let go is given back a moment later."""
+_FLUSH = 0.25
 _WAITS = frozenset({owning.LENT, owning.CHANGING})
 
 
@@ -102,8 +103,9 @@ def _drive(
     store = account.keeper.store
     believed = account.raw is not None if believed is None else believed
     outcome = Desk(store).run(steps(believed=believed, waits=waits))
-    if outcome.refused is not None and outcome.refused.reason in waits and patience > 0:
-        _drain(account).flush(min(patience, PATIENCE))  # what this process let go may be all that is in the way
+    if outcome.refused is not None and outcome.refused.reason in waits:
+        # What this process let go, and is about to give back, may be all that is in the way.
+        _drain(account).flush(min(max(patience, _FLUSH), PATIENCE))
         outcome = Desk(store, patience).run(steps(believed=False, waits=waits))
     if outcome.refused is not None:
         raise refusal(verb, account, outcome.refused)
