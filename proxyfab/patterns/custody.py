@@ -176,17 +176,26 @@ class Input(Parcel):
 
 
 class Result(Parcel):
-    """What a task answered: stored when it is sent, and owned by whoever gets it in the process of that custody."""
+    """What a task answered: stored when it is sent, and owned by whoever gets it in the process of that custody.
 
-    __slots__ = ("_home",)
+    Args:
+        target: The object.
+        store: Where it goes.
+        ttl: Seconds until it expires, unless it has arrived.
+        home: The custody's name.
+        away: Whether it was answered by a worker: it is sent, then, and who gets it owns it; else this process does.
+    """
 
-    def __init__(self, target: Any, store: Store, ttl: float | None, home: str) -> None:
+    __slots__ = ("_away", "_home")
+
+    def __init__(self, target: Any, store: Store, ttl: float | None, home: str, away: bool) -> None:
         super().__init__(target, store, ttl)
         self._home = home
+        self._away = away
 
     def put(self, target: Any) -> Ref[Any]:
         ref = super().put(target)
-        custody = custody_of(self._home)
+        custody = None if self._away else custody_of(self._home)
         return ref if custody is None else custody.adopt(ref)
 
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:

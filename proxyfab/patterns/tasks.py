@@ -124,7 +124,7 @@ class Task:
 
     def _wrap(self, result: Any) -> Any:
         terms = self.terms
-        return wrapped(Result(result, _crossing(terms).store, terms.ttl, terms.home))
+        return wrapped(Result(result, _crossing(terms).store, terms.ttl, terms.home, self.away))
 
 
 def plainly(task: Task) -> Task:
