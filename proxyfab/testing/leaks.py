@@ -26,7 +26,7 @@ GRACE = 3.0
 KEPT_FILES = re.compile(r"/\.owner(\.lock)?( \(deleted\))?$|\.[ot]tf$")
 """An unnamed place is locked for as long as its process lives; that is how others know. Who draws keeps his fonts."""
 
-KEPT_THREADS = re.compile(r"^proxyfab-background")
+KEPT_THREADS = re.compile(r"^proxyfab-(background|futures)")
 """They end by themselves when they have idled for ten seconds."""
 
 SHARED = Path("/dev/shm")

@@ -6,6 +6,7 @@ not needed, so that a promise which stops being refused fails here.
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Awaitable, Callable
 from typing import Any, assert_type
 
@@ -35,6 +36,7 @@ from proxyfab.abc import (
 from proxyfab.buffers import Frames
 from proxyfab.connectors import FileConnector, MemoryConnector, SharedMemoryConnector
 from proxyfab.errors import KeyNotFound, ProxyfabError
+from proxyfab.patterns import Future, as_completed, wait
 from proxyfab.trace import Link, Span, Total, listen, totals
 
 
@@ -148,6 +150,30 @@ reaps: list[SupportsReap] = [MemoryConnector(), SharedMemoryConnector(), FileCon
 base: list[BaseConnector] = [MemoryConnector(), SharedMemoryConnector(), FileConnector("/scratch")]
 raw = MemoryConnector().put(Frames([b"bytes", bytearray(b"and more")]))
 assert_type(MemoryConnector().get(raw), Frames | None)
+
+# -- patterns ----------------------------------------------------------------------------------------------------------
+
+future: Future[Image] = Future(store)
+future.set_result(Image(640))
+future.set_exception(ValueError())
+assert_type(future.result(timeout=1.0), Image)
+assert_type(future.exception(), BaseException | None)
+assert_type(future.proxy(), Image)
+assert_type(future.ref().resolve(), Image)
+assert_type(Future(store, of=Image), Future[Image])
+assert_type(Future(store, of=Image, key="run-1", ttl=60, timeout=None).proxy(), Image)
+Future(store).set_result("of what it is, nobody said")
+executors: concurrent.futures.Future[Image] = future
+done, pending = wait([future, executors], timeout=1)
+assert_type(done, set[concurrent.futures.Future[Image]])
+for completed in as_completed([future]):
+    assert_type(completed.result(), Image)
+
+
+async def awaits() -> None:
+    assert_type(await future, Image)
+    assert_type(await future.ref(), Image)
+
 
 # -- errors and observation --------------------------------------------------------------------------------------------
 

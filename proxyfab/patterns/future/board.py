@@ -103,9 +103,9 @@ class Board:
 
     # -- a bell, to call back who waits: an object that means nothing --------------------------------------------
 
-    def bell(self) -> Key:
-        """A key to wait for along with others."""
-        return self.store.reserve()  # type: ignore[no-any-return]  # as above
+    def bell(self, near: Key) -> Key:
+        """A key to wait for along with others; where `near` lies, so that who only waits makes no namespace."""
+        return Key.draw(near.where)
 
     def ring(self, bell: Key) -> None:
         """Have who waits for `bell` go on."""
@@ -117,6 +117,10 @@ class Board:
             self.store.connector.evict(bell)
         except ProxyfabError:  # it goes by itself
             pass
+
+    def check(self) -> None:
+        """Raise what is wrong with the place as a whole."""
+        self.store.exists(self.store.reserve())
 
     @property
     def _connector(self) -> Any:

@@ -7,6 +7,7 @@ from concurrent import futures
 from concurrent.futures import ALL_COMPLETED
 from typing import Any, TypeVar
 
+from proxyfab.errors import ProxyfabError
 from proxyfab.patterns.future.handle import Future
 
 T = TypeVar("T")
@@ -48,7 +49,10 @@ def _look(fs: Iterable[futures.Future[Any]]) -> None:
         if isinstance(future, Future) and not future.known:
             boards.setdefault(future.board.url, []).append(future)
     for ours in boards.values():
-        there = set(ours[0].board.wait_any([future.key for future in ours], 0))
+        try:
+            there = set(ours[0].board.wait_any([future.key for future in ours], 0))
+        except ProxyfabError:  # the hub finds out whose trouble it is
+            continue
         for future in ours:
             if future.key in there:
                 future.learn()

@@ -92,19 +92,17 @@ class Hub:
         bell: Key | None = None
         while self._take(wanted):
             try:
-                bell = bell or self._board.bell()
+                bell = bell or self._board.bell(next(iter(wanted)))
                 bell = self._wait(wanted, bell)
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody is left waiting
                 if sys.is_finalizing():
                     return
+                bell = None
                 self._trouble(wanted, error)
 
     def _take(self, wanted: dict[Key, list[Watch]]) -> bool:
         """Learn what is wanted, and forget what is not any more; False when the thread is to end."""
-        for key in list(wanted):
-            wanted[key] = [watch for watch in wanted[key] if watch.wanted()]
-            if not wanted[key]:
-                del wanted[key]
+        _prune(wanted)
         while True:
             try:
                 watch = self._news.get_nowait() if wanted else self._news.get(timeout=_IDLE)
@@ -144,8 +142,11 @@ class Hub:
     def _trouble(self, wanted: dict[Key, list[Watch]], error: Exception) -> None:
         """Tell those who wait in vain: all, where the place itself fails; otherwise those whose key is the trouble."""
         self._bell = None
+        _prune(wanted)
+        if not wanted:  # it may be that nobody is to open again what was closed
+            return
         if isinstance(error, ProxyfabError):
-            why = self._asked(self._board.bell) or self._asked(lambda: self._board.wait(self._board.bell(), 0))
+            why = self._asked(self._board.check)
             vain = {key: why or self._asked(partial(self._board.wait, key, 0)) for key in wanted}
         else:
             vain = dict.fromkeys(wanted, error)
@@ -162,6 +163,13 @@ class Hub:
         except Exception as trouble:  # noqa: BLE001 - as above
             return trouble
         return None
+
+
+def _prune(wanted: dict[Key, list[Watch]]) -> None:
+    for key in list(wanted):
+        wanted[key] = [watch for watch in wanted[key] if watch.wanted()]
+        if not wanted[key]:
+            del wanted[key]
 
 
 _hubs: dict[str, Hub] = {}
