@@ -21,6 +21,7 @@ from proxyfab.keys import Key
 from proxyfab.osio.memory import allocate
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.trace import here
+from proxyfab.wire.remains import HEAD, reason
 
 
 class _Entry:
@@ -188,7 +189,10 @@ class MemoryConnector(BaseConnector):
             dead = [(id, entry) for id, entry in space.entries.items() if not entry.alive()]
             for id, _ in () if dry_run else dead:
                 del space.entries[id]
-        return [Reclaimed(f"{self.spec} {id}", entry.frames.nbytes, "its time to live passed") for id, entry in dead]
+        return [
+            Reclaimed(f"{self.spec} {id}", entry.frames.nbytes, reason(entry.frames.slice(0, HEAD).join()))
+            for id, entry in dead
+        ]
 
     def clear(self) -> int:
         space = self._space()

@@ -32,6 +32,7 @@ from proxyfab.osio.files import (
 from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import id_of
 from proxyfab.osio.owner import wait_lock
+from proxyfab.wire import remains
 from proxyfab.wire.slot import SIZE, Slot, id_hash, unpack
 
 _UNFINISHED_AFTER = 60.0
@@ -203,7 +204,7 @@ def lost(name: str, fd: int) -> str:
         return "its writer ended before it was complete" if is_abandoned(name, modified, now) else ""
     slot = slot_of(fd)
     if slot is not None:
-        return "" if slot.alive(now) else "its time to live passed"
+        return "" if slot.alive(now) else remains.reason(os.pread(fd, remains.HEAD, SIZE))
     old = now - modified > _UNFINISHED_AFTER
     return "its writer ended before it was complete" if old and _is_unfinished(fd) else ""
 

@@ -14,6 +14,7 @@ import itertools
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
@@ -115,11 +116,23 @@ def _draw(path: str) -> str:
 _making = threading.RLock()  # reentrant: collecting garbage inside may end somebody who opens a store
 _leaving = False
 _reaped: set[str] = set()
+_sparing = False
+
+
+@contextlib.contextmanager
+def sparing() -> Iterator[None]:
+    """Roots that are used first in this block are not reaped: for a process that only looks, in its only thread."""
+    global _sparing
+    _sparing = True
+    try:
+        yield
+    finally:
+        _sparing = False
 
 
 def _reap_once(root: Root) -> None:
     """Reap a root at its first use in this process. That it fails must not spoil what the caller wants."""
-    if root.path not in _reaped:
+    if root.path not in _reaped and not _sparing:
         _reaped.add(root.path)
         with contextlib.suppress(ProxyfabError):
             root.reap()

@@ -17,6 +17,7 @@ from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned, open_file
 from proxyfab.osio.objects import fan_of, guard, id_of, is_object, read_slot, remove_dead
 from proxyfab.osio.swap import evict
+from proxyfab.wire import remains
 from proxyfab.wire.slot import SIZE, Slot, unpack
 
 _FAN = re.compile(r"[0-9a-f]{2}$")
@@ -62,9 +63,9 @@ def reap(namespace: str, *, dry_run: bool) -> list[Reclaimed]:
             if nbytes is not None:
                 taken.append(Reclaimed(path, nbytes, "its writer ended before it was complete"))
         elif is_object(name):
-            length = _remove_expired(namespace, path, name, now, dry_run)
-            if length is not None:
-                taken.append(Reclaimed(path, length, "its time to live passed"))
+            expired = _remove_expired(namespace, path, name, now, dry_run)
+            if expired is not None:
+                taken.append(expired)
             elif _is_damaged(path, name) and _is_cut_off(path, now):
                 nbytes = os.path.getsize(path)
                 if dry_run or _unlink(path):
@@ -129,14 +130,25 @@ def _unlink(path: str) -> bool:
     return True
 
 
-def _remove_expired(namespace: str, path: str, name: str, now: float, dry_run: bool) -> int | None:
+def _remove_expired(namespace: str, path: str, name: str, now: float, dry_run: bool) -> Reclaimed | None:
     found = _open(path, name)
     if found is None or found.slot.alive(now):
         return None
+    expired = Reclaimed(path, found.slot.length, remains.reason(_head(path)))
     if dry_run:
-        return found.slot.length
+        return expired
     with guard(namespace):  # it may have been renewed, or replaced, meanwhile
-        return remove_dead(path, now)
+        return None if remove_dead(path, now) is None else expired
+
+
+def _head(path: str) -> bytes:
+    fd = open_file(path)
+    if fd is None:
+        return b""
+    try:
+        return os.pread(fd, remains.HEAD, SIZE)
+    finally:
+        os.close(fd)
 
 
 def _remove_abandoned(path: str, name: str, now: float, *, dry_run: bool) -> int | None:
