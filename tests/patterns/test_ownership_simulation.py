@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.patterns.world import Violation, World
+from tests.patterns.world import World
 
 SCHEDULES = int(os.environ.get("PROXYFAB_SCHEDULES", "1000"))
 
