@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from proxyfab import policy
 from proxyfab.abc import Connector, check_ttl
+from proxyfab.coroutines import aside, in_thread
 from proxyfab.errors import ConfigurationError, KeyNotFound
 from proxyfab.inline import close_inline, open_inline
 from proxyfab.keys import Key, as_key
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
-R = TypeVar("R")
 _MODES = ("default", "safe")
 
 
@@ -264,21 +264,28 @@ class Store:
         self, obj: object, *, key: Key | str | None = None, ttl: float | None = None, replace: bool = False
     ) -> Key:
         """`put`, without blocking the event loop."""
-        return await _in_thread(lambda: self.put(obj, key=key, ttl=ttl, replace=replace))
+        if not self._transport.native:
+            return await in_thread(lambda: self.put(obj, key=key, ttl=ttl, replace=replace))
+        payload, wanted = await in_thread(lambda: self._dumps(obj)), None if key is None else as_key(key)
+        done = await self._transport.aput(payload, wanted, ttl, replace)
+        if wanted is not None:
+            self._reuse.forget([done])
+        return done
 
     async def aget(self, key: Key | str, default: Any = None) -> Any:
         """`get`, without blocking the event loop."""
         if self.local:  # some tens of microseconds; a thread would cost more than it saves
             return self.get(key, default)
-        return await _in_thread(lambda: self.get(key, default))
+        payload = await self._transport.aget(as_key(key))
+        return default if payload is None else await aside(lambda: loads(payload, mode=self._reads), payload.nbytes)
 
     async def aproxy(self, obj: T, *, once: bool = False, ttl: float | None = None) -> T:
         """`proxy`, without blocking the event loop."""
-        return await _in_thread(lambda: self.proxy(obj, once=once, ttl=ttl))
+        return await in_thread(lambda: self.proxy(obj, once=once, ttl=ttl))
 
     async def aevict(self, key: Key | str) -> bool:
         """`evict`, without blocking the event loop."""
-        return await _in_thread(lambda: self.evict(key))
+        return await in_thread(lambda: self.evict(key))
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -374,12 +381,6 @@ def _usable(store: Store | None) -> Store | None:
 def _make(url: str) -> Store:
     spec = StoreSpec.parse(url)
     return Store(**{**spec._asdict(), "seal": spec.seal or None})
-
-
-async def _in_thread(call: Callable[[], R]) -> R:
-    import asyncio  # not at the top: it would double the time to import proxyfab
-
-    return await asyncio.to_thread(call)
 
 
 _HELD = 64

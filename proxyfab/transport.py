@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import cast
 
-from proxyfab.abc import Connector
+from proxyfab.abc import Connector, SupportsAsync
 from proxyfab.buffers import Frames
 from proxyfab.cache import ByteLRU
+from proxyfab.coroutines import aside, in_thread
 from proxyfab.errors import ConnectorError, IntegrityError
 from proxyfab.flight import SingleFlight
 from proxyfab.keys import Key
@@ -32,6 +34,8 @@ class Transport:
         self.connector = connector
         self.meter = Meter()
         self.closed = False
+        self.native = isinstance(connector, SupportsAsync)
+        """Whether the connector has coroutines of its own."""
         self._cache: ByteLRU[str, tuple[Key, Payload]] = ByteLRU(
             cache, _size
         )  # by id: one object, however it is asked for
@@ -85,6 +89,37 @@ class Transport:
                 except IntegrityError:
                     return self._decode(key, frames)  # once more, for its story
         return self._kept(key) or self._flights.do(key, lambda: self._fetch(key))
+
+    async def aput(self, payload: Payload, key: Key | None, ttl: float | None, replace: bool) -> Key:
+        """`put`, by the connector's own coroutines (`native`)."""
+        connector = self._use()
+        frames = await aside(lambda: encode(payload, checksum=connector.checksums), payload.nbytes)
+        try:
+            with span("put", self._out, key or "", frames.nbytes, self.meter):
+                return await cast(SupportsAsync, connector).aput(frames, key=key, ttl=ttl, replace=replace)
+        finally:
+            if key is not None:
+                self._forget([key])
+
+    async def aget(self, key: Key) -> Payload | None:
+        """`get`, by the connector's own coroutines, if it has any; then each call fetches for itself, as waiting for
+        another's flight would block the loop.
+        """
+        if not self.native:
+            return await in_thread(lambda: self.get(key))
+        connector = self._use()
+        kept = self._kept(key)
+        if kept is not None:
+            return kept
+        flights = self._flights
+        with span("get", self._in, key, 0, self.meter) as step:
+            frames = await cast(SupportsAsync, connector).aget(key)
+            if frames is None:
+                return None
+            step.nbytes = frames.nbytes
+            payload = await aside(lambda: self._decode(key, frames), frames.nbytes)
+        self._keep(key, payload, flights)
+        return payload
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Payload]:
         """The payloads under `keys` that exist; one round trip for those not cached."""

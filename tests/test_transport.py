@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from proxyfab import Key, Store
 from proxyfab.buffers import Frames
 from proxyfab.cache import ByteLRU
 from proxyfab.connectors import MemoryConnector
+from proxyfab.errors import ConnectorError, IntegrityError, KeyExists
 from proxyfab.testing.processes import at_once
 
 
@@ -126,3 +128,72 @@ def test_no_thread_gets_what_was_replaced_before_it_asked(store: Store) -> None:
 
     at_once([read, read, read, write])
     assert wrong == []
+
+
+class Native(MemoryConnector):
+    """As across a network, with coroutines of its own; says which threads ran them."""
+
+    local = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+        self.together = self.most = 0
+
+    async def aget(self, key: Key) -> Frames | None:
+        self.threads.add(threading.get_ident())
+        self.together += 1
+        self.most = max(self.most, self.together)
+        await asyncio.sleep(0)
+        self.together -= 1
+        return self.get(key)
+
+    async def aput(
+        self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False
+    ) -> Key:
+        self.threads.add(threading.get_ident())
+        await asyncio.sleep(0)
+        return self.put(frames, key=key, ttl=ttl, replace=replace)
+
+
+def test_a_connector_with_coroutines_is_asked_by_them() -> None:
+    """In the loop's own thread, any number at a time; with all that a store promises."""
+
+    async def use(store: Store, connector: Native) -> None:
+        keys = await asyncio.gather(*(store.aput([number]) for number in range(200)))
+        assert await asyncio.gather(*(store.aget(key) for key in keys)) == [[number] for number in range(200)]
+        assert connector.threads == {threading.get_ident()}
+        assert connector.most == 200
+
+        large = await store.aput(bytes(1_000_000), key="large", ttl=100)
+        assert await store.aget(large) == await store.aget("large") == bytes(1_000_000)
+        with pytest.raises(KeyExists):
+            await store.aput("other", key="large")
+        await store.aput("other", key="large", replace=True)
+        assert await store.aget("large") == "other"
+        assert await store.aget("never", "gone") == "gone"
+        assert store.stats()["get"]["count"] == 204
+        assert store.stats()["put"]["errors"] == 1
+
+    connector = Native()
+    with Store(connector, cache=0) as store:
+        asyncio.run(use(store, connector))
+        store.clear()
+
+
+def test_what_coroutines_brought_is_kept_and_verified() -> None:
+    connector = Native()
+    with Store(connector) as store:
+        key = asyncio.run(store.aput([1, 2]))
+        assert asyncio.run(store.aget(key)) == [1, 2]
+        before = store.stats()["get"]["count"]
+        assert asyncio.run(store.aget(key)) == store.get(key) == [1, 2]
+        assert store.stats()["get"]["count"] == before
+        connector.put(Frames([b"no payload at all"]), key=key, replace=True)
+        with Store(connector, cache=0) as other, pytest.raises(IntegrityError, match="cannot be read"):
+            asyncio.run(other.aget(key))
+        store.close()
+        with pytest.raises(ConnectorError, match="closed"):
+            asyncio.run(store.aget(key))
+    connector.clear()
+    connector.close()
