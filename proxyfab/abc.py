@@ -77,6 +77,8 @@ class Status(NamedTuple):
     """One row for each connected peer: `name`, `address`, and totals."""
     started: float | None = None
     """Seconds since the epoch; None for a place that is not a process."""
+    gauges: dict[str, float] = {}  # noqa: RUF012 - nobody writes to it
+    """Named levels as they are now (`waiting`, `uploading_bytes`, `fast_bytes`, ...), which rise and fall."""
 
 
 class Source(Protocol):
@@ -218,7 +220,7 @@ class SupportsStatus(Protocol):
 
 @runtime_checkable
 class SupportsAsync(Protocol):
-    """Has native coroutines; where it has not, a store runs the sync form in a thread."""
+    """Has native coroutines, as quick to return to the event loop as it can; without, a store uses threads."""
 
     async def aget(self, key: Key) -> Frames | None: ...
     async def aput(

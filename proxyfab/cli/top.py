@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
@@ -176,6 +176,7 @@ def _line(sample: Sample) -> str:
     parts = [moment, status.what, f"objects={status.objects}", f"bytes={status.nbytes}"]
     parts += [f"limit={status.limit}"] if status.limit is not None else []
     parts += [f"peers={len(status.peers)}"]
+    parts += [f"{name}={level:g}" for name, level in sorted(status.gauges.items())]
     parts += [f"{name}/s={rate:.1f}" for name, rate in sorted(sample.rates.items())]
     return " ".join(parts)
 
@@ -190,6 +191,9 @@ def _picture(sample: Sample) -> Group:
     parts: list[Text | Table] = [Text(status.what, style="bold"), Text(held)]
     if status.counters:
         parts.append(_table(("counter", "total", "a second"), [_counter(sample, name) for name in status.counters]))
+    if status.gauges:
+        rows = [(name, _shown(name)(level)) for name, level in status.gauges.items()]
+        parts.append(_table(("level", "now"), rows))
     if status.peers:
         parts.append(_peers(status))
     return Group(*parts)
@@ -197,8 +201,12 @@ def _picture(sample: Sample) -> Group:
 
 def _counter(sample: Sample, name: str) -> tuple[str, str, str]:
     total, rate = sample.status.counters[name], sample.rates.get(name)
-    shown = size if _BYTES in name else _number
+    shown = _shown(name)
     return name, shown(total), "-" if rate is None else shown(rate)
+
+
+def _shown(name: str) -> Callable[[float], str]:
+    return size if _BYTES in name else _number
 
 
 def _peers(status: Status) -> Table:
@@ -212,14 +220,14 @@ def _peers(status: Status) -> Table:
 def _cell(name: str, value: str | float) -> str:
     if isinstance(value, str):
         return value
-    return size(value) if _BYTES in name else _number(value)
+    return _shown(name)(value)
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
 
 
-def _table(columns: list[str] | tuple[str, ...], rows: list[list[str]] | list[tuple[str, str, str]]) -> Table:
+def _table(columns: list[str] | tuple[str, ...], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"

@@ -283,9 +283,9 @@ class BoundedConnector(BaseConnector):
         places = self._use()
         book = places.book
         fast, slow = book.known()
-        figures = {"fast_objects": len(fast), "fast_bytes": book.fast_bytes, "fast_limit": book.limit, **places.counts}
-        held = book.fast_bytes + book.slow_bytes
-        return Status(self.spec, len(fast) + len(slow), held, self.quota, figures, started=self._started)
+        levels: dict[str, float] = {"fast_objects": len(fast), "fast_bytes": book.fast_bytes, "fast_limit": book.limit}
+        held, counts = book.fast_bytes + book.slow_bytes, dict(places.counts)
+        return Status(self.spec, len(fast) + len(slow), held, self.quota, counts, started=self._started, gauges=levels)
 
     def close(self) -> None:
         self._closed = True

@@ -89,9 +89,9 @@ class StatusCollector:
         self._ask = ask
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges and untyped figures; only `proxyfab_up` where the place does not answer."""
+        """Gauges and counters; only `proxyfab_up` where the place does not answer."""
         _client()
-        from prometheus_client.core import GaugeMetricFamily, UnknownMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         def gauge(name: str, what: str, value: float) -> Metric:
             family = GaugeMetricFamily(f"proxyfab_{name}", what, labels=("place",))
@@ -111,15 +111,13 @@ class StatusCollector:
             yield gauge("limit_bytes", "Bytes that the place may hold.", status.limit)
         if status.started is not None:
             yield gauge("start_time_seconds", "When the place's server started, since the epoch.", status.started)
+        for level, value in sorted(status.gauges.items()):
+            yield gauge(f"place_{_NOT_A_NAME.sub('_', level)}", f"{level}, as the place tells it.", value)
         for counter, value in sorted(status.counters.items()):
-            # Untyped: a place tells totals, and some levels among them, and only it knows which is which.
-            figure = UnknownMetricFamily(
-                f"proxyfab_place_{_NOT_A_NAME.sub('_', counter)}",
-                f"{counter}, as the place tells it.",
-                labels=("place",),
-            )
-            figure.add_metric((self._place,), value)
-            yield figure
+            name, what = f"proxyfab_place_{_NOT_A_NAME.sub('_', counter)}", f"{counter}, as the place tells it."
+            total = CounterMetricFamily(name, what, labels=("place",))
+            total.add_metric((self._place,), value)
+            yield total
 
 
 def register(registry: CollectorRegistry | None = None, collector: Collector | None = None) -> Callable[[], None]:

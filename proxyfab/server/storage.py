@@ -123,13 +123,13 @@ class Storage:
         """Bytes it may hold."""
         return None
 
-    def figures(self) -> dict[str, float]:
-        """What the connector counts itself, for `status`."""
-        if not isinstance(self.connector, SupportsStatus):
-            return {}
-        with contextlib.suppress(ProxyfabError):
-            return {f"storage_{name}": value for name, value in self.connector.status().counters.items()}
-        return {}
+    def figures(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What the connector counts itself, for `status`: totals and levels."""
+        if isinstance(self.connector, SupportsStatus):
+            with contextlib.suppress(ProxyfabError):
+                status = self.connector.status()
+                return _ours(status.counters), _ours(status.gauges)
+        return {}, {}
 
     def tidy(self) -> Job:
         """Take back what processes left in the storage that were killed."""
@@ -217,3 +217,7 @@ def _size(frames: Frames) -> int:
 def storage_of(connector: Connector) -> Storage:
     """A connector as a server uses it."""
     return BoundedStorage(connector) if connector.scheme == "bounded" else Storage(connector)
+
+
+def _ours(figures: dict[str, float]) -> dict[str, float]:
+    return {f"storage_{name}": value for name, value in figures.items()}

@@ -294,19 +294,14 @@ class Verbs:
 
     def status(self, peer: Peer, message: Message) -> Answer:
         """What the server holds and does."""
-        counters = {
-            **self.host.storage.figures(),
-            **self.state.counters,
-            "uploading_bytes": self.moves.room.used,
-            "waiting": len(self.state.waiters),
-            "dropped": self.host.line.dropped,
-            "denied": self.host.line.gate.denied,
-        }
+        totals, levels = self.host.storage.figures()
+        line = self.host.line
+        counters = {**totals, **self.state.counters, "dropped": line.dropped, "denied": line.gate.denied}
+        gauges = {**levels, "uploading_bytes": self.moves.room.used, "waiting": len(self.state.waiters)}
         rows = [{"name": peer.name, "address": peer.address, **peer.counters} for peer in self.host.peers.values()]
         fields = {"objects": self.index.count, "nbytes": self.index.nbytes, "started": self.state.started}
-        return Answer(
-            "ok", {**fields, "limit": self.host.storage.limit, "counters": counters, "peers": _fitting(rows[:_ROWS])}
-        )
+        figures = {"limit": self.host.storage.limit, "counters": counters, "gauges": gauges}
+        return Answer("ok", {**fields, **figures, "peers": _fitting(rows[:_ROWS])})
 
 
 def _fitting(rows: list[T]) -> list[T]:

@@ -165,7 +165,7 @@ def test_a_terminal_gets_a_table_that_is_drawn_anew(url, end):
 def test_metrics_are_printed(busy, url):
     shown = run(busy, "--prometheus", "-").output
     assert 'proxyfab_held_bytes{place="busy://"} 3.145728e+06' in shown
-    assert 'proxyfab_place_put_bytes{place="busy://"}' in shown
+    assert 'proxyfab_place_put_bytes_total{place="busy://"}' in shown
     assert f'proxyfab_held_objects{{place="{url}"}} 1.0' in run(url, "--prometheus", "-").output
 
 

@@ -74,7 +74,7 @@ def test_a_program_that_exports_already_gets_them_into_its_registry():
 
 
 def test_a_place_as_gauges_and_counters():
-    status = Status("x://", 3, 500, 1000, {"put": 4.0, "put-bytes": 7.0}, ({"name": "a"},), 12.5)
+    status = Status("x://", 3, 500, 1000, {"put": 4.0, "put-bytes": 7.0}, ({"name": "a"},), 12.5, {"waiting": 2.0})
     found = samples(exposition(StatusCollector("x://host", lambda: status)))
     label = (("place", "x://host"),)
 
@@ -85,8 +85,9 @@ def test_a_place_as_gauges_and_counters():
         ("proxyfab_limit_bytes", label): 1000,
         ("proxyfab_peers", label): 1,
         ("proxyfab_start_time_seconds", label): 12.5,
-        ("proxyfab_place_put", label): 4,
-        ("proxyfab_place_put_bytes", label): 7,
+        ("proxyfab_place_put_total", label): 4,
+        ("proxyfab_place_put_bytes_total", label): 7,
+        ("proxyfab_place_waiting", label): 2,
     }
 
 

@@ -93,9 +93,9 @@ def test_a_wait_that_is_repeated_takes_the_first_ones_place(one, raw):
     for _ in range(2):
         client.say("wait", {"ns": "n", "ids": ["never"], "timeout": None})
     assert client.ask("exists", {"ns": "n", "ids": ["never"]}, request=b"e" * 16).verb == "ok"
-    assert one.status().counters["waiting"] == 1
+    assert one.status().gauges["waiting"] == 1
     client.socket.close(0)
-    assert until(lambda: one.status().counters["waiting"] == 0)
+    assert until(lambda: one.status().gauges["waiting"] == 0)
 
 
 def test_one_connection_has_so_many_waits_at_most(one, raw):
@@ -105,7 +105,7 @@ def test_one_connection_has_so_many_waits_at_most(one, raw):
     answer = client.hear()
     assert (answer.verb, answer.text("kind")) == ("error", "CapacityError")
     client.socket.close(0)
-    assert until(lambda: one.status().counters["waiting"] == 0)
+    assert until(lambda: one.status().gauges["waiting"] == 0)
 
 
 def test_a_wait_until_no_number_holds_nobody_up(one, raw):

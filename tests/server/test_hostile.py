@@ -147,7 +147,7 @@ def test_who_uploads_and_goes_leaves_nothing(node_server, raw):
             while one.hear().count("n", 0) < 8 * MB:
                 pass
             one.socket.close(0)
-        assert until(lambda: connector.status().counters["uploading_bytes"] == 0)
+        assert until(lambda: connector.status().gauges["uploading_bytes"] == 0)
         assert connector.exists_many([connector.reserve().at("") for _ in range(1)]) == [False]
         assert list(connector.scan()) == []
     assert until(lambda: node_server.memory() < before + 32 * MB)

@@ -54,7 +54,7 @@ def test_a_waiter_is_told_that_its_server_ended():
         key = one.reserve()
 
         def stop() -> None:
-            assert until(lambda: ask.status().counters["waiting"] == 1)
+            assert until(lambda: ask.status().gauges["waiting"] == 1)
             server.end()
 
         with ZMQConnector.from_url(server.url) as ask:
@@ -78,7 +78,7 @@ def test_a_server_that_is_killed_under_a_call():
         with ZMQConnector.from_url(server.url) as ask:
 
             def kill() -> float:
-                assert until(lambda: ask.status().counters["waiting"] == 1)
+                assert until(lambda: ask.status().gauges["waiting"] == 1)
                 server.kill()
                 return time.monotonic()
 
@@ -144,9 +144,9 @@ def test_a_writer_that_is_killed_leaves_nothing(way):
                 child.kill()
         assert all(is_whole(one.get(stat.key)) for stat in one.scan())
         one.clear()
-        assert until(lambda: one.status().counters["uploading_bytes"] == 0)
+        assert until(lambda: one.status().gauges["uploading_bytes"] == 0)
         assert (one.status().objects, one.status().nbytes) == (0, 0)
-        assert until(lambda: one.status().counters.get("storage_fast_bytes") == 0)
+        assert until(lambda: one.status().gauges.get("storage_fast_bytes") == 0)
 
 
 # -- requests --------------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_many_waiters_are_told_at_once(node_server):
         key = one.reserve()
 
         def put() -> float:
-            assert until(lambda: one.status().counters["waiting"] == 20)
+            assert until(lambda: one.status().gauges["waiting"] == 20)
             one.put(Frames([b"x"]), key=key)
             return time.monotonic()
 
@@ -263,7 +263,7 @@ def test_memory_is_bounded_and_what_does_not_fit_is_on_the_disk(tmp_path):
     with NodeServer(arguments) as server, ZMQConnector.from_url(server.url) as one:
         keys = [one.put(signed(8 * MB, seed)) for seed in range(6)]
         status = one.status()
-        assert status.counters["storage_fast_bytes"] <= 20 * MB
+        assert status.gauges["storage_fast_bytes"] <= 20 * MB
         assert (status.objects, status.limit) == (6, 60 * MB)
         assert [one.get(key) == signed(8 * MB, seed) for seed, key in enumerate(keys)] == [True] * 6
         with pytest.raises(CapacityError):

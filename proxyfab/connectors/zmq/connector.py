@@ -338,6 +338,7 @@ class ZMQConnector(BaseConnector):
             dict(fields["counters"]),
             tuple(message.items("peers")),
             message.seconds("started"),
+            dict(fields.get("gauges", {})),
         )
 
     def leave(self, namespaces: list[str], timeout: float) -> None:
