@@ -655,31 +655,16 @@ def test_the_next_tasks_input_comes_while_this_one_computes(redis_server: RedisS
         assert list(executor.map(computing, [BIG, BIG + 1, BIG + 2], [store.url] * 3, wanted, chunksize=3)) == [0, 1, 2]
 
 
-# -- other executors ---------------------------------------------------------------------------------------------------
-
-
-def both_ways(executor: ProxyExecutor, store: Store) -> None:
-    """What is to work with every executor that is not in this process."""
-    futures = [executor.submit(first, BIG, number) for number in range(4)]
-    assert [future.result(60) for future in futures] == [0.0] * 4
-    result = executor.submit(double, BIG).result(60)
-    assert is_proxy(result)
-    assert np.array_equal(result, BIG * 2)
-    assert executor.submit(first, result).result(60) == 0
-    assert [first(x) for x in executor.map(double, [BIG + 1, SMALL, BIG + 2], chunksize=2)] == [2, 0, 4]
-    with pytest.raises(RemoteError, match="odd"):
-        executor.submit(raise_odd, BIG).result(60)
-    del result
-    empty(store)
+# -- a fresh interpreter -----------------------------------------------------------------------------------------------
 
 
 def test_spawned_processes(store: Store) -> None:
     with ProxyExecutor(ProcessPoolExecutor(1, get_context("spawn")), store, above="10 KB") as executor:
-        both_ways(executor, store)
-
-
-def test_loky(store: Store) -> None:
-    loky = pytest.importorskip("loky")
-
-    with ProxyExecutor(loky.ProcessPoolExecutor(1), store, above="10 KB") as executor:
-        both_ways(executor, store)
+        result = executor.submit(double, BIG).result(60)
+        assert np.array_equal(result, BIG * 2)
+        assert executor.submit(first, result).result(60) == 0
+        assert [first(x) for x in executor.map(double, [BIG + 1, SMALL, BIG + 2], chunksize=2)] == [2, 0, 4]
+        with pytest.raises(RemoteError, match="odd"):
+            executor.submit(raise_odd, BIG).result(60)
+        del result
+        empty(store)

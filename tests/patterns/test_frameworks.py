@@ -1,0 +1,335 @@
+"""`proxied` over and under other people's tasks, ProxyExecutor around their executors; each where it is installed.
+
+Those that leave threads and processes of their own behind run in an interpreter of their own.
+"""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from proxyfab import Store, is_proxy, is_resolved, ref_of
+from proxyfab.errors import RemoteError
+from proxyfab.patterns import ProxyExecutor, proxied
+from proxyfab.testing import until
+
+ROOT = Path(__file__).parents[2]
+BIG = np.arange(50_000.0)
+
+
+@pytest.fixture
+def store(shared_memory_root: Path) -> Iterator[Store]:
+    with Store(name="test-frameworks") as opened:
+        yield opened
+        opened.clear()
+
+
+def stored(store: Store) -> int:
+    return len(list(store.connector.scan()))  # type: ignore[attr-defined]
+
+
+def report(x: Any, *_: Any, **__: Any) -> Any:
+    return is_proxy(x), is_resolved(x), type(x).__name__, x * 2
+
+
+def first(x: Any, *_: Any) -> float:
+    return float(x[0])
+
+
+def double(x: Any) -> Any:
+    return x * 2
+
+
+def raise_odd(_: Any) -> None:
+    class Odd(Exception):
+        def __init__(self, code: int, text: str) -> None:
+            super().__init__(text)
+
+    raise Odd(1, "odd")
+
+
+def both_ways(executor: ProxyExecutor, store: Store) -> None:
+    """What is to work with every executor of other processes."""
+    futures = [executor.submit(first, BIG, number) for number in range(4)]
+    assert [future.result(60) for future in futures] == [0.0] * 4
+    result = executor.submit(double, BIG).result(60)
+    assert is_proxy(result)
+    assert np.array_equal(result, BIG * 2)
+    assert executor.submit(first, result).result(60) == 0
+    assert [first(x) for x in executor.map(double, [BIG + 1, BIG[:3], BIG + 2], chunksize=2)] == [2, 0, 4]
+    with pytest.raises(RemoteError, match="odd"):
+        executor.submit(raise_odd, BIG).result(60)
+    del result, futures
+    gc.collect()
+    until(lambda: stored(store) == 0, 20)
+
+
+# -- functions by value ------------------------------------------------------------------------------------------------
+
+
+def closure(store: Store, **options: Any) -> Any:
+    factor = 3
+
+    @proxied(store, above="10 KB", **options)
+    def scaled(x: Any) -> Any:
+        """Scales."""
+        return is_proxy(x), x * factor
+
+    return scaled
+
+
+@pytest.mark.parametrize("library", ["cloudpickle", "dill"])
+def test_a_decorated_function_goes_by_value(store: Store, library: str) -> None:
+    module = pytest.importorskip(library)
+
+    for options in ({}, {"lazy": False}):
+        copy = module.loads(module.dumps(closure(store, **options)))
+        given, result = copy(store.proxy(BIG))
+
+        assert given is not options
+        assert given == (options == {})
+        assert is_proxy(result)
+        assert np.array_equal(pickle.loads(pickle.dumps(result)), BIG * 3)
+        assert copy.__doc__ == "Scales."
+
+
+def test_globus_computes_serializers(store: Store) -> None:
+    sdk = pytest.importorskip("globus_compute_sdk")
+    serialize = sdk.serialize
+
+    for strategy in (serialize.DillCode, serialize.CombinedCode):
+        facade = serialize.ComputeSerializer(strategy_code=strategy())
+        copy = facade.deserialize(facade.serialize(closure(store)))
+        data = facade.deserialize(facade.serialize(store.proxy(BIG)))
+
+        given, result = copy(data)
+        assert given
+        assert np.array_equal(result, BIG * 3)
+
+
+# -- Dask --------------------------------------------------------------------------------------------------------------
+
+
+def test_under_delayed(store: Store) -> None:
+    dask = pytest.importorskip("dask")
+
+    task = dask.delayed(proxied(store, above="10 KB")(report))
+
+    (given, _, _, result) = task(BIG).compute(scheduler="sync")
+    assert given
+    assert is_proxy(result)
+    assert np.array_equal(result, BIG * 2)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes", "sync"])
+def test_over_delayed(store: Store, scheduler: str) -> None:
+    dask = pytest.importorskip("dask")
+    pool = ThreadPoolExecutor(1) if scheduler == "threads" else None
+
+    task = proxied(store, above="10 KB")(dask.delayed(report))
+    real = proxied(store, above="10 KB", lazy=False)(dask.delayed(report))
+
+    given, resolved, _, result = task(BIG).compute(scheduler=scheduler, pool=pool)
+    assert given
+    assert resolved == (scheduler != "processes")
+    assert np.array_equal(result, BIG * 2)
+    assert real(BIG).compute(scheduler=scheduler, pool=pool)[:3] == (False, True, "ndarray")
+    if pool is not None:
+        pool.shutdown()
+    assert task.__name__ == "report"
+    assert (stored(store) > 0) == (scheduler == "processes")
+
+
+def test_delayed_tasks_that_depend_on_one_another(store: Store) -> None:
+    dask = pytest.importorskip("dask")
+    twice = proxied(store, above="10 KB")(dask.delayed(double, pure=True))
+
+    graph = twice(twice([1, twice(BIG)][1]))
+
+    assert np.array_equal(graph.compute(scheduler="sync"), BIG * 8)
+    assert twice(BIG).key == twice(BIG).key, "tasks that are pure are named by what they take"
+
+
+def alone(function: Callable[..., None], *args: Any) -> None:
+    """Call one of this module's functions in an interpreter of its own."""
+    call = f"from tests.patterns.test_frameworks import *; {function.__name__}(*{args!r})"
+    main = f"if __name__ == '__main__': {call}"
+    done = subprocess.run(
+        [sys.executable, "-c", main], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_dasks_executor(processes: bool) -> None:
+    pytest.importorskip("distributed")
+
+    alone(with_dasks_executor, processes)
+
+
+def with_dasks_executor(processes: bool) -> None:
+    import distributed
+
+    with (
+        Store(name="test-frameworks-dask") as store,
+        distributed.LocalCluster(1, threads_per_worker=1, processes=processes, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+        ProxyExecutor(client.get_executor(), store, above="10 KB") as executor,
+    ):
+        both_ways(executor, store)
+
+
+def test_loky() -> None:
+    pytest.importorskip("loky")
+
+    alone(with_loky)
+
+
+def with_loky() -> None:
+    import loky
+
+    with (
+        Store(name="test-frameworks-loky") as store,
+        ProxyExecutor(loky.ProcessPoolExecutor(1), store, above="10 KB") as executor,
+    ):
+        both_ways(executor, store)
+
+
+# -- Parsl -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def parsl_kernel(directory: str) -> Iterator[Any]:
+    """A kernel with one worker process and retries."""
+    import parsl
+    from parsl.config import Config
+    from parsl.executors import HighThroughputExecutor
+
+    workers = HighThroughputExecutor(max_workers_per_node=1, address="127.0.0.1", cores_per_worker=1)
+    with parsl.load(Config(executors=[workers], run_dir=directory, retries=1, usage_tracking=0)):
+        yield parsl
+
+
+def fails_once(x: Any, path: str) -> float:
+    import os
+
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return float(x.sum())
+    raise OSError("the first time")
+
+
+def test_over_and_under_parsls_apps(tmp_path: Path) -> None:
+    pytest.importorskip("parsl")
+
+    alone(with_parsls_apps, str(tmp_path))
+
+
+def with_parsls_apps(directory: str) -> None:
+    with Store(name="test-frameworks-apps") as store, parsl_kernel(directory) as parsl:
+        over = proxied(store, above="10 KB")(parsl.python_app(report))
+        under = parsl.python_app(proxied(store, above="10 KB")(report))
+        real = proxied(store, above="10 KB", lazy=False)(parsl.python_app(report))
+        again = proxied(store, above="10 KB")(parsl.python_app(fails_once))
+        twice = proxied(store, above="10 KB")(parsl.python_app(double))
+
+        given, resolved, _, result = over(BIG).result(60)
+        assert (given, resolved) == (True, False)
+        assert is_proxy(result)
+        assert np.array_equal(result, BIG * 2)
+        assert is_proxy(under(BIG).result(60)[3])
+        assert real(BIG).result(60)[:3] == (False, True, "ndarray")
+        assert again(BIG, f"{directory}/flag").result(60) == BIG.sum(), "tried again"
+        assert np.array_equal(twice(twice(BIG)).result(60), BIG * 4)
+        store.clear()
+
+
+def test_parsls_executor(tmp_path: Path) -> None:
+    pytest.importorskip("parsl")
+
+    alone(with_parsls_executor, str(tmp_path))
+
+
+def with_parsls_executor(directory: str) -> None:
+    with Store(name="test-frameworks-parsl") as store, parsl_kernel(directory) as parsl:
+        from parsl.concurrent import ParslPoolExecutor
+
+        with (
+            ParslPoolExecutor(dfk=parsl.dfk()) as inner,
+            ProxyExecutor(inner, store, above="10 KB") as executor,
+        ):
+            both_ways(executor, store)
+            assert executor.submit(fails_once, BIG, f"{directory}/flag").result(60) == BIG.sum(), "tried again"
+
+
+# -- Celery and the like -----------------------------------------------------------------------------------------------
+
+
+class Task:
+    """What Celery's tasks look like; a message is a pickle, and the worker finds the task by its name."""
+
+    tasks: ClassVar[dict[str, Task]] = {}
+
+    def __init__(self, run: Any) -> None:
+        self.name = run.__name__
+        self.run = run
+        self.tasks[self.name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply_async(args, kwargs)
+
+    def apply_async(self, args: Any = (), kwargs: Any = None, *, queue: str = "q") -> tuple[int, Any]:
+        message = pickle.dumps((self.name, args, kwargs or {}))
+        name, args, kwargs = pickle.loads(message)
+        return len(message), pickle.loads(pickle.dumps(self.tasks[name].run(*args, **kwargs)))
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_over_a_task_like_celerys(store: Store, lazy: bool) -> None:
+    task = proxied(store, above="10 KB", lazy=lazy)(Task(report))
+
+    for size, (given, _, _, result) in (task.delay(BIG), task.apply_async((BIG,), queue="fast")):
+        assert size < 1000
+        assert given == lazy
+        assert not is_resolved(result)
+        assert np.array_equal(result, BIG * 2)
+    assert task(BIG)[0] == lazy
+    assert task.name == task.__name__ == "report"
+    with pytest.raises(AttributeError):
+        task.nothing
+
+
+def test_under_a_task_like_celerys(store: Store) -> None:
+    task = Task(proxied(store, above="10 KB")(report))
+
+    size, (_, _, _, result) = task.delay(store.proxy(BIG))
+
+    assert size < 1000
+    assert not is_resolved(result)
+    assert ref_of(result).url == store.url
+
+
+def test_celery_itself(store: Store) -> None:
+    celery = pytest.importorskip("celery")
+    app = celery.Celery("test", broker="memory://", backend="cache+memory://")
+    app.conf.update(task_always_eager=True, task_store_eager_result=False, task_serializer="pickle")
+
+    task = proxied(store, above="10 KB")(app.task(name="report")(report))
+
+    given, _, _, result = task.delay(BIG).get()
+    assert given
+    assert np.array_equal(result, BIG * 2)
