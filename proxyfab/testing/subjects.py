@@ -131,32 +131,17 @@ def _zmq(directory: Path, *, shared: bool = True) -> Iterator[Subject]:
             f"{url}&ns=kills",
             Promise(DEADLINE),
             owned=url,
-            server=_Node(server),
+            server=_Restarted(server, server.restart),
             crashed=Promise(DEADLINE, "server", tells=True, errors=errors),
             leftovers=partial(_remains_of_clients, Path(root), server),
         )
 
 
-class _Node(NamedTuple):
-    """A node server that starts again where it was."""
+class _Restarted(NamedTuple):
+    """A server that starts again where it was."""
 
-    server: NodeServer
-
-    @property
-    def pid(self) -> int:
-        return self.server.pid
-
-    def kill(self) -> None:
-        self.server.kill()
-
-    def start(self) -> None:
-        self.server.restart()
-
-
-class _Redis(NamedTuple):
-    """A Redis that starts again where it was, and whose append-only file does not grow for ever."""
-
-    server: RedisServer
+    server: NodeServer | RedisServer
+    start: Callable[[], None]
 
     @property
     def pid(self) -> int:
@@ -165,13 +150,15 @@ class _Redis(NamedTuple):
     def kill(self) -> None:
         self.server.kill()
 
-    def start(self) -> None:
-        self.server.start()
-        with closing(self.server.client()) as client:
-            assert until(lambda: _state(client)["loading"] == 0), "Redis does not finish loading what it had"
-            if _state(client).get("aof_current_size", 0) > _LONG:
-                client.bgrewriteaof()
-                assert until(lambda: not _rewrites(_state(client))), "Redis does not finish its append-only file"
+
+def _start(server: RedisServer) -> None:
+    """Start a Redis, whose append-only file does not grow for ever, and wait until it has loaded what it had."""
+    server.start()
+    with closing(server.client()) as client:
+        assert until(lambda: _state(client)["loading"] == 0), "Redis does not finish loading what it had"
+        if _state(client).get("aof_current_size", 0) > _LONG:
+            client.bgrewriteaof()
+            assert until(lambda: not _rewrites(_state(client))), "Redis does not finish its append-only file"
 
 
 def _state(client: Any) -> dict[str, Any]:
@@ -200,7 +187,7 @@ def _redis(directory: Path, *, durable: bool = True) -> Iterator[Subject]:
             f"{url}&ns=kills",
             Promise(DEADLINE),
             owned=url,
-            server=_Redis(server),
+            server=_Restarted(server, partial(_start, server)),
             crashed=Promise(DEADLINE, "nobody" if durable else "server", tells=True, errors=errors),
             leftovers=partial(_keys_left, server),
         )

@@ -34,7 +34,8 @@ MAGIC = b"PFABSLOT"
 VERSION = 1
 _FIELDS = struct.Struct("<8sHHIQddQQI")
 _CRC = struct.Struct("<I")
-_WHOLE = struct.Struct("<8sHHIQddQQII")
+_ENDS = struct.Struct("<8sH50xI")
+_INNER = struct.Struct("<10xH4xQddQQ8x")
 _LARGEST = 1 << 62
 _new = tuple.__new__  # what a NamedTuple's own constructor calls, through one frame less
 
@@ -78,7 +79,29 @@ def pack(slot: Slot) -> bytes:
 def header(length: int, created: float, expires: float, id_hash: int, id_length: int = 0, home: int = 0) -> bytes:
     """`pack(Slot(...))`, without making one."""
     body = _FIELDS.pack(MAGIC, VERSION, id_length, 0, length, created, expires, id_hash, home, 0)
+    return closed(body)
+
+
+def closed(body: bytes) -> bytes:
+    """A header, from all of it but its checksum."""
     return body + _CRC.pack(crc32(body))
+
+
+def check(header: bytes | bytearray | memoryview, magic: bytes, version: int) -> None:
+    """Refuse what is no header of a kind: all of ours begin with magic and version and end with the checksum.
+
+    Raises:
+        IntegrityError: Too short, foreign, damaged or of a newer version.
+    """
+    if len(header) < SIZE:
+        raise IntegrityError(f"it is cut off inside its header ({len(header)} of {SIZE} bytes)")
+    begins, written, mark = _ENDS.unpack_from(header)
+    if begins != magic:
+        raise IntegrityError("it does not begin like an object of proxyfab")
+    if crc32(header[: SIZE - 4]) != mark:
+        raise IntegrityError("its header is damaged (checksum mismatch)")
+    if written != version:
+        raise IntegrityError(f"its header has version {written} and this proxyfab reads {version}; upgrade the reader")
 
 
 def unpack(header: bytes | memoryview, *, available: int | None = None) -> Slot:
@@ -92,15 +115,8 @@ def unpack(header: bytes | memoryview, *, available: int | None = None) -> Slot:
         IntegrityError: Too short, foreign, damaged, of a newer version, or longer than the file. The message starts
             with what is wrong and names no file: the caller knows it.
     """
-    if len(header) < SIZE:
-        raise IntegrityError(f"it is cut off inside its header ({len(header)} of {SIZE} bytes)")
-    magic, version, id_length, _, length, created, expires, hashed, home, _, mark = _WHOLE.unpack_from(header)
-    if magic != MAGIC:
-        raise IntegrityError("it does not begin like an object of proxyfab")
-    if crc32(header[: SIZE - 4]) != mark:
-        raise IntegrityError("its header is damaged (checksum mismatch)")
-    if version != VERSION:
-        raise IntegrityError(f"its header has version {version} and this proxyfab reads {VERSION}; upgrade the reader")
+    check(header, MAGIC, VERSION)
+    id_length, length, created, expires, hashed, home = _INNER.unpack_from(header)
     total = SIZE + length + id_length
     if length > _LARGEST or (available is not None and total > available):
         raise IntegrityError(f"it is cut off: {total} bytes were written and {available} are there")

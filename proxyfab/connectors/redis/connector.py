@@ -51,6 +51,7 @@ from proxyfab.errors import (
 from proxyfab.keys import Key
 from proxyfab.osio.owner import this_process
 from proxyfab.spec import check_name
+from proxyfab.wire.slot import id_hash
 
 T = TypeVar("T")
 _TRIES = 5
@@ -112,18 +113,18 @@ class RedisConnector(BaseConnector):
         return self._names.at(key)
 
     def get(self, key: Key) -> Frames | None:
-        name, id_hash = self._names.name(key), header.id_hash(key.id)
-        found = self._read(key, lambda: self._one(name, id_hash, "get"))
+        name, hashed = self._names.name(key), id_hash(key.id)
+        found = self._read(key, lambda: self._one(name, hashed, "get"))
         if found is None:
             self._missing(key)
         return found
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
-        name, id_hash = self._names.name(key), header.id_hash(key.id)
+        name, hashed = self._names.name(key), id_hash(key.id)
         found = self._read(
             key,
-            lambda: self._steadily(name, lambda link: bulk.get_range(link, name, id_hash, offset, length), "get_range"),
+            lambda: self._steadily(name, lambda link: bulk.get_range(link, name, hashed, offset, length), "get_range"),
         )
         if found is None:
             self._missing(key)
@@ -139,7 +140,7 @@ class RedisConnector(BaseConnector):
         raw, left = self._fleet.run(name, lambda link: link.calls(commands), "stat")
         if not raw:
             return None
-        head = self._read(key, lambda: header.unpack(raw, header.id_hash(key.id)))
+        head = self._read(key, lambda: header.unpack(raw, id_hash(key.id)))
         return self._stat(key, head, left, self._names.space(key), self._owner(self._names.space(key)))
 
     def evict(self, key: Key) -> bool:
@@ -194,7 +195,7 @@ class RedisConnector(BaseConnector):
             return []
         self._settle()
         keys = Key.draw_many(len(many), self._names.here) if keys is None else keys
-        names, hashes = self._names.names(keys), [header.id_hash(key.id) for key in keys]
+        names, hashes = self._names.names(keys), [id_hash(key.id) for key in keys]
         items = list(zip(names, many, batches.new_headers(many, hashes), strict=True))
         left, chunk = milliseconds(ttl), self._place.chunk
         taken: list[int] = []
@@ -215,7 +216,7 @@ class RedisConnector(BaseConnector):
         return [key if key.where == here else self._names.at(key) for key in keys]
 
     def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
-        names, hashes = self._names.names(keys), [header.id_hash(key.id) for key in keys]
+        names, hashes = self._names.names(keys), [id_hash(key.id) for key in keys]
         found: list[Frames | None] = [None] * len(keys)
         for name, places in self._fleet.groups(names):
             if len(places) == len(names):
@@ -235,9 +236,9 @@ class RedisConnector(BaseConnector):
             for place, one in enumerate(found)
         ]
 
-    def _one(self, name: bytes, id_hash: int, what: str) -> Frames | None:
-        last = partial(bulk.get, name=name, id_hash=id_hash, first=LARGEST)
-        return self._steadily(name, lambda link: bulk.get(link, name, id_hash), what, at_last=last)
+    def _one(self, name: bytes, hashed: int, what: str) -> Frames | None:
+        last = partial(bulk.get, name=name, id_hash=hashed, first=LARGEST)
+        return self._steadily(name, lambda link: bulk.get(link, name, hashed), what, at_last=last)
 
     def _stored(self, writing: Writing, what: str) -> bool:
         head = bulk.new_header(writing)
@@ -300,7 +301,7 @@ class RedisConnector(BaseConnector):
 
     def _writing(self, key: Key, frames: Frames, ttl: float | None, replace: bool) -> Writing:
         chunk = self._place.chunk
-        return Writing(self._names.name(key), frames, header.id_hash(key.id), milliseconds(ttl), replace, chunk)
+        return Writing(self._names.name(key), frames, id_hash(key.id), milliseconds(ttl), replace, chunk)
 
     def _knowing(self, work: Callable[[Link], T], link: Link) -> T:
         """`work`, when it is known which life of the server it is in: keys tell it, and owners are known in it."""

@@ -25,18 +25,14 @@ import re
 import struct
 from os import urandom
 from typing import NamedTuple
-from zlib import crc32
-
-from xxhash import xxh3_64_intdigest
 
 from proxyfab.errors import IntegrityError
+from proxyfab.wire.slot import SIZE, check, closed
 
-SIZE = 64
 MAGIC = b"PFABREDS"
 VERSION = 1
 _FIELDS = struct.Struct("<8sHHIQdQQQI")
-_CRC = struct.Struct("<I")
-_WHOLE = struct.Struct("<8sHHIQdQQQII")
+_INNER = struct.Struct("<16xQdQQQ8x")
 _QUICK = struct.Struct("<16sQ16xQQ")
 _START = struct.pack("<8sHHI", MAGIC, VERSION, 0, 0)
 _new = tuple.__new__  # what a NamedTuple's own constructor calls, through one frame less
@@ -75,7 +71,7 @@ class Header(NamedTuple):
 def pack_header(length: int, created: float, token: int, id_hash: int, chunk: int = 0) -> bytes:
     """`Header(...).pack()`, without making one."""
     body = _FIELDS.pack(MAGIC, VERSION, 0, 0, length, created, token, id_hash, chunk, 0)
-    return body + _CRC.pack(crc32(body))
+    return closed(body)
 
 
 def unpack(data: bytes | bytearray | memoryview, id_hash: int | None, total: int | None = None) -> Header:
@@ -90,15 +86,8 @@ def unpack(data: bytes | bytearray | memoryview, id_hash: int | None, total: int
         IntegrityError: Too short, foreign, damaged, of a newer version, or of another key or length. The message
             starts with what is wrong and names no key: the caller knows it.
     """
-    if len(data) < SIZE:
-        raise IntegrityError(f"it is cut off inside its header ({len(data)} of {SIZE} bytes)")
-    magic, version, _, _, length, created, token, hashed, chunk, _, mark = _WHOLE.unpack_from(data)
-    if magic != MAGIC:
-        raise IntegrityError("it does not begin like an object of proxyfab")
-    if crc32(data[: SIZE - 4]) != mark:
-        raise IntegrityError("its header is damaged (checksum mismatch)")
-    if version != VERSION:
-        raise IntegrityError(f"its header has version {version} and this proxyfab reads {VERSION}; upgrade the reader")
+    check(data, MAGIC, VERSION)
+    length, created, token, hashed, chunk = _INNER.unpack_from(data)
     if id_hash is not None and hashed != id_hash:
         raise IntegrityError("it was written under another key")
     if total is not None and total != SIZE + (0 if chunk else length):
@@ -115,11 +104,6 @@ def is_whole(data: bytes, id_hash: int) -> bool:
         return False
     start, length, hashed, chunk = _QUICK.unpack_from(data)
     return length == len(data) - SIZE and hashed == id_hash and not chunk and start == _START
-
-
-def id_hash(id: str) -> int:
-    """64 bits of a key's id, to notice an object under the wrong name."""
-    return xxh3_64_intdigest(id.encode())
 
 
 def space_prefix(namespace: str) -> bytes:

@@ -15,6 +15,7 @@ from proxyfab.connectors.redis.errors import ELSEWHERE
 from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.errors import IntegrityError
+from proxyfab.wire.slot import SIZE
 
 
 def reap(fleet: Fleet, *, dry_run: bool, only_if_dead: bool = False) -> list[Reclaimed]:
@@ -69,7 +70,7 @@ def _stray(link: Link, name: bytes) -> int | None:
     if parts is None:
         return None
     first, token = parts
-    commands = [pack(b"PTTL", name), pack(b"STRLEN", name), bulk.ask_range(first, 0, header.SIZE)]
+    commands = [pack(b"PTTL", name), pack(b"STRLEN", name), bulk.ask_range(first, 0, SIZE)]
     left, nbytes, raw = link.calls(commands, lenient=True)
     if left != -1 or isinstance(raw, ELSEWHERE):  # it has a lease of its own, or is gone
         return None
