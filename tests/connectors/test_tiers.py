@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from proxyfab import Store
 from proxyfab.buffers import Frames
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.connectors.tiers import TieredConnector
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError
+from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
+from proxyfab.layers.retry import RetryLayer
 from proxyfab.testing import ConnectorTests, FaultyConnector, in_fork, until
 from proxyfab.testing.content import signed
 from proxyfab.testing.processes import run
@@ -231,6 +234,25 @@ def test_writing_back(links: Trio) -> None:
         assert one.exists_many(keys) == [True, True]
         assert one.evict_many(keys) == [True, True]
         assert one.clear() == 1
+
+
+def test_what_is_sealed_or_retried_is_written_back_too(
+    links: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer draws the key, and nobody else knows it."""
+    monkeypatch.setenv("PROXYFAB_KEYS", str(tmp_path / "keys"))
+    Keyring().make("symmetric", "lab")
+    one = TieredConnector([(links[1], "100 KB")], links[2], write="back")
+    with Store(RetryLayer(one), seal="encrypt:lab", cache=0, inline_below=0) as store:
+        gate = links[2].hold("put")
+        keys = [store.put("one"), *store.put_many(["two", "three"])]
+        assert [lies(links, key) for key in keys] == ["b"] * 3
+        assert store.get_many(keys) == ["one", "two", "three"]
+        gate.set()
+        one.flush(20)
+        assert [lies(links, key) for key in keys] == ["bh"] * 3
+        assert store.clear() == 3
+    one.close()
 
 
 def test_what_was_put_before_home_knew_its_name_is_read_nearby(links: Trio) -> None:
