@@ -97,7 +97,7 @@ class Backoff(NamedTuple):
     first: float = 0.05
     factor: float = 2.0
     longest: float = 10.0
-    random: Callable[[], float] = _random.random
+    random: Callable[[], float] = _random.SystemRandom().random
 
     def pause(self, retry: int) -> float:
         """Seconds before the `retry`-th retry, which is counted from 1."""
