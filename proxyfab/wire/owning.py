@@ -275,9 +275,9 @@ def reclaim(claim: Claim, ticket: str, role: str) -> Rule:
         seat: Seat = getattr(record, role)
         if claim.same(seat.holder):
             return _seated(record, dead, role, seat._replace(ticket=""), epoch=1) if seat.ticket else Same()
-        if seat.holder is None or ticket != seat.taken:
+        if seat.holder is None or ticket not in (seat.ticket, seat.taken):
             return Refused(MOVED, _who(seat))
-        if _alive(seat.holder, dead):
+        if ticket == seat.taken and _alive(seat.holder, dead):
             return Refused(TAKEN, _who(seat))
         return _seated(record, dead, role, Seat(claim), epoch=1)
 

@@ -460,9 +460,8 @@ class World:
         session = process.book.sessions.get(LEASE)
         if session is not None and process.book.use(session, process.clock(self.now)):
             return session
-        if session is not None:
-            if (yield from self.alive(process, session)):
-                return session
+        if session is not None and (yield from self.alive(process, session)):
+            return session
         if process.making:
             raise ConnectorError("another thread is making it")
         process.making = True
@@ -642,16 +641,16 @@ class World:
     def reclaim(self, handle: Handle) -> Steps:
         process, account = handle.process, handle.account
         session = yield from self.session(process)
-        if handle.claim is None or handle.claim.session != session.text:
-            handle.state = "over"
-            return "lapsed"
-        rule = owning.reclaim(handle.claim, handle.ticket, handle.role)
-        outcome = yield from process.book.enter(account, rule, handle.claim, arrives=True)
+        claim = handle.claim
+        if claim is None or claim.session != session.text:
+            claim = session.claim(process.name, 0.0)
+        rule = owning.reclaim(claim, handle.ticket, handle.role)
+        outcome = yield from process.book.enter(account, rule, claim, arrives=True)
         if outcome.refused is not None:
             handle.state = "over" if outcome.refused.reason != owning.TAKEN else "sent"
             return outcome.refused.reason
         process.book.stays(account)
-        return self.sat(handle, outcome, handle.claim, session)
+        return self.sat(handle, outcome, claim, session)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.desk import Desk
 from proxyfab.patterns.ownership.protocol import Steps
 from proxyfab.patterns.ownership.refusals import refusal
-from proxyfab.store import Store
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim, Record
 from proxyfab.wire.owning import Rule
@@ -119,18 +118,19 @@ def owe(handle: object, account: Account, claim: Claim, *, owner: bool) -> Hold[
 
 def settle(ends: list[End]) -> None:
     """Do what is owed; where a place does not answer, all of it is asked for again."""
-    evicted: dict[int, tuple[Store, list[Key]]] = {}
-    try:
-        for account, claim, owner in ends:
-            store = account.keeper.store
-            keys = evicted.setdefault(id(store), (store, []))[1]
-            rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
-            Desk(store, evicted=keys).run(account.keeper.book.alter(account, rule, believed=account.raw is not None))
-            account.keeper.book.let_go(account, claim)
-    finally:
-        for store, keys in evicted.values():
-            if keys:
-                store.evict_many(keys)
+    for keeper in dict.fromkeys(end.account.keeper for end in ends):
+        with keeper.visit() as store:
+            evicted: list[Key] = []
+            try:
+                for account, claim, owner in ends:
+                    if account.keeper is keeper:
+                        rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
+                        steps = keeper.book.alter(account, rule, believed=account.raw is not None)
+                        Desk(store, evicted=evicted).run(steps)
+                        keeper.book.let_go(account, claim)
+            finally:
+                if evicted:
+                    store.evict_many(evicted)
 
 
 def settle_now(end: End) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError
@@ -30,7 +30,6 @@ from proxyfab.patterns.ownership.protocol import (
     Swap,
 )
 from proxyfab.retry import Backoff
-from proxyfab.store import Store
 
 R = TypeVar("R")
 _MARK = b"PFS1"
@@ -58,6 +57,14 @@ def _lives(body: Frames | None) -> bool | None:
         return None
 
 
+class Place(Protocol):
+    """What is needed of a store."""
+
+    @property
+    def connector(self) -> Any: ...
+    def evict(self, key: Key) -> bool: ...
+
+
 class Desk:
     """Does one change. Not for several threads.
 
@@ -67,9 +74,9 @@ class Desk:
         evicted: Gets the keys of data that nothing names any more, instead of having them evicted one by one.
     """
 
-    def __init__(self, store: Store, patience: float = 0.0, evicted: list[Key] | None = None) -> None:
+    def __init__(self, store: Place, patience: float = 0.0, evicted: list[Key] | None = None) -> None:
         self._store = store
-        self._connector: Any = store.connector  # with abilities that `able` has asked for
+        self._connector = store.connector
         self._patience = patience
         self._evicted = evicted
         self._began = time.monotonic()

@@ -11,17 +11,38 @@ import threading
 import time
 import weakref
 from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from proxyfab.buffers import Frames
 from proxyfab.errors import ProxyfabError
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
+from proxyfab.keys import Key
+from proxyfab.opening import connector_of, seal_of
 from proxyfab.osio.owner import this_process
 from proxyfab.patterns.ownership.book import Account, Book, Session
 from proxyfab.patterns.ownership.desk import Desk, presence
 from proxyfab.ref import openers
+from proxyfab.spec import StoreSpec
 from proxyfab.store import Store
 from proxyfab.wire.owned import Claim, silence
+
+
+class Visit:
+    """As much of a store as is needed to settle what is owed there, for as long as that takes."""
+
+    def __init__(self, url: str) -> None:
+        spec = StoreSpec.parse(url)
+        self.connector = connector_of(spec.connector, None, seal_of(spec.seal or None))
+
+    def evict(self, key: Key) -> bool:
+        """Delete the object under `key`."""
+        return self.connector.evict(key)
+
+    def evict_many(self, keys: Sequence[Key]) -> list[bool]:
+        """`evict` of each."""
+        return self.connector.evict_many(keys)
 
 
 class Keeper:
@@ -46,6 +67,19 @@ class Keeper:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._accounts.clear()
+
+    @contextmanager
+    def visit(self) -> Iterator[Store | Visit]:
+        """The store, for work in the background: one that was closed is not opened again for good."""
+        store = self._store
+        if store is not None and not store.closed:
+            yield store
+            return
+        visit = Visit(self.url)
+        try:
+            yield visit
+        finally:
+            visit.connector.close()
 
     @property
     def store(self) -> Store:
@@ -120,7 +154,8 @@ class Keeper:
             self.book.sessions.pop(session.lease, None)  # expires; nothing is worth opening the store again
             return True
         try:
-            Desk(self.store).run(self.book.tend(session, now))
+            with self.visit() as place:
+                Desk(place).run(self.book.tend(session, now))
         except ProxyfabError:
             return False
         return True

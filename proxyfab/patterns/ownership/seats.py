@@ -38,6 +38,8 @@ class Seated(Handle):
     def sit(self, claim: Claim, session: Session) -> None:
         """It is held by this process now, under this claim."""
         self.claim, self.session, self.state = claim, session, HELD
+        if self._hold is not None:
+            self._hold.cancel()
         self._hold = owe(self, self.account, claim, owner=self.role == "owner")
 
     def here(self, verb: str) -> Claim:
@@ -101,8 +103,8 @@ class Seated(Handle):
         account = self.account
         session = account.keeper.session(self.lease)
         claim = self.claim
-        if claim is None or claim.session != session.text:
-            raise ended(verb, account, "this process was silent for longer than its lease, and its claim lapsed")
+        if claim is None or claim.session != session.text:  # which ended, as all that was held under it was sent
+            claim = account.keeper.claim(session)
         claimed(verb, account, owning.reclaim(claim, self.ticket, self.role), claim, arrives=True)
         account.keeper.book.stays(account)
         self.ticket = ""
