@@ -92,6 +92,14 @@ def test_thousands_are_waited_for_on_one_connection(redis_server: RedisServer, o
         waited, before = at_once([partial(one.wait_any, keys, DEADLINE), put])
         assert waited == [keys[1234]]
         assert asked() - before < 500
+        one.evict(keys[1234])
+        before = asked()
+        for key in keys[:20]:
+            one.put(signed(10), key=key)
+            assert one.wait_any(keys, 0) == [key], "who waits again does not ask for all again"
+            one.evict(key)
+            assert one.wait_any(keys, 0) == []
+        assert asked() - before < 3000
 
 
 def wake(talk: Connection, connector: RedisConnector, keys: list[Key]) -> list[float]:

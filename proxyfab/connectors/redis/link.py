@@ -57,6 +57,9 @@ class Link:
         self.used = self.looked = monotonic()
         self.before = b""
         """What stands before each command: nothing, or ASKING, where the slot of its key is on its way here."""
+        self.missing: dict[bytes, None] = {}
+        """Keys that the server said are missing, and will say when that changes (`waiting`)."""
+        self.doubted = monotonic()
         self._place = place
         self._secret = secret
         self._protocol = protocol
@@ -149,18 +152,18 @@ class Link:
         return self.epoch
 
     def stale(self) -> bool:
-        """Whether the server has closed an idle link, or said something that nobody asked for."""
-        if self.parser.pending:
+        """Whether the server has closed an idle link, or said something that nobody asked for: notices were."""
+        told = self._protocol == 3
+        if self.parser.pending and not told:
             return True
         if not self._plain:
-            return self.wait(0)  # what it is cannot be looked at without reading it; nothing was to come
+            return self.wait(0)  # what it is cannot be looked at without reading it
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not (self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) and told)
         except BlockingIOError:
             return False
         except OSError:
-            pass
-        return True
+            return True
 
     def fileno(self) -> int:
         """Of its socket."""

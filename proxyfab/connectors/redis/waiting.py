@@ -27,12 +27,18 @@ SILENCE = 5.0
 _MOVING = 0.02
 """Seconds between two looks for keys that are between two servers."""
 _AT_ONCE = 500
-_AGAIN = 100
+_AGAIN = 1000
 """Questions that a heartbeat repeats."""
+_MOST = 100_000
+"""Keys that a link remembers to be missing."""
+_PING = pack(b"PING")
 
 
 class Watch:
     """Some keys of one server, and the link that is told of them.
+
+    What a link was told to be missing, and nothing since, needs no question in the next wait either: one word of the
+    server is enough, behind which nothing older can come.
 
     Args:
         link: Speaks RESP3 and tracks; it is left without anything under way.
@@ -44,30 +50,32 @@ class Watch:
         self.moving: list[bytes] = []
         """Keys that this server says are perhaps on another one already."""
         self._names = dict.fromkeys(names)
-        self._doubtful = list(self._names)
+        self._doubtful = self._unknown()
 
     def look(self) -> list[bytes]:
-        """Those of the keys in doubt that are there; at first these are all."""
+        """Those of the keys in doubt that are there; at first these are all that are."""
         found: list[bytes] = []
-        while self._doubtful:
-            names, self._doubtful = self._doubtful[:_AT_ONCE], self._doubtful[_AT_ONCE:]
-            self.link.begin(SILENCE)
-            self.link.ask(b"".join([pack(b"EXISTS", name) for name in names]))
+        self.moving = []
+        self._doubt()
+        while True:
+            names = list(islice(self._doubtful, _AT_ONCE))
             for name in names:
+                del self._doubtful[name]
+            self.link.begin(SILENCE)
+            self.link.ask(b"".join([pack(b"EXISTS", name) for name in names]) or _PING)
+            for name in names:
+                self.link.missing[name] = None  # first: a notice may come before the answer
                 reply = self._reply()
                 if isinstance(reply, AskError):
                     self.moving.append(name)
+                    self.link.missing.pop(name, None)
                 elif checked(reply):
                     found.append(name)
-        return found
-
-    def doubt(self) -> None:
-        """Ask again for some keys, in turn for all."""
-        if not self._doubtful:
-            some = list(islice(self._names, _AGAIN))
-            for name in some:  # to the end of the line
-                self._names[name] = self._names.pop(name)
-            self._doubtful, self.moving = some, []
+                    self.link.missing.pop(name, None)
+            if not names:
+                checked(self._reply())
+            if not self._doubtful:
+                return found
 
     def take_notice(self) -> None:
         """Read what was said unasked."""
@@ -77,6 +85,20 @@ class Watch:
             if not self.link.parser.pending:
                 return
 
+    def _doubt(self) -> None:
+        """Every two seconds: ask again for some of the keys, in turn for all."""
+        if monotonic() - self.link.doubted < HEARTBEAT:
+            return
+        self.link.doubted = monotonic()
+        if len(self.link.missing) > _MOST:
+            self.link.missing.clear()
+        for name in list(islice(self.link.missing, _AGAIN)):
+            del self.link.missing[name]
+        self._doubtful = self._unknown()
+
+    def _unknown(self) -> dict[bytes, None]:
+        return {name: None for name in self._names if name not in self.link.missing}
+
     def _reply(self) -> object:
         while isinstance(reply := self.link.parser.read(), Push):
             self._noted(reply)
@@ -84,9 +106,12 @@ class Watch:
 
     def _noted(self, push: object) -> None:
         """Which keys have changed: all of them, where none is named (the database was flushed)."""
-        if isinstance(push, Push) and len(push) == 2 and push[0] == b"invalidate":
-            changed = self._names if push[1] is None else map(bytes, push[1])
-            self._doubtful += [name for name in changed if name in self._names and name not in self._doubtful]
+        if not isinstance(push, Push) or len(push) != 2 or push[0] != b"invalidate":
+            return
+        for name in list(self.link.missing) if push[1] is None else map(bytes, push[1]):
+            self.link.missing.pop(name, None)
+            if name in self._names:
+                self._doubtful[name] = None
 
 
 def wait_any(watches: Sequence[Watch], deadline: float | None, ask: Callable[[list[bytes]], list[bool]]) -> list[bytes]:
@@ -108,12 +133,8 @@ def wait_any(watches: Sequence[Watch], deadline: float | None, ask: Callable[[li
         left = pause if deadline is None else min(pause, deadline - monotonic())
         if left <= 0:
             return []
-        heard = _heard(watches, left)
-        for watch in heard:
+        for watch in _heard(watches, left):
             watch.take_notice()
-        if not heard:
-            for watch in watches:
-                watch.doubt()
 
 
 def _heard(watches: Sequence[Watch], seconds: float) -> list[Watch]:
