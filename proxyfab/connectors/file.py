@@ -21,7 +21,7 @@ from typing import ClassVar, TypeVar
 
 from proxyfab.abc import Reclaimed, Stat, check_batch, check_range, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, KeyExists, ProxyfabError
 from proxyfab.keys import Fresh, Key
 from proxyfab.osio import mounts, swap, sweep
 from proxyfab.osio.checkup import Lodged
@@ -156,14 +156,18 @@ class FileConnector(Lodged):
         return None if slot is None or namespace is None else self._stat(key.id, slot, namespace)
 
     def evict(self, key: Key) -> bool:
-        alive = self._read(key, _to_evict)
         namespace = self._use().find(key)
-        if alive is None or namespace is None:
+        if namespace is None:
             return False
         path = _path(namespace, key.id)
         try:
-            if alive:
-                return swap.evict(path, locks=not self._network)
+            if self._network:
+                found = self._read(key, lambda fd, path, _: swap.is_evictable(fd, path))
+                found = swap.take(path, locks=False) if found else found
+            else:
+                found = swap.evict(path)
+            if found or found is None:
+                return bool(found)
             with guard(namespace.path):  # what took its place meanwhile is not what was asked for
                 remove_dead(path, time.time())
         except FileNotFoundError:
@@ -379,15 +383,6 @@ def _path(namespace: Namespace, id: str) -> str:
 
 def _alive(slot: Slot) -> bool:
     return not slot.expires or slot.alive(time.time())
-
-
-def _to_evict(fd: int, path: str, _: str) -> bool:
-    """Whether an object is there to be evicted: not an expired one, but a damaged one."""
-    check_regular(fd, path)
-    try:
-        return _alive(read_slot(fd, path))
-    except IntegrityError:
-        return True
 
 
 def _holds_files(path: str) -> bool:

@@ -23,11 +23,20 @@ from typing import TypeAlias
 
 from proxyfab.abc import BaseConnector, check_swap, check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import KeyExists
+from proxyfab.errors import IntegrityError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.osio import entries
-from proxyfab.osio.files import NoLinks, discard, link_new, open_file, sync_directory, temporary_name, translate
-from proxyfab.osio.objects import Writing, guard
+from proxyfab.osio.files import (
+    NoLinks,
+    check_regular,
+    discard,
+    link_new,
+    open_file,
+    sync_directory,
+    temporary_name,
+    translate,
+)
+from proxyfab.osio.objects import Writing, guard, read_slot
 from proxyfab.wire.slot import SIZE
 
 Over: TypeAlias = bool | Frames
@@ -159,8 +168,8 @@ def in_directory(
         raise translate(error, "change", path) from error
 
 
-def evict(path: str, *, locks: bool) -> bool:
-    """Take away the object that has a name; False where there is none."""
+def take(path: str, *, locks: bool) -> bool:
+    """Take away whatever has a name; False where nothing has."""
     if locks:
         return entries.take_away(path, lambda _: True)
     try:
@@ -168,6 +177,28 @@ def evict(path: str, *, locks: bool) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def evict(path: str) -> bool | None:
+    """Take away the object that has a name, in a local directory; None where none has, False for an expired one."""
+    looked: list[bool] = []
+
+    def may_go(fd: int) -> bool:
+        looked.append(is_evictable(fd, path))
+        return looked[-1]
+
+    gone = entries.take_away(path, may_go)
+    return gone if looked else None
+
+
+def is_evictable(fd: int, path: str) -> bool:
+    """Whether an open object file is there to be evicted: not an expired one, but a damaged one."""
+    check_regular(fd, path)
+    try:
+        slot = read_slot(fd, path)
+    except IntegrityError:
+        return True
+    return not slot.expires or slot.alive(time.time())
 
 
 def _replace_held(path: str, temporary: str, old: Frames, *, put: bool) -> bool:

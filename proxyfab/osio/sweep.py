@@ -16,7 +16,7 @@ from proxyfab.abc import Reclaimed
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned, open_file
 from proxyfab.osio.objects import fan_of, guard, id_of, is_object, read_slot, remove_dead
-from proxyfab.osio.swap import evict
+from proxyfab.osio.swap import take
 from proxyfab.wire import remains
 from proxyfab.wire.slot import SIZE, Slot, unpack
 
@@ -41,7 +41,7 @@ def objects(namespace: str) -> Iterator[Found]:
 
 
 def clear(namespace: str, *, locks: bool) -> int:
-    """Remove every object of a namespace, as `swap.evict` does; says how many were alive."""
+    """Remove every object of a namespace, as `swap.take` does; says how many were alive."""
     count, now = 0, time.time()
     for path, name in _files(namespace):
         if name.startswith(TEMPORARY):
@@ -49,7 +49,7 @@ def clear(namespace: str, *, locks: bool) -> int:
         elif is_object(name):
             found = _open(path, name)
             if found is not None or _is_damaged(path, name):
-                count += evict(path, locks=locks) and (found is None or found.slot.alive(now))
+                count += take(path, locks=locks) and (found is None or found.slot.alive(now))
     return count
 
 
