@@ -161,25 +161,33 @@ class Mine(NamedTuple):
 
 
 def write(task: Task) -> None:
-    """Put, replace, read back and evict objects of one's own until killed."""
+    """Put, replace, read back and evict objects of one's own until killed; what may be there is evicted, too."""
     actor = Actor(task)
     mine: deque[Mine] = deque()
+    doubtful: deque[Key] = deque()
     number = 0
     while True:
         choice = actor.dice.random()
-        if len(mine) >= task.keep or (mine and choice < 0.2):
-            actor.evict(mine.popleft().key)
+        if doubtful and choice < 0.2:
+            if actor.evict(doubtful[0]):
+                doubtful.popleft()
+        elif len(mine) >= task.keep or (mine and choice < 0.2):
+            if actor.evict(mine[0].key):
+                mine.popleft()
         elif mine and choice < 0.3 and not mine[-1].key.id.endswith("~0"):
             key, version = mine.pop()
-            for full in actor.put([key], version + 1):
-                mine.append(Mine(full, version + 1))
+            done = actor.put([key], version + 1)
+            mine.extend(Mine(full, version + 1) for full in done)
+            doubtful.extend([] if done else [key])
         elif mine and choice < 0.55:
             actor.get([actor.dice.choice(mine).key])
         else:
-            count = 3 if choice > 0.9 else 1
-            keys = [_fresh(actor, number + index) for index in range(count)]
-            number += count
-            mine.extend(Mine(full, 1) for full in actor.put(keys))
+            keys = [_fresh(actor, number + index) for index in range(3 if choice > 0.9 else 1)]
+            number += len(keys)
+            done = actor.put(keys)
+            mine.extend(Mine(full, 1) for full in done)
+            if not done and len(doubtful) < task.keep:  # of many that were refused one after the other, only the first
+                doubtful.extend(keys)  # may have come to a server that died over it
 
 
 def _fresh(actor: Actor, number: int) -> Key:
