@@ -29,8 +29,8 @@ DEADLINE = 5.0
 _EPOCH = b"proxyfab.epoch"
 """What a server is known by; it stays."""
 _SMALL = 256 * 1024
-_LONG = 256 << 20
-"""Bytes of an append-only file from which on it is written anew; loading it takes a second or two."""
+_LONG = 64 << 20
+"""Bytes of an append-only file from which on it is written anew; loading it takes part of a second."""
 
 
 @contextmanager
