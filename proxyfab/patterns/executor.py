@@ -188,12 +188,21 @@ def _results(futures: list[Any], deadline: float | None) -> Generator[Any, None,
             yield _taken(futures.pop(), deadline)
     finally:
         for future in futures:
-            future.cancel()
+            _cancel(future)
 
 
 def _taken(future: Future[T], deadline: float | None) -> T:
     try:
         return future.result(None if deadline is None else deadline - time.monotonic())
+    except BaseException:
+        _cancel(future)
+        raise
     finally:
+        del future  # or the error's traceback, and with it the error, would hold it
+
+
+def _cancel(future: Future[Any]) -> None:
+    try:
         future.cancel()
-        del future
+    except NotImplementedError:  # Parsl's futures
+        pass

@@ -8,18 +8,17 @@ that comes next begin to move while this one computes. A task without anything l
 from __future__ import annotations
 
 import pickle
-import traceback
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from proxyfab import background
-from proxyfab.errors import RemoteError
 from proxyfab.keys import Key
 from proxyfab.patterns.crossing import Crossing, ahead
 from proxyfab.patterns.custody import Result
 from proxyfab.patterns.parcel import unsent, wrapped
 from proxyfab.patterns.passing import SMALL, Limits, changed
+from proxyfab.patterns.telling import travelling
 from proxyfab.patterns.wishes import VALUE
 from proxyfab.store import received_store
 
@@ -81,13 +80,16 @@ class Task:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if not self.plain:
             return self._prepared(args, kwargs)
+        failed: Exception
         try:
             result = self.function(*args, **kwargs)
         except Exception as error:
-            if self.away and (sent := travelling(error)) is not error:
-                raise sent from error
-            raise
-        return result if type(result) in SMALL else self._passed(result)
+            failed = travelling(error) if self.away else error
+            if failed is error:
+                raise
+        else:
+            return result if type(result) in SMALL else self._passed(result)
+        raise failed  # not above, where it would have for its context what does not travel
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for id, where in self.coming or ():  # their store keeps what it fetched
@@ -158,17 +160,3 @@ def load_named(pickled: bytes) -> Task:
 @lru_cache(64)
 def _crossing(terms: Terms) -> Crossing:
     return Crossing(received_store(terms.url), Limits(terms.above, terms.depth), lazy=terms.lazy, ttl=terms.ttl)
-
-
-def travelling(error: Exception) -> Exception:
-    """The error itself, if it arrives elsewhere as what it is; else one that does and tells of it."""
-    try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    except Exception:  # noqa: BLE001 - whatever its pickling, or its __init__ on the other side, raises
-        pass
-    told = "".join(traceback.format_exception(error)).rstrip()
-    return RemoteError(
-        f"A task raised {type(error).__module__}.{type(error).__qualname__}: {error}\n"
-        f"That exception does not pickle, so this one came in its place. It was raised here:\n{told}"
-    )

@@ -127,6 +127,13 @@ def raise_locked(*_: Any) -> None:
     raise Locked
 
 
+def raise_because(*_: Any) -> None:
+    try:
+        raise Odd(7, "odd")
+    except Odd as error:
+        raise KeyError("because") from error
+
+
 def wait_for(path: str, *_: Any) -> str:
     until(lambda: os.path.exists(path), 30)
     return path
@@ -372,10 +379,13 @@ def test_exceptions_cross_whatever_they_are(executor: ProxyExecutor, store: Stor
         executor.submit(fail, KeyError("mine")).result(30)
     with pytest.raises(RemoteError, match=r"Odd: odd\n(.|\n)*raise_odd"):
         executor.submit(raise_odd, BIG).result(30)
-    with pytest.raises(RemoteError, match="Locked: locked"):
+    with pytest.raises(RemoteError, match="Locked: locked") as locked:
         executor.submit(raise_locked).result(30)
+    with pytest.raises(KeyError, match="because"):
+        executor.submit(raise_because).result(30)
 
     assert "fail" in str(plain.value.__cause__)
+    assert "raise_locked" in str(locked.value)
     assert executor.submit(first, SMALL).result(30) == 0, "the pool works on"
     empty(store)
 
@@ -462,6 +472,17 @@ def test_arguments_that_make_no_sense(store: Store) -> None:
             ProxyExecutor(threads, store, lease=0)
         with pytest.raises(ConfigurationError):
             ProxyExecutor(threads, store, above="large")
+
+
+def test_no_cause_that_cannot_be_unpickled_travels_along(store: Store) -> None:
+    with ProxyExecutor(_Remembering(), store, above="10 KB") as executor:
+        for function in (raise_odd, raise_because):
+            with pytest.raises((RemoteError, KeyError)) as caught:
+                executor.submit(function)
+            link: BaseException | None = caught.value
+            while link is not None:
+                pickle.loads(pickle.dumps(link))
+                link = link.__cause__ or link.__context__
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------

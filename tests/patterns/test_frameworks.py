@@ -6,12 +6,15 @@ Those that leave threads and processes of their own behind run in an interpreter
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +77,30 @@ def both_ways(executor: ProxyExecutor, store: Store) -> None:
     until(lambda: stored(store) == 0, 20)
 
 
+def needs(package: str) -> None:
+    """Skip where a package is not installed; imported, it might start a thread."""
+    if find_spec(package) is None:
+        pytest.skip(f"could not import '{package}'")
+
+
+def alone(function: Callable[..., None], *args: Any) -> None:
+    """Call one of this module's functions in an interpreter of its own."""
+    call = f"from tests.patterns.test_frameworks import *; {function.__name__}(*{args!r})"
+    main = f"if __name__ == '__main__': {call}"
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # Parsl's programs lie there
+    with tempfile.TemporaryDirectory() as shm:  # some end their workers by force
+        done = subprocess.run(
+            [sys.executable, "-c", main],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PROXYFAB_SHM_DIR": shm},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # -- functions by value ------------------------------------------------------------------------------------------------
 
 
@@ -103,18 +130,24 @@ def test_a_decorated_function_goes_by_value(store: Store, library: str) -> None:
         assert copy.__doc__ == "Scales."
 
 
-def test_globus_computes_serializers(store: Store) -> None:
-    sdk = pytest.importorskip("globus_compute_sdk")
-    serialize = sdk.serialize
+def test_globus_computes_serializers() -> None:
+    needs("globus_compute_sdk")
+    alone(with_globus_computes_serializers)
 
-    for strategy in (serialize.DillCode, serialize.CombinedCode):
-        facade = serialize.ComputeSerializer(strategy_code=strategy())
-        copy = facade.deserialize(facade.serialize(closure(store)))
-        data = facade.deserialize(facade.serialize(store.proxy(BIG)))
 
-        given, result = copy(data)
-        assert given
-        assert np.array_equal(result, BIG * 3)
+def with_globus_computes_serializers() -> None:
+    from globus_compute_sdk import serialize
+
+    with Store(name="test-frameworks-globus") as store:
+        for strategy in (serialize.DillCode, serialize.CombinedCode):
+            facade = serialize.ComputeSerializer(strategy_code=strategy())
+            copy = facade.deserialize(facade.serialize(closure(store)))
+            data = facade.deserialize(facade.serialize(store.proxy(BIG)))
+
+            given, result = copy(data)
+            assert given
+            assert np.array_equal(result, BIG * 3)
+        store.clear()
 
 
 # -- Dask --------------------------------------------------------------------------------------------------------------
@@ -158,16 +191,6 @@ def test_delayed_tasks_that_depend_on_one_another(store: Store) -> None:
 
     assert np.array_equal(graph.compute(scheduler="sync"), BIG * 8)
     assert twice(BIG).key == twice(BIG).key, "tasks that are pure are named by what they take"
-
-
-def alone(function: Callable[..., None], *args: Any) -> None:
-    """Call one of this module's functions in an interpreter of its own."""
-    call = f"from tests.patterns.test_frameworks import *; {function.__name__}(*{args!r})"
-    main = f"if __name__ == '__main__': {call}"
-    done = subprocess.run(
-        [sys.executable, "-c", main], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("processes", [True, False])
@@ -231,8 +254,7 @@ def fails_once(x: Any, path: str) -> float:
 
 
 def test_over_and_under_parsls_apps(tmp_path: Path) -> None:
-    pytest.importorskip("parsl")
-
+    needs("parsl")
     alone(with_parsls_apps, str(tmp_path))
 
 
@@ -256,8 +278,7 @@ def with_parsls_apps(directory: str) -> None:
 
 
 def test_parsls_executor(tmp_path: Path) -> None:
-    pytest.importorskip("parsl")
-
+    needs("parsl")
     alone(with_parsls_executor, str(tmp_path))
 
 
