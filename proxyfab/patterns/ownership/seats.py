@@ -18,7 +18,7 @@ from proxyfab.patterns.ownership.keeper import keeper_of
 from proxyfab.patterns.ownership.refusals import ended
 from proxyfab.proxy import Kind, unwrap
 from proxyfab.wire import owning
-from proxyfab.wire.owned import Claim, keep, silence
+from proxyfab.wire.owned import Claim, Record, keep, silence
 
 
 class Seated(Handle):
@@ -72,8 +72,13 @@ class Seated(Handle):
         if self.claim is None or self.claim.session != session.text:
             self.claim = account.keeper.claim(session)  # once: what was asked for and not answered is asked for again
         rule = owning.take(self.claim, self.ticket, self.role)
-        claimed(verb, account, rule, self.claim, arrives=True, waits={owning.TAKEN}, patience=silence(self.lease) + 1)
+        patience = silence(self.lease) + 1
+        record = claimed(verb, account, rule, self.claim, arrives=True, waits={owning.TAKEN}, patience=patience)
+        self.took(record)
         self.sit(self.claim, session)
+
+    def took(self, record: Record) -> None:
+        """What has arrived was found so."""
 
     def reduce_proxy(self, kind: Kind, _resolved: bool, _target: Any) -> tuple[Any, ...]:
         """Into a message: the first to use it takes the place of this one."""
@@ -162,6 +167,9 @@ class Owner(Seated):
         super().__init__(*state, ticket=ticket)
         self.lends = bool(ticket)
         """Whether there may be a mutable borrow, so that the record must be asked."""
+
+    def took(self, record: Record) -> None:
+        self.lends = record.mutable.holder is not None
 
     def resolve(self, timeout: float | None = None) -> Any:
         verb = "Reading"
