@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies
 
-from proxyfab.errors import ConfigurationError
-from proxyfab.keys import MAX_ID, Key, as_key
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError, KeyExists
+from proxyfab.keys import MAX_ID, Fresh, Key, as_key
+from proxyfab.opening import open_connector
 from proxyfab.testing.processes import in_fork
 
 IDS = strategies.text(min_size=1, max_size=MAX_ID).filter(
@@ -97,3 +100,29 @@ def test_drawing_needs_no_descriptor() -> None:
     Key.draw()
 
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_fresh_key_is_a_key_that_says_one_thing_more() -> None:
+    """To whoever asks; it compares, prints and travels as any other, and there it is one."""
+    drawn = Key.draw("here")
+    fresh = Fresh.of(drawn)
+    assert fresh == drawn
+    assert len({fresh, drawn}) == 1
+    assert str(fresh) == str(drawn)
+    assert [type(key) for key in (fresh.plain(), fresh.at("there"), pickle.loads(pickle.dumps(fresh)))] == [Key] * 3
+    assert fresh.plain() == pickle.loads(pickle.dumps(fresh)) == drawn
+    with pytest.raises(AttributeError):
+        fresh.id = "other"
+
+
+@pytest.mark.parametrize("place", ["shm://", "file://{}", "memory://"])
+@pytest.mark.parametrize("nbytes", [10, 1_000_000])
+def test_a_fresh_key_is_good_for_one_put(place: str, nbytes: int, tmp_path: Path) -> None:
+    with open_connector(place.format(tmp_path)) as connector:
+        fresh = Fresh.of(connector.reserve())
+        key = connector.put(Frames([bytes(nbytes)]), key=fresh)
+        assert type(key) is Key
+        assert connector.get(key) == Frames([bytes(nbytes)])
+        with pytest.raises(KeyExists):
+            connector.put(Frames([b"other"]), key=fresh)
+        assert connector.evict(key)
