@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache
+from itertools import chain, islice
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -94,22 +95,21 @@ def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -
     if not header.chunk and length <= len(some):
         return Frames((memoryview(some)[:length],))
     target = received.take(length)
-    _fill(link, name, header, raw, target, offset)
+    Rest(name, header, offset, offset + length).receive(link, target, raw)
     return Frames((target.toreadonly(),))
 
 
 class Half(NamedTuple):
     """An object whose first piece has arrived."""
 
-    name: bytes
     raw: bytes
-    header: Header
     target: memoryview
     have: int
+    rest: Rest
 
     def finish(self, link: Link) -> Frames:
         """Receive the rest."""
-        _fill(link, self.name, self.header, self.raw, self.target[self.have :], self.have)
+        self.rest.receive(link, self.target[self.have :], self.raw)
         return Frames.known((self.target.toreadonly(),), len(self.target))
 
 
@@ -122,11 +122,11 @@ def first_piece(data: Reply, name: bytes, id_hash: int, asked: int) -> Frames | 
     header = unpack(data, id_hash, len(data) if len(data) < asked else None)
     target, have = received.take(header.length), len(data) - SIZE
     target[:have] = data[SIZE:]
-    return Half(name, bytes(data[:SIZE]), header, target, have)
+    return Half(bytes(data[:SIZE]), target, have, Rest(name, header, have, header.length))
 
 
 def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | Half | None:
-    """What the first range brought: all, or the beginning with room for the rest."""
+    """What the first range brought: all, or the beginning with room for the rest, which is asked for before it came."""
     parser = link.parser
     data = parser.buffered()
     if data is not None:
@@ -137,64 +137,71 @@ def _first(link: Link, name: bytes, id_hash: int, asked: int) -> Frames | Half |
         return None
     raw = parser.read_bytes(min(length, SIZE))
     header = unpack(raw, id_hash, length if length < asked else None)
+    rest = Rest(name, header, length - SIZE, header.length)
+    if header.length > length - SIZE:
+        rest.ask(link, WINDOW)
     target = received.take(header.length)
     parser.read_into(target[: length - SIZE])
     parser.end_bulk()
     if header.length == length - SIZE:
         return Frames.known((target.toreadonly(),), header.length)
-    return Half(name, raw, header, target, length - SIZE)
+    return Half(raw, target, length - SIZE, rest)
 
 
-def _fill(link: Link, name: bytes, header: Header, raw: bytes, target: memoryview, offset: int) -> None:
-    """Receive the object's bytes from `offset` on into `target`, all of it.
+class Rest:
+    """The bytes [start, end) of an object, asked for in pieces, and then whether they were all of the same one."""
 
-    Raises:
-        Torn: It was evicted or replaced meanwhile.
-        TryAgainError: It lies in chunks, some of them on another node.
-        IntegrityError: A part of it is missing.
-    """
-    with together() if header.chunk else nullcontext():
-        whole = _received(link, name, header, target, offset)
-        if link.calls([ask_range(name, 0, SIZE)])[0] != raw:
-            raise Torn
-    if whole < len(target):
-        if header.chunk and link.before:
-            raise parted()
-        raise IntegrityError(f"{len(target) - whole} of its {header.length} bytes are missing")
+    def __init__(self, name: bytes, header: Header, start: int, end: int) -> None:
+        self._header = header
+        self._commands = chain(_pieces(name, header, start, end), [(ask_range(name, 0, SIZE), 0)])
+        self._under_way: deque[int] = deque()
 
-
-def _received(link: Link, name: bytes, header: Header, target: memoryview, offset: int) -> int:
-    """How many of an object's bytes from `offset` on were received into `target`, each where it belongs."""
-    pieces = _pieces(name, header, offset, len(target))
-    parser, under_way = link.parser, deque[int]()
-    seconds = max(parser.deadline - monotonic(), 0.0)
-    at = whole = 0
-
-    def ask_next() -> None:
-        for command, length in pieces:
-            under_way.append(length)
+    def ask(self, link: Link, count: int) -> None:
+        """Have so many more pieces on their way."""
+        for command, length in islice(self._commands, count):
+            self._under_way.append(length)
             link.ask(command)
-            return
 
-    for _ in range(WINDOW):
-        ask_next()
-    while under_way:
-        expected, length = under_way.popleft(), parser.bulk_length()
-        if length > expected:
-            raise exceptions.InvalidResponse(f"{length} bytes came where {expected} were asked for")
-        parser.read_into(target[at : at + length])
-        parser.end_bulk()
-        whole += length
-        at += expected
-        if at // PATIENT != (at - expected) // PATIENT:
-            link.begin(seconds)
-        ask_next()
-    return whole
+    def receive(self, link: Link, target: memoryview, raw: bytes) -> None:
+        """Fill `target`, all of it, with what belongs to the object whose header is `raw`.
+
+        Raises:
+            Torn: It was evicted or replaced meanwhile.
+            TryAgainError: It lies in chunks, some of them on another node.
+            IntegrityError: A part of it is missing.
+        """
+        chunked = bool(self._header.chunk)
+        with together() if chunked else nullcontext():
+            whole, now = self._received(link, target)
+        if now != raw:
+            raise Torn
+        if whole < len(target):
+            if chunked and link.before:
+                raise parted()
+            raise IntegrityError(f"{len(target) - whole} of its {self._header.length} bytes are missing")
+
+    def _received(self, link: Link, target: memoryview) -> tuple[int, Reply]:
+        """How many bytes have come, each where it belongs, and what the header was behind the last of them."""
+        parser, waiting = link.parser, self._under_way
+        seconds = max(parser.deadline - monotonic(), 0.0)
+        at = whole = 0
+        self.ask(link, WINDOW - len(waiting))
+        while expected := waiting.popleft():
+            length = parser.bulk_length()
+            if length > expected:
+                raise exceptions.InvalidResponse(f"{length} bytes came where {expected} were asked for")
+            parser.read_into(target[at : at + length])
+            parser.end_bulk()
+            whole += length
+            at += expected
+            if at // PATIENT != (at - expected) // PATIENT:
+                link.begin(seconds)
+            self.ask(link, 1)
+        return whole, checked(parser.read())
 
 
-def _pieces(name: bytes, header: Header, offset: int, length: int) -> Iterator[tuple[bytes, int]]:
-    """Commands for the bytes [offset, offset + length) of an object, and how many bytes each brings."""
-    end = offset + length
+def _pieces(name: bytes, header: Header, offset: int, end: int) -> Iterator[tuple[bytes, int]]:
+    """Commands for the bytes [offset, end) of an object, and how many bytes each brings."""
     while offset < end:
         if header.chunk:
             number, start = divmod(offset, header.chunk)
