@@ -39,6 +39,9 @@ BENCHES = (
     "zmq",
     "layers",
     "seal",
+    "executor",
+    "lifetimes",
+    "ownership",
 )
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
