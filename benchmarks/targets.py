@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from benchmarks import bench_executor
 from benchmarks.payloads import GB, KB, MB, size_name
 from benchmarks.results import NotMeasured, Results
 
@@ -56,6 +57,7 @@ def _targets() -> Iterator[Target]:
     yield from _threads()
     yield from _redis()
     yield from _zmq()
+    yield from [Target(*promise) for promise in bench_executor.TARGETS]
 
 
 def _shared_memory() -> Iterator[Target]:
