@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from proxyfab.abc import Finding
 from proxyfab.cli.output import size
+from proxyfab.proxy import core
 
 _CODECS = ("numpy", "pandas", "pyarrow", "polars", "torch", "xarray")
 _EXTRAS = (
@@ -32,12 +33,18 @@ _LITTLE_ROOM = 256 * 2**20
 
 def examine_machine() -> Iterator[Finding]:
     """One finding for each thing, whether it is well or not; changes nothing."""
-    yield from (_interpreter(), _codecs(), _packages(), _files(), _watches(), _pages(), _shared_memory())
+    yield from (_interpreter(), _proxies(), _codecs(), _packages(), _files(), _watches(), _pages(), _shared_memory())
 
 
 def _interpreter() -> Finding:
     enough = sys.version_info >= (3, 11)
     return Finding("python", "ok" if enough else "fail", f"{platform.python_version()} on {platform.platform()}")
+
+
+def _proxies() -> Finding:
+    if core.compiled is not None:
+        return Finding("proxies", "ok", "C core")
+    return Finding("proxies", "ok", f"pure Python: {core.why_pure}")
 
 
 def _codecs() -> Finding:

@@ -1,0 +1,187 @@
+"""Which core is in use: it is built where it can be, left out where asked, never half of one, and says so."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyfab.cli.machine import examine_machine
+from proxyfab.proxy import core, kind_of, make
+
+HERE = Path(core.__file__).parent
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        cwd=HERE.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def compiled() -> Any:
+    if core.compiled is None:
+        pytest.skip(f"no C core: {core.why_pure}")
+    return core.compiled
+
+
+def test_it_is_built_where_it_can_be() -> None:
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if not shutil.which(compiler) or not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        pytest.skip("no C compiler, or no headers of Python: proxies are pure Python here")
+    if core.compiled is None and (os.environ.get("PROXYFAB_PURE", "0") != "0" or not os.environ.get("CI")):
+        pytest.skip(f"no C core: {core.why_pure}")  # whoever works on something else need not build it
+    assert core.compiled is not None, core.why_pure
+
+
+def test_pure_python_can_be_chosen() -> None:
+    code = """
+        from proxyfab.proxy import core, make
+        print(core.compiled is None, core.why_pure, type(make(list)).__mro__[2].__module__)
+    """
+    assert run(code, PROXYFAB_PURE="1") == "True PROXYFAB_PURE is set proxyfab.proxy.layout"
+
+
+def test_doctor_says_which_it_is() -> None:
+    [found] = [finding for finding in examine_machine() if finding.check == "proxies"]
+    assert found.detail == ("C core" if core.compiled is not None else f"pure Python: {core.why_pure}")
+    code = "from proxyfab.cli.machine import examine_machine; print([f.detail for f in examine_machine()])"
+    assert "pure Python: PROXYFAB_PURE is set" in run(code, PROXYFAB_PURE="1")
+
+
+def test_a_core_from_other_sources_is_not_used(compiled: Any) -> None:
+    code = """
+        import importlib, sys, types
+        stale = types.ModuleType("proxyfab.proxy._core")
+        stale.REVISION, stale.__file__ = -1, "stale.so"
+        sys.modules["proxyfab.proxy._core"] = stale
+        from proxyfab.proxy import core, make
+        print(core.compiled, core.why_pure, len(make(list)))
+    """
+    assert run(code) == "None stale.so was built from other sources: install proxyfab anew 0"
+
+
+@pytest.mark.parametrize("reader", ["0", "1"])
+def test_pickles_pass_from_one_core_to_the_other(reader: str, tmp_path: Path) -> None:
+    for writer in ("0", "1"):
+        code = f"""
+            import pickle
+            from pathlib import Path
+            from proxyfab.proxy import make, kind_of, resolve, is_proxy
+            p = make(list, kind_of([]))
+            Path({str(tmp_path / writer)!r}).write_bytes(pickle.dumps([p, resolve, is_proxy, make]))
+        """
+        run(code, PROXYFAB_PURE=writer)
+        code = f"""
+            import pickle
+            from pathlib import Path
+            p, resolve, is_proxy, make = pickle.loads(Path({str(tmp_path / writer)!r}).read_bytes())
+            print(is_proxy(p), resolve(p), type(p).__name__, len(make(list)))
+        """
+        assert run(code, PROXYFAB_PURE=reader) == "True [] Proxy[list] 0"
+
+
+def test_nobody_derives_from_a_class_of_proxies(compiled: Any) -> None:
+    cls: type = type(make(list, kind_of([])))
+    with pytest.raises(TypeError, match="not an acceptable base type"):
+        type("Sub", (cls,), {})
+    with pytest.raises(TypeError):
+        compiled.Body()
+
+
+def test_functions_of_the_core_refuse_what_they_cannot_take(compiled: Any) -> None:
+    for call in (
+        lambda: compiled.make(),
+        lambda: compiled.make(list, None, 3),
+        lambda: compiled.make(list, sort=None),
+        lambda: compiled.make(list, 3),
+        lambda: compiled.resolve(),
+        lambda: compiled.resolve(1, within=2),
+        lambda: compiled.reduce([]),
+        lambda: compiled.unsettle([]),
+        lambda: compiled.rebuild(),
+        lambda: compiled.register(1, 2, 3),
+        lambda: compiled.new_class(int, [], False),
+        lambda: compiled.connect(build=list),
+    ):
+        with pytest.raises((TypeError, AttributeError)):
+            call()
+    for call in (compiled.target_of, compiled.factory_of):
+        with pytest.raises(AttributeError):
+            call([])
+
+
+def test_at_the_end_of_the_interpreter_proxies_do_no_harm() -> None:
+    code = """
+        import atexit, sys
+        from proxyfab.proxy import make, kind_of
+
+        class Late:
+            def __init__(self, p): self.p = p
+            def __del__(self):
+                try:
+                    len(self.p), repr(self.p), self.p.anything
+                except BaseException:
+                    pass
+
+        kept = [Late(make(list, kind_of([]))) for _ in range(3)]
+        sys.late = Late(make(list))
+        sys.modules["nowhere"] = Late(make(dict, kind_of({})))
+        kept.append(kept)
+        print("ended")
+    """
+    assert run(code) == "ended"
+
+
+SUB = """
+    import importlib.util, sys
+    spec = importlib.util.spec_from_file_location("proxyfab.proxy._core", PATH)
+    core = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(core)
+    class Base(core.Body):
+        __slots__ = ()
+    own = {}
+    def build(kind):
+        return core.register(kind, core.new_class(Base, {"__len__", "__call__", "__add__"}, False), own)
+    def no(*args):
+        raise RuntimeError("not asked")
+    core.connect(unknown=("", 0), build=build, probed=no, text=no,
+                 arrived=lambda cls: (build((cls.__name__, 1)), False), names=no, misled=no, itself=no, timed=no,
+                 join=no, told_too_little=no, rebuild=no, late=OSError)
+    for _ in range(1000):
+        p = core.make(lambda: [1, 2], None)
+        assert len(p) == 2 and p + [3] == [1, 2, 3]
+    assert core.is_proxy(p) and not core.is_proxy([])
+"""
+
+
+def test_each_sub_interpreter_has_a_core_of_its_own(compiled: Any) -> None:
+    names = {"3.11": "_xxsubinterpreters", "3.12": "_xxsubinterpreters"}
+    interpreters = pytest.importorskip(names.get(f"3.{sys.version_info.minor}", "_interpreters"))
+    code = f"PATH = {compiled.__file__!r}\n{textwrap.dedent(SUB)}"
+    before = len(make(lambda: [1, 2, 3], kind_of([])))
+    for _ in range(3):
+        sub = interpreters.create()
+        try:
+            failed = interpreters.run_string(sub, code)
+            assert failed is None
+        finally:
+            interpreters.destroy(sub)
+    assert len(make(lambda: [1, 2, 3], kind_of([]))) == before
+    assert len(pickle.loads(pickle.dumps(make(list, kind_of([]))))) == 0
