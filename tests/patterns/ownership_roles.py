@@ -98,3 +98,8 @@ def grown(values: Any) -> Any:
     values.append(99)
     update(values)
     return values
+
+
+def plus(number: int, values: Any) -> int:
+    """For maps."""
+    return int(sum(values)) + number
