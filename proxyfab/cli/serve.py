@@ -39,6 +39,7 @@ _PART = 4
 @click.option(
     "--orphans", default=60.0, show_default=True, help="Seconds without a connection until a remote client has ended."
 )
+@click.option("--side/--no-side", default=True, help="Whether to offer sockets beside ZeroMQ, which are faster.")
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when clients can connect (JSON).")
 @click.option("--ready-fd", type=int, help="Written to and closed when clients can connect (JSON).")
 @click.option("--private", type=click.Path(file_okay=False), hidden=True, help="Serve zmq://auto in this directory.")
@@ -53,6 +54,7 @@ def serve(
     key: str,
     allow: str | None,
     orphans: float,
+    side: bool,
     ready_file: str | None,
     ready_fd: int | None,
     private: str | None,
@@ -76,6 +78,7 @@ def serve(
         advertise=advertise,
         key=key,
         allow=allow or "",
+        side=side,
         uploads=nbytes(uploads),
         orphans=orphans,
     )

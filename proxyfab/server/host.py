@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proxyfab.server.line import Line
     from proxyfab.server.options import Options
     from proxyfab.server.peers import Peer
+    from proxyfab.server.side import Side
 
 Todo: TypeAlias = "Steps | Answer | None"
 """What does a request, or what it is answered with at once; None when it will be answered later."""
@@ -28,6 +29,7 @@ class Host(Protocol):
     options: Options
     storage: Storage
     line: Line
+    side: Side
     peers: dict[bytes, Peer]
     incarnation: str
     address: str

@@ -3,7 +3,8 @@
 Rules:
 1. Nothing here waits: a peer whose queue is full, or who has gone, loses what was sent to it and is told apart by it.
 2. Bodies are sent from where they lie; what they lie in lives until the last byte is on its way, or the peer has gone.
-3. A peer that is silent for `HEARTBEAT_TIMEOUT`, stopped or cut off, is disconnected, and its queue is dropped.
+3. What never becomes a message is bounded, too (`floods`).
+4. A peer that is silent for `HEARTBEAT_TIMEOUT`, stopped or cut off, is disconnected, and its queue is dropped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, ProxyfabError
+from proxyfab.server.floods import Floods
 from proxyfab.server.gate import Gate, check_binds
 from proxyfab.server.options import Options
 from proxyfab.wire.messages import MAX_MESSAGE, encode
@@ -44,7 +46,10 @@ class Line:
         self.gate = Gate(options)
         self.router = self.context.socket(zmq.ROUTER)
         self.endpoints: list[str] = []
+        self.floods = Floods()
         self.dropped = 0
+        self.touched = True
+        """Whether the sockets were used since `pending` was asked: they may have taken notice of something then."""
 
     def open(self) -> None:
         """Bind.
@@ -76,18 +81,22 @@ class Line:
             except zmq.ZMQError as error:
                 raise _unbound(endpoint, error) from error
             self.endpoints.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+        self._ports = {int(end.rpartition(":")[2]) for end in self.endpoints if end.startswith("tcp:")}
 
     def receive(self) -> tuple[bytes, int, list[memoryview]] | None:
         """Who sent what has come next, over which descriptor; None when nothing waits."""
         if not int(self.router.getsockopt(zmq.EVENTS)) & _READABLE:  # cheaper than an exception
             return None
         who, *parts = self.router.recv_multipart(_NOW, copy=False)
-        return who.bytes, int(who.get(zmq.SRCFD)), [part.buffer for part in parts]
+        descriptor = int(who.get(zmq.SRCFD))
+        self.floods.heard(descriptor)
+        return who.bytes, descriptor, [part.buffer for part in parts]
 
     def send(
         self, who: bytes, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()
     ) -> bool:
         """Whether the message is on its way; not when the peer has gone or does not read."""
+        self.touched = True
         parts: list[Any] = [who, encode(verb, request, fields), *body]
         try:
             if body and sum([view.nbytes for view in body]) > _COPIED:
@@ -105,11 +114,25 @@ class Line:
 
     def reaches(self, who: bytes) -> bool:
         """Whether a peer is connected. It gets an empty message, which clients pass over."""
+        self.touched = True
         try:
             self.router.send_multipart([who, b""], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             return error.errno == zmq.EAGAIN
         return True
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Readable when something may have happened; what that is, `pending` says."""
+        return [int(socket.getsockopt(zmq.FD)) for socket in self._sockets()]
+
+    def pending(self) -> bool:
+        """Whether there is something to receive. A descriptor tells of what comes after this was asked, and once."""
+        self.touched = False
+        return any(int(socket.getsockopt(zmq.EVENTS)) & _READABLE for socket in self._sockets())
+
+    def _sockets(self) -> list[zmq.Socket[bytes]]:
+        return [socket for socket in (self.router, self.monitor, self.gate.socket) if socket is not None]
 
     def gone(self) -> Iterator[int]:
         """Descriptors of connections that have ended since the last call."""
@@ -118,7 +141,10 @@ class Line:
                 event = recv_monitor_message(self.monitor, zmq.NOBLOCK)
             except zmq.Again:
                 return
-            if event["event"] == zmq.EVENT_DISCONNECTED:
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self.floods.come(int(event["value"]), self._ports)
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self.floods.leave(int(event["value"]))
                 yield int(event["value"])
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from proxyfab.server.peers import Download, Grant, Peer, Room, Upload, Wish
 from proxyfab.server.storage import Steps
 from proxyfab.wire.flow import WINDOW, Sending
 from proxyfab.wire.messages import CHUNK, Message, parted, pieces
+from proxyfab.wire.side import anywhere
 
 _BATCH = 256 << 20
 """Bytes of objects that one request gets at most, beyond the first; a client asks for the others anew."""
@@ -127,7 +128,7 @@ class Moves:
         sending = download.sending
         while (piece := sending.next()) is not None:
             part = pieces(download.body, *piece)
-            if not self._host.line.send(peer.who, "data", request, {"o": piece.offset}, part):
+            if not peer.send("data", request, {"o": piece.offset}, part):
                 self._host.drop(peer)
                 return
         if sending.done:
@@ -182,6 +183,13 @@ class Moves:
         peer.uploads[request] = upload
         self._uploading[request] = peer
         self.room.ask(upload, lambda: self._host.send(peer, request, Answer("go", {"window": WINDOW})))
+
+    def place(self, peer: Peer, message: Message, nbytes: int) -> list[memoryview]:
+        """Where a message's body is to be received, if that can be chosen."""
+        upload = peer.uploads.get(message.request) if message.verb == "data" else None
+        if upload is None or not upload.started:
+            return anywhere(message, nbytes)
+        return [upload.room(nbytes)]
 
     def data(self, peer: Peer, message: Message) -> None:
         """A chunk of an upload."""
@@ -279,7 +287,7 @@ class Moves:
             raise
         self._state.waiters.tell(wish.name)
         if before is not None:
-            yield self._host.storage.evict([before.place])
+            yield self._host.storage.evict([before.place], before.nbytes)
 
     def store(self, frames: Frames) -> Any:
         """Put one object into the storage; answers with its place."""
@@ -291,7 +299,8 @@ class Moves:
     def drop(self, entries: Sequence[Entry]) -> Steps:
         """Let go of what lies under entries that have no name any more."""
         for start in range(0, len(entries), 256):
-            yield self._host.storage.evict([entry.place for entry in entries[start : start + 256]])
+            some = entries[start : start + 256]
+            yield self._host.storage.evict([entry.place for entry in some], sum([entry.nbytes for entry in some]))
 
     def release(self, peer: Peer) -> None:
         """Let go of all that was under way to or from a peer."""

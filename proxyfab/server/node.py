@@ -15,21 +15,24 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import zmq
-
-from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
+from proxyfab.errors import CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.server.answers import Answer
+from proxyfab.server.floods import LOOK
 from proxyfab.server.host import State, Todo
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
 from proxyfab.server.owners import Owners
-from proxyfab.server.peers import Peer
+from proxyfab.server.peers import Peer, Way
+from proxyfab.server.poll import Poll
+from proxyfab.server.side import Side
 from proxyfab.server.storage import Job, Steps, Storage
 from proxyfab.server.verbs import Verbs
 from proxyfab.wire.messages import NOBODY, Message, decode, presence_of
 
 _THREADS = 4
 _BURST = 32
+_AT_ONCE = 32
+"""Requests of one connection that are worked on at the same time, or wait for it with what they brought."""
 _SWEEP = 1.0
 _LAST_WORDS = 0.25
 
@@ -49,6 +52,8 @@ class Node:
         self.incarnation = os.urandom(6).hex()
         self.address = ""
         self.line = Line(options)
+        self._poll = Poll()
+        self.side = Side(options, self._poll, self)
         self.peers: dict[bytes, Peer] = {}
         self.state = State(Owners(lambda process: self.line.reaches(presence_of(process)), options.orphans))
         self.verbs = Verbs(self, self.state)
@@ -59,27 +64,26 @@ class Node:
         self._stopping = False
         self._is_over = is_over
         self._swept = 0.0
+        self._rung = True
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def open(self) -> list[str]:
         """Bind; returns the endpoints, with the ports that were chosen."""
         self.line.open()
+        self.side.open(self.line.endpoints)
         self.address = self.options.advertise or _address(self.line.endpoints[0])
         return self.line.endpoints
 
     def run(self) -> None:
         """Serve until `stop`, then finish what has begun, within limits, and close."""
-        poller = zmq.Poller()
-        poller.register(self.line.router, zmq.POLLIN)
-        poller.register(self.line.monitor, zmq.POLLIN)
-        poller.register(self._wake, zmq.POLLIN)
-        if self.line.gate.socket is not None:
-            poller.register(self.line.gate.socket, zmq.POLLIN)
+        for descriptor in self.line.descriptors:
+            self._poll.add(descriptor, self._ring)
+        self._poll.add(self._wake, self._woken)
         try:
             while not self._stopping:
-                self._step(poller.poll(self._pause()))
-            self._finish(poller)
+                self._step(self._pause())
+            self._finish()
         finally:
             self._close()
 
@@ -89,28 +93,38 @@ class Node:
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake, 1)
 
-    def _step(self, events: list[tuple[Any, int]]) -> None:
-        for source, _ in events:
-            if source is self.line.router:
-                self._listen()
-            elif source is self.line.monitor:
-                self._mourn()
-            elif source is self.line.gate.socket:
-                self.line.gate.answer()
-            else:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
+    def _ring(self, _: int) -> None:
+        self._rung = True
+
+    def _woken(self, _: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def _step(self, seconds: float) -> None:
+        self._poll.wait(0 if self._rung else seconds)
+        rung = self._rung
+        if rung:
+            self._listen()
+            self._mourn()
+            self.line.gate.answer()
         while self._done:
             steps, reply, value, error = self._done.popleft()
             self._working -= 1
             self._go_on(steps, reply, value, error)
         now = time.monotonic()
         self.state.waiters.expire(now)
+        self.line.floods.look(now)
         if now - self._swept > _SWEEP:
             self._swept = now
-            self.verbs.sweep(now)
-            if self._is_over is not None and self._is_over():
-                self._stopping = True
+            self._sweep(now)
+        if rung or self.line.touched:  # else its descriptors tell
+            self._rung = self.line.pending()
+
+    def _sweep(self, now: float) -> None:
+        self.verbs.sweep(now)
+        self.side.sweep(now)
+        if self._is_over is not None and self._is_over():
+            self._stopping = True
 
     def _listen(self) -> None:
         for _ in range(_BURST):
@@ -119,25 +133,25 @@ class Node:
                 return
             self._hear(*received)
 
-    def _pause(self) -> int:
-        """Milliseconds until there is something to do without being told."""
-        now = time.monotonic()
-        due = self.state.waiters.next()
-        seconds = min(_SWEEP, _SWEEP if due is None else max(due - now, 0))
-        return int(seconds * 1000) + 1
+    def _pause(self) -> float:
+        """Seconds until there is something to do without being told."""
+        due, longest = self.state.waiters.next(), LOOK if self.line.floods else _SWEEP
+        return longest if due is None else min(longest, max(due - time.monotonic(), 0))
 
-    def _finish(self, poller: zmq.Poller) -> None:
+    def _finish(self) -> None:
         """Let those who are being served finish, for a few seconds; newcomers are told that this server ends."""
         ends = time.monotonic() + self.options.patience
         while time.monotonic() < ends and (self._working or any(peer.moving for peer in self.peers.values())):
-            self._step(poller.poll(50))
+            self._step(0.05)
         self.verbs.farewell()
         time.sleep(_LAST_WORDS)  # what was handed to the sockets is sent by their own thread
 
     def _close(self) -> None:
         self._workers.shutdown(wait=True, cancel_futures=True)
         self.peers.clear()
+        self.side.close()
         self.line.close()
+        self._poll.close()
         os.close(self._wake)
         self.storage.close(self.verbs.places())
 
@@ -147,24 +161,47 @@ class Node:
         peer = self.peers.get(who)
         if peer is None:
             self._mourn()  # an earlier connection may have had this descriptor
-            peer = self.peers[who] = Peer(who, descriptor)
+            peer = self.peers[who] = Peer(who, descriptor, self.line)
         try:
             message = decode(parts)
         except IntegrityError as error:
             self.state.count("malformed")
-            self.line.send(who, "error", NOBODY, {"kind": "IntegrityError", "text": str(error)})
+            peer.send("error", NOBODY, {"kind": "IntegrityError", "text": str(error)})
             return
         self._handle(peer, message)
+
+    def come(self, who: bytes, descriptor: int, way: Way) -> None:
+        """A client has come by the side channel."""
+        self.peers[who] = Peer(who, descriptor, way)
+
+    def hear(self, who: bytes, message: Message) -> None:
+        """It said something."""
+        self._handle(self.peers[who], message)
+
+    def place(self, who: bytes, message: Message, nbytes: int) -> list[memoryview]:
+        """Where a body of it is to be received."""
+        return self.verbs.moves.place(self.peers[who], message, nbytes)
+
+    def leave(self, who: bytes) -> None:
+        """It has gone."""
+        peer = self.peers.get(who)
+        if peer is not None:
+            self.drop(peer)
+
+    def holds(self, who: bytes) -> bool:
+        """Whether it is in the middle of something."""
+        return self.peers[who].holds
 
     def _mourn(self) -> None:
         gone = set(self.line.gone())
         if gone:
-            for peer in [peer for peer in self.peers.values() if peer.descriptor in gone]:
+            for peer in [peer for peer in self.peers.values() if peer.descriptor in gone and peer.by(self.line)]:
                 self.drop(peer)
 
     def drop(self, peer: Peer) -> None:
         """Let go of everything that is held for a peer that has gone."""
         if self.peers.pop(peer.who, None) is not None:
+            self.side.forget(peer.who)
             self.verbs.release(peer)
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -189,12 +226,14 @@ class Node:
 
     def _begin(self, peer: Peer, message: Message) -> None:
         """Start a request, unless it was answered before or is being worked on."""
+        if peer.working >= _AT_ONCE:
+            raise CapacityError(f"{_AT_ONCE} requests of this connection are being worked on; wait for their answers.")
 
         def reply(answer: Answer) -> None:
             self.send(peer, message.request, answer)
 
         if not self.verbs.changes(message.verb):
-            self.start(self.verbs.steps(peer, message), reply)
+            self.start(self._counted(peer, self.verbs.steps(peer, message)), reply)
             return
         answers, request = self.state.answers, message.request
         new = answers.is_new(request)
@@ -203,11 +242,17 @@ class Node:
             reply(known)
         elif new:
             try:
-                todo = self.verbs.steps(peer, message)
+                todo = self._counted(peer, self.verbs.steps(peer, message))
             except ProxyfabError:
                 answers.forget(request)
                 raise
             self.start(todo, lambda answer: self.settle(request, answer))
+
+    def _counted(self, peer: Peer, todo: Todo) -> Todo:
+        """The same, counted among what is being worked on for a peer as long as it takes."""
+        if todo is None or isinstance(todo, Answer):
+            return todo
+        return peer.count(todo)
 
     def settle(self, request: bytes, answer: Answer) -> None:
         """Answer a request that changed something to all who asked, and remember the answer."""
@@ -257,10 +302,10 @@ class Node:
     def send(self, peer: Peer, request: bytes, answer: Answer) -> None:
         """Send an answer; a peer that has gone or does not read is dropped."""
         try:
-            sent = self.line.send(peer.who, answer.verb, request, answer.fields, answer.body)
+            sent = peer.send(answer.verb, request, answer.fields, answer.body)
         except (ProxyfabError, ValueError, TypeError, OverflowError) as fault:  # no message can say this
             refused = self._fault(fault)
-            sent = self.line.send(peer.who, refused.verb, request, refused.fields)
+            sent = peer.send(refused.verb, request, refused.fields)
         if not sent:
             self.drop(peer)
 

@@ -16,6 +16,8 @@ class Options:
     """Id of the server's CURVE key in the keyring; needed beyond loopback."""
     allow: str = ""
     """File of public keys that are let in; by default the keyring's list for `key`."""
+    side: bool = True
+    """Whether to offer a way beside ZeroMQ to who may use it (`proxyfab.server.side`)."""
     uploads: int = 1 << 30
     """Bytes of objects that are being received, at most."""
     objects: int = 1 << 40

@@ -10,13 +10,24 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from proxyfab.keys import Key
+from proxyfab.osio.memory import allocate
 from proxyfab.server.index import Name
-from proxyfab.wire.flow import Receiving, Sending
+from proxyfab.server.storage import Steps
+from proxyfab.wire.flow import WINDOW, Receiving, Sending
+
+
+class Way(Protocol):
+    """What carries messages to a peer."""
+
+    def send(
+        self, who: bytes, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()
+    ) -> bool:
+        """Whether a message is on its way; not when the peer has gone or does not read."""
 
 
 class Wish(NamedTuple):
@@ -41,7 +52,7 @@ class Download:
 class Upload:
     """An object on the way from a peer."""
 
-    __slots__ = ("parts", "receiving", "started", "touched", "wish")
+    __slots__ = ("_block", "parts", "receiving", "started", "touched", "wish")
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
@@ -49,6 +60,15 @@ class Upload:
         self.parts: list[memoryview] = []
         self.started = False
         self.touched = time.monotonic()
+        self._block = memoryview(b"")
+
+    def room(self, nbytes: int) -> memoryview:
+        """Memory for a chunk, out of large blocks: a first touch of small ones costs more than a copy."""
+        if self._block.nbytes < nbytes:
+            missing = self.wish.nbytes - self.receiving.received
+            self._block = allocate(max(min(WINDOW, missing), nbytes))
+        part, self._block = self._block[:nbytes], self._block[nbytes:]
+        return part
 
 
 class Grant(NamedTuple):
@@ -60,10 +80,19 @@ class Grant(NamedTuple):
 
 
 class Peer:
-    """One connection."""
+    """One connection.
 
-    def __init__(self, who: bytes, descriptor: int) -> None:
+    Args:
+        who: A name that no other connection has.
+        descriptor: Of its socket.
+        way: What carries messages to it.
+    """
+
+    def __init__(self, who: bytes, descriptor: int, way: Way) -> None:
         self.who = who
+        self._way = way
+        self.working = 0
+        """Requests of it that are being worked on."""
         self.descriptor = descriptor
         self.name = ""
         self.process = ""
@@ -86,6 +115,27 @@ class Peer:
         except OSError:
             return ""
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "local"
+
+    def send(self, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()) -> bool:
+        """Whether a message is on its way; not when the peer has gone or does not read."""
+        return self._way.send(self.who, verb, request, fields, body)
+
+    def count(self, steps: Steps) -> Steps:
+        """The same steps, counted in `working` until they end."""
+        self.working += 1
+        try:
+            return (yield from steps)
+        finally:
+            self.working -= 1
+
+    def by(self, way: Way) -> bool:
+        """Whether it came this way."""
+        return self._way is way
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is in the middle of something in which a client that lives has something to say."""
+        return bool(self.downloads or self.uploads or self.waits)
 
     @property
     def moving(self) -> bool:

@@ -1,5 +1,7 @@
 """Storage: the connector that a server keeps its objects in, asked so that the server's loop never waits for a disk.
 
+The smallest objects lie in the server's own memory, up to a limit: a file for each would cost ten times the request.
+
 A step of work is a Job. What is quick (memory, shared memory, and not much of it) is done where it is asked for; the
 rest goes to a few threads, and the loop is told when it is done.
 """
@@ -12,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from proxyfab.abc import Connector, SupportsReap, SupportsStatus
 from proxyfab.buffers import Frames
-from proxyfab.cache import ByteLRU
 from proxyfab.errors import ProxyfabError
 from proxyfab.keys import Key
 
@@ -24,7 +25,13 @@ QUICK = 256 << 10
 _FEW = 8
 _SMALL = 4096
 _SMALL_BYTES = 64 << 20
-"""Of small objects the youngest so many bytes are kept in the server's own memory, too: a file costs more to open."""
+"""Bytes of small objects in the server's own memory at most; those that come then go to the connector."""
+_SMALL_PART = 16
+"""They take at most this part of the limit."""
+_HERE = "here"
+"""Where small objects lie, as their places say it."""
+_HEAVY = 64 << 20
+"""Bytes from which on letting go takes long: the kernel frees them page by page."""
 
 
 class Job(NamedTuple):
@@ -51,47 +58,66 @@ class Storage:
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
         self._fast = bool(connector.local)
-        self._small: ByteLRU[str, Frames] = ByteLRU(_SMALL_BYTES, _size)
+        self._small: dict[str, Frames] = {}
+        self._small_bytes = 0
+        self._small_limit = _SMALL_BYTES
         self.namespace = str(getattr(connector, "namespace", "")) if connector.scheme == "shm" else ""
 
     def put(self, many: list[Frames]) -> Job:
         """Store new objects; answers with the place of each, or with why it has none."""
-        return Job(lambda: [self._put(frames) for frames in many], self._is_quick(many))
+        places = [self._hold(frames) for frames in many]
+        rest = [frames for frames, place in zip(many, places, strict=True) if place is None]
+
+        def put() -> list[Key | ProxyfabError]:
+            fresh = iter([self._put(frames) for frames in rest])
+            return [place if place is not None else next(fresh) for place in places]
+
+        return Job(put, not rest or self._is_quick(rest))
+
+    def _hold(self, frames: Frames) -> Key | None:
+        """Keep a small object here, as a copy: the message's memory is larger than what is in it."""
+        size = _size(frames)
+        if frames.nbytes > _SMALL or self._small_bytes + size > self._small_limit:
+            return None
+        place = Key.draw(_HERE)
+        self._small[place.id] = Frames([frames.tobytes()])
+        self._small_bytes += size
+        return place
 
     def _is_quick(self, many: list[Frames]) -> bool:
         return self._fast and len(many) < _FEW and sum([frames.nbytes for frames in many]) <= QUICK
 
     def _put(self, frames: Frames) -> Key | ProxyfabError:
         try:
-            place = self.connector.put(frames)
+            return self.connector.put(frames)
         except ProxyfabError as error:
             return error
-        if frames.nbytes <= _SMALL:  # a copy, as the message's memory is larger than what is in it
-            self._small.put(place.id, Frames([frames.tobytes()]))
-        return place
 
     def get(self, places: list[Key]) -> Job:
         """Frames of objects, None for what is not there."""
         known = [self._small.get(place.id) for place in places]
-        missing = [place for place, frames in zip(places, known, strict=True) if frames is None]
+        missing = [place for place in places if place.where != _HERE]
 
         def get() -> list[Frames | None]:
             fresh = iter(self.connector.get_many(missing))
-            return [frames if frames is not None else next(fresh) for frames in known]
+            return [
+                frames if place.where == _HERE else next(fresh) for place, frames in zip(places, known, strict=True)
+            ]
 
         return Job((lambda: known) if not missing else get, not missing or self._reads_quickly(missing))
 
     def _reads_quickly(self, places: list[Key]) -> bool:
         return self._fast and len(places) < _FEW
 
-    def evict(self, places: list[Key]) -> Job:
-        """Let go of objects."""
-        return Job(lambda: self._evict(places), self._fast and len(places) < _FEW)
-
-    def _evict(self, places: list[Key]) -> None:
+    def evict(self, places: list[Key], nbytes: int = 0) -> Job:
+        """Let go of objects, of so many bytes in all."""
         for place in places:
-            self._small.pop(place.id)
-        self.connector.evict_many(places)
+            small = self._small.pop(place.id, None)
+            if small is not None:
+                self._small_bytes -= _size(small)
+        rest = [place for place in places if place.where != _HERE]
+        quick = not rest or (nbytes < _HEAVY and self._reads_quickly(rest))
+        return Job((lambda: self.connector.evict_many(rest)) if rest else list, quick)
 
     # -- where clients of this machine write and read themselves -------------------------------------------------
 
@@ -124,12 +150,15 @@ class Storage:
         return None
 
     def figures(self) -> tuple[dict[str, float], dict[str, float]]:
-        """What the connector counts itself, for `status`: totals and levels."""
+        """What the connector counts itself, for `status`: totals and levels; and what lies here."""
+        totals: dict[str, float] = {}
+        levels: dict[str, float] = {"small_objects": len(self._small), "small_bytes": self._small_bytes}
         if isinstance(self.connector, SupportsStatus):
             with contextlib.suppress(ProxyfabError):
                 status = self.connector.status()
-                return _ours(status.counters), _ours(status.gauges)
-        return {}, {}
+                totals |= _ours(status.counters)
+                levels |= _ours(status.gauges)
+        return totals, levels
 
     def tidy(self) -> Job:
         """Take back what processes left in the storage that were killed."""
@@ -144,7 +173,7 @@ class Storage:
     def close(self, places: list[Key]) -> None:
         """Let go of what the server kept, as nobody can reach it any more, and close the connector."""
         with contextlib.suppress(ProxyfabError):  # who ends has nobody to tell
-            self.connector.evict_many(places)
+            self.evict(places).call()
         self.tidy().call()
         self.connector.close()
 
@@ -155,6 +184,7 @@ class BoundedStorage(Storage):
     def __init__(self, connector: Any) -> None:
         super().__init__(connector)
         self._bounded = connector
+        self._small_limit = min(_SMALL_BYTES, (self.limit or _SMALL_BYTES * _SMALL_PART) // _SMALL_PART)
         self._fast = bool(connector.fast.local)
         self._rooms: dict[str, Room] = {}
         if connector.fast.scheme == "shm":
@@ -168,9 +198,6 @@ class BoundedStorage(Storage):
     def _reads_quickly(self, places: list[Key]) -> bool:
         fast = self._bounded.ledger.fast
         return super()._reads_quickly(places) and all(place.id in fast for place in places)
-
-    def evict(self, places: list[Key]) -> Job:
-        return Job(lambda: self._evict(places), self._reads_quickly(places))
 
     def grant(self, nbytes: int) -> Job:
         if not self.namespace:

@@ -31,6 +31,7 @@ T = TypeVar("T")
 _SWAPPED = 1 << 20
 _SWAPS = 16
 _WAITS = 1024
+"""Waits of one connection at most; what they wait for is bounded by what a header can name."""
 _ROWS = 500
 _TIDY = 30.0
 _GRACE = 5.0
@@ -134,7 +135,7 @@ class Verbs:
             for request in [*peer.waits, *peer.uploads]:
                 kind = "ObjectLost" if request in peer.waits else "ConnectorError"
                 text = "The node server has stopped; what it held is lost."
-                self.host.line.send(peer.who, "error", request, {"kind": kind, "text": text})
+                peer.send("error", request, {"kind": kind, "text": text})
 
     def places(self) -> list[Key]:
         """Where everything lies that has a name."""
@@ -162,6 +163,7 @@ class Verbs:
                 "sight": sight_of(default_root()) if storage.namespace else "",
                 "space": storage.namespace,
                 "sees": can_look_up(peer.process),
+                **self.host.side.said(peer),
             },
         )
 
@@ -199,25 +201,27 @@ class Verbs:
         return Answer("ok", {"found": found})
 
     def wait(self, peer: Peer, message: Message) -> Answer | None:
-        """Answer when an object is there, or when the time is over."""
-        name = Name(*message.name())
-        if self.state.find(name) is not None:
-            return Answer("ok", {"found": True})
+        """Answer with which of some objects are there as soon as one is, or with none when the time is over."""
+        names = [Name(*name) for name in message.names()]
+        there = [number for number, name in enumerate(names) if self.state.find(name) is not None]
         timeout = message.seconds("timeout")
-        if timeout is not None and math.isnan(timeout):
-            raise IntegrityError("A wait has no number as its timeout.")
+        if not names or (timeout is not None and math.isnan(timeout)):
+            raise IntegrityError("A wait has no number as its timeout, or nothing to wait for.")
+        if there:
+            return Answer("ok", {"found": there})
         request = message.request
         if request in peer.waits:
             peer.waits.pop(request)()
         if len(peer.waits) >= _WAITS:
             raise CapacityError(f"{_WAITS} waits of this connection are under way; wait for them first.")
 
-        def wake(found: bool) -> None:
+        def wake(name: Name | None) -> None:
             peer.waits.pop(request, None)
+            found = [] if name is None else [number for number, wanted in enumerate(names) if wanted == name]
             self.host.send(peer, request, Answer("ok", {"found": found}))
 
         deadline = None if timeout is None else time.monotonic() + max(timeout, 0)
-        peer.waits[request] = self.state.waiters.add(name, wake, deadline)
+        peer.waits[request] = self.state.waiters.add(names, wake, deadline)
         return None
 
     def swap(self, peer: Peer, message: Message) -> Steps:
@@ -295,8 +299,9 @@ class Verbs:
     def status(self, peer: Peer, message: Message) -> Answer:
         """What the server holds and does."""
         totals, levels = self.host.storage.figures()
-        line = self.host.line
-        counters = {**totals, **self.state.counters, "dropped": line.dropped, "denied": line.gate.denied}
+        line, side = self.host.line, self.host.side
+        ended = {"dropped": line.dropped + side.dropped, "denied": line.gate.denied, "floods": line.floods.ended}
+        counters = {**totals, **self.state.counters, **ended}
         gauges = {**levels, "uploading_bytes": self.moves.room.used, "waiting": len(self.state.waiters)}
         rows = [{"name": peer.name, "address": peer.address, **peer.counters} for peer in self.host.peers.values()]
         fields = {"objects": self.index.count, "nbytes": self.index.nbytes, "started": self.state.started}

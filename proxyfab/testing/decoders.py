@@ -30,6 +30,7 @@ DECODERS = {
         Decoder("slot", formats.read_slot, formats.slot_seeds, (IntegrityError,)),
         Decoder("seal", formats.read_seal, formats.seal_seeds, (SealError,)),
         Decoder("packed", formats.read_packed, formats.packed_seeds, (IntegrityError,)),
+        Decoder("side", formats.read_side, formats.side_seeds, (IntegrityError,)),
         Decoder("message", formats.read_message, formats.message_seeds, (IntegrityError,)),
         Decoder("flow", formats.read_flow, formats.flow_seeds, (IntegrityError,)),
         Decoder("redis-header", formats.read_redis_header, formats.redis_header_seeds, (IntegrityError,)),

@@ -14,11 +14,11 @@ from zlib import crc32
 from proxyfab import registry
 from proxyfab.buffers import Frames
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import AccessDenied, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.serialize.objects import dumps, loads
 from proxyfab.testing.decoding import Script
-from proxyfab.wire import flow, messages, packed, payload, sealed, slot
+from proxyfab.wire import flow, messages, packed, payload, sealed, side, slot
 from proxyfab.wire.streams import same_stream
 
 # -- payloads ----------------------------------------------------------------------------------------------------------
@@ -198,6 +198,36 @@ def read_message(data: bytes) -> None:
             except IntegrityError:
                 pass
     assert len(b"".join(messages.pieces(message.body, script.number(9), script.number(20)))) <= message.nbytes
+
+
+def side_seeds() -> Iterable[bytes]:
+    """Good inputs."""
+    small, large = side.written("put", bytes(16), {"ids": ["k"]}, 4), side.written("data", bytes(16), {"o": 0}, 70_000)
+    ping = side.written("ping", bytes(16), {})
+    for step in (0, 7, 255):
+        yield bytes([step]) + ping + small + b"body" + ping
+        yield bytes([step]) + large + bytes(70_000) + ping
+
+
+def read_side(data: bytes) -> None:
+    """A stream of messages, in pieces of any size; bodies are where they belong, and nothing is lost."""
+    script = Script(data)
+    step = script.number(255) + 1
+    stream = script.rest()
+    reading, at = side.Reading(), 0
+    while at < len(stream):
+        target = reading.target
+        assert 0 < target.nbytes <= messages.MAX_BODY
+        piece = stream[at : at + min(step, target.nbytes)]
+        target[: len(piece)] = piece
+        at += len(piece)
+        reading.took(len(piece))
+        while (message := reading.next()) is not None:
+            assert message.nbytes <= messages.MAX_BODY
+            if message.body:
+                assert b"".join(message.body) in stream
+            with suppress(AccessDenied):
+                side.opened(bytes(side.TOKEN), message)
 
 
 def flow_seeds() -> Iterable[bytes]:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+WAYS = ("?shared=1", "?shared=0", "?shared=0&side=tcp", "?shared=0&side=0")
+"""Of a server on this machine: shared memory, and all bytes through a Unix socket, TCP or ZeroMQ."""
+
+
 def _warm() -> None:
     """Let pyzmq start its own thread for what is sent without a copy: once begun it stays, and is nobody's leak."""
     with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:

@@ -1,4 +1,4 @@
-"""zmq:// against a real node server: over shared memory, and over the wire."""
+"""zmq:// against a real node server: over shared memory, and over each way that bytes can take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def server() -> Iterator[NodeServer]:
 
 
 class TestShared(ConnectorTests):
-    """On the server's own machine: large objects go through shared memory."""
+    """On the server's own machine: beside ZeroMQ, and large objects through shared memory."""
 
     connector = ZMQConnector
     on_disk = False
@@ -34,7 +34,25 @@ class TestShared(ConnectorTests):
         return f"{self.server.url}{self.options}"
 
 
-class TestWire(TestShared):
-    """As from another machine."""
+class TestSharedOverZeroMQ(TestShared):
+    """Shared memory, and nothing beside ZeroMQ."""
+
+    options = "?side=0"
+
+
+class TestUnix(TestShared):
+    """All bytes through a Unix socket."""
 
     options = "?shared=0"
+
+
+class TestTCP(TestShared):
+    """All bytes through TCP."""
+
+    options = "?shared=0&side=tcp"
+
+
+class TestWire(TestShared):
+    """As from another machine: all bytes through ZeroMQ."""
+
+    options = "?shared=0&side=0"

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from proxyfab.connectors.zmq.channel import Broken, Channel
+from proxyfab.connectors.zmq.channel import Broken
 from proxyfab.connectors.zmq.connector import ZMQConnector
+from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.errors import AccessDenied, ConnectorError
 from proxyfab.keys import Key
 from proxyfab.testing.processes import at_once, until
@@ -44,7 +45,7 @@ def resetting() -> Iterator[str]:
 def test_a_request_on_a_connection_that_has_gone_does_not_wait_for_another() -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
         port = server.bind_to_random_port("tcp://127.0.0.1")
-        channel = Channel(f"tcp://127.0.0.1:{port}", {})
+        channel = Dealer(f"tcp://127.0.0.1:{port}", {})
         channel.send("hello", bytes(16), {})
         assert server.poll(5000)
     try:

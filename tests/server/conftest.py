@@ -1,52 +1,53 @@
-"""A node server for the tests of a module, and raw sockets to it."""
+"""A node server for the tests of a module, and raw connections to it, by each way there is."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import zmq
 
+from proxyfab.connectors.zmq.beside import connect
 from proxyfab.testing.nodes import NodeServer, node_server
-from proxyfab.wire.messages import Message, decode, encode
+from tests.server.raw import PATIENCE, Raw, RawSide, offered
 
 __all__ = ["node_server"]
 
 
-class Raw:
-    """A client that says what it wants, and reads when it wants."""
-
-    def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        self.socket.rcvtimeo = 20_000
-        self.socket.connect(endpoint)
-
-    def say(self, verb: str, fields: dict[str, Any], *body: bytes, request: bytes = b"r" * 16) -> None:
-        self.socket.send_multipart([encode(verb, request, fields), *body])
-
-    def hear(self) -> Message:
-        while True:
-            parts = self.socket.recv_multipart()
-            if parts != [b""]:
-                return decode(parts)
-
-    def ask(self, verb: str, fields: dict[str, Any], *body: bytes, request: bytes = b"r" * 16) -> Message:
-        self.say(verb, fields, *body, request=request)
-        return self.hear()
-
-
 @pytest.fixture
-def raw(node_server: NodeServer) -> Iterator[Callable[..., Raw]]:
-    context: zmq.Context[Any] = zmq.Context()
+def context() -> Iterator[zmq.Context[Any]]:
+    with zmq.Context() as context:
+        yield context
+
+
+@pytest.fixture(params=["router", "unix", "tcp"])
+def raw(request: Any, node_server: NodeServer, context: zmq.Context[Any]) -> Iterator[Callable[..., Raw]]:
     made: list[Raw] = []
 
     def make(server: NodeServer = node_server) -> Raw:
-        made.append(Raw(context, server.ready["endpoints"][0]))
+        made.append(Raw(context, server) if request.param == "router" else RawSide(context, server, request.param))
+        return made[-1]
+
+    make.way = request.param  # type: ignore[attr-defined]  # for tests that ask
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def stream(node_server: NodeServer, context: zmq.Context[Any]) -> Iterator[Callable[[], socket.socket]]:
+    """Connections beside ZeroMQ on which nothing was said yet."""
+    raw = Raw(context, node_server)
+    offer, address = offered(raw, node_server, "unix")
+    raw.close()
+    made: list[socket.socket] = []
+
+    def make() -> socket.socket:
+        made.append(connect(offer, address, PATIENCE))
         return made[-1]
 
     yield make
     for one in made:
-        one.socket.close(0)
-    context.term()
+        one.close()

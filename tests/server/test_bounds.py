@@ -19,6 +19,7 @@ from proxyfab.server.waiting import Waiters
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.processes import until
+from tests.server.raw import Raw
 
 MB = 2**20
 
@@ -94,7 +95,7 @@ def test_a_wait_that_is_repeated_takes_the_first_ones_place(one, raw):
         client.say("wait", {"ns": "n", "ids": ["never"], "timeout": None})
     assert client.ask("exists", {"ns": "n", "ids": ["never"]}, request=b"e" * 16).verb == "ok"
     assert one.status().gauges["waiting"] == 1
-    client.socket.close(0)
+    client.close()
     assert until(lambda: one.status().gauges["waiting"] == 0)
 
 
@@ -104,7 +105,7 @@ def test_one_connection_has_so_many_waits_at_most(one, raw):
         client.say("wait", {"ns": "n", "ids": ["never"], "timeout": 60}, request=number.to_bytes(16, "big"))
     answer = client.hear()
     assert (answer.verb, answer.text("kind")) == ("error", "CapacityError")
-    client.socket.close(0)
+    client.close()
     assert until(lambda: one.status().gauges["waiting"] == 0)
 
 
@@ -125,10 +126,11 @@ def test_deadlines_of_those_who_were_told_are_forgotten():
     assert waiters.next() is None
 
 
-def test_a_call_that_is_repeated_gets_no_second_deadline(raw):
+def test_a_call_that_is_repeated_gets_no_second_deadline(context):
     """There is no room for its object, so that it waits; then its connection breaks."""
     with NodeServer(["--uploads", "1MiB"]) as server, Cable(f"127.0.0.1:{server.port}") as cable:
-        assert raw(server).ask("upload", {"ns": "n", "id": "k", "size": 50 * MB}).verb == "go"
+        first = Raw(context, server)
+        assert first.ask("upload", {"ns": "n", "id": "k", "size": 50 * MB}).verb == "go"
         with ZMQConnector.from_url(cable.through(server.url) + "?ns=n&timeout=4&shared=0") as one:
             assert not one.exists(Key("k"))
             breaking = threading.Timer(3.0, cable.reset)
@@ -138,6 +140,7 @@ def test_a_call_that_is_repeated_gets_no_second_deadline(raw):
                 one.put(Frames([bytes(3 * MB)]))
             assert time.monotonic() - started < 5.5
             breaking.join()
+        first.close()
 
 
 # -- who is known ----------------------------------------------------------------------------------------------------

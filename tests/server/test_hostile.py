@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -10,9 +11,12 @@ import pytest
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.connector import ZMQConnector
+from proxyfab.keys import Key
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.processes import until
 from proxyfab.wire.messages import CHUNK, MAX_MESSAGE, NOBODY, encode
+from proxyfab.wire.side import NONCE, Reading, written
+from tests.server.raw import Raw, RawSide
 
 MB = 2**20
 
@@ -23,8 +27,8 @@ def lives(server) -> bool:
         return is_whole(connector.get(key)) and connector.evict(key)
 
 
-def test_malformed_messages_are_answered_and_end_nothing(node_server, raw):
-    one = raw()
+def test_malformed_messages_are_answered_and_end_nothing(node_server, context):
+    one = Raw(context, node_server)
     dice = random.Random(1)
     for number in range(300):
         parts = [dice.randbytes(dice.randrange(100)) for _ in range(dice.randrange(1, 4))]
@@ -32,6 +36,7 @@ def test_malformed_messages_are_answered_and_end_nothing(node_server, raw):
         answer = one.hear()
         assert (answer.verb, answer.request, answer.text("kind")) == ("error", NOBODY, "IntegrityError"), number
     assert one.ask("exists", {"ns": "n", "ids": ["k"]}).fields["found"] == [False]
+    one.close()
     assert lives(node_server)
 
 
@@ -81,9 +86,109 @@ def test_chunks_that_nobody_asked_for(node_server, raw):
     assert one.ask("exists", {"ns": "n", "ids": ["k"]}, request=b"e" * 16).fields["found"] == [False]
 
 
-def test_a_frame_above_the_limit_ends_its_connection_only(node_server, raw):
-    one = raw()
+def test_a_frame_above_the_limit_ends_its_connection_only(node_server, context):
+    one = Raw(context, node_server)
     one.socket.send_multipart([encode("put", NOBODY, {}), bytes(MAX_MESSAGE + 1)])
+    assert lives(node_server)
+    one.close()
+
+
+_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+_READY = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
+
+
+@pytest.mark.parametrize("nbytes", [200, MB])
+def test_a_message_that_does_not_end_is_not_waited_for(node_server, nbytes):
+    before = node_server.memory()
+    size = b"\x03" + nbytes.to_bytes(8, "big") if nbytes > 255 else b"\x01" + bytes([nbytes])
+    frame = (size + bytes(nbytes)) * max(1, 2**16 // nbytes)
+    with socket.create_connection(("127.0.0.1", node_server.port)) as one:
+        one.settimeout(3)
+        one.sendall(_GREETING + b"\x04" + bytes([len(_READY)]) + _READY)
+        said = b""
+        while b"ROUTER" not in said:
+            said += one.recv(4096)
+        with ZMQConnector.from_url(node_server.url) as connector:
+            floods = connector.status().counters["floods"]
+            with pytest.raises(OSError):  # noqa: PT011 - a reset, a broken pipe, or nobody takes a byte any more
+                while True:
+                    one.sendall(frame)
+            assert until(lambda: connector.status().counters["floods"] == floods + 1)
+    assert until(lambda: node_server.memory() < before + 256 * MB), "small frames leave holes behind"
+    assert lives(node_server)
+
+
+# -- beside ZeroMQ ---------------------------------------------------------------------------------------------------
+
+_HELLO = written("hello", NOBODY, {"nonce": bytes(NONCE), "proof": bytes(32)})
+STRANGERS = {
+    "noise": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a giant header": b"\xff\xff\xff\x7f" + bytes(4),
+    "a giant body": (30).to_bytes(4, "little") + b"\xff\xff\xff\x7f" + bytes(30),
+    "a body before hello": _HELLO[:4] + (100).to_bytes(4, "little") + _HELLO[8:] + bytes(100),
+    "no token": _HELLO,
+    "another verb": written("clear", NOBODY, {"ns": "n"}),
+    "an older hello": written("hello", NOBODY, {"version": 1, "name": "x"}),
+    "a header that is none": (4).to_bytes(4, "little") + bytes(4) + b"\xc1\xc1\xc1\xc1",
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_who_does_not_know_the_token_is_told_so_and_goes(node_server, stream, name):
+    one = stream()
+    one.settimeout(10)
+    one.sendall(STRANGERS[name])
+    reading = Reading()
+    while received := one.recv_into(reading.target):
+        reading.took(received)
+    answer = reading.next()
+    assert answer is not None
+    assert (answer.verb, answer.request) == ("error", NOBODY)
+    assert answer.text("kind") in ("AccessDenied", "IntegrityError")
+    assert lives(node_server)
+
+
+def test_who_says_nothing_is_sent_away_and_many_keep_nobody_out(node_server, stream):
+    silent = [stream() for _ in range(200)]
+    assert lives(node_server)
+    for one in silent:
+        one.settimeout(20)
+        with contextlib.suppress(ConnectionError):
+            assert one.recv(1) == b""
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x05", b"\0" * 8, b"GET / HTTP/1.1\r\n", bytes(range(256)) * 300])
+def test_what_makes_no_sense_ends_its_own_stream(node_server, context, rest):
+    one = RawSide(context, node_server, "unix")
+    other = RawSide(context, node_server, "unix")
+    one.stream.sendall(rest)
+    one.stream.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(ConnectionError):
+        while one.hear():
+            pass
+    one.close()
+    assert other.ask("exists", {"ns": "n", "ids": ["k"]}).fields["found"] == [False]
+    other.close()
+    assert lives(node_server)
+
+
+def test_who_asks_again_and_again_and_never_reads_is_not_listened_to(node_server, context):
+    """What waits for him is bounded by what he could say, and after a while he is taken to be gone."""
+    with ZMQConnector.from_url(node_server.url + "?ns=unread") as connector:
+        connector.put(Frames([bytes(MB - 100)]), key=Key("k"))
+        before, peers = node_server.memory(), len(connector.status().peers)
+        one = RawSide(context, node_server, "unix")
+        one.stream.settimeout(1.0)
+        asked = 0
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while asked < 100_000:
+                one.say("get", {"ns": "unread", "ids": ["k"]}, request=asked.to_bytes(16, "big"))
+                asked += 1
+        assert 10 < asked < 100_000
+        assert node_server.memory() < before + 16 * MB
+        assert until(lambda: len(connector.status().peers) == peers, 15)
+        one.close()
+        connector.clear()
     assert lives(node_server)
 
 
@@ -114,7 +219,7 @@ def test_a_flood_of_hellos(node_server, raw):
         for number in range(500):
             one.say("hello", {"name": "x" * 1000, "process": f"p{number}"}, request=number.to_bytes(16, "big"))
         assert one.hear().verb == "ok"
-        one.socket.close(0)
+        one.close()
     assert lives(node_server)
     assert node_server.memory() < before + 32 * MB
 
@@ -126,7 +231,6 @@ def test_who_asks_and_never_reads_costs_a_window(node_server, raw):
         before = node_server.memory()
         for _ in range(10):
             one = raw()
-            one.socket.rcvhwm = 1
             for number in range(20):
                 fields = {"ns": "slow", "ids": [stat.key.id], "window": 1 << 62}
                 one.say("get", fields, request=number.to_bytes(16, "big"))
@@ -146,7 +250,7 @@ def test_who_uploads_and_goes_leaves_nothing(node_server, raw):
                 one.say("data", {"o": offset}, bytes(CHUNK), request=bytes([number]) * 16)
             while one.hear().count("n", 0) < 8 * MB:
                 pass
-            one.socket.close(0)
+            one.close()
         assert until(lambda: connector.status().gauges["uploading_bytes"] == 0)
         assert connector.exists_many([connector.reserve().at("") for _ in range(1)]) == [False]
         assert list(connector.scan()) == []

@@ -23,6 +23,7 @@ from proxyfab.connectors.zmq.guard import CLIENT
 from proxyfab.connectors.zmq.link import Link
 from proxyfab.connectors.zmq.servers import TIMEOUT, Reach, Servers, Spot
 from proxyfab.connectors.zmq.spaces import draw, leave_at_exit
+from proxyfab.connectors.zmq.waiting import first
 from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
@@ -32,7 +33,7 @@ from proxyfab.wire.flow import WINDOW
 from proxyfab.wire.messages import CHUNK, Message
 
 _SWAPPED = 1 << 20
-_VIEWS = 1024
+_VIEWS = 1000
 
 
 class ZMQConnector(BaseConnector):
@@ -45,6 +46,7 @@ class ZMQConnector(BaseConnector):
         shared: Whether to use shared memory where the server is of this machine.
         key: The server's public CURVE key; by default what the keyring knows of its address.
         identity: Id of this client's own CURVE key in the keyring.
+        side: Which side channels to use: `1` for any that the server offers, `tcp`, or `0` for none.
     """
 
     scheme: ClassVar[str] = "zmq"
@@ -60,8 +62,9 @@ class ZMQConnector(BaseConnector):
         shared: bool = True,
         key: str = "",
         identity: str = CLIENT,
+        side: str = "1",
     ) -> None:
-        self.reach = Reach(address, timeout, shared, key, identity)
+        self.reach = Reach(address, timeout, shared, key, identity, side)
         self.reach.check()
         self.timeout = timeout
         self._all = name is None
@@ -83,8 +86,8 @@ class ZMQConnector(BaseConnector):
         namespace = name or dict(spec.options).get("ns")
         if namespace is not None and not is_name(namespace):
             raise ConfigurationError(f"{namespace!r} cannot name a store; use letters, digits, '.', '_' and '-'.")
-        address, timeout, shared, key, identity = reach
-        return cls(address, namespace, timeout=timeout, shared=shared, key=key, identity=identity)
+        address, timeout, shared, key, identity, side = reach
+        return cls(address, namespace, timeout=timeout, shared=shared, key=key, identity=identity, side=side)
 
     @property
     def spec(self) -> str:
@@ -192,7 +195,7 @@ class ZMQConnector(BaseConnector):
         rest = [Wanted(number, key.id, self._find(key)) for number, key in enumerate(keys)]
         share = part is None
         while rest:
-            batch, rest = _first(rest)
+            batch, rest = _next(rest)
             sizes, buffers, shared = self._fetch(batch, part or {}, share=share)
             again = []
             for item, size in zip(batch, sizes, strict=False):
@@ -273,18 +276,11 @@ class ZMQConnector(BaseConnector):
         namespace, id, nbytes, created, expires, owner = row
         return Stat(Key(id, Spot(link, "", namespace).where()), nbytes, created, expires, namespace, owner)
 
-    def wait(self, key: Key, timeout: float | None = None) -> bool:
-        link, incarnation, namespace = self._find(key)
-        deadline = None if timeout is None else time.monotonic() + max(timeout, 0)
-
-        def once(channel: Channel, request: bytes) -> bool:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            channel.send("wait", request, {"ns": namespace, "ids": [key.id], "timeout": left})
-            until = float("inf") if left is None else time.monotonic() + left + self.timeout
-            return channel.answer(request, until).flag("found")
-
-        longest = float("inf") if timeout is None else max(timeout, 0) + self.timeout
-        return link.call("wait", once, incarnation=incarnation, timeout=longest)
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        wanted = [Wanted(number, key.id, self._find(key)) for number, key in enumerate(keys)]
+        if not wanted:
+            return []
+        return [keys[number] for number in sorted(first(wanted, timeout, self.timeout))]
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
@@ -359,7 +355,7 @@ def _names(batch: list[Wanted]) -> dict[str, Any]:
     return {"ns": batch[0].spot.namespace, "ids": [item.id for item in batch]}
 
 
-def _first(rest: list[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
+def _next(rest: list[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
     """The first batch of what is wanted, and what remains."""
     if len(rest) == 1:
         return rest, []

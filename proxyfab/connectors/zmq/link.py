@@ -17,21 +17,29 @@ from typing import Any, NamedTuple, TypeVar
 
 import zmq
 
+from proxyfab.connectors.zmq.beside import Offer, connect
 from proxyfab.connectors.zmq.channel import PATIENCE, Broken, Channel
+from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.connectors.zmq.locator import endpoint
 from proxyfab.connectors.zmq.presence import Presence
-from proxyfab.errors import ConnectorError, ObjectLost
+from proxyfab.connectors.zmq.stream import Stream
+from proxyfab.errors import AccessDenied, ConnectorError, ObjectLost, ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.osio.machine import sight_of
 from proxyfab.osio.owner import this_process
 from proxyfab.osio.shared import default_root
 from proxyfab.registry import load
 from proxyfab.retry import Attempts, budget_of
+from proxyfab.trace import Link as Place
+from proxyfab.trace import here, span
 from proxyfab.wire.messages import REQUEST, VERSION, Message
+from proxyfab.wire.side import NONCE, proof
 
 R = TypeVar("R")
 _AGAIN = 2.0
 """Seconds in which a connection has to come about that takes the place of a broken one."""
+_BESIDE = 1.0
+"""Seconds in which a side channel has to open, of a server that has just answered."""
 _IDLE = 32
 """Channels that are kept for the next call."""
 
@@ -55,6 +63,7 @@ class Link:
         address: `host:port` or the path of a socket.
         timeout: Seconds a call may take; while bytes of an object come, seconds that it may stand still.
         shared: Whether to look for the objects in shared memory.
+        side: Which side channels to use: `1` for any, `tcp`, or `0` for none.
         options: Of the sockets: CURVE keys.
     """
 
@@ -64,6 +73,7 @@ class Link:
         timeout: float,
         *,
         shared: bool,
+        side: str = "1",
         options: Callable[[], dict[int, bytes]] = dict,
     ) -> None:
         self.address = address
@@ -71,6 +81,10 @@ class Link:
         self.timeout = timeout
         self.welcome: Welcome | None = None
         self._shared = shared
+        self._side = side
+        self._offer: Offer | None = None
+        self._refused = ""
+        """The incarnation whose side channel this process does not get through to."""
         self._options = options
         self._budget = budget_of(f"zmq://{address}")
         self._places: dict[str, Any] = {}
@@ -183,17 +197,53 @@ class Link:
                 return channel
 
     def _open(self, patience: float) -> Channel:
-        channel = Channel(self.endpoint, self._options(), patience)
+        """A new channel: beside ZeroMQ where the server offers that, and over ZeroMQ where it does not, or not yet."""
+        if self._offer is not None:
+            try:
+                return self._beside(self._offer, patience)
+            except (OSError, ProxyfabError):  # it ended, or was started anew: that is for ZeroMQ to tell
+                self._offer = None
+            except Broken as broken:
+                if not broken.again:
+                    raise
+                self._offer = None
+        dealer = self._introduced(Dealer(self.endpoint, self._options(), patience))
+        offer = Offer.of(dealer.welcome, self.address, self._side)
+        if offer is None or offer.incarnation == self._refused:
+            return dealer
+        try:
+            with span("open side channel", Place(here(), self.address, "zmq")):
+                stream = self._beside(offer, _BESIDE)
+        except (OSError, ProxyfabError, Broken):  # the span has told it; this incarnation is not asked again
+            self._refused = offer.incarnation
+            return dealer
+        self._offer = offer
+        dealer.close()
+        return stream
+
+    def _beside(self, offer: Offer, patience: float) -> Channel:
+        nonce = os.urandom(NONCE)
+        stream = Stream(self.endpoint, connect(offer, self.address, patience))
+        stream.until = time.monotonic() + patience
+        self._introduced(stream, {"nonce": nonce, "proof": proof(offer.token, "client", nonce)})
+        if stream.welcome.fields.get("proof") != proof(offer.token, "server", nonce):
+            stream.close()
+            raise AccessDenied(f"What answers beside the node server at {self.address} does not know its token.")
+        return stream
+
+    def _introduced(self, channel: Channel, fields: dict[str, Any] | None = None) -> Channel:
+        """A channel on which both sides have said who they are."""
         try:
             request = os.urandom(REQUEST)
             process = this_process()
             writer = process.writer
-            fields = {
+            said = {
                 "version": VERSION,
                 "name": str(process),
                 "process": f"{writer.machine}-{writer.pid}-{writer.start}",
+                **(fields or {}),
             }
-            channel.send("hello", request, fields)
+            channel.send("hello", request, said)
             message = channel.answer(request, time.monotonic() + self.timeout)
             self._greet(message)
             channel.welcome = message

@@ -27,6 +27,7 @@ class Reach(NamedTuple):
     shared: bool = True
     key: str = ""
     identity: str = CLIENT
+    side: str = "1"
 
     @classmethod
     def parse(cls, spec: ConnectorSpec) -> Reach:
@@ -35,7 +36,7 @@ class Reach(NamedTuple):
         Raises:
             ConfigurationError: It makes no sense.
         """
-        options = spec.take("ns", "timeout", "shared", "key", "as")
+        options = spec.take("ns", "timeout", "shared", "key", "as", "side")
         if spec.path.strip("/") and spec.host:
             raise ConfigurationError(f"{spec} has a path; a node server is named as in zmq://host:port?ns=name.")
         return cls(
@@ -44,6 +45,7 @@ class Reach(NamedTuple):
             _switch(options.get("shared", "1")),
             options.get("key", ""),
             options.get("as", CLIENT),
+            _way(options.get("side", "1")),
         )
 
     def url(self, namespace: str) -> str:
@@ -57,6 +59,8 @@ class Reach(NamedTuple):
             options.append(("key", self.key))
         if self.identity != CLIENT:
             options.append(("as", self.identity))
+        if self.side != "1":
+            options.append(("side", self.side))
         host, path = ("", self.address) if self.address.startswith("/") else (self.address, "")
         return str(ConnectorSpec("zmq", host, path, tuple(options)))
 
@@ -114,7 +118,8 @@ class Servers:
         """A link of its own to the connector's server; who asks closes it."""
         reach, own = self._reach, self.own()
         guard = Guard(own.address, reach.key, reach.identity)
-        return Link(own.address, min(reach.timeout, timeout), shared=reach.shared, options=guard.options)
+        timeout = min(reach.timeout, timeout)
+        return Link(own.address, timeout, shared=reach.shared, side=reach.side, options=guard.options)
 
     def find(self, key: Key | None, namespace: str) -> Spot:
         """Where the object of a key lies; without a key, or with one that does not say, it is the own namespace."""
@@ -137,7 +142,8 @@ class Servers:
         link = self._links.get(address)
         if link is None:
             guard = Guard(address, key, self._reach.identity)
-            made = Link(address, self._reach.timeout, shared=self._reach.shared, options=guard.options)
+            reach = self._reach
+            made = Link(address, reach.timeout, shared=reach.shared, side=reach.side, options=guard.options)
             link = self._links.setdefault(address, made)
         return link
 
@@ -163,6 +169,12 @@ def _seconds(text: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigurationError(f"timeout={text!r} is not a number of seconds.") from None
+
+
+def _way(text: str) -> str:
+    if text not in ("0", "1", "tcp"):
+        raise ConfigurationError(f"side={text!r} is none of 0, 1 and tcp.")
+    return text
 
 
 def _switch(text: str) -> bool:

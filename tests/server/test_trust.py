@@ -1,0 +1,73 @@
+"""Who is let in by a node server, and what others are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyfab.connectors.zmq.connector import ZMQConnector
+from proxyfab.errors import AccessDenied, ConfigurationError
+from proxyfab.keyring import Keyring
+from proxyfab.keys import Key
+from proxyfab.testing.content import is_whole, signed
+from proxyfab.testing.nodes import NodeServer
+
+MB = 2**20
+
+
+@pytest.fixture
+def keyring(tmp_path, monkeypatch) -> Keyring:
+    monkeypatch.setenv("PROXYFAB_KEYS", str(tmp_path / "keys"))
+    keyring = Keyring()
+    keyring.make("curve", "server")
+    keyring.make("curve", "client")
+    return keyring
+
+
+@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:0", "tcp://*:0"])
+def test_beyond_loopback_only_with_a_key(bind):
+    with pytest.raises(AssertionError, match="--key"):
+        NodeServer(bind=bind).start()
+
+
+def test_curve_lets_in_who_is_on_the_list(keyring):
+    client, server_key = keyring.curve("client")[0], keyring.curve("server")[0].decode()
+    with NodeServer(["--key", "server", "--advertise", "node7:5555"], bind="tcp://0.0.0.0:0") as server:
+        port = server.ready["endpoints"][0].rpartition(":")[2]
+        keyring.know(f"tcp://127.0.0.1:{port}", server_key)
+        with ZMQConnector.from_url(f"zmq://127.0.0.1:{port}?timeout=5") as one:
+            with pytest.raises(AccessDenied, match="does not let this client's key in"):
+                one.get(Key("k"))
+            keyring.allow("server", client, "me")
+            assert one.get(Key("k")) is None, "the list is read anew"
+            key = one.put(signed(3 * MB))
+            assert key.where.endswith("/node7:5555")
+            assert is_whole(one.get(key))
+        with ZMQConnector.from_url(f"zmq://127.0.0.1:{port}?shared=0") as one:
+            assert is_whole(one.get(one.put(signed(3 * MB))))
+            keys = one.put_many([signed(100)] * 100)
+            assert all(map(is_whole, one.get_many(keys)))
+
+
+def test_the_wrong_key_and_no_key_are_told(keyring):
+    keyring.allow("server", keyring.curve("client")[0], "me")
+    other = keyring.make("curve", "other").public
+    with NodeServer(["--key", "server"]) as server:
+        with (
+            ZMQConnector(server.url[6:], key=other, timeout=5) as one,
+            pytest.raises(AccessDenied, match="another key"),
+        ):
+            one.get(Key("k"))
+        with ZMQConnector(server.url[6:], timeout=5) as one, pytest.raises(AccessDenied, match="CURVE"):
+            one.get(Key("k"))
+        with ZMQConnector(server.url[6:], key=keyring.curve("server")[0].decode(), timeout=5) as one:
+            assert one.get(Key("k")) is None
+        with ZMQConnector.from_url(server.url + "?as=nobody", name=None) as one:
+            keyring.know(server.url[6:], keyring.curve("server")[0])
+            with pytest.raises(ConfigurationError, match="nobody"):
+                one.get(Key("k"))
+
+
+def test_a_server_without_curve_is_not_spoken_to_with_it(keyring, node_server):
+    key = keyring.curve("server")[0].decode()
+    with ZMQConnector(node_server.url[6:], key=key, timeout=5) as one, pytest.raises(AccessDenied):
+        one.get(Key("k"))
