@@ -68,7 +68,7 @@ class Session:
 class Account:
     """What this process knows and holds of one object."""
 
-    __slots__ = ("__weakref__", "claims", "data", "keeper", "key", "lease", "lent", "raw", "ticket")
+    __slots__ = ("__weakref__", "claims", "data", "keeper", "key", "lease", "lent", "raw", "ticket", "version")
 
     def __init__(self, key: str, lease: float, keeper: Any = None) -> None:
         self.keeper = keeper
@@ -78,6 +78,8 @@ class Account:
         """The record as it was seen last."""
         self.data = ""
         """The key of the data, as it was seen last."""
+        self.version = -1
+        """Of the data."""
         self.claims: dict[int, Session] = {}
         """Numbers of the claims that are held here, and the sessions they are of; 0 for what was sent."""
         self.ticket = ""
@@ -86,11 +88,12 @@ class Account:
         """The shared claim that all borrows of this process share."""
 
     def saw(self, raw: bytes | None) -> Record | None:
-        """The record is this now."""
-        self.raw = raw
+        """The record is, or was a moment ago, this; another thread may have seen a later one."""
         record = None if raw is None else decode(raw)
-        if record is not None:
-            self.data = record.data
+        if record is None or record.version >= self.version:
+            self.raw = raw
+        if record is not None and record.version >= self.version:
+            self.data, self.version = record.data, record.version
         return record
 
 
