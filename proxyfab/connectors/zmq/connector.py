@@ -265,8 +265,11 @@ class ZMQConnector(BaseConnector):
         return list(map(bool, self._ask("evict", keys, "found")))
 
     def renew(self, key: Key, ttl: float | None) -> bool:
+        return self.renew_many([key], ttl)[0]
+
+    def renew_many(self, keys: Sequence[Key], ttl: float | None) -> list[bool]:
         check_ttl(ttl)
-        return bool(self._ask("renew", [key], "found", {"ttl": ttl})[0])
+        return list(map(bool, self._ask("renew", keys, "found", {"ttl": ttl})))
 
     def stat(self, key: Key) -> Stat | None:
         row = self._ask("stat", [key], "rows")[0]

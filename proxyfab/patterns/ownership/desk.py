@@ -39,6 +39,7 @@ _BACKOFF = {
     LOST: Backoff(first=0.001, longest=0.05),
     HELD: Backoff(first=0.005, factor=1.5, longest=0.25),
 }
+_BATCH = 1000
 _SILENT = Backoff(first=0.02, longest=1.0)
 
 
@@ -103,7 +104,7 @@ class Desk:
                 Key.parse(request.key), _frames(request.old), _frames(request.new), ttl=request.ttl
             )
         if isinstance(request, Renew):
-            return self._connector.renew_many([Key.parse(text) for text in request.keys], request.ttl)
+            return self._renew([Key.parse(text) for text in request.keys], request.ttl)
         if isinstance(request, ReadMany):
             many = self._connector.get_many([Key.parse(text) for text in request.keys])
             return [None if found is None else found.tobytes() for found in many]
@@ -118,6 +119,12 @@ class Desk:
             return time.monotonic()
         assert isinstance(request, Evict)
         return self._evict(Key.parse(request.key))
+
+    def _renew(self, keys: list[Key], ttl: float) -> list[bool]:
+        there: list[bool] = []
+        for start in range(0, len(keys), _BATCH):  # others of this place wait between two of them, not behind all
+            there += self._connector.renew_many(keys[start : start + _BATCH], ttl)
+        return there
 
     def _look(self, request: Look) -> Seen:
         keys = [Key.parse(text) for text in request.sessions]
