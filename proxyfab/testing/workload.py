@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from proxyfab.buffers import Frames
+from proxyfab.errors import ObjectLost
 from proxyfab.keys import Key
 from proxyfab.opening import open_connector
 from proxyfab.testing.history import ROSTER, Log, recent
@@ -130,9 +131,18 @@ class Actor:
         self.log.call("held", [key.id], lambda: [verdict_on(key.id, frames)])
 
     def evict(self, key: Key) -> bool:
-        """Evict an object; whether that was answered."""
-        act: Callable[[], list[str]] = lambda: [str(self.connector.evict(key)).lower()]  # noqa: E731
-        return self._call("evict", [key], act) is not None
+        """Evict an object; whether that was answered, be it that its server has lost it."""
+        lost = False
+
+        def act() -> list[str]:
+            nonlocal lost
+            try:
+                return [str(self.connector.evict(key)).lower()]
+            except ObjectLost:
+                lost = True
+                raise
+
+        return self._call("evict", [key], act) is not None or lost
 
     def wait(self, key: Key, timeout: float) -> None:
         """Wait for an object."""
