@@ -1,8 +1,7 @@
-"""One node server on this machine and those who speak to it: proxyfab over the wire and over shared memory, beside
-pyzmq's own fastest way and a bare TCP stream, each with its server in another process.
+"""One node server on this machine, and those who speak to it: proxyfab over shared memory and by each way of bytes,
+beside pyzmq's own fastest way, ProxyStore's connector and bare streams, each with its server in another process.
 
-All at the level of bytes by key, so that nothing but the connection differs. ProxyStore's connector for ZeroMQ is in
-another distribution (proxystore-ex) and is not measured here.
+All at the level of bytes by key, so that nothing but the connection differs.
 """
 
 from __future__ import annotations
@@ -21,6 +20,14 @@ from proxyfab.keys import Key
 
 BENCH = "zmq"
 WIRE, SHARED, WHOLE, STREAM = "proxyfab-zmq-wire", "proxyfab-zmq", "pyzmq", "raw-tcp"
+PEER = "proxystore-zmq"
+WAYS = {
+    SHARED: "?ns=shared",
+    "proxyfab-zmq-unix": "?shared=0&ns=unix",
+    WIRE: "?shared=0&side=tcp&ns=wire",
+    "proxyfab-zmq-router": "?shared=0&side=0&ns=router",
+}
+"""Shared memory; all bytes through a Unix socket, TCP, ZeroMQ."""
 MANY = 1000
 LARGEST = 100 * MB
 Calls = dict[str, Callable[[], object]]
@@ -34,6 +41,8 @@ def run(settings: Settings) -> Outcome:
         return outcome
     from proxyfab.testing.nodes import NodeServer
 
+    if not find_spec("proxystore_ex"):
+        outcome.skipped.append(Skipped(BENCH, PEER, "the package proxystore_ex is not installed"))
     with NodeServer() as server:
         for nbytes in [size for size in settings.sizes if size <= LARGEST]:
             _size(server.url, nbytes, settings, outcome)
@@ -65,7 +74,7 @@ def _speakers(url: str, data: bytes, stack: contextlib.ExitStack) -> tuple[Calls
     frames, key = Frames([data]), Key("object")
     gets: Calls = {}
     puts: Calls = {}
-    for name, options in ((WIRE, "?shared=0&ns=wire"), (SHARED, "?ns=shared")):
+    for name, options in WAYS.items():
         one = stack.enter_context(ZMQConnector.from_url(url + options))
         stack.callback(one.clear)
         one.put(frames, key=key, replace=True)
@@ -75,8 +84,17 @@ def _speakers(url: str, data: bytes, stack: contextlib.ExitStack) -> tuple[Calls
         puts[name] = lambda one=one: one.put(frames, key=key, replace=True)  # type: ignore[misc]  # as above
     whole = stack.enter_context(contextlib.closing(WholeZmq(len(data))))
     stream = stack.enter_context(contextlib.closing(Stream(len(data))))
-    gets |= {WHOLE: whole.get, STREAM: stream.get}
+    unix = stack.enter_context(contextlib.closing(Stream(len(data), unix=True)))
+    gets |= {WHOLE: whole.get, STREAM: stream.get, "raw-unix": unix.get}
     puts[WHOLE] = lambda: whole.put(data)
+    if find_spec("proxystore_ex"):
+        from benchmarks.baselines.proxystore_zmq import ProxyStoreZmq
+
+        peer = stack.enter_context(contextlib.closing(ProxyStoreZmq(data)))
+        if bytes(peer.get()) != data:
+            raise ValueError("what came back from ProxyStore is not what was put")
+        gets[PEER] = peer.get
+        puts[PEER] = lambda: peer.put(data)
     return gets, puts
 
 
@@ -86,7 +104,7 @@ def _batches(url: str, settings: Settings, outcome: Outcome) -> None:
 
     count = 20 if settings.tiny else MANY
     many = [Frames([os.urandom(KB)]) for _ in range(count)]
-    with ZMQConnector.from_url(url + "?shared=0") as one:
+    with ZMQConnector.from_url(url + "?shared=0&side=tcp") as one:
         keys = one.put_many(many)
         calls: dict[str, Callable[[], Any]] = {
             "put": lambda: [one.put(frames) for frames in many],

@@ -165,6 +165,22 @@ def _redis() -> Iterator[Target]:
     yield Target("redis: a waiter in another process wakes after the put", "< 5 ms", _redis_wakes)
 
 
+def _lifetimes() -> Iterator[Target]:
+    for place in ("redis", "shm"):
+        for system in ("proxyfab-owned", "proxyfab-owned-killed"):
+            killed = ", every fifth worker killed" if system.endswith("killed") else ""
+            yield Target(
+                f"{place}: peak extra memory of a map-reduce with ownership{killed}, against eviction by hand",
+                "at most 1.05x",
+                partial(_peak, ours=f"{system} on {place}", theirs=f"proxyfab-manual on {place}"),
+            )
+            yield Target(
+                f"{place}: objects left of it after lease and grace{killed}",
+                "none",
+                partial(_left, system=f"{system} on {place}"),
+            )
+
+
 def _zmq() -> Iterator[Target]:
     yield Target(
         "zmq: get of 100 MB over the wire against pyzmq with copy=False",
@@ -181,12 +197,18 @@ def _zmq() -> Iterator[Target]:
         "< 300 us",
         partial(_zmq_under, what="proxyfab-zmq", nbytes=100 * MB, limit=300e-6),
     )
+    for nbytes in (KB, 100 * MB):
+        yield Target(
+            f"zmq: get of {size_name(nbytes)} over the wire against ProxyStore",
+            "at least 5x its speed",
+            partial(_zmq_against, theirs="proxystore-zmq", factor=5, nbytes=nbytes),
+        )
     yield Target("zmq: a waiter in another process wakes after the put", "< 5 ms", _zmq_wakes)
 
 
-def _zmq_against(results: Results, *, theirs: str, factor: float) -> tuple[str, bool]:
-    mine = results.median("zmq", "get", "proxyfab-zmq-wire", "bytes", 100 * MB)
-    other = results.median("zmq", "get", theirs, "bytes", 100 * MB)
+def _zmq_against(results: Results, *, theirs: str, factor: float, nbytes: int = 100 * MB) -> tuple[str, bool]:
+    mine = results.median("zmq", "get", "proxyfab-zmq-wire", "bytes", nbytes)
+    other = results.median("zmq", "get", theirs, "bytes", nbytes)
     return f"{other / mine:.2f}x ({seconds(mine)} against {seconds(other)})", other >= factor * mine
 
 
@@ -380,6 +402,22 @@ def _operations(results: Results) -> tuple[str, bool]:
     slower = [what for ratio, what in cells if ratio > NOISE]
     ratio, what = max(cells)
     return f"{ratio:.2f}x the added time ({what}); slower in {len(slower)} of {len(cells)}", not slower
+
+
+def _peak(results: Results, ours: str, theirs: str) -> tuple[str, bool]:
+    found = {row.system: row for row in results.select("lifetimes", "peak extra memory")}
+    if not {ours, theirs} <= found.keys():
+        raise NotMeasured(f"{ours} and {theirs}")
+    mine, other = found[ours].median, found[theirs].median
+    return f"{mine / other:.2f}x ({mine / 1e6:.0f} MB against {other / 1e6:.0f} MB)", mine <= NOISE * other
+
+
+def _left(results: Results, system: str) -> tuple[str, bool]:
+    what = "objects left after lease and grace"
+    found = [row for row in results.select("lifetimes", what) if row.system == system]
+    if not found:
+        raise NotMeasured(f"{what} by {system}")
+    return f"{found[0].median:.0f}", found[0].median == 0
 
 
 def _eight_gets(results: Results) -> tuple[str, bool]:

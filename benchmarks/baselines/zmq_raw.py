@@ -1,4 +1,4 @@
-"""What pyzmq and a bare TCP stream cost by themselves: one process sends an object of known size when it is asked.
+"""What pyzmq and bare streams cost by themselves: one process sends an object of known size when it is asked.
 
 `WholeZmq` gets an object as one message with `copy=False`, the fastest that pyzmq offers; `Stream` receives into memory
 that is touched already, which nobody who returns an object can do.
@@ -53,12 +53,13 @@ def _router(talk: Connection, nbytes: int) -> None:
 
 
 class Stream:
-    """A TCP connection, and a process that fills it."""
+    """A TCP connection, or a Unix socket in the abstract namespace, and a process that fills it."""
 
-    def __init__(self, nbytes: int) -> None:
-        self.child = Child(_stream, nbytes)
-        self.socket = socket.create_connection((HOST, self.child.receive()))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, nbytes: int, *, unix: bool = False) -> None:
+        self.child = Child(_stream, nbytes, unix)
+        self.socket = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+        self.socket.connect(self.child.receive())
+        _tune(self.socket)
         self.target = memoryview(bytearray(b"x" * nbytes))
 
     def get(self) -> memoryview:
@@ -74,11 +75,18 @@ class Stream:
         self.child.__exit__(None, None, None)
 
 
-def _stream(talk: Connection, nbytes: int) -> None:
+def _tune(one: socket.socket) -> None:
+    if one.family == socket.AF_INET:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _stream(talk: Connection, nbytes: int, unix: bool) -> None:
     data = bytes(nbytes)
-    with socket.create_server((HOST, 0)) as listener:
-        talk.send(listener.getsockname()[1])
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as listener:
+        listener.bind("" if unix else (HOST, 0))
+        listener.listen()
+        talk.send(listener.getsockname())
         connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _tune(connection)
         while connection.recv(1):
             connection.sendall(data)
