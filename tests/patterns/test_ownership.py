@@ -335,12 +335,12 @@ class TestSending:
 
     def test_the_sender_keeps_it_alive(self) -> None:
         with Store("memory://") as store:
-            o = own(store, [1], lease=0.2)
+            o = own(store, [1], lease=0.8)
             message = pickle.dumps(o)
             data = data_of(o)
             del o
             gc.collect()
-            assert not until(lambda: not store.exists(data), timeout=1.0)
+            assert not until(lambda: not store.exists(data), timeout=2.0)
             taken = pickle.loads(message)
             assert taken == [1]
             release(taken)

@@ -149,6 +149,7 @@ def test_what_a_process_owns_goes_when_it_ends(anywhere: Store) -> None:
         child.send(("leave",))
         assert child.process.wait(20) == 0
     assert not any(anywhere.exists_many([record, data, other]))
+    assert list(anywhere.connector.scan()) == []  # type: ignore[attr-defined]  # it scans; the session is gone, too
 
 
 @everywhere

@@ -10,15 +10,15 @@ import threading
 import weakref
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from proxyfab.errors import ConnectorError
-from proxyfab.exit import Drain, Hold
-from proxyfab.keys import Key
+from proxyfab.exit import Hold
 from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.desk import Desk
 from proxyfab.patterns.ownership.protocol import Steps
 from proxyfab.patterns.ownership.refusals import refusal
+from proxyfab.patterns.ownership.settling import End, settle
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim, Record
 from proxyfab.wire.owning import Rule
@@ -27,15 +27,6 @@ PATIENCE = 1.0
 """Seconds that somebody else's claim may stand in the way by default: what was let go is given back a moment later."""
 _FLUSH = 0.25
 _WAITS = frozenset({owning.LENT, owning.CHANGING})
-
-
-class End(NamedTuple):
-    """What is owed when a handle ends: the claim is given back, or the object released."""
-
-    account: Account
-    claim: Claim
-    owner: bool
-    """Whether it is the owner's."""
 
 
 def apply(verb: str, account: Account, rule: Rule, *, began: float | None = None, **options: Any) -> Record | None:
@@ -83,7 +74,7 @@ def claimed(
         record = _drive(verb, account, enter, **options)
     except ConnectorError:
         if borrows:
-            _drain(account).add([End(account, claim, owner=False)])
+            account.keeper.drain.add([End(account, claim, owner=False)])
         raise
     account.keeper.work_on()
     assert record is not None
@@ -104,33 +95,16 @@ def _drive(
     outcome = Desk(store).run(steps(believed=believed, waits=waits))
     if outcome.refused is not None and outcome.refused.reason in waits:
         # What this process let go, and is about to give back, may be all that is in the way.
-        _drain(account).flush(min(max(patience, _FLUSH), PATIENCE))
+        account.keeper.drain.flush(min(max(patience, _FLUSH), PATIENCE))
         outcome = Desk(store, patience).run(steps(believed=False, waits=waits))
     if outcome.refused is not None:
         raise refusal(verb, account, outcome.refused)
     return outcome.record
 
 
-def owe(handle: object, account: Account, claim: Claim, *, owner: bool) -> Hold[End]:
+def owe(handle: object, account: Account, claim: Claim, *, owner: bool) -> Hold[Any]:
     """Give the claim back when `handle` is collected, or the process ends."""
-    return _drain(account).hold(handle, End(account, claim, owner))
-
-
-def settle(ends: list[End]) -> None:
-    """Do what is owed; where a place does not answer, all of it is asked for again."""
-    for keeper in dict.fromkeys(end.account.keeper for end in ends):
-        with keeper.visit() as store:
-            evicted: list[Key] = []
-            try:
-                for account, claim, owner in ends:
-                    if account.keeper is keeper:
-                        rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
-                        steps = keeper.book.alter(account, rule, believed=account.raw is not None)
-                        Desk(store, evicted=evicted).run(steps)
-                        keeper.book.let_go(account, claim)
-            finally:
-                if evicted:
-                    store.evict_many(evicted)
+    return account.keeper.drain.hold(handle, End(account, claim, owner))  # type: ignore[no-any-return]  # a Keeper's
 
 
 def settle_now(end: End) -> None:
@@ -138,17 +112,8 @@ def settle_now(end: End) -> None:
     try:
         settle([end])
     except ConnectorError:
-        _drain(end.account).add([end])
+        end.keeper.drain.add([end])
         raise
-
-
-def _drain(account: Account) -> Drain[End]:
-    keeper = account.keeper
-    drain = _drains.get(keeper)
-    return _drains.setdefault(keeper, Drain(settle, "ownership")) if drain is None else drain
-
-
-_drains: weakref.WeakKeyDictionary[Any, Drain[End]] = weakref.WeakKeyDictionary()
 
 
 class Lent:

@@ -16,13 +16,16 @@ from contextlib import contextmanager
 
 from proxyfab.buffers import Frames
 from proxyfab.errors import ProxyfabError
+from proxyfab.exit import Drain, Hold
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.opening import connector_of, seal_of
 from proxyfab.osio.owner import this_process
+from proxyfab.patterns.holding import reap
 from proxyfab.patterns.ownership.book import Account, Book, Session
 from proxyfab.patterns.ownership.desk import Desk, presence
+from proxyfab.patterns.ownership.settling import End, Farewell, settle
 from proxyfab.ref import openers
 from proxyfab.spec import StoreSpec
 from proxyfab.store import Store
@@ -56,6 +59,8 @@ class Keeper:
         self.url = store.url
         self._store: Store | None = store
         self._accounts: weakref.WeakValueDictionary[str, Account] = weakref.WeakValueDictionary()
+        self.drain: Drain[End | Farewell] = Drain(settle, "ownership")
+        """What ended handles leave to do."""
         self.after_fork()
         on_fork(self)
 
@@ -66,6 +71,7 @@ class Keeper:
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._farewells: dict[Session, Hold[End | Farewell]] = {}
         self._accounts.clear()
 
     @contextmanager
@@ -107,6 +113,7 @@ class Keeper:
         now = time.monotonic()
         key = self.store.connector.put(Frames([presence()]), key=self.store.reserve(), ttl=silence(lease))
         session = self.book.sessions[lease] = Session(str(key), lease, now, os.getpid())
+        self._farewells[session] = self.drain.hold(session, Farewell(self, session.text))
         self.work_on()
         return session
 
@@ -152,12 +159,17 @@ class Keeper:
         store = self._store
         if (store is None or store.closed) and not self.book.held(session):
             self.book.sessions.pop(session.lease, None)  # expires; nothing is worth opening the store again
-            return True
+            session.lost = True
         try:
-            with self.visit() as place:
-                Desk(place).run(self.book.tend(session, now))
+            if not session.lost:
+                with self.visit() as place:
+                    Desk(place).run(self.book.tend(session, now))
+                if store is not None:
+                    reap(store)  # of the killed, where what expired is only hidden
         except ProxyfabError:
             return False
+        if session.lost and session in self._farewells:
+            self._farewells.pop(session).cancel()
         return True
 
     def _may_end(self) -> bool:

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, NoReturn
 from proxyfab.errors import BorrowError, KeyNotFound, ProxyfabError
 from proxyfab.exit import Hold
 from proxyfab.keys import Key
-from proxyfab.patterns.ownership.accounts import PATIENCE, End, apply, claimed, owe, settle_now
+from proxyfab.patterns.ownership.accounts import PATIENCE, apply, claimed, owe, settle_now
 from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.borrows import Shared, shared_of
 from proxyfab.patterns.ownership.handles import ARRIVED, HELD, OVER, SENT, Handle
 from proxyfab.patterns.ownership.keeper import keeper_of
 from proxyfab.patterns.ownership.refusals import ended
+from proxyfab.patterns.ownership.settling import End
 from proxyfab.proxy import Kind, unwrap
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim, Record, keep, silence
@@ -32,7 +33,7 @@ class Seated(Handle):
         self.ticket = ticket
         self.claim: Claim | None = None
         self.session: Session | None = None
-        self._hold: Hold[End] | None = None
+        self._hold: Hold[Any] | None = None
         self._reader: Shared | None = None
 
     def sit(self, claim: Claim, session: Session) -> None:
