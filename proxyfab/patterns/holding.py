@@ -167,16 +167,14 @@ class Keeper:
 
     def _work(self) -> None:
         due: dict[int, float] = {}
-        reap = time.monotonic() + _REAP_EVERY
         while True:
             now = time.monotonic()
             kept = dict(self.kept)
             due = {name: due.get(name, now + (holding.lease or 0) / _BEATS) for name, holding in kept.items()}
             for name in [name for name, when in due.items() if when <= now]:
                 due[name] = now + self._beat(kept[name])
-            if now > reap:
-                reap = now + _REAP_EVERY
-                _reap(self.url)
+            for holding in list(kept.values())[:1]:
+                reap(holding.given)
             with self._lock:
                 if not self.kept:
                     self._thread = None
@@ -202,11 +200,14 @@ class Keeper:
         return lease / _BEATS
 
 
-def _reap(url: str) -> None:
-    """Take back what expired where nobody else does: in memory and files of this machine."""
+def reap(store: Store) -> None:
+    """Take back what expired where nobody else does, in memory and files of this machine: every now and then."""
+    connector, now = store.connector, time.monotonic()
+    if store.closed or not connector.local or now - _reaped.setdefault(store.url, now) < _REAP_EVERY:
+        return
+    _reaped[store.url] = now
     try:
-        connector = open_store(url).connector
-        if connector.local and isinstance(connector, SupportsReap):
+        if isinstance(connector, SupportsReap):
             connector.reap()
     except ProxyfabError:
         pass  # `proxyfab gc` says what is wrong there
@@ -222,3 +223,4 @@ def keeper_of(url: str) -> Keeper:
 
 _drains: dict[str, Drain[Holding]] = {}
 _keepers: dict[str, Keeper] = {}
+_reaped: dict[str, float] = {}

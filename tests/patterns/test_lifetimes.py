@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import os
@@ -28,6 +29,7 @@ from proxyfab.errors import (
     LifetimeEnded,
     SerializationError,
 )
+from proxyfab.patterns import Future, own, release
 from proxyfab.patterns.holding import drain_of, keeper_of
 from proxyfab.patterns.lifetime import Lease, Lifetime
 from proxyfab.testing import Child, in_fork, until
@@ -472,6 +474,55 @@ def test_a_connector_that_cannot_move_an_expiry(files: Store) -> None:
     with pytest.raises(CapabilityError, match="no expiry that could be moved"):
         lease.add(store.put(1))
     lease.close()
+
+
+def test_who_keeps_something_takes_back_what_expired(
+    files: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this machine, where it is only hidden; by lifetimes as by owners."""
+    monkeypatch.setattr("proxyfab.patterns.holding._REAP_EVERY", 0.1)
+
+    def lie() -> int:
+        return sum(path.is_file() for path in (tmp_path / "kept").rglob("[0-9a-f][0-9a-f]/*"))
+
+    files.put(BIG, ttl=0.2)
+    with Lifetime(files, lease=LEASE) as life:
+        life.put(1)
+        assert lie() == 2
+        assert until(lambda: lie() == 1, 5)
+    files.put(BIG, ttl=0.2)
+    mine = own(files, BIG, lease=LEASE)
+    assert lie() == 4, "the object, its record, a sign of life and what expires"
+    assert until(lambda: lie() == 3, 5)
+    release(mine)
+
+
+def test_a_time_to_live_is_kept_by_whatever_stores(tmp_path: Path) -> None:
+    """Also by those made of others, and by each way to store."""
+    files = f"file://{tmp_path}"
+    for url in (
+        files,
+        f"lz4+{files}",
+        f"routed://?to={files}/a&to={files}/b",
+        f"tiers://?to=memory://&to={files}/c",
+        f"bounded://?limit=1MB&fast=memory://&slow={files}/d",
+    ):
+        with Store(url, inline_below=0) as store:
+            keys = [
+                store.put(1, ttl=60),
+                *store.put_many([1, 2], ttl=60),
+                store.ref(BIG, ttl=60).key,
+                ref_of(store.proxy(BIG, ttl=60)).key,
+                *[ref_of(proxy).key for proxy in store.proxy_many([BIG, "x"], ttl=60)],
+                asyncio.run(store.aput(1, ttl=60)),
+                ref_of(asyncio.run(store.aproxy(BIG, ttl=60))).key,
+            ]
+            future = Future[int](store, ttl=60)
+            future.set_result(1)
+            for key in [*keys, future.key]:
+                stat = store.connector.stat(key)  # type: ignore[arg-type]  # all are stored
+                assert stat is not None
+                assert stat.expires == pytest.approx(time.time() + 60, abs=10), url
 
 
 def test_no_thread_is_left_when_nothing_is_held(files: Store, monkeypatch: pytest.MonkeyPatch) -> None:
