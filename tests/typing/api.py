@@ -7,8 +7,8 @@ not needed, so that a promise which stops being refused fails here.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Awaitable, Callable
-from typing import Any, assert_type
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Annotated, Any, assert_type
 
 from proxyfab import (
     Key,
@@ -36,7 +36,7 @@ from proxyfab.abc import (
 from proxyfab.buffers import Frames
 from proxyfab.connectors import FileConnector, MemoryConnector, SharedMemoryConnector
 from proxyfab.errors import KeyNotFound, ProxyfabError
-from proxyfab.patterns import Future, as_completed, wait
+from proxyfab.patterns import ByRef, ByValue, Future, ProxyExecutor, as_completed, proxied, wait
 from proxyfab.trace import Link, Span, Total, listen, totals
 
 
@@ -173,6 +173,61 @@ for completed in as_completed([future]):
 async def awaits() -> None:
     assert_type(await future, Image)
     assert_type(await future.ref(), Image)
+
+
+# -- decorated functions and executors ---------------------------------------------------------------------------------
+
+
+@proxied(store, above="100 KB")
+def scaled(image: Image, factor: float = 2.0, *, name: str = "") -> Image:
+    return image.scaled(factor)
+
+
+@proxied(store, args=True, result=False, lazy=False, depth=2, ttl=60)
+async def later(image: Annotated[Image, ByRef], count: Annotated[int, ByValue]) -> list[Image]:
+    return [image] * count
+
+
+@proxied("shm://run", above=1000)
+def several(image: Image) -> Iterator[Image]:
+    yield image
+
+
+class Lab:
+    @proxied(store)
+    def measure(self, image: Image) -> float:
+        return image.width
+
+    @proxied(store)
+    @classmethod
+    def make(cls, width: int) -> Lab:
+        return cls()
+
+    @proxied(store)
+    @staticmethod
+    def free(width: int) -> int:
+        return width
+
+
+assert_type(scaled(Image(1), 3.0, name="a"), Image)
+scaled("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+scaled(Image(1), speed=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+assert_type(Lab().measure(Image(1)), float)
+assert_type(Lab.make(1), Lab)
+assert_type(Lab.free(1), int)
+assert_type(next(several(Image(1))), Image)
+
+
+async def decorated() -> None:
+    assert_type(await later(Image(1), 2), list[Image])
+
+
+with ProxyExecutor(concurrent.futures.ThreadPoolExecutor(), store, above="100 KB", lazy=False) as executor:
+    as_any_other: concurrent.futures.Executor = executor
+    assert_type(executor.submit(scaled, Image(1), 2.0), concurrent.futures.Future[Image])
+    assert_type(executor.submit(length, "text").result(), int)
+    executor.submit(length, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(executor.map(length, ["a", "b"], chunksize=2), Iterator[int])
 
 
 # -- errors and observation --------------------------------------------------------------------------------------------
