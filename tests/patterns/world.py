@@ -263,13 +263,14 @@ class World(Lives):
     def start_tend(self, process: Process, session: Session) -> None:
         began = process.clock(self.now)
         process.tending = True
+        doubts = set(process.doubts)  # what is doubtful from now on is found out by the next one
 
         def done(error: Any) -> None:
             process.tending = False
             failed = isinstance(error, Exception)
             process.due[session.text] = (process.clock(self.now) + 1.0) if failed else began + LEASE / 3
             if not failed:
-                process.doubts.clear()
+                process.doubts -= doubts
 
         self.launch(process, "tend", process.book.tend(session, began), done=done)
 
@@ -322,7 +323,7 @@ class World(Lives):
         elif self.chance.random() < self.faulty:
             if self.chance.random() < 0.5:
                 self.serve(task, request)
-            task.answer = (None, ConnectorError("lost"))
+            task.answer = (None, None if isinstance(request, Evict) else ConnectorError("lost"))
         else:
             task.answer = (self.serve(task, request), None)
 
