@@ -39,6 +39,7 @@ BENCHES = (
     "zmq",
     "layers",
     "seal",
+    "futures",
     "executor",
     "lifetimes",
     "ownership",

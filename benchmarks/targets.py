@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import bench_executor
+from benchmarks import bench_executor, bench_futures
 from benchmarks.payloads import GB, KB, MB, size_name
 from benchmarks.results import NotMeasured, Results
 
@@ -57,7 +57,8 @@ def _targets() -> Iterator[Target]:
     yield from _threads()
     yield from _redis()
     yield from _zmq()
-    yield from [Target(*promise) for promise in bench_executor.TARGETS]
+    for bench in (bench_futures, bench_executor):
+        yield from [Target(*promise) for promise in bench.TARGETS]
 
 
 def _shared_memory() -> Iterator[Target]:
