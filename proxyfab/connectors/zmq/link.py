@@ -225,14 +225,11 @@ class Link:
         nonce = os.urandom(NONCE)
         stream = Stream(self.endpoint, connect(offer, self.address, patience))
         stream.until = time.monotonic() + patience
-        self._introduced(stream, {"nonce": nonce, "proof": proof(offer.token, "client", nonce)})
-        if stream.welcome.fields.get("proof") != proof(offer.token, "server", nonce):
-            stream.close()
-            raise AccessDenied(f"What answers beside the node server at {self.address} does not know its token.")
-        return stream
+        said = {"nonce": nonce, "proof": proof(offer.token, "client", nonce)}
+        return self._introduced(stream, said, proof(offer.token, "server", nonce))
 
-    def _introduced(self, channel: Channel, fields: dict[str, Any] | None = None) -> Channel:
-        """A channel on which both sides have said who they are."""
+    def _introduced(self, channel: Channel, fields: dict[str, Any] | None = None, proven: bytes = b"") -> Channel:
+        """A channel on which both sides have said who they are, and the server has proved it where it has to."""
         try:
             request = os.urandom(REQUEST)
             process = this_process()
@@ -245,6 +242,8 @@ class Link:
             }
             channel.send("hello", request, said)
             message = channel.answer(request, time.monotonic() + self.timeout)
+            if proven and message.fields.get("proof") != proven:
+                raise AccessDenied(f"What answers beside the node server at {self.address} does not know its token.")
             self._greet(message)
             channel.welcome = message
         except BaseException:
