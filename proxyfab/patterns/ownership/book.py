@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import weakref
 from collections.abc import Generator
@@ -245,11 +246,7 @@ class Book:
             return outcome
         if not self.hold(account, claim):
             return outcome._replace(refused=Refused(LAPSED))
-        try:
-            yield from self._catch_up(account, arrives, began)
-        except ConnectorError:
-            self.let_go(account, claim)  # the caller has nothing, so nothing is kept for him
-            raise
+        yield from self._catch_up(account, arrives, began)
         return outcome if claim.number in account.claims else outcome._replace(refused=Refused(LAPSED))
 
     def alter(self, account: Account, rule: Rule, *, began: float | None = None, **options: Any) -> Steps:
@@ -264,9 +261,14 @@ class Book:
         """Renew at once what may expire before the next renewal of everything.
 
         A session may just have been renewed without it, and is believed in for one lease from then; so of the time to
-        live, one and a half, no more than a half may have gone by.
+        live, one and a half, no more than a quarter may have gone by. Where the place does not answer, no session is
+        believed in before it was renewed, and this with it.
         """
-        if arrives or (yield Now()) - began > (keep(1.0) - 1.0) * account.lease:
-            there = yield Renew((account.key, account.data), keep(account.lease))
-            if not all(there):
+        if not arrives and (yield Now()) - began < account.lease / 4:
+            return
+        try:
+            if not all((yield Renew((account.key, account.data), keep(account.lease)))):
                 yield from self._look_after([account])
+        except ConnectorError:
+            for session in list(account.claims.values()):
+                session.until = -math.inf
