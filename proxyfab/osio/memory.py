@@ -14,6 +14,8 @@ from proxyfab.osio.mapping import PAGE, advise, copy
 
 HUGE = 4 * 2**20
 """Blocks from here on are mapped on their own, on huge pages where the kernel grants them."""
+STEP = 2 * 2**20
+"""A huge page. Of a length that is a multiple of it all pages are huge; the ends of others cost 400 small ones."""
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
@@ -25,7 +27,10 @@ def allocate(nbytes: int) -> memoryview:
     """Writable bytes; zeroed, and returned to the operating system when the last view goes."""
     if nbytes < HUGE:
         return memoryview(bytearray(nbytes))
-    return memoryview(map_private(nbytes))
+    whole = -(-nbytes // STEP) * STEP
+    if whole - nbytes > nbytes // 8:  # so much more than is needed is not worth it
+        return memoryview(map_private(nbytes))
+    return memoryview(map_private(whole))[:nbytes]
 
 
 def map_private(nbytes: int) -> PrivateMap:

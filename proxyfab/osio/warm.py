@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable
 
 from proxyfab.fork import on_fork
-from proxyfab.osio.memory import HUGE, PrivateMap, allocate, map_private
+from proxyfab.osio.memory import HUGE, STEP, PrivateMap, allocate, map_private
 
 KEPT = 256 << 20
 _IDLE = 10.0
-_STEP = 2 << 20
 
 
 class Warm:
@@ -49,7 +48,7 @@ class Warm:
         now = time.monotonic()
         view = self._alone(lambda: self._used_before(nbytes, now))
         if view is None:
-            block = map_private(-(-nbytes // _STEP) * _STEP)
+            block = map_private(-(-nbytes // STEP) * STEP)
             view = memoryview(block)[:nbytes]
             self._alone(lambda: self._keep(block, now))
         return view
@@ -80,7 +79,7 @@ class Warm:
     def _used_before(self, nbytes: int, now: float) -> memoryview | None:
         self._shrink(now)
         for place, count in enumerate(self._counts(self._blocks)):
-            if count == self._free and nbytes <= len(self._blocks[place]) <= 2 * nbytes + _STEP:
+            if count == self._free and nbytes <= len(self._blocks[place]) <= 2 * nbytes + STEP:
                 block = self._blocks.pop(place)
                 self._blocks.append(block)  # the last one is the one used last
                 self._taken[id(block)] = now
