@@ -120,6 +120,10 @@ class Custody:
         self._drain.hold(ref, key)
         return ref
 
+    def complete(self) -> None:
+        """Every result has arrived."""
+        homes.pop(self.home, None)
+
     def flush(self, timeout: float) -> None:
         """Wait until what is not needed any more is gone."""
         self._drain.flush(timeout)
@@ -134,8 +138,8 @@ class Custody:
                 keeper_of(store.url).drop(self.holding)
 
 
-homes: weakref.WeakValueDictionary[str, Custody] = weakref.WeakValueDictionary()
-"""The custodies of this process, by name."""
+homes: dict[str, Custody] = {}
+"""The custodies of this process that still wait for results, by name."""
 
 
 def custody_of(home: str) -> Custody | None:

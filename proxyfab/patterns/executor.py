@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from itertools import chain
+from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from proxyfab.errors import ConfigurationError
@@ -161,6 +162,7 @@ class ProxyExecutor(Executor):
         options = {"cancel_futures": True} if cancel_futures else {}
         self.executor.shutdown(wait=wait, **options)
         if wait:
+            self._custody.complete()
             self._custody.flush(FLUSH)
 
     def _of(self, fn: Callable[..., Any]) -> _Known:
@@ -174,8 +176,8 @@ class ProxyExecutor(Executor):
         terms = self._terms if wishes.result is None else self._terms._replace(result=wishes.result)
         task = Task(fn, terms, by_name=self._by_name)
         known = _Known(task, replace(self._crossing, wishes=wishes), 0 if wishes.any else self._crossing.limit.above)
-        # One that closes over data would keep them alive.
-        if remember and getattr(fn, "__closure__", fn) is None and len(self._known) < _REMEMBERED:
+        # Not a method, and not what closes over something: they would keep data alive.
+        if remember and type(fn) is FunctionType and fn.__closure__ is None and len(self._known) < _REMEMBERED:
             self._known[fn] = known
         return known
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
 from proxyfab.patterns.crossing import Crossing
+from proxyfab.patterns.executor import ProxyExecutor
 from proxyfab.patterns.wishes import Wishes
 from proxyfab.patterns.wrapping import around
 
@@ -47,18 +50,34 @@ def _over_delayed(task: Any, crossing: Crossing) -> Callable[..., Any]:
     return _submitting(inner, function, crossing)
 
 
-def _over_app(task: Any, crossing: Crossing) -> Callable[..., Any]:
-    function = inspected(task.func)
-    app = copy.copy(task)
-    app.func = _inner(task.func, crossing)
-    return _submitting(app, function, crossing)
+def _over_app(app: Any, crossing: Crossing) -> Callable[..., Any]:
+    """Apps answer with futures: so what their tasks take and answer lives as an executor's does."""
+    executor = ProxyExecutor(
+        _App(app),
+        crossing.store,
+        above=crossing.limit.above,
+        args=crossing.args,
+        result=crossing.result,
+        lazy=crossing.lazy,
+        depth=crossing.limit.depth,
+    )
+
+    def submit(*args: Any, **kwargs: Any) -> Any:
+        return executor.submit(app.func, *args, **kwargs)
+
+    return functools.update_wrapper(submit, inspect.unwrap(app.func))
 
 
-def inspected(function: Any) -> Any:
-    """A function itself, beneath what functools.wraps put around it."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
+class _App(Executor):
+    """A Parsl app as an executor: what is submitted is called in its function's place, with the app's own options."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        app = copy.copy(self._app)
+        app.func = fn
+        return app(*args, **kwargs)
 
 
 def _submitting(task: Callable[..., Any], function: Any, crossing: Crossing) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -132,6 +133,11 @@ def raise_because(*_: Any) -> None:
         raise Odd(7, "odd")
     except Odd as error:
         raise KeyError("because") from error
+
+
+class Thing:
+    def method(self, x: Any) -> Any:
+        return x
 
 
 def wait_for(path: str, *_: Any) -> str:
@@ -452,6 +458,33 @@ def test_results_outlive_the_executor(store: Store) -> None:
     assert np.array_equal(result, BIG * 2)
     del future, result
     empty(store)
+
+
+def test_results_outlive_an_executor_that_nobody_has_any_more(store: Store, tmp_path: Path) -> None:
+    inner = pool()
+    executor = ProxyExecutor(inner, store, above="10 KB")
+    blocked = executor.submit(wait_for, str(tmp_path / "go"))
+    future = executor.submit(double, BIG)
+    del executor
+    gc.collect()
+    (tmp_path / "go").touch()
+
+    assert blocked.result(30)
+    assert np.array_equal(future.result(30), BIG * 2)
+    del future
+    empty(store)
+    inner.shutdown()
+
+
+def test_a_method_is_not_remembered_and_its_object_is_let_go(executor: ProxyExecutor) -> None:
+    thing = Thing()
+    gone = weakref.ref(thing)
+
+    assert executor.submit(thing.method, 5).result(30) == 5
+    del thing
+    gc.collect()
+
+    until(lambda: gone() is None, 10)
 
 
 def test_a_closed_store_is_told_where_something_is_large() -> None:

@@ -270,11 +270,14 @@ def with_parsls_apps(directory: str) -> None:
         assert (given, resolved) == (True, False)
         assert is_proxy(result)
         assert np.array_equal(result, BIG * 2)
-        assert is_proxy(under(BIG).result(60)[3])
+        assert ref_of(under(BIG).result(60)[3]).evict()
         assert real(BIG).result(60)[:3] == (False, True, "ndarray")
         assert again(BIG, f"{directory}/flag").result(60) == BIG.sum(), "tried again"
         assert np.array_equal(twice(twice(BIG)).result(60), BIG * 4)
-        store.clear()
+        assert np.array_equal(twice(twice(BIG).result(60)).result(60), BIG * 4)
+        del result
+        gc.collect()
+        until(lambda: stored(store) == 0, 20)
 
 
 def test_parsls_executor(tmp_path: Path) -> None:
