@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from proxyfab.buffers import Frames
+from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.errors import ConnectorError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.server.gate import Gate
 from proxyfab.server.index import Name
+from proxyfab.server.node import Node
 from proxyfab.server.options import Options
 from proxyfab.server.owners import Owners
+from proxyfab.server.storage import Storage
 from proxyfab.server.waiting import Waiters
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.nodes import NodeServer
@@ -84,6 +88,49 @@ def test_chunks_cost_no_more_than_their_bytes(raw):
     assert client.ask("upload", {"ns": "n", "id": "k", "size": 10 * MB}).verb == "go"
     answer = client.ask("data", {"o": 0}, b"x")
     assert (answer.verb, answer.text("kind")) == ("error", "IntegrityError")
+
+
+# -- requests at once ------------------------------------------------------------------------------------------------
+
+
+class Slow(MemoryConnector):
+    """A storage that takes nothing until it is told to."""
+
+    local = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def put(self, frames, **options):
+        assert self.go.wait(20)
+        return super().put(frames, **options)
+
+
+def test_one_connection_has_so_many_requests_worked_on_at_most(context):
+    """What they brought waits in memory for a slow disk."""
+    slow = Slow()
+    node = Node(Options(side=False), Storage(slow))
+    endpoints = node.open()
+    serving = threading.Thread(target=node.run)
+    serving.start()
+    client = Raw(context, SimpleNamespace(ready={"endpoints": endpoints}))
+    try:
+        requests = [number.to_bytes(16, "big") for number in range(40)]
+        for number, request in enumerate(requests):
+            client.say("put", {"ns": "n", "ids": [f"k{number}"], "sizes": [9000]}, bytes(9000), request=request)
+        refused = [client.hear() for _ in range(8)]
+        assert {answer.fields.get("kind") for answer in refused} == {"CapacityError"}
+        assert [answer.request for answer in refused] == requests[32:]
+        slow.go.set()
+        assert sorted(client.hear().request for _ in range(32)) == requests[:32]
+        again = {"ns": "n", "ids": ["k39"], "sizes": [1]}
+        assert client.ask("put", again, b"x", request=requests[39]).fields == {"exists": []}, "it was not done before"
+    finally:
+        slow.go.set()
+        client.close()
+        node.stop()
+        serving.join()
 
 
 # -- waiting ---------------------------------------------------------------------------------------------------------
