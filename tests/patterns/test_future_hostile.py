@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
+import numpy as np
 import pytest
 
 from proxyfab import Store, resolve
@@ -267,6 +268,26 @@ def test_what_nobody_wants_is_not_held(store: Store, monkeypatch: pytest.MonkeyP
     gone = weakref.ref(future)
     del future
     assert until(lambda: gc.collect() is not None and gone() is None)
+
+
+def test_a_result_goes_with_its_last_handle(store: Store) -> None:
+    for wait_for in (
+        lambda one: one.result(),
+        lambda one: next(iter(as_completed([one]))).result(),
+        lambda one: futures.wait([one]).done.pop().result(),
+        lambda one: asyncio.run(_await(one)),
+    ):
+        future = Future(store, of=np.ndarray)
+        elsewhere(future).set_result(np.ones(100_000))
+        gc.collect()
+        gc.disable()
+        try:
+            gone = weakref.ref(wait_for(future))
+            assert gone() is not None
+            del future
+            assert until(lambda gone=gone: gone() is None, 3), wait_for
+        finally:
+            gc.enable()
 
 
 def test_a_bug_in_a_connector_leaves_nobody_waiting() -> None:

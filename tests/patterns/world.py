@@ -181,20 +181,20 @@ class World(Lives):
                 if id(account) not in busy and account.key not in process.doubts:
                     self.look_at(process, account)
             for handle in process.handles:
-                if handle.state == "sent" and not handle.busy:
+                if handle.state == "sent" and not handle.busy and self.calm:
                     self.look_for(process, handle)
 
     def look_at(self, process: Process, account: Account) -> None:
         record = self.record(account.key)
         for number, session in account.claims.items():
-            if number == 0 or not self.believes(process, session):
+            if not self.believes(process, session) or (number == 0 and account.ticket in self.taken):
                 continue
             if record is None:
                 raise Violation(f"{process.name} holds {account.key}, which is gone")
             claims = [record.owner.holder, record.mutable.holder, *record.shared]
-            if not any(claim and (claim.session, claim.number) == (session.text, number) for claim in claims):
+            if number and not any(claim and (claim.session, claim.number) == (session.text, number) for claim in claims):
                 raise Violation(f"{process.name} believes in claim {number} on {account.key}, which {record} lacks")
-            if self.there(record.data) is None:
+            if number and self.there(record.data) is None:
                 raise Violation(f"{process.name} holds {account.key}, whose data are gone")
 
     def look_for(self, process: Process, handle: Handle) -> None:
