@@ -28,19 +28,21 @@ state_of_module(PyObject *module)
 static PyObject *
 class_of_kind(State *state, PyObject *kind)
 {
+    if (kind == Py_None) {
+        return state->unknown != NULL ? state->unknown : ask(NULL, NULL, NULL);
+    }
     if (kind == state->last_kind) {
         return state->last_class;
     }
-    if (kind == Py_None) {
-        return state->unknown;
+    if (!PyTuple_Check(kind)) {
+        return PyErr_Format(PyExc_TypeError, "A kind is needed, not a %.200s", Py_TYPE(kind)->tp_name);
     }
-    PyObject *cls = look_up(state->classes, kind);
+    PyObject *cls = Py_XNewRef(look_up(state->classes, kind));
     if (cls == NULL && !PyErr_Occurred()) {
-        cls = ask(state->build, kind, NULL);
-        Py_XDECREF(cls); /* it has been registered, and is kept there */
+        cls = only_class(ask(state->build, kind, NULL));
     }
-    if (cls != NULL && PyTuple_Check(kind)) {
-        Py_XSETREF(state->last_class, Py_NewRef(cls));
+    if (cls != NULL) {
+        Py_XSETREF(state->last_class, cls); /* which keeps it */
         Py_XSETREF(state->last_kind, Py_NewRef(kind));
     }
     return cls;
@@ -61,26 +63,21 @@ make(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
     return cls == NULL ? NULL : new_proxy(cls, args[0]);
 }
 
-/* rebuild(factory, name, mask): what a pickled proxy calls. */
+/* of_parts(factory, name, mask): a proxy of the kind with these two parts, or None where there has been none yet. */
 static PyObject *
-rebuild(PyObject *module, PyObject *const *args, Py_ssize_t count)
+of_parts(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     State *state = state_of_module(module);
-    if (count == 3) {
-        PyObject *kind = PyTuple_Pack(2, args[1], args[2]);
-        PyObject *cls = kind == NULL ? NULL : look_up(state->classes, kind); /* a Kind is equal to it */
-        Py_XDECREF(kind);
-        if (cls != NULL) {
-            return new_proxy(cls, args[0]);
-        }
-        if (PyErr_Occurred()) {
-            return NULL;
-        }
+    PyObject *kind = count == 3 ? PyTuple_Pack(2, args[1], args[2]) : NULL;
+    if (kind == NULL) {
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "of_parts() takes a factory, a name and a mask");
     }
-    if (state->rebuild == NULL) {
-        return ask(NULL, NULL, NULL);
+    PyObject *cls = look_up(state->classes, kind); /* a Kind is equal to it */
+    Py_DECREF(kind);
+    if (cls != NULL) {
+        return new_proxy(cls, args[0]);
     }
-    return PyObject_Vectorcall(state->rebuild, args, (size_t)count, NULL);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 /* reduce(proxy[, protocol]): what pickle does with a proxy. */
@@ -96,12 +93,8 @@ reduce(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (kind == NULL || proxy->factory == NULL) {
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ReferenceError, "This proxy was cleared.");
     }
-    hook = PyObject_GetAttr(proxy->factory, state->reduce_proxy);
-    if (hook == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return NULL;
-        }
-        PyErr_Clear();
+    if (PyObject_GetOptionalAttr(proxy->factory, state->reduce_proxy, &hook) < 0) {
+        return NULL;
     }
     if (hook != NULL) {
         PyObject *all[3] = {kind, proxy->target ? Py_True : Py_False, proxy->target ? proxy->target : Py_None};
@@ -109,9 +102,10 @@ reduce(PyObject *module, PyObject *const *args, Py_ssize_t count)
         Py_DECREF(hook);
         return found;
     }
-    PyObject *rebuild = PyObject_GetAttrString(module, "rebuild");
-    return rebuild == NULL ? NULL
-                           : Py_BuildValue("N(OOO)", rebuild, proxy->factory, PyTuple_GET_ITEM(kind, 0), PyTuple_GET_ITEM(kind, 1));
+    if (state->rebuild == NULL) {
+        return ask(NULL, NULL, NULL);
+    }
+    return Py_BuildValue("O(OOO)", state->rebuild, proxy->factory, PyTuple_GET_ITEM(kind, 0), PyTuple_GET_ITEM(kind, 1));
 }
 
 static PyObject *
@@ -187,9 +181,13 @@ register_class(PyObject *module, PyObject *args)
 {
     State *state = state_of_module(module);
     PyObject *kind, *cls, *own;
-    if (!PyArg_ParseTuple(args, "O!O!O!", &PyTuple_Type, &kind, &PyType_Type, &cls, &PyDict_Type, &own)) {
+    if (!PyArg_ParseTuple(args, "O!OO!", &PyTuple_Type, &kind, &cls, &PyDict_Type, &own)) {
         return NULL;
     }
+    if (only_class(Py_NewRef(cls)) == NULL) {
+        return NULL;
+    }
+    Py_DECREF(cls); /* the caller has it */
     PyObject *first = PyDict_SetDefault(state->classes, kind, cls);
     if (first == cls && (PyDict_SetItem(state->kinds, cls, kind) < 0 || PyDict_SetItem(state->own, cls, own) < 0)) {
         return NULL;
@@ -202,21 +200,21 @@ static PyObject *
 connect(PyObject *module, PyObject *Py_UNUSED(args), PyObject *named)
 {
     State *state = state_of_module(module);
-    PyObject *found;
-#define TAKE(name)                                                                                                       \
-    found = named == NULL ? NULL : PyDict_GetItemString(named, #name);                                                   \
-    if (found == NULL) {                                                                                                 \
-        return PyErr_Format(PyExc_TypeError, "connect() needs %s", #name);                                               \
-    }                                                                                                                    \
-    Py_XSETREF(state->name, Py_NewRef(found));
+    PyObject *kind = named == NULL ? NULL : PyDict_GetItemString(named, "unknown"), *unknown;
+#define CHECK(name)                                                                                                      \
+    if (kind == NULL || PyDict_GetItemString(named, #name) == NULL) {                                                    \
+        return PyErr_Format(PyExc_TypeError, "connect() needs " #name);                                                  \
+    }
+    CONNECTED(CHECK)
+#undef CHECK
+    unknown = only_class(PyObject_CallOneArg(PyDict_GetItemString(named, "build"), kind));
+    if (unknown == NULL) {
+        return NULL;
+    }
+    Py_XSETREF(state->unknown, unknown);
+#define TAKE(name) Py_XSETREF(state->name, Py_NewRef(PyDict_GetItemString(named, #name)));
     CONNECTED(TAKE)
 #undef TAKE
-    PyObject *kind = PyDict_GetItemString(named, "unknown");
-    PyObject *cls = kind == NULL ? NULL : ask(state->build, kind, NULL);
-    if (cls == NULL) {
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "connect() needs unknown");
-    }
-    Py_XSETREF(state->unknown, cls);
     Py_RETURN_NONE;
 }
 
@@ -231,7 +229,7 @@ forked(PyObject *module, PyObject *Py_UNUSED(none))
 
 static PyMethodDef FUNCTIONS[] = {
     FUNCTION("make", make, METH_FASTCALL | METH_KEYWORDS, "An unresolved proxy of what a factory will return."),
-    FUNCTION("rebuild", rebuild, METH_FASTCALL, "The inverse of reduce, by name in every pickled proxy."),
+    FUNCTION("of_parts", of_parts, METH_FASTCALL, "An unresolved proxy of the kind with this name and mask, if there is one."),
     FUNCTION("reduce", reduce, METH_FASTCALL, "What pickle does with a proxy."),
     FUNCTION("resolve", resolve, METH_FASTCALL | METH_KEYWORDS, "The target of a proxy; anything else as it is."),
     FUNCTION("is_proxy", core_is_proxy, METH_O, "Whether an object is a proxy. Never fetches."),

@@ -17,7 +17,11 @@
 #include <stddef.h>
 #include <structmember.h>
 
-#define REVISION 1 /* of what connect() and the Python around it expect; core.py has the same number */
+#if PY_VERSION_HEX < 0x030D0000
+#define PyObject_GetOptionalAttr _PyObject_LookupAttr /* its name before it became public: no exception is made */
+#endif
+
+#define REVISION 2 /* of what connect() and the Python around it expect; core.py has the same number */
 
 typedef struct {
     PyObject_HEAD
@@ -61,6 +65,23 @@ static inline int
 is_proxy(PyObject *x)
 {
     return Py_TYPE(x)->tp_dealloc == proxy_dealloc;
+}
+
+static inline int
+is_class(PyObject *x)
+{
+    return PyType_Check(x) && ((PyTypeObject *)x)->tp_dealloc == proxy_dealloc;
+}
+
+/* `x`, whose reference is taken over, if it is a class of proxies. */
+static inline PyObject *
+only_class(PyObject *x)
+{
+    if (x != NULL && !is_class(x)) {
+        PyErr_Format(PyExc_TypeError, "A class of proxies is needed, not a %.200s", Py_TYPE(x)->tp_name);
+        Py_CLEAR(x);
+    }
+    return x;
 }
 
 static inline State *

@@ -91,6 +91,10 @@ entry_for(State *state, PyObject *target)
     if (entry == NULL) {
         return NULL;
     }
+    if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 2 || !is_class(PyTuple_GET_ITEM(entry, 0))) {
+        Py_DECREF(entry);
+        return PyErr_Format(PyExc_TypeError, "arrived() must return a class of proxies and a bool");
+    }
     if (PyDict_GET_SIZE(state->types) >= 1024) { /* classes that are made anew and anew must not gather here */
         PyDict_Clear(state->types);
     }

@@ -95,22 +95,34 @@ def reduce(proxy: Any, _protocol: int = 2) -> tuple[Any, ...]:
 
 def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
     """The inverse of `reduce`, by name in every pickled proxy: it must keep its name and arguments."""
-    return make(factory, Kind(name, mask))
+    found = _of_parts(factory, name, mask)
+    return make(factory, Kind(name, mask)) if found is None else found
 
 
-_rebuild = rebuild
-if not TYPE_CHECKING and compiled is not None:
-    make, unsettle, reduce, rebuild = compiled.make, compiled.unsettle, compiled.reduce, compiled.rebuild
+def _of_parts(factory: Any, name: str, mask: int) -> Any:
+    """A proxy of a kind that has been met: without making the Kind once more, to which this tuple is equal."""
+    pair = _pairs.get((name, mask))  # type: ignore[call-overload]  # as above
+    if pair is None:
+        return None
+    proxy = new_body(pair[0])
+    set_factory(proxy, factory)
+    return proxy
+
+
 rebuild.__module__ = "proxyfab.proxy"  # shorter in every pickle, and free to move
+if not TYPE_CHECKING and compiled is not None:
+    make, unsettle, reduce, _of_parts = compiled.make, compiled.unsettle, compiled.reduce, compiled.of_parts
 
 
 @lru_cache(maxsize=1024)
-def _resolved_class(target_type: type) -> type:
+def _arrived(target_type: type) -> tuple[type, bool]:
+    """The class of a resolved proxy of a type, and whether such a target must be asked if it tells too little."""
     kind = kind_of_type(target_type)
-    return (_pairs.get(kind) or _build(kind))[1]
+    cls = (_pairs.get(kind) or _build(kind))[1] if compiled is None else _build_compiled(kind)
+    return cls, has_structs(target_type)
 
 
-waking.class_for.append(_resolved_class)
+waking.arrived.append(_arrived)
 
 _ARRAY_FLAGS = {"ufunc": "ufunc", "function": "array_function"}
 _pairs: dict[Kind, tuple[type, type]] = {}
@@ -270,18 +282,12 @@ def _of_target(proxy: Any, name: str) -> Any:
     return getattr(target_of(proxy), name)
 
 
-def _arrived(target_type: type) -> tuple[type, bool]:
-    """For the C core: the class of resolved proxies of a type, and whether such a target may tell too little."""
-    kind = kind_of_type(target_type)
-    return _build_compiled(kind), has_structs(target_type)
-
-
 if compiled is not None:
     connecting.connect(
         unknown=UNKNOWN,
         build=_build_compiled,
         arrived=_arrived,
-        rebuild=_rebuild,
+        rebuild=rebuild,
         probed=probing.probed,
         names=probing.names,
     )

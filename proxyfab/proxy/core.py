@@ -9,7 +9,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-REVISION = 1
+REVISION = 2
 """Of what the C core and the Python around it expect of one another; `_core.h` has the same number."""
 
 

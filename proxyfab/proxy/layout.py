@@ -15,7 +15,6 @@ a bound `getattr`, and call it without a Python frame; `__call__ = target slot` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +60,10 @@ traits: dict[type, Traits] = {}
 """Every proxy class there is. `type(x) in traits` asks, without touching `x`, whether it is a proxy."""
 
 
-def settle(proxy: Any, target: Any, resolved_class: type) -> None:
-    """Put the target into its proxy."""
+def settle(proxy: Any, target: Any, resolved_class: type, structs: bool) -> None:
+    """Put the target into its proxy; `structs`: its type `has_structs`."""
     _set_target(proxy, target)
-    limited = has_structs(type(target)) and says_too_little(target)
-    _set_getter(proxy, MethodType(_without_structs if limited else getattr, target))
+    _set_getter(proxy, MethodType(_without_structs if structs and says_too_little(target) else getattr, target))
     _set_class(proxy, resolved_class)
 
 
@@ -85,18 +83,13 @@ def says_too_little(target: Any) -> bool:
 
     NumPy asks strangers for them first and for `__array__`, which tells everything, last.
     """
-    if not has_structs(type(target)):
-        return False
     kind = getattr(getattr(target, "dtype", None), "kind", None)
     return kind is not None and kind not in _TOLD
 
 
-def _look_for_structs(cls: type) -> bool:
+def has_structs(cls: type) -> bool:
+    """Whether instances of a class have STRUCTS. Remember the answer: a missing name takes long to be found missing."""
     return hasattr(cls, "__array_struct__")
-
-
-has_structs: Callable[[type], bool] = lru_cache(maxsize=1024)(_look_for_structs)
-"""Remembered, since a name that a type lacks takes half as long to find missing as all the rest of resolving."""
 
 
 def _without_structs(target: Any, name: str) -> Any:

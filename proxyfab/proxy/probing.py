@@ -13,7 +13,7 @@ from types import MethodType, ModuleType
 from typing import Any
 
 from proxyfab.proxy.kind import OPERATORS, find_type
-from proxyfab.proxy.layout import STRUCTS, is_resolved, says_too_little, target_of, traits
+from proxyfab.proxy.layout import STRUCTS, has_structs, is_resolved, says_too_little, target_of, traits
 from proxyfab.proxy.waking import resolve
 
 # Names that an instance can carry though its type does not.
@@ -50,7 +50,7 @@ def missing(proxy: Any, name: str) -> Any:
     own = traits[type(proxy)].own.get(name)
     if own is not None:
         return MethodType(own, proxy) if name != "__signature__" else own(proxy)
-    if name in STRUCTS and says_too_little(target_of(proxy)):
+    if name in STRUCTS and has_structs(type(target_of(proxy))) and says_too_little(target_of(proxy)):
         raise AttributeError(name)
     return getattr(target_of(proxy), name)  # asked again: it raises the target's own error
 

@@ -21,8 +21,8 @@ _flights: SingleFlight[Any] = SingleFlight("the target of this proxy")
 _once = _flights.do
 _MISLEADING = (AttributeError, IndexError, StopIteration, StopAsyncIteration)
 
-class_for: list[Callable[[type], type]] = []
-"""Filled by `classes`, which stands above: the class of a resolved proxy of a type."""
+arrived: list[Callable[[type], tuple[type, bool]]] = []
+"""Filled by `classes`, which stands above: the class of resolved proxies of a type, and whether that `has_structs`."""
 
 
 def resolve(proxy: Any, timeout: float | None = None) -> Any:
@@ -51,7 +51,7 @@ if not TYPE_CHECKING and compiled is not None:
     resolve = compiled.resolve
 
 
-def _fetch(proxy: Any, deadline: float | None) -> Any:
+def _fetch(proxy: Any, deadline: float | None = None) -> Any:
     if traits[type(proxy)].resolved:  # by a flight that landed while this thread took off
         return target_of(proxy)
     factory = factory_of(proxy)
@@ -61,7 +61,7 @@ def _fetch(proxy: Any, deadline: float | None) -> Any:
             target = resolve(target, None if deadline is None else _left(deadline))
     except _MISLEADING as error:
         raise misled(proxy, error) from error
-    settle(proxy, target, class_for[0](type(target)))
+    settle(proxy, target, *arrived[0](type(target)))
     return target
 
 
@@ -89,7 +89,7 @@ def waking(function: Callable[..., Any]) -> Callable[..., Any]:
     """The operator of an unresolved proxy: resolve, then do as the resolved one does."""
 
     def wake(proxy: Any, /, *args: Any) -> Any:
-        _once(id(proxy), _fetch, None, proxy, None)  # what `resolve` does with an unresolved one
+        _once(id(proxy), _fetch, None, proxy)  # what `resolve` does with an unresolved one
         return function(proxy, *args)
 
     wake.__name__ = wake.__qualname__ = function.__name__

@@ -115,8 +115,9 @@ def test_functions_of_the_core_refuse_what_they_cannot_take(compiled: Any) -> No
         lambda: compiled.resolve(1, within=2),
         lambda: compiled.reduce([]),
         lambda: compiled.unsettle([]),
-        lambda: compiled.rebuild(),
+        lambda: compiled.of_parts(),
         lambda: compiled.register(1, 2, 3),
+        lambda: compiled.register(("", 0), int, {}),
         lambda: compiled.new_class(int, [], False),
         lambda: compiled.connect(build=list),
     ):
@@ -125,6 +126,7 @@ def test_functions_of_the_core_refuse_what_they_cannot_take(compiled: Any) -> No
     for call in (compiled.target_of, compiled.factory_of):
         with pytest.raises(AttributeError):
             call([])
+    assert len(make(lambda: [1], kind_of([]))) == 1  # and is none the worse for it
 
 
 def test_at_the_end_of_the_interpreter_proxies_do_no_harm() -> None:

@@ -88,7 +88,7 @@ def test_lives_that_leave_nothing(px: Any, i: int) -> None:
     live = _lives(px)[i]
     watched = (Target, list, int, None, True, live)
     before = [sys.getrefcount(x) for x in watched]
-    assert _traced(live, 2_000) < SLACK
+    assert min(_traced(live, 2_000) for _ in range(2)) < SLACK  # the first may import something
     after = [sys.getrefcount(x) for x in watched]
     assert all(b - a < 1_000 for a, b in zip(before, after, strict=True)), (before, after)
 
