@@ -16,6 +16,7 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.connectors.zmq.stream import Stream
+from proxyfab.errors import ConnectorError
 from proxyfab.keys import Key
 from proxyfab.osio.shared import default_root
 from proxyfab.osio.sockets import SIDE
@@ -173,6 +174,35 @@ def test_a_forked_child_keeps_none_of_its_parents_connections(server):
         closing.start()
         in_fork(child)
         closing.join()
+
+
+def test_a_way_that_falls_silent_is_noticed_on_both_sides(server):
+    """A cable lies between both ends of the side channel, and carries nothing any more."""
+    with ZMQConnector.from_url(server.url) as ask, ZMQConnector.from_url(server.url + "?side=tcp") as one:
+        assert way_of(one) is Stream
+        link = one.servers.own()
+        assert link._offer is not None
+        with Cable(f"127.0.0.1:{link._offer.port}") as cable:
+            link._idle.pop().close()
+            link._offer = link._offer._replace(port=cable.port)
+            assert way_of(one) is Stream
+            assert cable.connections == 1
+
+            def wait() -> float:
+                with pytest.raises(ConnectorError):
+                    one.wait(Key("never"), 60)
+                return time.monotonic()
+
+            def pause() -> tuple[float, float]:
+                assert until(lambda: ask.status().gauges["waiting"] == 1)
+                cable.pause()
+                paused = time.monotonic()
+                assert until(lambda: ask.status().gauges["waiting"] == 0, 15)
+                return paused, time.monotonic()
+
+            ended, (paused, dropped) = at_once([wait, pause])
+            assert dropped - paused < 8
+            assert ended - paused < 12
 
 
 # -- waiting for many ------------------------------------------------------------------------------------------------
