@@ -29,6 +29,7 @@ DECODERS = {
         Decoder("stream", formats.read_stream, formats.stream_seeds, ()),
         Decoder("slot", formats.read_slot, formats.slot_seeds, (IntegrityError,)),
         Decoder("seal", formats.read_seal, formats.seal_seeds, (SealError,)),
+        Decoder("owned", formats.read_owned, formats.owned_seeds, (IntegrityError,)),
         Decoder("packed", formats.read_packed, formats.packed_seeds, (IntegrityError,)),
         Decoder("side", formats.read_side, formats.side_seeds, (IntegrityError,)),
         Decoder("message", formats.read_message, formats.message_seeds, (IntegrityError,)),

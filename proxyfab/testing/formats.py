@@ -18,7 +18,7 @@ from proxyfab.errors import AccessDenied, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.serialize.objects import dumps, loads
 from proxyfab.testing.decoding import Script
-from proxyfab.wire import flow, messages, packed, payload, sealed, side, slot
+from proxyfab.wire import flow, messages, owned, packed, payload, sealed, side, slot
 from proxyfab.wire.streams import same_stream
 
 # -- payloads ----------------------------------------------------------------------------------------------------------
@@ -115,6 +115,24 @@ def read_slot(data: bytes) -> None:
         assert found.total <= len(header)
         assert found.alive(0.0) in (True, False)
     slot.unpack(data)
+
+
+def owned_seeds() -> Iterable[bytes]:
+    """Good inputs."""
+    claim = owned.Claim("s@w", 1, "1@host", 0.5)
+    yield owned.encode(owned.Record("d@w", 0, 1, 30.0, owned.Seat(claim, "t", "u"), owned.Seat(), (claim, claim)))
+
+
+def read_owned(data: bytes) -> None:
+    """The record of an owned object, with and without its mark."""
+    for body in (data, owned.MAGIC + data):
+        try:
+            record = owned.decode(body)
+        except IntegrityError:
+            continue
+        assert owned.decode(owned.encode(record)) == record
+        assert 0 < record.lease < record.ttl
+    owned.decode(data)
 
 
 _KEY = bytes(range(32))

@@ -118,6 +118,8 @@ def _claims(parts: Any) -> tuple[Claim, ...]:
 def _claim(parts: Any) -> Claim:
     session, number, who, since = parts
     _check_types((session, str), (number, int), (who, str), (since, float))
+    if not 0 <= since < 1e11:
+        raise IntegrityError("A record of an owned object has a claim from a time that makes no sense.")
     return Claim(session, number, who, since)
 
 
