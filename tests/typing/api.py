@@ -36,7 +36,24 @@ from proxyfab.abc import (
 from proxyfab.buffers import Frames
 from proxyfab.connectors import FileConnector, MemoryConnector, SharedMemoryConnector
 from proxyfab.errors import KeyNotFound, ProxyfabError
-from proxyfab.patterns import ByRef, ByValue, Future, ProxyExecutor, as_completed, proxied, wait
+from proxyfab.patterns import (
+    ByRef,
+    ByValue,
+    Future,
+    ProxyExecutor,
+    adopt,
+    as_completed,
+    borrow,
+    borrow_mut,
+    clone,
+    own,
+    proxied,
+    reclaim,
+    release,
+    scope,
+    update,
+    wait,
+)
 from proxyfab.trace import Link, Span, Total, listen, totals
 
 
@@ -228,6 +245,18 @@ with ProxyExecutor(concurrent.futures.ThreadPoolExecutor(), store, above="100 KB
     assert_type(executor.submit(length, "text").result(), int)
     executor.submit(length, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(executor.map(length, ["a", "b"], chunksize=2), Iterator[int])
+
+
+owner = own(store, Image(1), lease=10)
+assert_type(owner, Image)
+assert_type(borrow(owner, scoped=True, timeout=0.5), Image)
+assert_type(borrow_mut(owner).scaled(2.0), Image)
+assert_type(clone(owner), Image)
+assert_type(adopt(store.proxy(Image(1))), Image)
+scope(concurrent.futures.Future[int](), owner)
+update(owner)
+release(owner)
+reclaim(owner)
 
 
 # -- errors and observation --------------------------------------------------------------------------------------------
