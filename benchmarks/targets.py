@@ -57,6 +57,7 @@ def _targets() -> Iterator[Target]:
     yield from _threads()
     yield from _redis()
     yield from _zmq()
+    yield from _lifetimes()
     for bench in (bench_futures, bench_executor):
         yield from [Target(*promise) for promise in bench.TARGETS]
 
