@@ -51,9 +51,12 @@ $(VENV)/.installed-%: pyproject.toml $(wildcard proxyfab/proxy/_core*.[ch]) | $(
 demo: $(VENV)/.installed-demo
 	@$(BIN)/proxyfab demo $(ARGS)
 
+# Most of the tests' time is spent waiting for processes and servers.
+WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 4 ? 2 * cores : 8 )))
+
 test: $(VENV)/.installed-test
 	@tools/get-redis
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow and not timing' $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not timing' $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	@tools/get-redis
