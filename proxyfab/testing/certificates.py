@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+from typing import Any
 
 
 def write_certificates(ca: str, cert: str, key: str, host: str) -> None:
@@ -30,6 +31,9 @@ def write_certificates(ca: str, cert: str, key: str, host: str) -> None:
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(names, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ours.public_key()), critical=False)
+            .add_extension(_usage(x509, authority), critical=True)
         )
         return builder.sign(ours, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -43,3 +47,12 @@ def write_certificates(ca: str, cert: str, key: str, host: str) -> None:
     write(ca, made(issuer, ours.public_key(), authority=True))
     write(cert, made(subject, theirs.public_key(), authority=False))
     write(key, private)
+
+
+def _usage(x509: Any, authority: bool) -> Any:
+    """What a key is for; Python 3.13 and later want to be told."""
+    never = dict.fromkeys(
+        ("content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+    )
+    signs = {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
+    return x509.KeyUsage(**never, **signs, key_encipherment=not authority)

@@ -230,8 +230,8 @@ def test_a_large_batch_has_as_much_time_as_its_bytes_need(
 ) -> None:
     cable, one = cabled
     monkeypatch.setattr("proxyfab.connectors.redis.batches.PATIENT", 2 * BIG)
-    one._fleet.place = one._fleet.place._replace(timeout=1.5)
-    cable.limit(10e6)
+    one._fleet.place = one._fleet.place._replace(timeout=2.5)
+    cable.limit(8e6)
     keys = one.put_many([signed(BIG, seed) for seed in range(8)])
 
     assert all(is_whole(frames) for frames in one.get_many(keys))
