@@ -148,20 +148,20 @@ def _first(future: Any) -> object:
 
 
 def _chains(systems: dict[str, System], settings: Settings, outcome: Outcome) -> None:
-    work = 0.02 if settings.tiny else WORK
+    tasks, work = (2, 0.02) if settings.tiny else (TASKS, WORK)
     rounds = 1 if settings.tiny else max(2, round(5 * settings.scale))
     names = settings.wanted([PLAIN, *(name for name in systems if name != "proxyfab-file")])
     samples: dict[str, list[float]] = {name: [] for name in names}
     if not names:
         return
-    with ProcessPoolExecutor(TASKS, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_warm, range(8 * TASKS)))
+    with ProcessPoolExecutor(tasks, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_warm, range(8 * tasks)))
         for name in interleaved(names, rounds):
             start = time.perf_counter()
-            drop = _plain(pool, work) if name == PLAIN else _piped(pool, systems[name], work)
+            drop = _plain(pool, tasks, work) if name == PLAIN else _piped(pool, systems[name], tasks, work)
             samples[name].append(time.perf_counter() - start)
             drop()
-    ideal = work + (TASKS - 1) * work * (1 - OVERLAP)
+    ideal = work + (tasks - 1) * work * (1 - OVERLAP)
     for name in names:
         outcome.rows.append(row(BENCH, CHAIN, name, samples[name], nbytes=NBYTES))
     outcome.rows.append(row(BENCH, CHAIN, IDEAL, [ideal], nbytes=NBYTES))
@@ -177,10 +177,10 @@ def _warm(_: int) -> None:
     time.sleep(0.05)
 
 
-def _plain(pool: ProcessPoolExecutor, work: float) -> Callable[[], None]:
+def _plain(pool: ProcessPoolExecutor, tasks: int, work: float) -> Callable[[], None]:
     """Data through the pool: a task begins when the one before has ended."""
     result = None
-    for _ in range(TASKS):
+    for _ in range(tasks):
         result = pool.submit(_task, result, work).result()
     _check(result)
     return lambda: None
@@ -193,9 +193,9 @@ def _task(data: bytes | None, work: float) -> bytes:
     return _data
 
 
-def _piped(pool: ProcessPoolExecutor, system: System, work: float) -> Callable[[], None]:
+def _piped(pool: ProcessPoolExecutor, system: System, tasks: int, work: float) -> Callable[[], None]:
     """All tasks at once; each waits for its input where it needs it."""
-    futures = [system.make() for _ in range(TASKS)]
+    futures = [system.make() for _ in range(tasks)]
     running = [
         pool.submit(_stage, None if before is None else before.proxy(), future, work, system.whole)
         for before, future in itertools.pairwise([None, *futures])

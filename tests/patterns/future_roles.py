@@ -143,3 +143,20 @@ def wait_and_leave(talk: Connection, future: Future[Any], how: str) -> None:
     talk.recv()
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def promise_and_hang(talk: Connection, future: Future[Any], how: str) -> str:
+    """Promise, say so, and then die, hang until told, fail, leave without a result, or set it."""
+    try:
+        with future.promise():
+            talk.send("promised")
+            word = talk.recv()
+            if how == "fail":
+                fail("ours")
+            if how in ("set", "stopped"):
+                future.set_result(word)
+    except InvalidStateError:
+        return "too late"
+    except Ours:
+        return "failed"
+    return "left"

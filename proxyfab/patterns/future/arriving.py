@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any, TypeVar
 
 from proxyfab import background
@@ -12,6 +13,7 @@ from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
 from proxyfab.patterns.future.hub import arrival
 from proxyfab.patterns.future.outcome import open_outcome
+from proxyfab.patterns.future.promise import Listener
 from proxyfab.proxy import Kind
 from proxyfab.ref import Ref, mode_of
 from proxyfab.wire.payload import Payload
@@ -21,13 +23,14 @@ R = TypeVar("R")
 _ANEW = 3
 
 
-def arrived(board: Board, key: Key, timeout: float | None, bring: Callable[[Key], R | None]) -> R:
+def arrived(board: Board, key: Key, timeout: float | None, lease: float | None, bring: Callable[[Key], R | None]) -> R:
     """What `bring(key)` answers as soon as there is an outcome.
 
     Args:
         board: Where it is announced.
         key: The future's.
         timeout: Seconds; None for ever.
+        lease: Seconds of silence after which who has promised it is given up; None: nobody is listened to.
         bring: Gets the outcome, or what is wanted of it; None where it has gone.
 
     Raises:
@@ -36,12 +39,25 @@ def arrived(board: Board, key: Key, timeout: float | None, bring: Callable[[Key]
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     for _ in range(_ANEW):
-        if not board.wait(key, None if deadline is None else max(deadline - time.monotonic(), 0.0)):
+        if not _waited(board, key, deadline, lease):
             raise late(key, board.url, timeout or 0.0)
         found = bring(key)
         if found is not None:
             return found  # not at the first look: another thread's get, begun before the put, may have been joined
     raise gone(key, board.url)
+
+
+def _waited(board: Board, key: Key, deadline: float | None, lease: float | None) -> bool:
+    if lease is None:
+        return board.wait(key, None if deadline is None else max(deadline - time.monotonic(), 0.0))
+    listener = Listener(board, key, lease)
+    while True:
+        left = inf if deadline is None else deadline - time.monotonic()
+        if board.wait(key, max(min(listener.pause, left), 0.0)):
+            return True
+        if left <= 0:
+            return False
+        listener.listen()
 
 
 def late(key: Key, url: str, seconds: float) -> ResolveTimeout:
@@ -65,12 +81,15 @@ class FutureRef(Ref[T_co]):
     A proxy that was resolved, and a token, are of the plain reference to what lies under the key.
     """
 
-    __slots__ = ("_board", "limit")
+    __slots__ = ("_board", "lease", "limit")
 
-    def __init__(self, board: Board, key: Key, limit: float | None, kind: Kind | None) -> None:
+    def __init__(
+        self, board: Board, key: Key, limit: float | None, kind: Kind | None, lease: float | None = None
+    ) -> None:
         super().__init__(board.url, key, source=board.source, kind=kind)
         self._board = board
         self.limit = limit
+        self.lease = lease
 
     def __call__(self) -> T_co:
         return self.resolve()
@@ -82,7 +101,7 @@ class FutureRef(Ref[T_co]):
         return self._in_time(self.limit)
 
     def _in_time(self, timeout: float | None) -> Payload:
-        return arrived(self._board, self._key, timeout, self._board.fetch)
+        return arrived(self._board, self._key, timeout, self.lease, self._board.fetch)
 
     @property
     def _key(self) -> Key:
@@ -99,7 +118,7 @@ class FutureRef(Ref[T_co]):
 
         try:
             async with asyncio.timeout(self.limit):
-                await arrival(self._board, self._key)
+                await arrival(self._board, self._key, self.lease)
         except TimeoutError:
             raise late(self._key, self.url, self.limit or 0.0) from None
         return await asyncio.to_thread(self.resolve)
@@ -115,15 +134,17 @@ class FutureRef(Ref[T_co]):
     def _promised(self) -> tuple[Any, ...]:
         key = self._key
         name, mask = self.kind or ("", 0)
-        return (self.url, key.id, key.where, self.limit, name, mask)
+        return (self.url, key.id, key.where, self.limit, name, mask, self.lease)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load, self._promised()
 
 
-def load(url: str, id: str, where: str, limit: float | None, name: str, mask: int) -> FutureRef[Any]:
+def load(
+    url: str, id: str, where: str, limit: float | None, name: str, mask: int, lease: float | None
+) -> FutureRef[Any]:
     """Unpickle a FutureRef; opens and imports nothing."""
-    return FutureRef(Board(url), Key(id, where), limit, Kind(name, mask) if name else None)
+    return FutureRef(Board(url), Key(id, where), limit, Kind(name, mask) if name else None, lease)
 
 
 def load_proxy(*state: Any) -> Any:

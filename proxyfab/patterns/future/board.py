@@ -1,6 +1,6 @@
 """Board: how an outcome is announced and awaited. Here, in a store: the object that appears under the key is both.
 
-This is the one seam between futures and the way in which completion travels. Whatever else may carry it has these six
+This is the one seam between futures and the way in which completion travels. Whatever else may carry it has these
 methods; nothing else of a future knows a connector.
 
 Promises: of all who announce under one key one wins, in any process, and the others are told with KeyExists; a wait
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from proxyfab.abc import SupportsWatch
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapabilityError, KeyNotFound, ProxyfabError
-from proxyfab.keys import Key
+from proxyfab.keys import MAX_ID, Key
 from proxyfab.patterns.future.outcome import Verdict, verdict_of
 from proxyfab.ref import mode_of, openers
 from proxyfab.spec import StoreSpec
@@ -25,6 +26,8 @@ from proxyfab.wire.payload import Payload, announced, decode
 HEAD = 4096
 """Bytes that a look brings: the head of any object, all of a small one."""
 _RUNG = 60.0
+_KEPT = 100.0
+"""Leases after which a sign of life goes by itself: long after anybody who waits has judged by it."""
 _BELL = Frames([b"!"])
 
 
@@ -101,6 +104,21 @@ class Board:
         except KeyNotFound:
             return None
 
+    # -- signs of life of who promised an outcome --------------------------------------------------------------------
+
+    def beat(self, key: Key, said: bytes, lease: float) -> None:
+        """Leave a sign of life for who waits for `key`."""
+        self.store.connector.put(Frames([said]), key=_beside(key), ttl=_KEPT * lease, replace=True)
+
+    def listen(self, key: Key) -> bytes | None:
+        """The last sign of life, None without a promise."""
+        frames: Frames | None = self.store.connector.get(_beside(key))
+        return None if frames is None else frames.tobytes()
+
+    def hush(self, key: Key) -> None:
+        """Take the promise back, or forget it."""
+        self.store.connector.evict(_beside(key))
+
     # -- a bell, to call back who waits: an object that means nothing --------------------------------------------
 
     def bell(self, near: Key) -> Key:
@@ -131,3 +149,11 @@ class Board:
                 "BaseConnector."
             )
         return connector
+
+
+def _beside(key: Key) -> Key:
+    """Where signs of life lie. Of a long name, a digest."""
+    id = f"{key.id}.promise"
+    return Key(
+        id if len(id) <= MAX_ID else f"{blake2b(key.id.encode(), digest_size=16).hexdigest()}.promise", key.where
+    )

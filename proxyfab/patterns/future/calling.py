@@ -29,7 +29,10 @@ class _Caller:
             if self._busy:
                 return
             self._busy = True
-        threading.Thread(target=self._work, name="proxyfab-callbacks", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="proxyfab-callbacks", daemon=True).start()
+        except RuntimeError:  # no thread can be had: the limit is reached, or the interpreter is ending
+            self._work()
 
     def _work(self) -> None:
         while True:

@@ -55,4 +55,4 @@ def _look(fs: Iterable[futures.Future[Any]]) -> None:
             continue
         for future in ours:
             if future.key in there:
-                future.learn()
+                future.tell(None)

@@ -21,13 +21,14 @@ import time
 from _queue import Empty, SimpleQueue  # not from `queue`, as in `background`
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
 
 from proxyfab import background
 from proxyfab.errors import ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
+from proxyfab.patterns.future.promise import Listener
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,14 +40,20 @@ _IDLE = 10.0
 _PAUSE = 0.1
 
 
-class Watch(NamedTuple):
+class Watch(Protocol):
     """Who wants to be told of one key. Known by identity: to add it again while it waits changes nothing."""
 
-    key: Key
-    tell: Callable[[BaseException | None], None]
-    """Called once, in the hub's thread: the outcome is there (None), or why it cannot be waited for."""
-    wanted: Callable[[], bool]
-    """Whether anybody still listens."""
+    @property
+    def key(self) -> Key: ...
+    @property
+    def lease(self) -> float | None:
+        """Seconds of silence after which who promised its outcome is given up."""
+
+    def tell(self, trouble: BaseException | None) -> None:
+        """In the hub's thread, once: the outcome is there (None), or why it cannot be waited for."""
+
+    def wanted(self) -> bool:
+        """Whether anybody still listens."""
 
 
 class Hub:
@@ -64,6 +71,7 @@ class Hub:
         self._thread: threading.Thread | None = None
         self._bell: Key | None = None
         """What to ring for the thread to come back; None while it does not wait in the store."""
+        self._heard: dict[Key, Listener] = {}
         self._deaf = 0
         """For so many rounds nobody can call the thread back: it comes by itself."""
 
@@ -76,8 +84,9 @@ class Hub:
             return
         with self._lock:  # a thread that ends looks for news under it
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="proxyfab-futures", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="proxyfab-futures", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _ring(self, bell: Key) -> None:
         try:
@@ -128,8 +137,12 @@ class Hub:
         if not self._news.empty():  # who added it may not have seen the bell
             self._bell = None
             return bell
-        found = self._board.wait_any([*wanted, bell], _DEAF if self._deaf else SLICE)
+        listeners = self._listeners(wanted)
+        pause = min([_DEAF if self._deaf else SLICE, *(listener.pause for listener in listeners)])
+        found = self._board.wait_any([*wanted, bell], pause)
         self._bell = None
+        for listener in listeners:
+            listener.listen()
         self._deaf = max(self._deaf - 1, 0)
         for key in found:
             for watch in wanted.pop(key, ()):
@@ -138,6 +151,14 @@ class Hub:
             self._board.silence(bell)
             return None
         return bell
+
+    def _listeners(self, wanted: dict[Key, list[Watch]]) -> list[Listener]:
+        """Of all that somebody may have promised; those of before keep what they have heard."""
+        leases = {key: min([watch.lease for watch in wanted[key] if watch.lease], default=None) for key in wanted}
+        self._heard = {
+            key: self._heard.get(key) or Listener(self._board, key, lease) for key, lease in leases.items() if lease
+        }
+        return [*self._heard.values()]
 
     def _trouble(self, wanted: dict[Key, list[Watch]], error: Exception) -> None:
         """Tell those who wait in vain: all, where the place itself fails; otherwise those whose key is the trouble."""
@@ -183,7 +204,7 @@ def watch(board: Board, watch: Watch) -> None:
     hub.add(watch)
 
 
-async def arrival(board: Board, key: Key) -> None:
+async def arrival(board: Board, key: Key, lease: float | None) -> None:
     """Wait, without blocking the event loop, until `key` has an outcome.
 
     Raises:
@@ -191,20 +212,30 @@ async def arrival(board: Board, key: Key) -> None:
     """
     import asyncio  # not at the top: it takes as long to import as all of proxyfab
 
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[None] = loop.create_future()
+    arrival = _Arrival(key, lease, asyncio.get_running_loop())
+    watch(board, arrival)
+    await arrival.came
 
-    def settle(error: BaseException | None) -> None:
-        if came.done():
-            return
-        if error is None:
-            came.set_result(None)
-        else:
-            came.set_exception(error)
 
-    def tell(error: BaseException | None) -> None:
+class _Arrival:
+    """One `await`, in its event loop."""
+
+    def __init__(self, key: Key, lease: float | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.key = key
+        self.lease = lease
+        self.came: asyncio.Future[None] = loop.create_future()
+
+    def wanted(self) -> bool:
+        return not self.came.done()
+
+    def tell(self, trouble: BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, error)
+            self.came.get_loop().call_soon_threadsafe(self._settle, trouble)
 
-    watch(board, Watch(key, tell, lambda: not came.done()))
-    await came
+    def _settle(self, trouble: BaseException | None) -> None:
+        if self.came.done():
+            return
+        if trouble is None:
+            self.came.set_result(None)
+        else:
+            self.came.set_exception(trouble)

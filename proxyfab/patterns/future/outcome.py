@@ -16,6 +16,7 @@ import traceback
 from concurrent.futures import CancelledError
 from typing import Any
 
+from proxyfab import errors
 from proxyfab.errors import ProxyfabError, RemoteError
 from proxyfab.proxy import is_proxy, unwrap
 from proxyfab.serialize import dumps, loads
@@ -80,6 +81,11 @@ def error_in(payload: Payload, mode: str) -> BaseException:
         if error is not None:
             error.__cause__ = RemoteError(where)
             return error
+    ours = getattr(errors, told["type"].removeprefix("proxyfab.errors."), None)
+    if isinstance(ours, type) and issubclass(ours, ProxyfabError):  # a sentence is all that they are made of
+        error = ours(told["message"])
+        error.__cause__ = RemoteError(where)
+        return error
     return RemoteError(f"{told['type']}: {told['message']}\n{where}")
 
 
