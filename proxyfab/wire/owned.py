@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import ConfigurationError, IntegrityError
+from proxyfab.keys import Key
 
 MAGIC = b"PFO1"
 LARGEST = 1 << 20
@@ -125,8 +126,18 @@ def _claim(parts: Any) -> Claim:
 
 def _check(record: Record) -> None:
     _check_types((record.data, str), (record.version, int), (record.epoch, int))
+    for text in (record.data, *(claim.session for claim in _all(record))):
+        try:
+            Key.parse(text)
+        except ConfigurationError as error:
+            raise IntegrityError(f"A record of an owned object names {text!r:.40}, which is no key.") from error
     if not 0 < record.lease < 1e9 or record.version < 0 or record.epoch < 0:
         raise IntegrityError("A record of an owned object has a lease or a count that makes no sense.")
+
+
+def _all(record: Record) -> list[Claim]:
+    seated = [seat.holder for seat in (record.owner, record.mutable) if seat.holder is not None]
+    return [*seated, *record.shared]
 
 
 def _check_types(*pairs: tuple[Any, type]) -> None:

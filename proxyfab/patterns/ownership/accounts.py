@@ -161,7 +161,13 @@ class Lent:
             settle_now(End(self.account, self.claim, owner=False))
 
 
+def _unlock() -> None:
+    global _joining
+    _joining = threading.RLock()
+
+
 _joining = threading.RLock()
+os.register_at_fork(after_in_child=_unlock)
 
 
 def lend(account: Account, handle: object, base: Claim | None, version: int | None, patience: float) -> Lent:

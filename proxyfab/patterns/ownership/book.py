@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Generator
 from typing import Any
 
-from proxyfab.errors import ConnectorError
+from proxyfab.errors import ConnectorError, IntegrityError
 from proxyfab.patterns.ownership.protocol import Evict, Now, Read, ReadMany, Renew, Steps, change
 from proxyfab.wire.owned import Claim, Record, decode, keep, silence
 from proxyfab.wire.owning import LAPSED, Refused, Rule
@@ -200,7 +200,7 @@ class Book:
         """What was taken is somebody else's to keep now (rule 4)."""
         bodies = (yield ReadMany(tuple(account.key for account in sent))) if sent else []
         for account, raw in zip(sent, bodies, strict=True):
-            record = account.saw(raw)
+            record = _saw(account, raw)
             if record is None or account.ticket not in (record.owner.ticket, record.mutable.ticket):
                 self.stays(account)
 
@@ -208,7 +208,7 @@ class Book:
         """Something was missing: the data were replaced, or all is gone."""
         bodies = (yield ReadMany(tuple(account.key for account in accounts))) if accounts else []
         for account, raw in zip(accounts, bodies, strict=True):
-            if account.saw(raw) is None or not (yield from self._find_data(account)):
+            if _saw(account, raw) is None or not (yield from self._find_data(account)):
                 with self._lock:
                     account.claims.clear()
                     self._settle(account)
@@ -220,7 +220,7 @@ class Book:
             tried = account.data
             if (yield Renew((tried,), keep(account.lease)))[0]:
                 return True
-            if account.saw((yield Read(account.key))) is None:
+            if _saw(account, (yield Read(account.key))) is None:
                 return False
         return False
 
@@ -272,3 +272,11 @@ class Book:
         except ConnectorError:
             for session in list(account.claims.values()):
                 session.until = -math.inf
+
+
+def _saw(account: Account, raw: bytes | None) -> Record | None:
+    """What is no record is as good as none: what else is held goes on."""
+    try:
+        return account.saw(raw)
+    except IntegrityError:
+        return None

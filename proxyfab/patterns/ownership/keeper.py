@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import ProxyfabError
 from proxyfab.exit import Drain, Hold
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
@@ -166,7 +165,7 @@ class Keeper:
                     Desk(place).run(self.book.tend(session, now))
                 if store is not None:
                     reap(store)  # of the killed, where what expired is only hidden
-        except ProxyfabError:
+        except Exception:  # noqa: BLE001 - there is nobody to tell, and what else is held must not lapse for it
             return False
         if session.lost and session in self._farewells:
             self._farewells.pop(session).cancel()
