@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proxyfab import Key, Store, is_proxy, is_resolved, prefetch, unwrap
+from proxyfab import Key, Store, is_proxy, is_resolved, open_store, prefetch, unwrap
 from proxyfab.abc import BaseConnector
-from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound
+from proxyfab.buffers import Frames
+from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound, ProxyfabError
 from proxyfab.patterns import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
 from proxyfab.patterns.ownership.verbs import held
 from proxyfab.testing import until
@@ -465,3 +466,42 @@ class TestMessages:
         assert "timeout=" in said
         assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
         assert r == [1]
+
+
+class TestKeeping:
+    def test_what_is_held_outlives_many_leases(self) -> None:
+        with Store("memory://") as store:
+            o = own(store, [1], lease=0.6)
+            r = borrow(o)
+            m = own(store, [2], lease=0.9)
+            data = [data_of(o), data_of(m)]
+            assert not until(lambda: not all(store.exists_many(data)), timeout=2.5)
+            assert (o, r, m) == ([1], [1], [2])
+
+    def test_a_damaged_record_harms_no_other(self) -> None:
+        with Store("memory://") as store:
+            broken, whole = own(store, [1], lease=0.6), own(store, [2], lease=0.6)
+            key = Key.parse(held(broken).key)
+            store.connector.put(Frames([b"PFO1 is not enough"]), key=key, replace=True)
+            store.evict(data_of(broken))
+            data = data_of(whole)
+            assert not until(lambda: not store.exists(data), timeout=2.0)
+            with pytest.raises(ProxyfabError):
+                release(broken)
+            assert whole == [2]
+
+    def test_a_closed_store_is_opened_for_who_asks_and_visited_for_what_is_owed(self) -> None:
+        with Store("shm://") as store:
+            o, p = own(store, [1]), own(store, [2])
+            url, keys = store.url, [data_of(o), data_of(p)]
+        assert o == [1]
+        release(o)
+        del p
+        with open_store(url) as again:
+            assert until(lambda: not any(again.exists_many(keys)))
+
+    def test_idle_sessions_end(self) -> None:
+        with Store("memory://") as store:
+            release(own(store, [1], lease=0.3))
+            assert until(lambda: list(store.connector.scan()) == [], timeout=10)  # type: ignore[attr-defined]
+            assert own(store, [1], lease=0.3) == [1]
