@@ -164,6 +164,15 @@ def test_what_is_put_a_second_after_a_flush_is_known_to_be_of_later(server: Redi
             one.get(keys[0])
 
 
+def test_that_many_are_missing_is_looked_into_once(server: RedisServer) -> None:
+    with RedisConnector.from_url(f"{server.url}/0", name="one") as one, contextlib.closing(server.client()) as client:
+        keys = one.put_many([signed(100)] * 300)
+        one.evict_many(keys)
+        before = client.info("stats")["total_commands_processed"]
+        assert one.get_many(keys) == [None] * 300
+        assert client.info("stats")["total_commands_processed"] - before < 320
+
+
 @pytest.mark.parametrize("how", ["flush", "restart"])
 def test_an_unnamed_place_is_still_owned_after_the_server_lost_everything(server: RedisServer, how: str) -> None:
     """What is put then is not taken for a dead process's."""

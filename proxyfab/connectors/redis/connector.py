@@ -42,12 +42,7 @@ from proxyfab.connectors.redis.owners import Owner
 from proxyfab.connectors.redis.parser import LARGEST
 from proxyfab.connectors.redis.place import Place
 from proxyfab.connectors.redis.rounds import each, scan
-from proxyfab.errors import (
-    ConnectorError,
-    IntegrityError,
-    KeyExists,
-    ObjectLost,
-)
+from proxyfab.errors import ConnectorError, IntegrityError, KeyExists, ObjectLost
 from proxyfab.keys import Key
 from proxyfab.osio.owner import this_process
 from proxyfab.spec import check_name
@@ -225,8 +220,7 @@ class RedisConnector(BaseConnector):
             got = self._got(name, [names[place] for place in places], [hashes[place] for place in places])
             for place, frames in zip(places, got, strict=True):
                 found[place] = frames
-        for key in [key for key, one in zip(keys, found, strict=True) if one is None]:
-            self._missing(key)
+        self._missing(*[key for key, one in zip(keys, found, strict=True) if one is None])
         return found
 
     def _got(self, name: bytes, names: list[bytes], hashes: list[int]) -> list[Frames | None]:
@@ -250,13 +244,8 @@ class RedisConnector(BaseConnector):
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
         names = self._names.names(keys)
-        replies = each(
-            self._fleet,
-            names,
-            lambda name: (rounds.begin(name), pack(b"UNLINK", name)),
-            "evict",
-            again=False,
-        )
+        commands = lambda name: (rounds.begin(name), pack(b"UNLINK", name))  # noqa: E731
+        replies = each(self._fleet, names, commands, "evict", again=False)
         for name, (raw, _) in zip(names, replies, strict=True):
             chunks = bulk.chunks_of(name, raw)
             if chunks:
@@ -362,12 +351,12 @@ class RedisConnector(BaseConnector):
     def _exists(self, key: Key) -> KeyExists:
         return KeyExists(f"{self.spec} already holds {key.id}; objects are written once (say replace=True).")
 
-    def _missing(self, key: Key) -> None:
-        """Raise ObjectLost if the server that took an object has lost all it had."""
-        then = self._names.epoch(key)
-        if not then:
-            return
-        if self._fleet.look() == then:
+    def _missing(self, *keys: Key) -> None:
+        """Raise ObjectLost if the server that took one of the objects has lost all it had."""
+        taken = [(key, then) for key in keys if (then := self._names.epoch(key))]
+        now = self._fleet.look() if taken else ""
+        key = next((key for key, then in taken if then != now), None)
+        if key is None:
             return
         raise ObjectLost(
             f"{key.id} was put at {self._place.label} before that server lost what it held (it restarted without "
