@@ -13,10 +13,11 @@ import pytest
 from proxyfab import Key, Store, is_proxy, is_resolved, open_store, prefetch, unwrap
 from proxyfab.abc import BaseConnector
 from proxyfab.buffers import Frames
+from proxyfab.connectors import MemoryConnector
 from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound, ProxyfabError
 from proxyfab.patterns import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
 from proxyfab.patterns.ownership.verbs import held
-from proxyfab.testing import until
+from proxyfab.testing import FaultyConnector, until
 from proxyfab.wire.owned import decode
 
 
@@ -447,6 +448,43 @@ class TestScopes:
         release(released)
         future.end()
         assert pickle.loads(message) == [1]
+
+
+class TestCost:
+    def test_in_calls_to_the_place(self) -> None:
+        place = FaultyConnector(MemoryConnector("ownership-cost"))
+        store = Store(place, cache=0)
+        own(store, [0])  # the first makes the session
+
+        def calls(work: Any) -> tuple[int, Any]:
+            before = sum(place.calls.values())
+            result = work()
+            return sum(place.calls.values()) - before - (place.calls["reserve"] - reserved.pop()), result
+
+        def cost(work: Any) -> int:
+            reserved.append(place.calls["reserve"])  # which is no round trip
+            number, result = calls(work)
+            kept.append(result)
+            return number
+
+        reserved: list[int] = []
+        kept: list[Any] = []
+        assert cost(lambda: own(store, [1])) == 2
+        o = kept[-1]
+        assert cost(lambda: list(o)) == 1
+        assert cost(lambda: borrow(o)) == 1
+        r = kept[-1]
+        assert cost(lambda: borrow(o)) == 0
+        assert cost(lambda: release(kept[-1])) == 0
+        assert cost(lambda: release(r)) == 1
+        assert cost(lambda: borrow_mut(o)) == 1
+        m = kept[-1]
+        assert cost(lambda: m.append(2)) == 1
+        assert cost(lambda: update(m)) == 3
+        assert cost(lambda: release(m)) == 1
+        assert cost(lambda: release(o)) == 2
+        store.close()
+        place.close()
 
 
 class TestMessages:
