@@ -207,7 +207,7 @@ def seconds_to_exit(url: str, name: str = "", number: int = 10_000, pid: int = 0
 
 
 def test_what_is_held_at_exit_is_settled(tmp_path: Path) -> None:
-    seconds_to_exit(f"file://{tmp_path}", "kept", 500)
+    seconds_to_exit(f"file://{tmp_path}", "kept", 50)
     assert sum(path.is_file() for path in (tmp_path / "kept").rglob("[0-9a-f][0-9a-f]/*")) == 0
 
 

@@ -344,7 +344,7 @@ def seconds_to_exit(url: str, name: str, number: int, pid: int = 0, blow: int = 
 
 def test_a_lease_does_not_keep_the_interpreter_alive(files: Store) -> None:
     """Neither do the lifetimes, whose objects are gone then; the lease's are there until it ends."""
-    assert seconds_to_exit(files.connector.spec.partition("?")[0], "kept", 100) < 3.5
+    assert seconds_to_exit(files.connector.spec.partition("?")[0], "kept", 30) < 3.5
     assert len(list(files.connector.scan())) == 10  # type: ignore[attr-defined]
 
 
