@@ -116,7 +116,7 @@ class Book:
 
     def hold(self, account: Account, claim: Claim) -> bool:
         """Keep what a claim stands for, from now on; False when its session was lost meanwhile."""
-        session = next((each for each in self.sessions.values() if each.text == claim.session), None)
+        session = next((each for each in list(self.sessions.values()) if each.text == claim.session), None)
         if session is None or session.lost:
             return False
         with self._lock:
