@@ -321,7 +321,7 @@ def _publish(link: Link, writing: Writing, header: Header, names: list[bytes]) -
         link.calls(keep)
         keep = []
     link.call(b"WATCH", *names)
-    if not all(link.calls([pack(b"EXISTS", name) for name in names])):
+    if link.call(b"EXISTS", *names) < len(names):
         link.call(b"UNWATCH")
         return False
     parts, nbytes = set_command(writing, header)

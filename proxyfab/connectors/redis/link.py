@@ -26,6 +26,7 @@ from proxyfab.connectors.redis.place import Address, Place
 JOINED = 16 * 1024
 """Commands up to here are joined: a copy is cheaper than a vector."""
 _VECTORS = 1024
+_FEW = 100
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 2, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 3}
 _UNANSWERED = 5000
 """Milliseconds after which a host that acknowledges nothing is dead (TCP_USER_TIMEOUT)."""
@@ -140,8 +141,12 @@ class Link:
         One ASKING is for all of it. A command that is refused when it is done has its error among the replies.
         """
         self.send([_MULTI, *parts, _EXEC], len(_MULTI) + nbytes + len(_EXEC))
-        done: list[Reply] | None = self.replies(count + 2)[-1]
-        return done
+        if count <= _FEW:
+            done: list[Reply] | None = self.replies(count + 2)[-1]
+            return done
+        for reply in (found := self.parser.many(count + 2)):  # nothing comes behind them
+            checked(reply)
+        return found[-1]  # type: ignore[no-any-return]  # as above
 
     def look(self) -> str:
         """The epoch as it is now, drawn anew where the server has lost all it had; `""` where it tells none."""
