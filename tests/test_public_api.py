@@ -43,6 +43,8 @@ ERRORS = {
     "CapabilityError": "NotImplementedError",
     "MissingDependency": "ImportError",
     "BackPressureError": "RuntimeError",
+    "LifetimeEnded": "RuntimeError",
+    "RemoteError": "RuntimeError",
     "ConfigurationError": "ValueError",
 }
 CONNECTORS = [
