@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-SLACK = 20_000
+LIVES = 10_000
+SLACK = 80_000
+"""Bytes that may stay: free lists of the interpreter, and what other threads do. Of LIVES leaks each would be more."""
 
 
 class Target:
@@ -88,9 +90,9 @@ def test_lives_that_leave_nothing(px: Any, i: int) -> None:
     live = _lives(px)[i]
     watched = (Target, list, int, None, True, live)
     before = [sys.getrefcount(x) for x in watched]
-    assert min(_traced(live, 2_000) for _ in range(2)) < SLACK  # the first may import something
+    assert any(_traced(live, LIVES) < SLACK for _ in range(2))  # the first may import something
     after = [sys.getrefcount(x) for x in watched]
-    assert all(b - a < 1_000 for a, b in zip(before, after, strict=True)), (before, after)
+    assert all(b - a < LIVES // 2 for a, b in zip(before, after, strict=True)), (before, after)
 
 
 @pytest.mark.slow
