@@ -337,12 +337,12 @@ class TestSending:
 
     def test_the_sender_keeps_it_alive(self) -> None:
         with Store("memory://") as store:
-            o = own(store, [1], lease=0.8)
+            o = own(store, [1], lease=1.5)
             message = pickle.dumps(o)
             data = data_of(o)
             del o
             gc.collect()
-            assert not until(lambda: not store.exists(data), timeout=2.0)
+            assert not until(lambda: not store.exists(data), timeout=3.5)
             taken = pickle.loads(message)
             assert taken == [1]
             release(taken)
@@ -509,21 +509,21 @@ class TestMessages:
 class TestKeeping:
     def test_what_is_held_outlives_many_leases(self) -> None:
         with Store("memory://") as store:
-            o = own(store, [1], lease=0.6)
+            o = own(store, [1], lease=1.5)
             r = borrow(o)
-            m = own(store, [2], lease=0.9)
+            m = own(store, [2], lease=2.0)
             data = [data_of(o), data_of(m)]
-            assert not until(lambda: not all(store.exists_many(data)), timeout=2.5)
+            assert not until(lambda: not all(store.exists_many(data)), timeout=4.0)
             assert (o, r, m) == ([1], [1], [2])
 
     def test_a_damaged_record_harms_no_other(self) -> None:
         with Store("memory://") as store:
-            broken, whole = own(store, [1], lease=0.6), own(store, [2], lease=0.6)
+            broken, whole = own(store, [1], lease=1.5), own(store, [2], lease=1.5)
             key = Key.parse(held(broken).key)
             store.connector.put(Frames([b"PFO1 is not enough"]), key=key, replace=True)
             store.evict(data_of(broken))
             data = data_of(whole)
-            assert not until(lambda: not store.exists(data), timeout=2.0)
+            assert not until(lambda: not store.exists(data), timeout=3.5)
             with pytest.raises(ProxyfabError):
                 release(broken)
             assert whole == [2]
