@@ -96,6 +96,7 @@ def test_lives_that_leave_nothing(px: Any, i: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_million_proxies_leave_nothing(px: Any) -> None:
     lives = _lives(px)
     for live in lives:
@@ -103,6 +104,7 @@ def test_a_million_proxies_leave_nothing(px: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_million_proxies_at_once(px: Any) -> None:
     """What the system gives for them is at most 200 bytes each beyond what they share."""
     kind = px.kind_of(3)
