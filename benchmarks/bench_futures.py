@@ -61,7 +61,9 @@ def run(settings: Settings) -> Outcome:
 
 
 def _systems(settings: Settings, stack: contextlib.ExitStack, outcome: Outcome) -> dict[str, System]:
-    urls = {"proxyfab-shm": "shm://", "proxyfab-file": f"file://{settings.place.tmpfs}/futures"}
+    urls = {"proxyfab-shm": "shm://"}
+    if not settings.tiny:
+        urls["proxyfab-file"] = f"file://{settings.place.tmpfs}/futures"
     redis: RedisServer | None = None
     try:
         redis = stack.enter_context(RedisServer())
@@ -80,7 +82,7 @@ def _systems(settings: Settings, stack: contextlib.ExitStack, outcome: Outcome) 
     for name, connector in _connectors(settings, redis, outcome):
         from benchmarks.baselines.proxystore_futures import Futures, extract
 
-        for interval in (None, 0.01):
+        for interval in (0.01,) if settings.tiny else (None, 0.01):
             peer = stack.enter_context(contextlib.closing(Futures(connector(), interval)))
             label = name if interval is None else f"{name}-10ms"
             found[label] = System(peer.make, peer.drop, extract, 1.0 if interval is None else interval)
@@ -114,26 +116,27 @@ def _connectors(
 def _wakes(name: str, system: System, settings: Settings, outcome: Outcome) -> None:
     """From the beginning of `set_result` to the result, in another process."""
     count = 2 if settings.tiny else _SLOW if system.polls > 0.1 else _FAST
-    for what, wait in ((WAKES, _result), (TOLD, _first)) if name.startswith("proxyfab") else ((WAKES, _result),):
-        futures = [system.make() for _ in range(count)]
-        samples = []
-        with Child(_waiter, wait, futures) as child:
-            for number, future in enumerate(futures):
+    waits = {WAKES: _result, TOLD: _first} if name.startswith("proxyfab") else {WAKES: _result}
+    futures = {what: [system.make() for _ in range(count)] for what in waits}
+    with Child(_waiter, [(wait, futures[what]) for what, wait in waits.items()]) as child:
+        for what in waits:
+            samples = []
+            for number, future in enumerate(futures[what]):
                 child.receive()
-                time.sleep(0.02 + system.polls * number / count)  # so that it waits, and at any place between two looks
+                time.sleep(0.02 + system.polls * number / count)  # so that it waits, anywhere between two looks
                 start = time.monotonic()
                 future.set_result(number)
                 samples.append(child.receive() - start)
+                system.drop(future)
+            outcome.rows.append(row(BENCH, what, name, samples))
+
+
+def _waiter(talk: Connection, work: list[tuple[Callable[[Any], object], list[Any]]]) -> None:
+    for wait, futures in work:
         for future in futures:
-            system.drop(future)
-        outcome.rows.append(row(BENCH, what, name, samples))
-
-
-def _waiter(talk: Connection, wait: Callable[[Any], object], futures: list[Any]) -> None:
-    for future in futures:
-        talk.send("waiting")
-        wait(future)
-        talk.send(time.monotonic())
+            talk.send("waiting")
+            wait(future)
+            talk.send(time.monotonic())
 
 
 def _result(future: Any) -> object:
