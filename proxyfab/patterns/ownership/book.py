@@ -37,7 +37,7 @@ class Session:
         pid: Of the process.
     """
 
-    __slots__ = ("__weakref__", "_numbers", "idle", "lease", "lost", "pid", "text", "until")
+    __slots__ = ("__weakref__", "_numbers", "doubted", "idle", "lease", "lost", "pid", "text", "until")
 
     def __init__(self, text: str, lease: float, now: float, pid: int) -> None:
         self.text = text
@@ -47,6 +47,7 @@ class Session:
         self._numbers = itertools.count(1)
         self.until = now + lease
         """As long as others certainly see it."""
+        self.doubted = -math.inf
         self.idle = now + _LINGER * lease
         """When it ends, if nothing is held under it then."""
 
@@ -60,10 +61,14 @@ class Session:
 
     def renewed(self, began: float, there: bool) -> None:
         """What came of a renewal that began at `began`."""
-        if there:
-            self.until = max(self.until, began + self.lease)
-        else:
+        if not there:
             self.lost = True
+        elif began >= self.doubted:
+            self.until = max(self.until, began + self.lease)
+
+    def doubt(self, now: float) -> None:
+        """Believe in it again only after a renewal of everything that begins later."""
+        self.until, self.doubted = -math.inf, now
 
 
 class Account:
@@ -270,8 +275,9 @@ class Book:
             if not all((yield Renew((account.key, account.data), keep(account.lease)))):
                 yield from self._look_after([account])
         except ConnectorError:
+            now = yield Now()
             for session in list(account.claims.values()):
-                session.until = -math.inf
+                session.doubt(now)
 
 
 def _saw(account: Account, raw: bytes | None) -> Record | None:
