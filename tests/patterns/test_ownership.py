@@ -454,7 +454,7 @@ class TestCost:
     def test_in_calls_to_the_place(self) -> None:
         place = FaultyConnector(MemoryConnector("ownership-cost"))
         store = Store(place, cache=0)
-        own(store, [0])  # the first makes the session
+        first = own(store, [0])  # the first makes the session
 
         def calls(work: Any) -> tuple[int, Any]:
             before = sum(place.calls.values())
@@ -483,6 +483,7 @@ class TestCost:
         assert cost(lambda: update(m)) == 3
         assert cost(lambda: release(m)) == 1
         assert cost(lambda: release(o)) == 2
+        release(first)
         store.close()
         place.close()
 
