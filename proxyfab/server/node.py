@@ -141,10 +141,17 @@ class Node:
     def _finish(self) -> None:
         """Let those who are being served finish, for a few seconds; newcomers are told that this server ends."""
         ends = time.monotonic() + self.options.patience
-        while time.monotonic() < ends and (self._working or any(peer.moving for peer in self.peers.values())):
+        while time.monotonic() < ends and self._is_busy():
             self._step(0.05)
         self.verbs.farewell()
-        time.sleep(_LAST_WORDS)  # what was handed to the sockets is sent by their own thread
+        ends = time.monotonic() + _LAST_WORDS
+        while self.side.sending and time.monotonic() < ends:
+            self._step(0.05)
+        time.sleep(max(ends - time.monotonic(), 0))  # what was handed to ZeroMQ is sent by its own thread
+
+    def _is_busy(self) -> bool:
+        """Whether somebody is being served."""
+        return bool(self._working) or self.side.sending or any(peer.moving for peer in self.peers.values())
 
     def _close(self) -> None:
         self._workers.shutdown(wait=True, cancel_futures=True)

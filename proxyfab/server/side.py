@@ -126,6 +126,11 @@ class Side:
     def _watch(self, listener: socket.socket) -> None:
         self._poll.add(listener.fileno(), lambda _: self._accept(listener))
 
+    @property
+    def sending(self) -> bool:
+        """Whether something waits to be sent."""
+        return any(stream.stuck for stream in self._streams.values())
+
     def said(self, peer: Peer) -> dict[str, Any]:
         """What hello is answered with: the offer, or to who has taken it a proof that this is the same server."""
         stream = self._streams.get(peer.who)
@@ -202,7 +207,8 @@ class Side:
             elif stream.stuck:
                 silent = now - stream.moved > SILENCE
             else:
-                silent = now - max(stream.heard, stream.moved) > SILENCE and self._owner.holds(stream.who)
+                busy = stream.begun or self._owner.holds(stream.who)
+                silent = busy and now - max(stream.heard, stream.moved) > SILENCE
             if silent:
                 self._drop(stream)
         while self._deaf:

@@ -71,6 +71,11 @@ class Stream:
         """Whether something waits to be sent."""
         return bool(self._writing)
 
+    @property
+    def begun(self) -> bool:
+        """Whether it is in the middle of a message."""
+        return self._reading.begun
+
     def send(
         self, who: bytes, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()
     ) -> bool:
@@ -149,7 +154,7 @@ class Stream:
         try:
             self._reading.took(nbytes)
             while not self.closed and (message := self._reading.next()) is not None:
-                if message.verb == "ping":
+                if message.verb == "ping" and self.nonce:
                     self._send([_PONG])
                 else:
                     self._ears.hear(self, message)
@@ -171,5 +176,6 @@ class Stream:
         self.closed = True
         self._poll.remove(self.descriptor)
         self._writing = Writing()
+        del self._reading  # and what was received of a message; garbage would be collected much later
         with contextlib.suppress(OSError):
             self._socket.close()

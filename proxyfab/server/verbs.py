@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -19,7 +20,7 @@ from proxyfab.osio.machine import sight_of
 from proxyfab.osio.shared import default_root
 from proxyfab.server.answers import Answer
 from proxyfab.server.host import Host, State, Todo
-from proxyfab.server.index import Entry, Name
+from proxyfab.server.index import Name
 from proxyfab.server.moves import Moves
 from proxyfab.server.owners import can_look_up
 from proxyfab.server.peers import Peer
@@ -188,10 +189,9 @@ class Verbs:
 
     def _row(self, name: Name) -> list[Any] | None:
         entry = self.state.find(name)
-        return None if entry is None else [*name, *self._told(name, entry)]
-
-    def _told(self, name: Name, entry: Entry) -> list[Any]:
-        return [entry.nbytes, entry.created, entry.expires, self.owners.of(name.namespace)]
+        if entry is None:
+            return None
+        return [*name, entry.nbytes, entry.created, entry.expires, self.owners.of(name.namespace)]
 
     def renew(self, peer: Peer, message: Message) -> Answer:
         """Move an object's expiry."""
@@ -264,8 +264,13 @@ class Verbs:
         from msgpack import packb
 
         now = time.time()
-        rows = self.index.within(message.fields.get("ns") and message.text("ns"))
-        table = packb([[*name, *self._told(name, entry)] for name, entry in rows if entry.alive(now)])
+        owner = functools.cache(self.owners.of)  # of each namespace once: to look one up takes ten times a row
+        rows = [
+            [*name, entry.nbytes, entry.created, entry.expires, owner(name.namespace)]
+            for name, entry in self.index.within(message.fields.get("ns") and message.text("ns"))
+            if entry.alive(now)
+        ]
+        table = packb(rows)
         return self.moves.deliver(peer, message.request, {}, [memoryview(table)])
 
     def clear(self, peer: Peer, message: Message) -> Steps:

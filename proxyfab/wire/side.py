@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any
 
-from proxyfab.errors import AccessDenied, IntegrityError
+from proxyfab.errors import AccessDenied, CapacityError, IntegrityError, ProxyfabError
 from proxyfab.wire.messages import MAX_BODY, MAX_HEADER, Message, decode, encode
 
 TOKEN = 16
@@ -100,6 +100,11 @@ class Reading:
         return self._buffer[self._end : max(self._limit, self._end + 1)]
 
     @property
+    def begun(self) -> bool:
+        """Whether a part of a message is here, of which the rest is not."""
+        return self._message is not None or self._start < self._end
+
+    @property
     def certain(self) -> bool:
         """Whether as many bytes as `target` has will come."""
         return bool(self._targets)
@@ -116,6 +121,7 @@ class Reading:
 
         Raises:
             IntegrityError: There is none of this version. The stream is at its end.
+            CapacityError: There is no memory for it. That ends the stream, too.
         """
         if self._message is None:
             self._message = self._begun()
@@ -140,7 +146,12 @@ class Reading:
         message = decode([bytes(self._buffer[start : self._start])])
         if not body:
             return message
-        places = self._place(message, body)
+        try:
+            places = self._place(message, body)
+        except ProxyfabError:  # some are OSErrors
+            raise
+        except (MemoryError, OSError) as error:
+            raise CapacityError(f"There is no memory for a message of {body} bytes: {error}") from error
         self._targets.extend(view for view in places if view.nbytes)
         self._limit = _CAREFUL if body >= _LARGE else self._buffer.nbytes
         self._hand_over()

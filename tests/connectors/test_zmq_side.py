@@ -7,14 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from proxyfab import trace
 from proxyfab.buffers import Frames
+from proxyfab.connectors.zmq.beside import Offer
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
+from proxyfab.connectors.zmq.link import Link
 from proxyfab.connectors.zmq.stream import Stream
 from proxyfab.errors import ConnectorError
 from proxyfab.keys import Key
@@ -142,6 +144,28 @@ def test_where_it_cannot_be_opened_zeromq_carries_everything(opened, instead):
         assert opened[0].error is not None
         for end in stack:
             end()
+
+
+def test_an_offer_that_another_thread_has_given_up_meanwhile(server):
+    """It is there when this thread looks, and gone when it looks again."""
+
+    class Shared(Link):
+        offers: ClassVar[list[Any]] = []
+
+        @property
+        def _offer(self) -> Any:
+            return self.offers.pop() if self.offers else None
+
+        @_offer.setter
+        def _offer(self, offer: Any) -> None:
+            self.offers[:] = [offer]
+
+    link = Shared(f"127.0.0.1:{server.port}", 20, shared=False)
+    link.known()
+    link._idle.pop().close()
+    assert [type(offer) for offer in link.offers] == [Offer]
+    assert link.ask("exists", {"ns": "n", "ids": ["k"]}).fields["found"] == [False]
+    link.close()
 
 
 def test_a_new_server_at_the_same_address_is_gone_beside_again(opened):

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from msgpack import unpackb
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.memory import MemoryConnector
@@ -18,11 +19,13 @@ from proxyfab.server.index import Name
 from proxyfab.server.node import Node
 from proxyfab.server.options import Options
 from proxyfab.server.owners import Owners
+from proxyfab.server.peers import Peer
 from proxyfab.server.storage import Storage
 from proxyfab.server.waiting import Waiters
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.processes import until
+from proxyfab.wire.messages import Message
 from tests.server.raw import Raw
 
 MB = 2**20
@@ -131,6 +134,24 @@ def test_one_connection_has_so_many_requests_worked_on_at_most(context):
         client.close()
         node.stop()
         serving.join()
+
+
+def test_who_owns_a_namespace_is_looked_up_once_however_many_objects_it_holds():
+    """The loop looks it up, and nobody else is served meanwhile."""
+    node = Node(Options(side=False), Storage(MemoryConnector()))
+    node.open()
+    looked: list[str] = []
+    of = node.state.owners.of
+    node.state.owners.of = lambda namespace: looked.append(namespace) or of(namespace)
+    for number in range(1000):
+        node.state.index.publish(Name("n", f"k{number}"), Key("k"), 1, 1.0, None, replace=False)
+    try:
+        answer = node.verbs.scan(Peer(b"p", -1, node.line), Message("scan", bytes(16), {}))
+    finally:
+        node._close()
+    assert answer is not None
+    assert len(unpackb(answer.body[0])) == 1000
+    assert looked == ["n"]
 
 
 # -- waiting ---------------------------------------------------------------------------------------------------------

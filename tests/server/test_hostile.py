@@ -128,6 +128,7 @@ STRANGERS = {
     "a body before hello": _HELLO[:4] + (100).to_bytes(4, "little") + _HELLO[8:] + bytes(100),
     "no token": _HELLO,
     "another verb": written("clear", NOBODY, {"ns": "n"}),
+    "a ping": written("ping", NOBODY, {}),
     "an older hello": written("hello", NOBODY, {"version": 1, "name": "x"}),
     "a header that is none": (4).to_bytes(4, "little") + bytes(4) + b"\xc1\xc1\xc1\xc1",
 }
@@ -189,6 +190,38 @@ def test_who_asks_again_and_again_and_never_reads_is_not_listened_to(node_server
         assert until(lambda: len(connector.status().peers) == peers, 15)
         one.close()
         connector.clear()
+    assert lives(node_server)
+
+
+def _begin(one: RawSide) -> None:
+    """Most of a put."""
+    said = written("put", b"r" * 16, {"ns": "half", "ids": ["k"], "sizes": [2 * MB]}, 2 * MB)
+    one.stream.sendall(said + b"x" * (2 * MB - 1))
+
+
+def test_who_falls_silent_in_the_middle_of_a_message_goes(node_server, context):
+    with ZMQConnector.from_url(node_server.url) as connector:
+        before, peers = node_server.memory(), len(connector.status().peers)
+        idle = RawSide(context, node_server, "unix")
+        halfway = [RawSide(context, node_server, way) for way in ("unix", "tcp") * 20]
+        for one in halfway:
+            _begin(one)
+        assert until(lambda: len(connector.status().peers) == peers + 1, 20)
+        assert node_server.memory() < before + 20 * MB
+        assert idle.ask("exists", {"ns": "n", "ids": ["k"]}).verb == "ok", "who is in the middle of nothing may be"
+        for one in (idle, *halfway):
+            one.close()
+
+
+def test_who_goes_in_the_middle_of_a_message_leaves_nothing(node_server, context):
+    with ZMQConnector.from_url(node_server.url) as connector:
+        before, peers = node_server.memory(), len(connector.status().peers)
+        for _ in range(60):
+            one = RawSide(context, node_server, "unix")
+            _begin(one)
+            one.close()
+        assert until(lambda: len(connector.status().peers) == peers)
+        assert node_server.memory() < before + 20 * MB
     assert lives(node_server)
 
 

@@ -183,6 +183,31 @@ def test_sigterm_ends_it_and_leaves_nothing(tmp_path):
     assert [path for path in spill.rglob("*") if path.is_file() and not path.name.startswith(".")] == []
 
 
+def test_what_is_under_way_arrives_though_its_server_is_told_to_end(raw):
+    """Also what the server has nothing more to do for than to wait until it is read."""
+    with NodeServer() as server:
+        with ZMQConnector.from_url(server.url + "?ns=n") as one:
+            one.put(signed(14 * MB), key=Key("k"))
+        client = raw(server)
+        answer = client.ask("get", {"ns": "n", "ids": ["k"], "window": WINDOW})
+        server.process.terminate()
+        with ZMQConnector.from_url(server.url + "?side=0") as one:
+            assert until(lambda: _is_ending(one))
+        received = bytearray()
+        while len(received) < answer.count("size"):
+            for view in client.hear().body:
+                received += view
+        assert is_whole(Frames([received]))
+        client.close()
+
+
+def _is_ending(one: ZMQConnector) -> bool:
+    try:
+        return one.exists(Key("k")) and False
+    except ConnectorError:
+        return True
+
+
 def test_an_address_that_is_taken_is_told(node_server):
     with pytest.raises(AssertionError, match="another server does"):
         NodeServer(bind=node_server.ready["endpoints"][0]).start()

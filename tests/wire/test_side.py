@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyfab.errors import AccessDenied, IntegrityError
+from proxyfab.errors import AccessDenied, CapacityError, IntegrityError
 from proxyfab.wire.messages import MAX_BODY, MAX_HEADER, Message
 from proxyfab.wire.side import NONCE, TOKEN, Reading, Writing, opened, proof, written
 
@@ -84,3 +84,12 @@ def test_only_who_knows_the_token_opens():
     for message in wrong:
         with pytest.raises(AccessDenied):
             opened(token, message)
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError])
+def test_a_body_for_which_there_is_no_memory_is_a_declared_error(error):
+    def nowhere(_: Message, __: int) -> list[memoryview]:
+        raise error
+
+    with pytest.raises(CapacityError, match="no memory"):
+        fed(Reading(nowhere), written("put", bytes(16), {}, 100), [1000])

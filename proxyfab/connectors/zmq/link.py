@@ -198,9 +198,10 @@ class Link:
 
     def _open(self, patience: float) -> Channel:
         """A new channel: beside ZeroMQ where the server offers that, and over ZeroMQ where it does not, or not yet."""
-        if self._offer is not None:
+        known = self._offer  # other threads may find out meanwhile that it has ended
+        if known is not None:
             try:
-                return self._beside(self._offer, patience)
+                return self._beside(known, patience)
             except (OSError, ProxyfabError):  # it ended, or was started anew: that is for ZeroMQ to tell
                 self._offer = None
             except Broken as broken:
@@ -217,6 +218,9 @@ class Link:
         except (OSError, ProxyfabError, Broken):  # the span has told it; this incarnation is not asked again
             self._refused = offer.incarnation
             return dealer
+        except BaseException:
+            dealer.close()
+            raise
         self._offer = offer
         dealer.close()
         return stream
