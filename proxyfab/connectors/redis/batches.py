@@ -141,8 +141,10 @@ def put_many(
         for item, old, reply in zip(items, replies[::2], stored, strict=True):
             if reply == b"OK":
                 drop_chunks(link, item[0], old)
+    if stored.count(b"OK") == len(items):
+        return [True] * len(items)
     for reply in stored:
-        if reply != b"OK" and not isinstance(reply, ELSEWHERE):
+        if not isinstance(reply, ELSEWHERE):
             checked(reply)
     with _still_here():
         return [_done(link, item, reply) for item, reply in zip(items, stored, strict=True)]
