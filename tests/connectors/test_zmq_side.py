@@ -14,6 +14,7 @@ import pytest
 from proxyfab import trace
 from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.beside import Offer
+from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.connectors.zmq.link import Link
@@ -27,6 +28,7 @@ from proxyfab.testing.cable import Cable
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.processes import at_once, until
+from proxyfab.wire.side import SILENCE
 
 MB = 2**20
 
@@ -227,6 +229,27 @@ def test_a_way_that_falls_silent_is_noticed_on_both_sides(server):
             ended, (paused, dropped) = at_once([wait, pause])
             assert dropped - paused < 8
             assert ended - paused < 12
+
+
+def test_a_process_that_was_away_for_a_while_goes_on_as_often_as_it_takes(server):
+    """Its thread could not say that it is there, and the server gave its wait up."""
+    with ZMQConnector.from_url(server.url) as one:
+        link, times = one.servers.own(), 0
+
+        def once(channel: Channel, request: bytes) -> int:
+            nonlocal times
+            times += 1
+            channel.send("wait", request, {"ns": "n", "ids": ["never"], "timeout": None})
+            if times < 20:
+                assert isinstance(channel, Stream)
+                channel._said -= SILENCE  # it seems to be so long ago
+                channel._socket.shutdown(socket.SHUT_RDWR)
+                channel.answer(request, float("inf"))
+            return times
+
+        before = link._budget.tokens
+        assert link.call("wait", once) == 20
+        assert link._budget.tokens >= before
 
 
 # -- waiting for many ------------------------------------------------------------------------------------------------

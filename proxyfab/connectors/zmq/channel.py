@@ -32,11 +32,17 @@ PATIENCE = 5.0
 
 
 class Broken(Exception):
-    """The connection has ended, or the deadline has passed. `again` says whether another connection may do."""
+    """The connection has ended, or the deadline has passed.
 
-    def __init__(self, text: str, *, again: bool = True) -> None:
+    Args:
+        text: What the server did.
+        again: Whether another connection may do.
+        away: Whether this process was stopped or too busy to say that it is there, so that the server gave it up.
+    """
+
+    def __init__(self, text: str, *, again: bool = True, away: bool = False) -> None:
         super().__init__(text)
-        self.again = again
+        self.again, self.away = again, away
 
 
 class Channel(abc.ABC):

@@ -2,7 +2,8 @@
 
 Rules:
 1. A call takes a channel for itself: the last one that was used, or a new one. No thread stands between.
-2. A repeated call keeps its request, so that the server does it once (`proxyfab.server.answers`).
+2. A repeated call keeps its request, so that the server does it once (`proxyfab.server.answers`). That this process
+   was away for a while (stopped, or in C code that lets no other thread run) costs no call its retries.
 3. A forked child starts without channels; its parent's are its parent's.
 """
 
@@ -138,6 +139,8 @@ class Link:
                 patience = min(PATIENCE, timeout) if first else _AGAIN
                 result = self._attempt(once, request, incarnation, patience, until)
             except Broken as broken:
+                if broken.away and attempts.left:
+                    continue  # it was us, seconds ago: nothing that a retry budget is there to prevent
                 error = self._failed(what, broken, attempts)
                 pause = attempts.failed(error) if broken.again else None
                 if pause is None:

@@ -96,9 +96,9 @@ class Stream(Channel):
             except BlockingIOError:
                 received = -1
             except OSError as error:
-                raise Broken(f"has closed the connection ({error.strerror})") from error
+                raise self._ended(f" ({error.strerror})") from error
             if not received:
-                raise Broken("has closed the connection")
+                raise self._ended()
             now = time.monotonic()
             if received < 0:
                 self._patient(now, until)
@@ -107,6 +107,10 @@ class Stream(Channel):
             if received > 0:
                 self.heard = now
                 return received
+
+    def _ended(self, why: str = "") -> Broken:
+        """The server has ended the connection: of itself, or because nothing was heard of us."""
+        return Broken(f"has closed the connection{why}", away=time.monotonic() - self._said > SILENCE)
 
     def _patient(self, now: float, until: float) -> None:
         """Raise Broken when the time is over, or the server silent for too long."""
