@@ -231,8 +231,11 @@ class Ref(Generic[T_co]):
         if now == then:
             return self
         if self._sent is None or self._sent[0] != now or not self._sent[1].exists():
-            self._sent = now, self.store.ref_payload(changed, target, once=self.once)
+            self._sent = now, self._anew(changed, target)
         return self._sent[1]
+
+    def _anew(self, payload: Payload, target: Any) -> Ref[Any]:
+        return self.store.ref_payload(payload, target, once=self.once)  # type: ignore[no-any-return]  # a Store's
 
     def _state(self) -> tuple[Any, ...]:
         flags = _ONCE * self.once

@@ -4,6 +4,7 @@ Rules:
 1. Inputs are stored when the task that takes them is sent, under keys of their own; an object that several tasks under
    way take is stored once, as long as it is unchanged. They are evicted when the last of those tasks is done.
 2. Results arrive in this process as proxies of what a worker stored; they are evicted when the last of those is gone.
+   So are inputs that a task gave back, wherever in its result.
 3. Everything has a time to live, which a thread renews while it is needed: whichever process is killed, nothing is
    left behind one lease and its grace later. Where a place has no leases, that rests on this process alone.
 4. A forked child takes no part.
@@ -24,11 +25,11 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.patterns.holding import Holding, keeper_of
 from proxyfab.patterns.parcel import Parcel
-from proxyfab.proxy import Kind, make
+from proxyfab.proxy import Kind
 from proxyfab.ref import Ref, is_frozen, load, mode_of
 from proxyfab.serialize import dumps
 from proxyfab.store import Store
-from proxyfab.wire.payload import digest
+from proxyfab.wire.payload import Payload, digest
 
 
 class Kept:
@@ -72,11 +73,12 @@ class Custody:
         self._flights: SingleFlight[Kept] = SingleFlight("storing an argument")
         self._lock = threading.RLock()  # reentrant: collecting garbage inside may come back here
         homes[self.home] = self
+        _waiting.add(self)
         on_fork(self)
 
     def after_fork(self) -> None:
         """In a child: what it has copies of is its parent's."""
-        homes.pop(self.home, None)
+        _waiting.discard(self)
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
@@ -112,9 +114,10 @@ class Custody:
         if key is None:
             return ref
         with self._lock:
-            known = self._refs.setdefault(key, ref)
-            if known is not ref:
+            known = self._refs.get(key)
+            if known is not None:
                 return known
+            ref = self._refs[key] = Held(self.home, self.holding.ttl, ref)
             self.holding.keys[key] = True
             keeper_of(self.holding.store.url).keep(self.holding)
         self._drain.hold(ref, key)
@@ -122,7 +125,7 @@ class Custody:
 
     def complete(self) -> None:
         """Every result has arrived."""
-        homes.pop(self.home, None)
+        _waiting.discard(self)
 
     def flush(self, timeout: float) -> None:
         """Wait until what is not needed any more is gone."""
@@ -138,8 +141,10 @@ class Custody:
                 keeper_of(store.url).drop(self.holding)
 
 
-homes: dict[str, Custody] = {}
-"""The custodies of this process that still wait for results, by name."""
+homes: weakref.WeakValueDictionary[str, Custody] = weakref.WeakValueDictionary()
+"""The custodies by name."""
+_waiting: set[Custody] = set()
+"""Those that wait for results, which are theirs also when nobody has their executor any more."""
 
 
 def custody_of(home: str) -> Custody | None:
@@ -190,54 +195,52 @@ class Result(Parcel):
         away: Whether it was answered by a worker: it is sent, then, and who gets it owns it; else this process does.
     """
 
-    __slots__ = ("_away", "_home")
+    __slots__ = ("_custody", "_home")
 
     def __init__(self, target: Any, store: Store, ttl: float | None, home: str, away: bool) -> None:
         super().__init__(target, store, ttl)
         self._home = home
-        self._away = away
+        self._custody = None if away else custody_of(home)  # now: it may be sent when its executor is gone
 
     def put(self, target: Any) -> Ref[Any]:
         ref = super().put(target)
-        custody = None if self._away else custody_of(self._home)
-        return ref if custody is None else custody.adopt(ref)
+        return kept_by(self._custody, self._home, self._ttl, ref)
+
+
+class Held(Ref[Any]):
+    """A Ref to what a custody keeps. Its proxies pickle with that custody's name: one that comes home, such as an
+    argument that was given back, keeps the object on, and one that was changed elsewhere is a result like others.
+
+    Args:
+        home: The custody's name.
+        ttl: Seconds until what it is changed to expires, unless that arrives.
+        ref: The plain Ref.
+    """
+
+    __slots__ = ("home", "ttl")
+
+    def __init__(self, home: str, ttl: float | None, ref: Ref[Any]) -> None:
+        super().__init__(ref.url, ref.key, source=ref._source, nbytes=ref.nbytes, kind=ref.kind)
+        self.home = home
+        self.ttl = ttl
 
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
-        return under_way(self._home, super().reduce_proxy(kind, resolved, target))
+        """As any Ref's, with the custody's name."""
+        _, state = super().reduce_proxy(kind, resolved, target)
+        return receive, (self.home, self.ttl, *state)
+
+    def _anew(self, payload: Payload, target: Any) -> Ref[Any]:
+        ref: Ref[Any] = self.store.ref_payload(payload, target, ttl=self.ttl)
+        return kept_by(custody_of(self.home), self.home, self.ttl, ref)
 
 
-class UnderWay:
-    """The factory of a result's proxy on its way through a process that does not own it."""
-
-    __slots__ = ("_home", "_ref")
-
-    def __init__(self, home: str, ref: Ref[Any]) -> None:
-        self._home = home
-        self._ref = ref
-
-    def __call__(self) -> Any:
-        return self._ref()
-
-    def resolve(self, timeout: float | None = None) -> Any:
-        """As the reference's."""
-        return self._ref.resolve(timeout)
-
-    def as_ref(self) -> Ref[Any]:
-        """The reference to the object."""
-        return self._ref
-
-    def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
-        """How the proxy pickles: still as a result."""
-        return under_way(self._home, self._ref.reduce_proxy(kind, resolved, target))
+def kept_by(custody: Custody | None, home: str, ttl: float | None, ref: Ref[Any]) -> Ref[Any]:
+    """What a custody keeps from now on, or will when it comes home."""
+    if ref.key is None:
+        return ref  # it travels inside
+    return Held(home, ttl, ref) if custody is None else custody.adopt(ref)
 
 
-def under_way(home: str, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a proxy pickles as, with the name of the custody it belongs to."""
-    return receive, (home, *reduced[1])
-
-
-def receive(home: str, *state: Any) -> Any:
-    """Unpickle the proxy of a result; in the process it belongs to, that owns it now."""
-    ref = load(*state)
-    custody = custody_of(home)
-    return make(UnderWay(home, ref), ref.kind) if custody is None else custody.adopt(ref).proxy()
+def receive(home: str, ttl: float | None, *state: Any) -> Any:
+    """Unpickle the proxy of what a custody keeps; in its own process it is kept as long as the answer."""
+    return kept_by(custody_of(home), home, ttl, load(*state)).proxy()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import closing
 from dataclasses import replace
-from itertools import chain
 from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -144,7 +144,7 @@ class ProxyExecutor(Executor):
         if chunksize == 1:
             return _results([self._submit(known, args, {}, call) for args in calls], deadline)
         chunks = [calls[start : start + chunksize] for start in range(0, len(calls), chunksize)]
-        return chain.from_iterable(_results([self._chunk(known, chunk, call) for chunk in chunks], deadline))
+        return _flat(_results([self._chunk(known, chunk, call) for chunk in chunks], deadline))
 
     def _chunk(self, known: _Known, calls: list[tuple[Any, ...]], call: object) -> Future[list[Any]]:
         shipment = Shipment(known.crossing, self._custody, call)
@@ -191,6 +191,15 @@ def _results(futures: list[Any], deadline: float | None) -> Generator[Any, None,
     finally:
         for future in futures:
             _cancel(future)
+
+
+def _flat(chunks: Generator[list[Any], None, None]) -> Generator[Any, None, None]:
+    """The results of chunks, each let go when it was handed out."""
+    with closing(chunks):
+        for chunk in chunks:
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()
 
 
 def _taken(future: Future[T], deadline: float | None) -> T:

@@ -94,4 +94,5 @@ class Sent(Task):
         self.line.leave(self)
         for each in self.inputs:
             each.release()
-        self.held.clear()  # a future keeps its callbacks
+        self.inputs.clear()  # a future keeps its callbacks, and these keep the objects
+        self.held.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from functools import lru_cache, partial
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from proxyfab import background
@@ -70,7 +71,7 @@ class Task:
         return reduced
 
     def _reduced(self) -> tuple[Any, ...]:
-        if self.by_name:
+        if self.by_name and type(self.function) is FunctionType:  # what carries state goes anew with every task
             try:
                 return load_named, (pickle.dumps((self.function, self.many, *self.terms), 5),)
             except Exception:  # noqa: BLE001 - the executor tells, as it would without us
@@ -80,10 +81,10 @@ class Task:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if not self.plain:
             return self._prepared(args, kwargs)
-        failed: Exception
+        failed: BaseException
         try:
             result = self.function(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             failed = travelling(error) if self.away else error
             if failed is error:
                 raise

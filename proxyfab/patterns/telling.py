@@ -13,7 +13,7 @@ from proxyfab.patterns.future.outcome import error_in, of_error
 _CHAIN = 100
 
 
-def travelling(error: Exception) -> Exception:
+def travelling(error: BaseException) -> BaseException:
     """The error itself, if it arrives elsewhere as what it is; else a RemoteError that tells of it."""
     if not _arrives(error):
         return told(error)

@@ -85,7 +85,7 @@ def skips_first(function: Callable[..., Any]) -> bool:
     name: str = getattr(function, "__qualname__", "")
     holder = name.rpartition(".")[0]
     code = getattr(function, "__code__", None)
-    if code is None or not holder or holder.endswith("<locals>"):
+    if code is None or not holder or holder.endswith("<locals>") or inspect.ismethod(function):
         return False
     return bool(code.co_argcount) and code.co_varnames[0] in ("self", "cls")
 

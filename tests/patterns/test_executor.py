@@ -58,7 +58,7 @@ def stored(store: Store) -> int:
 def empty(store: Store) -> None:
     """Wait until nothing is left."""
     gc.collect()
-    until(lambda: stored(store) == 0, 10)
+    assert until(lambda: stored(store) == 0, 10)
 
 
 # -- what tasks do -----------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Thing:
 
 
 def wait_for(path: str, *_: Any) -> str:
-    until(lambda: os.path.exists(path), 30)
+    assert until(lambda: os.path.exists(path), 30)
     return path
 
 
@@ -206,7 +206,7 @@ def test_what_was_changed_between_two_tasks_is_two_objects(
     before = executor.submit(first, array)
     assert before.result(30) == 0
     blocked = executor.submit(wait_for, str(tmp_path / "go"), array)  # keeps the first one stored
-    until(lambda: stored(store) == 1, 10)
+    assert until(lambda: stored(store) == 1, 10)
 
     array[0] = 1
     after = executor.submit(first, array)
@@ -219,7 +219,7 @@ def test_what_was_changed_between_two_tasks_is_two_objects(
 
 def test_inputs_go_when_the_future_is_done(executor: ProxyExecutor, store: Store, tmp_path: Path) -> None:
     future = executor.submit(wait_for, str(tmp_path / "go"), BIG)
-    until(lambda: stored(store) == 1, 10)
+    assert until(lambda: stored(store) == 1, 10)
 
     (tmp_path / "go").touch()
 
@@ -232,7 +232,7 @@ def test_what_the_user_stored_is_not_the_executors_to_evict(executor: ProxyExecu
 
     executor.submit(first, BIG).result(30)
     executor.submit(first, mine).result(30)
-    until(lambda: stored(store) == 1, 10)
+    assert until(lambda: stored(store) == 1, 10)
 
     assert ref_of(mine).exists()
 
@@ -243,7 +243,7 @@ def test_a_result_lives_as_long_as_its_future_or_its_proxy(executor: ProxyExecut
     del future
     gc.collect()
     assert proxy[1] == 2
-    until(lambda: stored(store) == 1, 10)
+    assert until(lambda: stored(store) == 1, 10)
 
     del proxy
 
@@ -425,7 +425,7 @@ def test_a_cancelled_task_stores_nothing(executor: ProxyExecutor, store: Store, 
 def test_shutting_down_waits_or_cancels(store: Store, tmp_path: Path) -> None:
     executor = ProxyExecutor(pool(), store, above="10 KB")
     futures = [executor.submit(wait_for, str(tmp_path / "go"), BIG + n) for n in range(8)]
-    until(lambda: stored(store) > 0, 10)
+    assert until(lambda: stored(store) > 0, 10)
     threading.Timer(0.2, (tmp_path / "go").touch).start()
 
     executor.shutdown(cancel_futures=True)
@@ -484,7 +484,7 @@ def test_a_method_is_not_remembered_and_its_object_is_let_go(executor: ProxyExec
     del thing
     gc.collect()
 
-    until(lambda: gone() is None, 10)
+    assert until(lambda: gone() is None, 10)
 
 
 def test_a_closed_store_is_told_where_something_is_large() -> None:
@@ -539,17 +539,17 @@ def test_what_a_killed_worker_answered_and_nobody_got_lapses(store: Store) -> No
     with ProxyExecutor(pool(), store, above="10 KB", lease=LEASE) as executor:
         with pytest.raises(BrokenProcessPool):
             executor.submit(answer_and_die, BIG).result(30)
-        until(lambda: stored(store) == 0, 20)
+        assert until(lambda: stored(store) == 0, 20)
 
 
 def test_inputs_and_results_outlive_many_leases(store: Store, tmp_path: Path) -> None:
     with ProxyExecutor(pool(2), store, above="10 KB", lease=LEASE) as executor:
         result = executor.submit(double, BIG).result(30)
         blocked = executor.submit(wait_for, str(tmp_path / "go"), BIG)
-        until(lambda: stored(store) == 2, 10)
+        assert until(lambda: stored(store) == 2, 10)
         began = time.monotonic()
 
-        until(lambda: time.monotonic() > began + 3 * LEASE or stored(store) != 2, 20)
+        assert until(lambda: time.monotonic() > began + 3 * LEASE or stored(store) != 2, 20)
 
         assert stored(store) == 2
         assert np.array_equal(pickle.loads(pickle.dumps(result)), BIG * 2)
@@ -626,7 +626,7 @@ def test_what_is_owned_is_lent_for_as_long_as_the_task_takes(executor: ProxyExec
         executor.submit(first, owner)
     release(changed)
     release(owner)
-    until(lambda: stored(store) <= 1, 10)  # the session stays for a while
+    assert until(lambda: stored(store) <= 1, 10)  # the session stays for a while
 
 
 def test_a_task_that_cannot_be_submitted_gives_back_what_it_borrowed(store: Store) -> None:
@@ -686,7 +686,7 @@ def test_many_threads_submit_at_once(executor: ProxyExecutor, store: Store) -> N
 def computing(x: Any, url: str, fetched: int) -> float:
     """Computes until so many objects have been fetched by this process."""
     store = open_store(url)
-    until(lambda: store.stats().get("get", {}).get("count", 0) >= fetched, 20)
+    assert until(lambda: store.stats().get("get", {}).get("count", 0) >= fetched, 20)
     return float(x[0])
 
 
