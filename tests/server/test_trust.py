@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from proxyfab.connectors.zmq.connector import ZMQConnector
+from proxyfab.connectors.zmq.dealer import Dealer
+from proxyfab.connectors.zmq.stream import Stream
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
@@ -71,3 +75,17 @@ def test_a_server_without_curve_is_not_spoken_to_with_it(keyring, node_server):
     key = keyring.curve("server")[0].decode()
     with ZMQConnector(node_server.url[6:], key=key, timeout=5) as one, pytest.raises(AccessDenied):
         one.get(Key("k"))
+
+
+def test_with_a_key_nothing_that_others_can_read_is_offered_beside(keyring):
+    """Who was let in gets a socket of his own user; no port, where nobody is asked for his key."""
+    keyring.allow("server", keyring.curve("client")[0], "me")
+    with NodeServer(["--key", "server"]) as server:
+        keyring.know(server.url[6:], keyring.curve("server")[0])
+        for options, way in (("", Stream), ("?side=tcp", Dealer)):
+            with ZMQConnector.from_url(server.url + options) as one:
+                assert one.get(Key("k")) is None
+                channel = one.servers.own()._idle[-1]
+                assert type(channel) is way
+                assert "port" not in channel.welcome.fields.get("side", {})
+                assert not isinstance(channel, Stream) or channel._socket.family is socket.AF_UNIX
