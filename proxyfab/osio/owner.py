@@ -79,6 +79,8 @@ def running(writer: Writer) -> bool | None:
     if status is None:
         return False
     state, start = status
+    if state == _UNREADABLE:
+        return True  # who cannot be looked at, as no descriptor is left, has not ended
     # A zombie holds no lock and writes no byte.
     return state not in "ZX" and (not writer.start or start == writer.start)
 
@@ -110,6 +112,9 @@ def wait_lock(fd: int, path: str) -> None:
         pause = min(pause * 2, 0.02)
 
 
+_UNREADABLE = "?"
+
+
 def _status(pid: int) -> tuple[str, int] | None:
     """State letter and start time from /proc; None when there is no such process."""
     try:
@@ -118,7 +123,7 @@ def _status(pid: int) -> tuple[str, int] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     except OSError:
-        return "?", 0
+        return _UNREADABLE, 0
     return fields[0].decode(), int(fields[19])
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from proxyfab.osio.owner import running, this_process
+from proxyfab.testing import in_fork
 
 OWNER = """
 import subprocess, sys
@@ -83,3 +87,19 @@ def test_threads_that_put_until_the_end_leave_nothing(tmp_path: Path) -> None:
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert [path.name for path in tmp_path.glob("*/*") if path.name[0] == "~" or "gone" in path.name] == []
+
+
+def test_a_process_that_cannot_be_looked_at_is_not_taken_to_have_ended():
+    """No descriptor is left to read anything with."""
+
+    def look() -> bool | None:
+        us = this_process().writer
+        assert running(us) is True
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+        try:
+            return running(us)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    assert in_fork(look) is True
