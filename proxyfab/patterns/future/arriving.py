@@ -63,9 +63,17 @@ def _waited(board: Board, key: Key, deadline: float | None, lease: float | None)
 def late(key: Key, url: str, seconds: float) -> ResolveTimeout:
     """The error of a deadline."""
     return ResolveTimeout(
-        f"The future {key.id} in {url} was not set within {round(seconds, 3):g} s. Look whether the process that is to "
-        "set it is alive and has got it; if it only takes longer, wait longer (timeout=)."
+        f"The future {key.id} in {url} was not set within {round(max(seconds, 0.0), 3):g} s. Look whether the process "
+        "that is to set it is alive and has got it; if it only takes longer, wait longer (timeout=)."
     )
+
+
+def raisable(get: Callable[[], R]) -> R:
+    """What `get()` answers or raises, but for what no coroutine can raise, and whose await would never end."""
+    try:
+        return get()
+    except StopIteration as error:
+        raise RuntimeError("The future's exception is a StopIteration, which nobody can await.") from error
 
 
 def gone(key: Key, url: str) -> KeyNotFound:
@@ -116,12 +124,15 @@ class FutureRef(Ref[T_co]):
     async def _aresolve(self) -> T_co:
         import asyncio  # not at the top: it takes as long to import as all of proxyfab
 
+        limit = asyncio.timeout(self.limit)
         try:
-            async with asyncio.timeout(self.limit):
+            async with limit:
                 await arrival(self._board, self._key, self.lease)
         except TimeoutError:
+            if not limit.expired():  # it is the place's own
+                raise
             raise late(self._key, self.url, self.limit or 0.0) from None
-        return await asyncio.to_thread(self.resolve)
+        return await asyncio.to_thread(raisable, self.resolve)
 
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
         if not resolved:

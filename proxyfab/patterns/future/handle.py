@@ -24,7 +24,7 @@ from proxyfab.abc import check_ttl
 from proxyfab.errors import KeyExists
 from proxyfab.keys import Key, as_key
 from proxyfab.patterns.future import hub
-from proxyfab.patterns.future.arriving import FutureRef, arrived, gone
+from proxyfab.patterns.future.arriving import FutureRef, arrived, gone, raisable
 from proxyfab.patterns.future.board import Board, Seen
 from proxyfab.patterns.future.known import DONE, PENDING, RUNNING, Known
 from proxyfab.patterns.future.outcome import (
@@ -34,8 +34,9 @@ from proxyfab.patterns.future.outcome import (
     of_value,
 )
 from proxyfab.patterns.future.promise import Promise
-from proxyfab.proxy import Kind
+from proxyfab.proxy import Kind, is_proxy
 from proxyfab.proxy.kind import kind_of_type
+from proxyfab.ref import Ref, ref_of
 from proxyfab.store import Store
 from proxyfab.wire.payload import Payload
 
@@ -114,7 +115,10 @@ class Future(Known[T]):
         Raises:
             InvalidStateError: It is done: it has a result, an exception, or was cancelled.
             SerializationError: The result cannot become bytes. The future is still pending.
+            ValueError: The result is an unresolved proxy of this future, which nobody could ever resolve.
         """
+        if is_proxy(result) and self._is_awaited_by(ref_of(result)):
+            raise ValueError(f"The future {self.key.id} in {self.board.url} cannot be set to a proxy of itself.")
         self._set(of_value(result, self.board.writes), Verdict.VALUE)
 
     def set_exception(self, exception: BaseException | None) -> None:
@@ -139,10 +143,10 @@ class Future(Known[T]):
         Raises:
             Exception: What the block raised, as without a promise.
         """
-        with nullcontext() if self.lease is None else Promise(self.board, self.key, self.lease):
+        with nullcontext() if self.lease is None else Promise(self.board, self.key, self.lease, self.ttl):
             try:
                 yield
-            except Exception as error:
+            except BaseException as error:  # who waits must not wait for one who was interrupted or told to end
                 with suppress(InvalidStateError):
                     self.set_exception(error)
                 raise
@@ -164,6 +168,9 @@ class Future(Known[T]):
                 self._invoke_callbacks()  # type: ignore[attr-defined]  # of the base class
                 return True
         return self.cancelled()
+
+    def _is_awaited_by(self, ref: Ref[Any]) -> bool:
+        return isinstance(ref, FutureRef) and (ref.url, ref.key) == (self.board.url, self.key)
 
     def _set(self, payload: Payload, verdict: Verdict) -> None:
         try:
@@ -245,7 +252,7 @@ class Future(Known[T]):
         if self._state not in DONE:
             await hub.arrival(self.board, self.key, self.lease)
         try:  # the outcome is there: what is left is to get it
-            return await asyncio.to_thread(self.result)
+            return await asyncio.to_thread(raisable, self.result)
         except CancelledError as error:
             raise asyncio.CancelledError(*error.args) from None
 

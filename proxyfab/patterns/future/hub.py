@@ -141,12 +141,16 @@ class Hub:
         pause = min([_DEAF if self._deaf else SLICE, *(listener.pause for listener in listeners)])
         found = self._board.wait_any([*wanted, bell], pause)
         self._bell = None
-        for listener in listeners:
-            listener.listen()
         self._deaf = max(self._deaf - 1, 0)
         for key in found:
             for watch in wanted.pop(key, ()):
                 watch.tell(None)
+        for listener in listeners:
+            try:
+                listener.listen()
+            except ProxyfabError as error:  # nobody else's: it may be that only this one cannot be heard or given up
+                for watch in wanted.pop(listener.key, ()):
+                    watch.tell(error)
         if bell in found:
             self._board.silence(bell)
             return None

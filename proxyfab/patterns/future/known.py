@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -30,6 +31,7 @@ T = TypeVar("T")
 PENDING, RUNNING, CANCELLED, FINISHED = "PENDING", "RUNNING", "CANCELLED_AND_NOTIFIED", "FINISHED"
 """The states of concurrent.futures, which its `wait` and `as_completed` read."""
 DONE = (CANCELLED, FINISHED)
+_log = logging.getLogger("concurrent.futures")  # to which that module tells the same
 
 
 class Known(futures.Future[T]):
@@ -103,7 +105,7 @@ class Known(futures.Future[T]):
     def _discovered(self, seen: Seen) -> None:
         """Learn it in a thread that is not to be held up by callbacks."""
         if self._learn(seen):
-            call_soon(self._invoke_callbacks)  # type: ignore[attr-defined]  # as above
+            call_soon(self._call_back)
 
     def _learn(self, seen: Seen | None, trouble: BaseException | None = None) -> bool:
         """Be done; whether it was not before. Waiters in this process are told."""
@@ -149,9 +151,17 @@ class Known(futures.Future[T]):
                 payload = self.board.fetch(self.key)
                 if payload is not None:
                     self._learn(Seen(verdict_of(payload.type), payload))
-        except ProxyfabError:
-            pass  # whoever asks for the result is told
-        self._invoke_callbacks()  # type: ignore[attr-defined]  # as above
+        except Exception:  # noqa: BLE001 - whoever asks for the result is told
+            pass
+        self._call_back()
+
+    def _call_back(self) -> None:
+        """In the callbacks' thread, which is nobody's to end."""
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException:  # noqa: BLE001 - not to end this thread, behind which others wait
+                _log.exception("exception calling callback for %r", self)
 
 
 class _Waiters(list[Any]):

@@ -104,7 +104,7 @@ def _told(payload: Payload) -> dict[str, Any]:
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error).encode(errors="backslashreplace").decode()
     except Exception as trouble:  # noqa: BLE001 - whatever its __str__ raises must not hide that it happened
         return f"(its text cannot be had: {type(trouble).__name__})"
 

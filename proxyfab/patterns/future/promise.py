@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BEATS = 3
 """In a lease."""
+_LONGEST = 3600.0
+"""Seconds between two looks at what was promised; no lease is too long."""
 
 
 class Promise:
@@ -39,19 +41,21 @@ class Promise:
         board: Where the future is.
         key: Its key.
         lease: Seconds of silence after which it is given up.
+        ttl: Seconds after which whatever comes of it expires; None for never.
     """
 
-    def __init__(self, board: Board, key: Key, lease: float) -> None:
+    def __init__(self, board: Board, key: Key, lease: float, ttl: float | None) -> None:
         self.board = board
         self.key = key
         self.lease = lease
+        self.ttl = ttl
         self.due = 0.0
         self._count = itertools.count()
 
     def beat(self) -> None:
         """Say once more that this process is alive."""
         self.due = time.monotonic() + self.lease / _BEATS
-        self.board.beat(self.key, f"{os.getpid()}@{here()} {next(self._count)}".encode(), self.lease)
+        self.board.beat(self.key, f"{os.getpid()}@{here()} {self.ttl or ''} {next(self._count)}".encode(), self.lease)
 
     def __enter__(self) -> Self:
         self.beat()
@@ -89,20 +93,23 @@ class Listener:
         now = time.monotonic()
         if now < self.due:
             return
-        self.due = now + self.lease / _BEATS
+        late, self.due = now - self.due, now + self.lease / _BEATS
         heard = self.board.listen(self.key)
         if heard is None or heard != self._heard:
             self._heard, self._since = heard, now
+        elif late > self.lease:  # it is us who were stopped, and perhaps all of this machine
+            self._since = now
         elif now - self._since > self.lease:
-            self._give_up(heard.decode(errors="replace").partition(" ")[0])
+            who, ttl, *_ = *heard.decode(errors="replace").split(" "), ""
+            self._give_up(who, float(ttl) if ttl else None)
 
-    def _give_up(self, who: str) -> None:
+    def _give_up(self, who: str, ttl: float | None) -> None:
         lost = ObjectLost(
             f"The process {who}, which had promised the future {self.key.id} in {self.board.url}, has said nothing for "
             f"{self.lease:g} s: it has ended, or it hangs. Run its task again, with a new future."
         )
         try:
-            self.board.announce(self.key, of_error(lost, self.board.writes), None)
+            self.board.announce(self.key, of_error(lost, self.board.writes), ttl)
         except KeyExists:  # it is set: the wait goes on and finds it
             pass
         self.board.hush(self.key)
@@ -150,7 +157,8 @@ class _Pulse:
                     promise.beat()
                 except ProxyfabError:  # the next beat may come through; if none does, it was right to give us up
                     pass
-            self._stir.acquire(timeout=max(min(promise.due for promise in promises) - time.monotonic(), 0.0))
+            pause = min(promise.due for promise in promises) - time.monotonic()
+            self._stir.acquire(timeout=min(max(pause, 0.0), _LONGEST))
 
 
 _pulse = _Pulse()
