@@ -13,7 +13,7 @@ from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and condi
 from collections.abc import Sequence
 
 from proxyfab.abc import Connector, SupportsLease, SupportsReap
-from proxyfab.errors import CapabilityError, ProxyfabError
+from proxyfab.errors import CapabilityError
 from proxyfab.exit import Drain
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
@@ -26,6 +26,8 @@ BATCH = 1000
 GRACE = 0.5
 """What objects outlive a lease that nobody renews any more, in leases."""
 _BEATS = 3
+_LONGEST = 3600.0
+"""Seconds between two looks at what is held; no lease is too long."""
 _REAP_EVERY = 30.0
 
 
@@ -184,7 +186,7 @@ class Keeper:
     def _sleep(self, seconds: float) -> None:
         """Until then, or until there is something else to keep."""
         try:
-            self._wake.get(timeout=max(seconds, 0.0))
+            self._wake.get(timeout=min(max(seconds, 0.0), _LONGEST))
             while True:
                 self._wake.get_nowait()
         except Empty:
@@ -195,7 +197,7 @@ class Keeper:
         lease = holding.lease or 0.0
         try:
             holding.beat()
-        except ProxyfabError:
+        except Exception:  # noqa: BLE001 - there is nobody to tell, and what else is held must not lapse for it
             return min(lease / (2 * _BEATS), 1.0)
         return lease / _BEATS
 
@@ -209,7 +211,7 @@ def reap(store: Store) -> None:
     try:
         if isinstance(connector, SupportsReap):
             connector.reap()
-    except ProxyfabError:
+    except Exception:  # noqa: BLE001 - as above
         pass  # `proxyfab gc` says what is wrong there
 
 

@@ -30,9 +30,9 @@ from proxyfab.patterns.ownership.protocol import (
     Swap,
 )
 from proxyfab.retry import Backoff
+from proxyfab.wire.remains import SIGN
 
 R = TypeVar("R")
-_MARK = b"PFS1"
 _LONGEST = 10.0
 """Seconds that others may be faster, or a place be silent."""
 _BACKOFF = {
@@ -45,7 +45,7 @@ _SILENT = Backoff(first=0.02, longest=1.0)
 
 def presence() -> bytes:
     """What a session's object says: which process it stands for."""
-    return _MARK + this_process().writer.pack(0).encode()
+    return SIGN + this_process().writer.pack(0).encode()
 
 
 def _lives(body: Frames | None) -> bool | None:
@@ -53,7 +53,7 @@ def _lives(body: Frames | None) -> bool | None:
     if body is None:
         return False
     try:
-        return running(Writer.unpack(body.tobytes().removeprefix(_MARK).decode()))
+        return running(Writer.unpack(body.tobytes().removeprefix(SIGN).decode()))
     except ValueError:
         return None
 
