@@ -97,8 +97,10 @@ reduce(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     if (hook != NULL) {
-        PyObject *all[3] = {kind, proxy->target ? Py_True : Py_False, proxy->target ? proxy->target : Py_None};
+        PyObject *target = Py_NewRef(proxy->target ? proxy->target : Py_None); /* the hook may take it back */
+        PyObject *all[3] = {kind, proxy->target ? Py_True : Py_False, target};
         PyObject *found = PyObject_Vectorcall(hook, all, 3, NULL);
+        Py_DECREF(target);
         Py_DECREF(hook);
         return found;
     }
@@ -267,12 +269,7 @@ start(PyObject *module)
     if ((state->field = PyUnicode_InternFromString(text)) == NULL) {                                                     \
         return -1;                                                                                                       \
     }
-    NAME(orig_class, "__orig_class__")
-    NAME(array_struct, "__array_struct__")
-    NAME(array_interface, "__array_interface__")
-    NAME(signature, "__signature__")
     NAME(reduce_proxy, "reduce_proxy")
-    NAME(call_name, "__call__")
     NAME(release, "release")
 #undef NAME
     state->classes = PyDict_New();

@@ -47,7 +47,7 @@ typedef struct {
     PyObject *build, *arrived, *probed, *text, *names, *misled, *itself, *timed, *join, *told_too_little, *rebuild;
     PyObject *late; /* ResolveTimeout */
     /* Names. */
-    PyObject *orig_class, *array_struct, *array_interface, *signature, *reduce_proxy, *call_name, *release;
+    PyObject *reduce_proxy, *release;
 } State;
 
 /* In the order of State; connect() takes these as keyword arguments. */
@@ -55,8 +55,7 @@ typedef struct {
     X(build) X(arrived) X(probed) X(text) X(names) X(misled) X(itself) X(timed) X(join) X(told_too_little) X(rebuild)    \
     X(late)
 #define REMEMBERED(X)                                                                                                    \
-    X(classes) X(types) X(kinds) X(own) X(unknown) X(last_kind) X(last_class) X(orig_class) X(array_struct)              \
-    X(array_interface) X(signature) X(reduce_proxy) X(call_name) X(release)
+    X(classes) X(types) X(kinds) X(own) X(unknown) X(last_kind) X(last_class) X(reduce_proxy) X(release)
 
 static void proxy_dealloc(PyObject *self);
 
@@ -84,10 +83,23 @@ only_class(PyObject *x)
     return x;
 }
 
+/* Never NULL: a class that the garbage collector has cleared, at the end of an interpreter, remembers nothing. */
 static inline State *
 state_of(PyObject *proxy)
 {
-    return (State *)PyType_GetModuleState(Py_TYPE(proxy));
+    static State gone;
+    State *state = (State *)PyType_GetModuleState(Py_TYPE(proxy));
+    if (state == NULL) {
+        PyErr_Clear();
+        return &gone;
+    }
+    return state;
+}
+
+static inline int
+is_named(PyObject *name, const char *text)
+{
+    return PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, text) == 0;
 }
 
 /* Call a function of Python that connect() brought; there is none any more when the interpreter is taken down. */

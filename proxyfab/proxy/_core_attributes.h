@@ -12,23 +12,21 @@ is_special(PyObject *name)
 }
 
 static int
-is_struct(State *state, PyObject *name)
+is_struct(PyObject *name)
 {
-    return PyUnicode_Check(name) && (PyUnicode_Compare(name, state->array_struct) == 0 ||
-                                     PyUnicode_Compare(name, state->array_interface) == 0);
+    return is_named(name, "__array_struct__") || is_named(name, "__array_interface__");
 }
 
 /* What the proxy answers itself under that name, when its target has no such name. NULL without an error: nothing. */
 static PyObject *
 own_attribute(PyObject *self, PyObject *name)
 {
-    State *state = state_of(self);
-    PyObject *own = look_up(state->own, (PyObject *)Py_TYPE(self));
+    PyObject *own = look_up(state_of(self)->own, (PyObject *)Py_TYPE(self));
     PyObject *function = look_up(own, name);
     if (function == NULL) {
         return NULL;
     }
-    return PyUnicode_Compare(name, state->signature) == 0 ? PyObject_CallOneArg(function, self) : PyMethod_New(function, self);
+    return is_named(name, "__signature__") ? PyObject_CallOneArg(function, self) : PyMethod_New(function, self);
 }
 
 /* The target has no such name: an AttributeError is set, which stays when the proxy has no answer either. */
@@ -69,7 +67,7 @@ proxy_getattro(PyObject *self, PyObject *name)
     if (target == NULL) {
         return unresolved_attribute(self, name);
     }
-    if (((Proxy *)self)->limited && is_struct(state_of(self), name)) {
+    if (((Proxy *)self)->limited && is_struct(name)) {
         PyErr_SetObject(PyExc_AttributeError, name);
         return NULL;
     }
@@ -86,7 +84,7 @@ proxy_getattro(PyObject *self, PyObject *name)
 static PyObject *
 torch_getattro(PyObject *self, PyObject *name)
 {
-    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "__torch_function__") == 0) {
+    if (is_named(name, "__torch_function__")) {
         return PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
     }
     return proxy_getattro(self, name);
@@ -95,8 +93,7 @@ torch_getattro(PyObject *self, PyObject *name)
 static int
 proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
 {
-    if (((Proxy *)self)->target == NULL && PyUnicode_Check(name) &&
-        PyUnicode_Compare(name, state_of(self)->orig_class) == 0) {
+    if (((Proxy *)self)->target == NULL && is_named(name, "__orig_class__")) {
         /* typing sets it on what Proxy[int](factory) returns, and takes this for a no */
         PyErr_SetObject(PyExc_AttributeError, name);
         return -1;

@@ -86,7 +86,14 @@ proxy_length_hint(PyObject *self, PyObject *Py_UNUSED(none))
 static PyObject *
 proxy_vectorcall(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
 {
-    FORWARD(PyObject *, NULL, PyObject_Vectorcall(target, args, count, names))
+    if (Py_EnterRecursiveCall(" while calling a proxy")) { /* a partial() of its own proxy never leaves C */
+        return NULL;
+    }
+    PyObject *target = target_of(self);
+    PyObject *result = target == NULL ? NULL : PyObject_Vectorcall(target, args, count, names);
+    Py_LeaveRecursiveCall();
+    Py_XDECREF(target);
+    return result;
 }
 
 /* The view names the target as its owner, which then also releases it. */

@@ -103,38 +103,40 @@ entry_for(State *state, PyObject *target)
     return failed ? NULL : entry;
 }
 
-/* Steals `target`. */
-static int
+/* Steals `target`. Returns what the proxy has from now on, as a new reference. */
+static PyObject *
 settle(Proxy *self, State *state, PyObject *target)
 {
     PyObject *entry = entry_for(state, target);
     if (entry == NULL) {
         Py_DECREF(target);
-        return -1;
+        return NULL;
     }
-    PyTypeObject *before = Py_TYPE(self), *after = (PyTypeObject *)PyTuple_GET_ITEM(entry, 0); /* its registry keeps it */
+    PyTypeObject *before, *after = (PyTypeObject *)PyTuple_GET_ITEM(entry, 0); /* its registry keeps it */
     int limited = 0;
     if (PyTuple_GET_ITEM(entry, 1) == Py_True) {
         PyObject *told = ask(state->told_too_little, target, NULL);
         if (told == NULL) {
             Py_DECREF(target);
-            return -1;
+            return NULL;
         }
         limited = told == Py_True;
         Py_DECREF(told);
     }
     if (self->target != NULL) { /* in a forked child, where nobody waits for the thread that forked */
+        PyObject *first = Py_NewRef(self->target);
         Py_DECREF(target);
-        return 0;
+        return first;
     }
+    before = Py_TYPE(self); /* now: the class may have changed while Python was asked */
     self->limited = (unsigned char)limited;
-    self->target = target;
+    self->target = Py_NewRef(target);
     if (before != after) {
         Py_INCREF(after);
         Py_SET_TYPE((PyObject *)self, after);
         Py_DECREF(before);
     }
-    return 0;
+    return target;
 }
 
 static PyObject *
@@ -165,8 +167,10 @@ fly(Proxy *self, State *state, PyObject *timeout)
     if (found == NULL) {
         rename_misleading_error(self, state);
     }
-    if (found != NULL && settle(self, state, found) == 0) {
-        found = Py_NewRef(self->target);
+    else {
+        found = settle(self, state, found);
+    }
+    if (found != NULL) {
         land(self, state, NULL);
         return found;
     }
@@ -188,14 +192,21 @@ join_flight(Proxy *self, State *state, PyObject *timeout)
         }
         return NULL;
     }
+    PyObject *wait = timeout == NULL ? Py_None : timeout;
     if (self->flight == NULL) {
-        self->flight = Py_BuildValue("[k]", self->pilot);
-        if (self->flight == NULL) {
-            return NULL;
+        unsigned long pilot = self->pilot;
+        PyObject *made = Py_BuildValue("[k]", pilot); /* may collect garbage, so that others come, or the flight lands */
+        if (made == NULL || self->pilot != pilot) {
+            Py_XDECREF(made);
+            return made == NULL ? NULL : Py_NewRef(wait);
         }
+        if (self->flight == NULL) {
+            self->flight = Py_NewRef(made);
+        }
+        Py_DECREF(made);
     }
     PyObject *flight = Py_NewRef(self->flight);
-    PyObject *left = ask(state->join, flight, timeout == NULL ? Py_None : timeout);
+    PyObject *left = ask(state->join, flight, wait);
     Py_DECREF(flight);
     return left;
 }
@@ -206,6 +217,10 @@ wake(Proxy *self, PyObject *timeout)
 {
     PyObject *left = Py_XNewRef(timeout), *found = NULL;
     State *state = state_of((PyObject *)self);
+    if (Py_EnterRecursiveCall(" while resolving a proxy")) { /* of a proxy of a proxy of ... */
+        Py_XDECREF(left);
+        return NULL;
+    }
     Py_INCREF(self);
     for (;;) {
         if (self->target != NULL) {
@@ -231,6 +246,7 @@ wake(Proxy *self, PyObject *timeout)
         left = now == Py_None ? NULL : Py_NewRef(now);
         Py_DECREF(now);
     }
+    Py_LeaveRecursiveCall();
     Py_XDECREF(left);
     Py_DECREF(self);
     return found;

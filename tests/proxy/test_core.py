@@ -151,6 +151,28 @@ def test_at_the_end_of_the_interpreter_proxies_do_no_harm() -> None:
     assert run(code) == "ended"
 
 
+ENDLESS = {
+    "a proxy of a proxy of a proxy": "[p := make(lambda q=p: q, kind_of([])) for _ in range(100_000)]; len(p)",
+    "whose factory is a proxy": "[p := make(p) for _ in range(100_000)]; len(p)",
+    "that calls itself": "p = make(lambda: partial(p), kind_of(partial(list))); p()",
+}
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+@pytest.mark.parametrize("use", ENDLESS.values(), ids=ENDLESS)
+def test_no_depth_overflows_the_stack(use: str, pure: str) -> None:
+    code = f"""
+        from functools import partial
+        from proxyfab.proxy import make, kind_of
+        p = make(list, kind_of([]))
+        try:
+            {use}
+        except RecursionError:
+            print("too deep")
+    """
+    assert run(code, PROXYFAB_PURE=pure) == "too deep"
+
+
 SUB = """
     import importlib.util, sys
     spec = importlib.util.spec_from_file_location("proxyfab.proxy._core", PATH)

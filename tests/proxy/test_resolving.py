@@ -133,6 +133,43 @@ def test_a_proxy_of_a_proxy_ends_at_the_object(px: Any) -> None:
     assert type(px.unwrap(outer)) is list
 
 
+def test_a_flight_may_land_while_the_second_thread_boards(px: Any) -> None:
+    """Making the list of those who wait may collect garbage, and so run anything."""
+    started, go, armed = threading.Event(), threading.Event(), False
+
+    def fetch() -> list[int]:
+        started.set()
+        assert go.wait(30)
+        return [1]
+
+    def collecting(phase: str, _: Any) -> None:
+        nonlocal armed
+        if armed and phase == "start":
+            armed = False
+            go.set()
+            pilot.join(30)
+
+    p = px.make(fetch, px.kind_of([]))
+    pilot = threading.Thread(target=len, args=(p,))
+    pilot.start()
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    try:
+        assert started.wait(30)
+        gc.disable()
+        kept: list[list[int]] = [[] for _ in range(500)]  # none is left for use: a new one collects
+        gc.set_threshold(1)
+        armed = bool(kept)
+        gc.enable()
+        assert px.resolve(p, 10) == [1]
+    finally:
+        gc.enable()
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collecting)
+        go.set()
+        pilot.join(30)
+
+
 def test_fork(px: Any) -> None:
     started, go = threading.Event(), threading.Event()
     p = px.make(lambda: [started.set(), go.wait(30)] and [7], px.kind_of([]))
