@@ -53,7 +53,7 @@ class Record(NamedTuple):
     version: int
     """Counts the updates."""
     epoch: int
-    """Counts the changes of owner and mutable borrower."""
+    """Counts those who came: each owner, and each borrower of either kind."""
     lease: float
     """Seconds that a process may be silent."""
     owner: Seat

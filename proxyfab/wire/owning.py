@@ -9,6 +9,7 @@ Rules:
    another delivery is refused while the taker lives, and takes over when the taker's session is dead.
 5. What is found dead is written down: a zombie finds nothing of his when he wakes.
 6. Who leaves last takes the record along; the data that no record names any more go with it.
+7. No record comes back: who comes is counted. So a request that the network held back for long changes nothing.
 """
 
 from __future__ import annotations
@@ -182,7 +183,8 @@ def borrow(claim: Claim, *, base: Claim | None = None, version: int | None = Non
             return Refused(STALE)
         if _alive(record.mutable.holder, dead):
             return Refused(CHANGING, _who(record.mutable))
-        return Change(record._replace(mutable=Seat(), shared=(*_readers(record, dead), claim)))
+        epoch, shared = record.epoch + 1, (*_readers(record, dead), claim)
+        return Change(record._replace(epoch=epoch, mutable=Seat(), shared=shared))
 
     return rule
 
@@ -206,7 +208,7 @@ def borrow_mut(claim: Claim, base: Claim) -> Rule:
         denied = _sits(record.owner, base) or _borrowed(record, dead)
         if denied is not None:
             return denied
-        return Change(record._replace(mutable=Seat(claim), shared=()))
+        return Change(record._replace(epoch=record.epoch + 1, mutable=Seat(claim), shared=()))
 
     return rule
 
@@ -257,7 +259,7 @@ def take(claim: Claim, ticket: str, role: str) -> Rule:
         seat: Seat = getattr(record, role)
         if claim.same(seat.holder):
             return Same()
-        if seat.holder is None or ticket not in (seat.ticket, seat.taken):
+        if seat.holder is None or not ticket or ticket not in (seat.ticket, seat.taken):
             return Refused(MOVED, _who(seat))
         if ticket == seat.taken and _alive(seat.holder, dead):
             return Refused(TAKEN, _who(seat))
@@ -275,7 +277,7 @@ def reclaim(claim: Claim, ticket: str, role: str) -> Rule:
         seat: Seat = getattr(record, role)
         if claim.same(seat.holder):
             return _seated(record, dead, role, seat._replace(ticket=""), epoch=1) if seat.ticket else Same()
-        if seat.holder is None or ticket not in (seat.ticket, seat.taken):
+        if seat.holder is None or not ticket or ticket not in (seat.ticket, seat.taken):
             return Refused(MOVED, _who(seat))
         if ticket == seat.taken and _alive(seat.holder, dead):
             return Refused(TAKEN, _who(seat))

@@ -340,5 +340,5 @@ class Lives:
         if outcome.refused is not None:
             handle.state = "over" if outcome.refused.reason != owning.TAKEN else "sent"
             return outcome.refused.reason
-        process.book.stays(account)
+        process.book.stays(account, account.ticket)
         return self.sat(handle, outcome, claim, session)

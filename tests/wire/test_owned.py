@@ -176,3 +176,15 @@ def test_who_leaves_last_takes_it_along() -> None:
     assert made(owning.give_back(YOU)(two, NOBODY)).shared == (THEM,)
     assert owning.give_back(YOU)(two, frozenset({"them"})) == Change(None)
     assert owning.give_back(YOU)(MINE, NOBODY) == Same()
+
+
+def test_no_record_comes_back() -> None:
+    for comes in (owning.borrow(YOU, base=ME), owning.borrow_mut(YOU, ME)):
+        again = made(owning.give_back(YOU)(made(comes(MINE, NOBODY)), NOBODY))
+        assert encode(again) != encode(MINE)
+
+
+def test_who_was_sent_nothing_has_nothing_to_take_or_to_reclaim() -> None:
+    for record in (MINE, TAKEN):
+        assert why(owning.reclaim(THEM, "", "owner")(record, NOBODY)) == "moved"
+        assert why(owning.take(THEM, "", "owner")(record, NOBODY)) == "moved"

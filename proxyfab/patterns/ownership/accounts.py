@@ -119,7 +119,7 @@ def settle_now(end: End) -> None:
 class Lent:
     """A shared claim, which all borrows of one version in this process share; given back when the last of them ends."""
 
-    __slots__ = ("__weakref__", "_handles", "_hold", "account", "claim", "data", "session", "version")
+    __slots__ = ("__weakref__", "_handles", "_hold", "_open", "account", "claim", "data", "session", "version")
 
     def __init__(self, account: Account, claim: Claim, session: Session, record: Record) -> None:
         self.account = account
@@ -128,6 +128,7 @@ class Lent:
         self.data = record.data
         self.version = record.version
         self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._open = True
         self._hold = owe(self, account, claim, owner=False)
 
     @property
@@ -142,7 +143,7 @@ class Lent:
     def join(self, handle: object) -> bool:
         """Share it; False when it has just ended."""
         with _joining:
-            if self._hold.held:
+            if self._open and self._hold.held:
                 self._handles.add(handle)
                 return True
         return False
@@ -153,6 +154,7 @@ class Lent:
             self._handles.discard(handle)
             if self._handles:
                 return
+            self._open = False  # it is owed from now on, though the drain may still have to find it
             if later:
                 self._hold.drop()
                 return

@@ -74,7 +74,19 @@ class Session:
 class Account:
     """What this process knows and holds of one object."""
 
-    __slots__ = ("__weakref__", "claims", "data", "keeper", "key", "lease", "lent", "raw", "ticket", "version")
+    __slots__ = (
+        "__weakref__",
+        "changing",
+        "claims",
+        "data",
+        "keeper",
+        "key",
+        "lease",
+        "lent",
+        "raw",
+        "ticket",
+        "version",
+    )
 
     def __init__(self, key: str, lease: float, keeper: Any = None) -> None:
         self.keeper = keeper
@@ -90,6 +102,8 @@ class Account:
         """Numbers of the claims that are held here, and the sessions they are of; 0 for what was sent."""
         self.ticket = ""
         """Of what was sent, and nobody is known to have taken."""
+        self.changing = threading.Lock()
+        """Held for an update: one whose answer was lost is asked for again, and must not go over a later one."""
         self.lent: weakref.ref[Any] | None = None
         """The shared claim that all borrows of this process share."""
 
@@ -121,10 +135,10 @@ class Book:
 
     def hold(self, account: Account, claim: Claim) -> bool:
         """Keep what a claim stands for, from now on; False when its session was lost meanwhile."""
-        session = next((each for each in list(self.sessions.values()) if each.text == claim.session), None)
-        if session is None or session.lost:
-            return False
-        with self._lock:
+        with self._lock:  # under which sessions end, too
+            session = next((each for each in list(self.sessions.values()) if each.text == claim.session), None)
+            if session is None or session.lost:
+                return False
             account.claims[claim.number] = session
             self.kept[account.key] = account
         return True
@@ -138,9 +152,11 @@ class Book:
                 account.claims[0] = session
             self._settle(account)
 
-    def stays(self, account: Account) -> None:
-        """What was sent was taken back, or by somebody else."""
+    def stays(self, account: Account, ticket: str) -> None:
+        """What was sent with this ticket was taken back, or by somebody else."""
         with self._lock:
+            if account.ticket != ticket:
+                return  # it was sent anew meanwhile
             account.ticket = ""
             account.claims.pop(0, None)
             self._settle(account)
@@ -203,11 +219,12 @@ class Book:
 
     def _look_for_takers(self, sent: list[Account]) -> Generator[Any, Any, None]:
         """What was taken is somebody else's to keep now (rule 4)."""
+        tickets = [account.ticket for account in sent]
         bodies = (yield ReadMany(tuple(account.key for account in sent))) if sent else []
-        for account, raw in zip(sent, bodies, strict=True):
+        for account, ticket, raw in zip(sent, tickets, bodies, strict=True):
             record = _saw(account, raw)
-            if record is None or account.ticket not in (record.owner.ticket, record.mutable.ticket):
-                self.stays(account)
+            if record is None or ticket not in (record.owner.ticket, record.mutable.ticket):
+                self.stays(account, ticket)
 
     def _look_after(self, accounts: list[Account]) -> Generator[Any, Any, None]:
         """Something was missing: the data were replaced, or all is gone."""

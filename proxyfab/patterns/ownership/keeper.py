@@ -67,6 +67,8 @@ class Keeper:
         """A child holds nothing."""
         self.book = Book()
         self._flights: SingleFlight[Session] = SingleFlight("a session")
+        self.taking: SingleFlight[None] = SingleFlight("what a message brought")
+        """Threads that use what has arrived at once take it once."""
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -107,8 +109,8 @@ class Keeper:
 
     def _session(self, lease: float) -> Session:
         session = self.book.sessions.get(lease)
-        if session is not None and self.alive(session):
-            return session
+        if session is not None and (self.alive(session) or not session.lost):
+            return session  # what is in doubt, and may still be seen, is renewed on; it holds what was claimed under it
         now = time.monotonic()
         key = self.store.connector.put(Frames([presence()]), key=self.store.reserve(), ttl=silence(lease))
         session = self.book.sessions[lease] = Session(str(key), lease, now, os.getpid())

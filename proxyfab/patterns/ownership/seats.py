@@ -52,7 +52,7 @@ class Seated(Handle):
         if self.forked:
             raise ended(verb, self.account, f"the {self.what} belongs to process {self._pid}, which forked this one")
         if self.state == ARRIVED:
-            self._take(verb)
+            self.account.keeper.taking.do(self, self._take, None, verb)
         if self.state != HELD:
             self.refuse(verb)
         claim, session, account = self.claim, self.session, self.account
@@ -68,6 +68,8 @@ class Seated(Handle):
         return claim
 
     def _take(self, verb: str) -> None:
+        if self.state != ARRIVED:
+            return  # another thread has just taken it
         account = self.account
         session = account.keeper.session(self.lease)
         if self.claim is None or self.claim.session != session.text:
@@ -112,7 +114,7 @@ class Seated(Handle):
         if claim is None or claim.session != session.text:  # which ended, as all that was held under it was sent
             claim = account.keeper.claim(session)
         claimed(verb, account, owning.reclaim(claim, self.ticket, self.role), claim, arrives=True)
-        account.keeper.book.stays(account)
+        account.keeper.book.stays(account, account.ticket)
         self.ticket = ""
         self.sit(claim, session)
 
@@ -140,7 +142,8 @@ class Seated(Handle):
         began = time.monotonic()
         data = store.put(target, ttl=keep(self.lease))
         try:
-            apply(verb, account, owning.update(claim, str(data)), began=began, patience=PATIENCE)
+            with account.changing:
+                apply(verb, account, owning.update(claim, str(data)), began=began, patience=PATIENCE)
         except BorrowError:
             store.evict(data)
             raise

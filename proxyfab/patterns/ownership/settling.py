@@ -1,13 +1,14 @@
 """What is owed when owners and borrows end, or the process does, and how it is settled in the background.
 
 Promises: settling twice does no harm; the data that nothing names any more are evicted together; what a place does not
-take now it is asked to take later, and what it never takes expires.
+take now it is asked to take later, and what it never takes expires. One damaged record keeps nothing else waiting.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from proxyfab.errors import IntegrityError
 from proxyfab.keys import Key
 from proxyfab.patterns.ownership.book import Account
 from proxyfab.patterns.ownership.desk import Desk
@@ -28,7 +29,11 @@ class End(NamedTuple):
         account, claim, owner = self
         rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
         steps = account.keeper.book.alter(account, rule, believed=account.raw is not None)
-        Desk(place, evicted=evicted).run(steps)
+        try:
+            Desk(place, evicted=evicted).run(steps)
+        except IntegrityError:
+            account.keeper.book.let_go(account, claim)  # of what is no record nothing can be given back
+            raise
         account.keeper.book.let_go(account, claim)
 
     @property
@@ -50,14 +55,25 @@ class Farewell(NamedTuple):
 
 
 def settle(owed: list[End | Farewell]) -> None:
-    """Do what is owed; where a place does not answer, all of it is asked for again."""
+    """Do what is owed; where a place does not answer, all of it is asked for again.
+
+    Raises:
+        ConnectorError: A place did not answer.
+        IntegrityError: A record is damaged; all else was done.
+    """
+    damage: IntegrityError | None = None
     for keeper in dict.fromkeys(each.keeper for each in owed):
         with keeper.visit() as place:
             evicted: list[Key] = []
             try:
                 for each in owed:
                     if each.keeper is keeper:
-                        each.settle(place, evicted)
+                        try:
+                            each.settle(place, evicted)
+                        except IntegrityError as error:
+                            damage = error
             finally:
                 if evicted:
                     place.evict_many(evicted)
+    if damage is not None:
+        raise damage
