@@ -117,7 +117,7 @@ class Custody:
             known = self._refs.get(key)
             if known is not None:
                 return known
-            ref = self._refs[key] = Held(self.home, self.holding.ttl, ref)
+            ref = self._refs[key] = Held(self.home, self.holding.ttl, ref, kept=True)
             self.holding.keys[key] = True
             keeper_of(self.holding.store.url).keep(self.holding)
         self._drain.hold(ref, key)
@@ -215,19 +215,21 @@ class Held(Ref[Any]):
         home: The custody's name.
         ttl: Seconds until what it is changed to expires, unless that arrives.
         ref: The plain Ref.
+        kept: Whether the custody keeps the object as long as this is.
     """
 
-    __slots__ = ("home", "ttl")
+    __slots__ = ("home", "kept", "ttl")
 
-    def __init__(self, home: str, ttl: float | None, ref: Ref[Any]) -> None:
+    def __init__(self, home: str, ttl: float | None, ref: Ref[Any], kept: bool = False) -> None:
         super().__init__(ref.url, ref.key, source=ref._source, nbytes=ref.nbytes, kind=ref.kind)
         self.home = home
         self.ttl = ttl
+        self.kept = kept
 
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
-        """As any Ref's, with the custody's name."""
+        """As any Ref's, with the custody's name; what leaves home is lent, what others send may have come home."""
         _, state = super().reduce_proxy(kind, resolved, target)
-        return receive, (self.home, self.ttl, *state)
+        return (lend if self.kept else receive), (self.home, self.ttl, *state)
 
     def _anew(self, payload: Payload, target: Any) -> Ref[Any]:
         ref: Ref[Any] = self.store.ref_payload(payload, target, ttl=self.ttl)
@@ -239,6 +241,11 @@ def kept_by(custody: Custody | None, home: str, ttl: float | None, ref: Ref[Any]
     if ref.key is None:
         return ref  # it travels inside
     return Held(home, ttl, ref) if custody is None else custody.adopt(ref)
+
+
+def lend(home: str, ttl: float | None, *state: Any) -> Any:
+    """Unpickle the proxy of what is kept elsewhere, or by others here, such as a scheduler that remembers arguments."""
+    return kept_by(None, home, ttl, load(*state)).proxy()
 
 
 def receive(home: str, ttl: float | None, *state: Any) -> Any:

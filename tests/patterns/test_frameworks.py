@@ -61,7 +61,7 @@ def raise_odd(_: Any) -> None:
     raise Odd(1, "odd")
 
 
-def both_ways(executor: ProxyExecutor, store: Store) -> None:
+def both_ways(executor: ProxyExecutor, store: Store, *, empties: bool = True) -> None:
     """What is to work with every executor of other processes."""
     futures = [executor.submit(first, BIG, number) for number in range(4)]
     assert [future.result(60) for future in futures] == [0.0] * 4
@@ -74,7 +74,7 @@ def both_ways(executor: ProxyExecutor, store: Store) -> None:
         executor.submit(raise_odd, BIG).result(60)
     del result, futures
     gc.collect()
-    until(lambda: stored(store) == 0, 20)
+    assert not empties or until(lambda: stored(store) == 0, 20)
 
 
 def needs(package: str) -> None:
@@ -209,7 +209,8 @@ def with_dasks_executor(processes: bool) -> None:
         distributed.Client(cluster) as client,
         ProxyExecutor(client.get_executor(), store, above="10 KB") as executor,
     ):
-        both_ways(executor, store)
+        # Workers of this very process remember a result that was handed on to them for as long as they live.
+        both_ways(executor, store, empties=processes)
 
 
 def test_loky() -> None:
@@ -277,7 +278,7 @@ def with_parsls_apps(directory: str) -> None:
         assert np.array_equal(twice(twice(BIG).result(60)).result(60), BIG * 4)
         del result
         gc.collect()
-        until(lambda: stored(store) == 0, 20)
+        assert until(lambda: stored(store) == 0, 20)
 
 
 def test_parsls_executor(tmp_path: Path) -> None:
