@@ -13,7 +13,7 @@ import sys
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.exit import left
-from proxyfab.osio.owner import this_process
+from proxyfab.osio.owner import Writer, this_process
 from proxyfab.registry import load
 
 _counter = itertools.count()
@@ -26,7 +26,9 @@ def draw() -> str:
 
 
 def leave_at_exit(spec: str, namespace: str) -> None:
-    """Tell the server at the end of this process that a namespace goes with it."""
+    """Tell the server at the end of this process that a namespace goes with it, unless it is another process's."""
+    if not _is_mine(namespace):
+        return
     if not _left:
         process = sys.modules.get("multiprocessing.process")
         if process is not None and process.parent_process() is not None:
@@ -34,6 +36,14 @@ def leave_at_exit(spec: str, namespace: str) -> None:
 
             Finalize(None, _leave, exitpriority=-100)
     _left[namespace] = spec
+
+
+def _is_mine(namespace: str) -> bool:
+    """Whether this process drew it: a forked child inherits its parent's, which goes with the parent."""
+    try:
+        return Writer.unpack(namespace.removeprefix("~")) == this_process().writer
+    except ValueError:
+        return False
 
 
 def _leave() -> None:
