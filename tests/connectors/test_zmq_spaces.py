@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
 
 from proxyfab import Key, Store
 from proxyfab.testing.nodes import NodeServer
