@@ -14,13 +14,13 @@ import pytest
 from proxyfab import Key, Store
 from proxyfab.buffers import Frames
 from proxyfab.connectors import MemoryConnector
-from proxyfab.errors import BorrowError
+from proxyfab.errors import BorrowError, ConnectorError
 from proxyfab.patterns import borrow, own, reclaim, release, update
 from proxyfab.patterns.ownership.book import Account, Book, Session
-from proxyfab.patterns.ownership.protocol import ReadMany
+from proxyfab.patterns.ownership.protocol import ReadMany, Renew
 from proxyfab.patterns.ownership.verbs import held
 from proxyfab.testing import FaultyConnector, until
-from proxyfab.wire.owned import Record, Seat, encode
+from proxyfab.wire.owned import Record, Seat, encode, keep, silence
 
 
 @pytest.fixture
@@ -229,3 +229,24 @@ def test_updates_and_borrows_by_many_threads(store: Store) -> None:
     assert together(*[work] * 4) == [None] * 4
     update(o)
     release(o)
+
+
+def test_a_session_is_renewed_last_and_only_when_all_that_is_held_was() -> None:
+    book, session = Book(), Session("s", 10.0, 0.0, 1)
+    book.sessions[10.0] = session
+    account, claim = Account("r", 10.0), session.claim("1@here", 0.0)
+    account.data = "d"
+    assert book.hold(account, claim)
+    broken = book.tend(session, 5.0)
+    assert next(broken) == Renew(("r", "d"), keep(10.0))
+    with pytest.raises(ConnectorError):
+        broken.throw(ConnectorError("lost"))
+    assert session.until == 10.0
+
+    whole = book.tend(session, 6.0)
+    next(whole)
+    assert whole.send([True, True]) == Renew(("s",), silence(10.0))
+    assert session.until == 10.0
+    with pytest.raises(StopIteration):
+        whole.send([True])
+    assert session.until == 16.0
