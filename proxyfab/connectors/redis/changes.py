@@ -36,9 +36,8 @@ def compare_and_set(link: Link, writing: Writing, old: Frames | None, header: He
     Whoever touched it since it was watched may have moved its expiry only, so that it is looked at anew.
     """
     while True:
-        link.call(b"WATCH", writing.name)
-        raw = link.calls([ask_range(writing.name, 0, SIZE)])[0]
-        if get(link, writing.name, writing.id_hash) != old:
+        raw = link.calls([pack(b"WATCH", writing.name), ask_range(writing.name, 0, SIZE)])[1]
+        if (get(link, writing.name, writing.id_hash) if raw else None) != old:
             link.call(b"UNWATCH")
             return False
         if _change(link, writing, header):
