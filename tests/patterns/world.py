@@ -192,7 +192,8 @@ class World(Lives):
             if record is None:
                 raise Violation(f"{process.name} holds {account.key}, which is gone")
             claims = [record.owner.holder, record.mutable.holder, *record.shared]
-            if number and not any(claim and (claim.session, claim.number) == (session.text, number) for claim in claims):
+            named = {(claim.session, claim.number) for claim in claims if claim}
+            if number and (session.text, number) not in named:
                 raise Violation(f"{process.name} believes in claim {number} on {account.key}, which {record} lacks")
             if number and self.there(record.data) is None:
                 raise Violation(f"{process.name} holds {account.key}, whose data are gone")
