@@ -23,6 +23,7 @@ from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row
 from benchmarks.manners import anonymous
 from benchmarks.mapreduce import Plan
 from benchmarks.memory import stored
+from benchmarks.pairs import missing
 from benchmarks.payloads import KB, MB
 from proxyfab import Store
 from proxyfab.testing.servers import RedisServer, ServerMissing
@@ -64,12 +65,15 @@ def run(settings: Settings) -> Outcome:
     outcome = Outcome([], [])
     for place in PLACES:
         systems = settings.wanted(TINY if settings.tiny else SYSTEMS)
-        wanted = [name for name in systems if place == "redis" or name.startswith("proxyfab")]
+        absent = missing("proxystore")
+        if absent and place == "redis":
+            outcome.skipped.append(Skipped(BENCH, "proxystore", absent))
+        wanted = [name for name in systems if "proxyfab" in name or (place == "redis" and not absent)]
         try:
             with _place(place, settings) as (fresh, taken):
                 _compare(settings, outcome, place, wanted, fresh, taken)
-        except ServerMissing as missing:
-            outcome.skipped.append(Skipped(BENCH, place, str(missing)))
+        except ServerMissing as error:
+            outcome.skipped.append(Skipped(BENCH, place, str(error)))
     return outcome
 
 
@@ -83,10 +87,7 @@ def _compare(
 ) -> None:
     found: dict[str, list[Seen]] = {name: [] for name in names}
     for name in interleaved(names, 1 if settings.tiny else max(1, round(3 * settings.scale))):
-        try:
-            found[name].append(_measured(_plan(name, fresh(), settings), taken))
-        except ModuleNotFoundError as missing:
-            outcome.skipped.append(Skipped(BENCH, name, f"{missing.name} is not installed"))
+        found[name].append(_measured(_plan(name, fresh(), settings), taken))
     totals = {seen.total for runs in found.values() for seen in runs}
     assert len(totals) <= 1, f"the manners do not agree: {found}"
     for name, runs in found.items():

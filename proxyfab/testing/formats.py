@@ -220,11 +220,10 @@ def read_message(data: bytes) -> None:
 
 def side_seeds() -> Iterable[bytes]:
     """Good inputs."""
-    small, large = side.written("put", bytes(16), {"ids": ["k"]}, 4), side.written("data", bytes(16), {"o": 0}, 70_000)
-    ping = side.written("ping", bytes(16), {})
-    for step in (0, 7, 255):
+    small, ping = side.written("put", bytes(16), {"ids": ["k"]}, 4), side.written("ping", bytes(16), {})
+    for step, nbytes in ((0, 300), (7, 3000), (255, 70_000)):
         yield bytes([step]) + ping + small + b"body" + ping
-        yield bytes([step]) + large + bytes(70_000) + ping
+        yield bytes([step]) + side.written("data", bytes(16), {"o": 0}, nbytes) + bytes(nbytes) + ping
 
 
 def read_side(data: bytes) -> None:

@@ -9,6 +9,12 @@ import pytest
 
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.testing import ConnectorTests
+from proxyfab.testing.conformance.base import Suite
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
+from proxyfab.testing.conformance.threads import ThreadTests
+from proxyfab.testing.conformance.waiting import WaitTests
 from proxyfab.testing.nodes import NodeServer
 
 
@@ -18,8 +24,8 @@ def server() -> Iterator[NodeServer]:
         yield server
 
 
-class TestShared(ConnectorTests):
-    """On the server's own machine: beside ZeroMQ, and large objects through shared memory."""
+class Served(Suite):
+    """By one server for all tests."""
 
     connector = ZMQConnector
     on_disk = False
@@ -34,25 +40,29 @@ class TestShared(ConnectorTests):
         return f"{self.server.url}{self.options}"
 
 
-class TestSharedOverZeroMQ(TestShared):
-    """Shared memory, and nothing beside ZeroMQ."""
+class TestShared(Served, ConnectorTests):
+    """On the server's own machine: beside ZeroMQ, and large objects through shared memory."""
+
+
+class TestSharedOverZeroMQ(Served, ObjectTests, BatchTests, PayloadTests, ThreadTests, WaitTests):
+    """Shared memory, and nothing beside ZeroMQ: each of both has a whole suite."""
 
     options = "?side=0"
 
 
-class TestUnix(TestShared):
+class TestUnix(Served, ConnectorTests):
     """All bytes through a Unix socket."""
 
     options = "?shared=0"
 
 
-class TestTCP(TestShared):
-    """All bytes through TCP."""
+class TestTCP(Served, ObjectTests, BatchTests, PayloadTests, ThreadTests, WaitTests):
+    """All bytes through TCP: what is not of the Unix socket's suite."""
 
     options = "?shared=0&side=tcp"
 
 
-class TestWire(TestShared):
+class TestWire(Served, ConnectorTests):
     """As from another machine: all bytes through ZeroMQ."""
 
     options = "?shared=0&side=0"

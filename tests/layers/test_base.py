@@ -17,7 +17,10 @@ from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ConfigurationError
 from proxyfab.layers.base import Layer
 from proxyfab.opening import open_connector
-from proxyfab.testing import ConnectorTests
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.lifetimes import LifetimeTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
 
 
 class Thin(Layer):
@@ -28,7 +31,9 @@ class Thin(Layer):
         return cls(SharedMemoryConnector.from_url(url, name=name))
 
 
-class TestThin(ConnectorTests):
+class TestThin(ObjectTests, BatchTests, PayloadTests, LifetimeTests):
+    """What is passed on; layers that do something have the whole suite."""
+
     connector = Thin
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:

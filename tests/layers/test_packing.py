@@ -22,6 +22,9 @@ from proxyfab.layers.packing import PackingLayer
 from proxyfab.layers.zstd import ZstdLayer
 from proxyfab.opening import open_connector
 from proxyfab.testing import ConnectorTests, FaultyConnector
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
 from proxyfab.testing.content import plain
 from proxyfab.wire import packed
 from proxyfab.wire.packed import CHUNK, DENSEST, HEADER, layer_of, parse, places
@@ -36,7 +39,9 @@ class TestLz4(ConnectorTests):
         return f"lz4+file://{directory}"
 
 
-class TestZstd(ConnectorTests):
+class TestZstd(ObjectTests, BatchTests, PayloadTests):
+    """Like the other but for the codec."""
+
     connector = ZstdLayer
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:

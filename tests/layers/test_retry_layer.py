@@ -24,6 +24,9 @@ from proxyfab.opening import open_connector
 from proxyfab.retry import Backoff, RetryBudget
 from proxyfab.store import Store
 from proxyfab.testing import ConnectorTests
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
 from proxyfab.testing.faults import FaultyConnector
 
 AT_ONCE = Backoff(first=0.0)
@@ -82,7 +85,9 @@ class TestRetryOverAShakyLink(ConnectorTests):
         return "shm://"
 
 
-class TestRetry(ConnectorTests):
+class TestRetry(ObjectTests, BatchTests, PayloadTests):
+    """Over a link that holds."""
+
     connector = RetryLayer
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:

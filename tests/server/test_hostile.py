@@ -204,13 +204,15 @@ def test_who_falls_silent_in_the_middle_of_a_message_goes(node_server, context):
         before, peers = node_server.memory(), len(connector.status().peers)
         idle = RawSide(context, node_server, "unix")
         halfway = [RawSide(context, node_server, way) for way in ("unix", "tcp") * 20]
-        for one in halfway:
-            _begin(one)
-        assert until(lambda: len(connector.status().peers) == peers + 1, 20)
-        assert node_server.memory() < before + 20 * MB
-        assert idle.ask("exists", {"ns": "n", "ids": ["k"]}).verb == "ok", "who is in the middle of nothing may be"
-        for one in (idle, *halfway):
-            one.close()
+        try:
+            for one in halfway:
+                _begin(one)
+            assert until(lambda: len(connector.status().peers) == peers + 1, 60)
+            assert node_server.memory() < before + 20 * MB
+            assert idle.ask("exists", {"ns": "n", "ids": ["k"]}).verb == "ok", "who is in the middle of nothing may be"
+        finally:
+            for one in (idle, *halfway):
+                one.close()
 
 
 def test_who_goes_in_the_middle_of_a_message_leaves_nothing(node_server, context):
