@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,7 +22,10 @@ class ProxyStoreZmq:
         with socket.create_server((HOST, 0)) as free:
             port = free.getsockname()[1]
         self.child = Child(_serve, port)
-        wait_for_server(HOST, port, timeout=20)
+        with warnings.catch_warnings():  # each of its attempts leaves a context behind, unclosed
+            warnings.simplefilter("ignore", ResourceWarning)
+            wait_for_server(HOST, port, timeout=20)
+            gc.collect()
         self.connector = ZeroMQConnector(port, address=HOST, timeout=20)
         self.key = self.connector.put(data)
 
