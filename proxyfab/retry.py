@@ -91,13 +91,21 @@ def budgets() -> dict[str, RetryBudget]:
     return dict(_budgets)
 
 
+def drawn() -> float:
+    """From 0 to 1, from the system's randomness: nobody's seeded numbers change because a thread of ours retries."""
+    return _system.random()
+
+
+_system = _random.SystemRandom()
+
+
 class Backoff(NamedTuple):
     """How long to pause before a retry: at random up to `first * factor ** (retry - 1)` or `longest` seconds."""
 
     first: float = 0.05
     factor: float = 2.0
     longest: float = 10.0
-    random: Callable[[], float] = _random.SystemRandom().random
+    random: Callable[[], float] = drawn  # pickles by name
 
     def pause(self, retry: int) -> float:
         """Seconds before the `retry`-th retry, which is counted from 1."""

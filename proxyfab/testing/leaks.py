@@ -107,11 +107,11 @@ def no_leaks() -> Iterator[None]:
     def gone() -> bool:
         """What is there at every look is left behind; threads that end by themselves open this and that meanwhile."""
         nonlocal left
+        gc.collect()  # cycles hold mapped views; only a leak that survives is one
         left &= Counter(Belongings.now().since(before))
         return not left
 
     if left:
-        gc.collect()  # cycles hold mapped views; only a leak that survives is one
         until(gone, GRACE)
     assert sorted(left) == [], "this test left something behind"
 

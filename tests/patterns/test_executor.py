@@ -30,7 +30,7 @@ from proxyfab.testing.servers import RedisServer
 
 BIG = np.arange(50_000.0)
 SMALL = np.arange(3.0)
-LEASE = 0.8
+LEASE = 2.0
 FORK = get_context("fork")
 
 
