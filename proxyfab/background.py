@@ -156,6 +156,7 @@ class _Pool:
                     return
             if task is not None:
                 task.run()
+                task = None  # waiting for the next one must not keep what this one brought
 
 
 _pool = _Pool()

@@ -175,6 +175,7 @@ class Drain(Generic[T]):
                 mark.gate.release()
             if not batch and not marks and self._may_end():
                 return
+            del batch, marks  # waiting for more must not keep what is settled
 
     def _collect(self, marks: list[_Mark]) -> list[T]:
         """What is owed now, once there is something, or nothing after a while; a mark ends the batch."""

@@ -169,19 +169,25 @@ class Keeper:
 
     def _work(self) -> None:
         due: dict[int, float] = {}
-        while True:
-            now = time.monotonic()
-            kept = dict(self.kept)
-            due = {name: due.get(name, now + (holding.lease or 0) / _BEATS) for name, holding in kept.items()}
-            for name in [name for name, when in due.items() if when <= now]:
-                due[name] = now + self._beat(kept[name])
-            for holding in list(kept.values())[:1]:
-                reap(holding.given)
-            with self._lock:
-                if not self.kept:
-                    self._thread = None
-                    return
-            self._sleep(min(due.values(), default=now) - time.monotonic())
+        while (pause := self._round(due)) is not None:  # waiting keeps nothing of what was held: its locals are gone
+            self._sleep(pause)
+
+    def _round(self, due: dict[int, float]) -> float | None:
+        """Seconds until something is due; None when nothing is held any more, and the thread ends."""
+        now = time.monotonic()
+        kept = dict(self.kept)
+        for name in [name for name in due if name not in kept]:
+            del due[name]
+        for name, holding in kept.items():
+            if due.setdefault(name, now + (holding.lease or 0) / _BEATS) <= now:
+                due[name] = now + self._beat(holding)
+        for holding in list(kept.values())[:1]:
+            reap(holding.given)
+        with self._lock:
+            if not self.kept:
+                self._thread = None
+                return None
+        return min(due.values(), default=now) - time.monotonic()
 
     def _sleep(self, seconds: float) -> None:
         """Until then, or until there is something else to keep."""
