@@ -21,7 +21,7 @@ import stat
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -296,6 +296,8 @@ class Keyring:
                 time.sleep(0.005)
             yield
         finally:
+            with suppress(OSError):  # a child that was forked meanwhile has the descriptor, too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _write_pairs(self, path: Path, rows: list[tuple[str, str]]) -> None:
@@ -330,9 +332,8 @@ def _variable(kind: str, id: str) -> str:
 def check_id(id: str) -> str:
     """An id that may name a file and a variable; raises ConfigurationError otherwise."""
     if not re.fullmatch(_ID, id):
-        raise ConfigurationError(
-            f"{id!r} cannot name a key: use 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first."
-        )
+        named = "1 to 64 letters, digits, '.', '_' and '-', a letter or digit first"
+        raise ConfigurationError(f"{id!r} cannot name a key: use {named}.")
     return id
 
 
