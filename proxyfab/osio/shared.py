@@ -163,6 +163,12 @@ def shared_at(root: str) -> Shared:
     return found
 
 
+def cool() -> None:
+    """Let go of all that this process keeps warm, at every root: for who looks at what it holds. Windows stay valid."""
+    for each in list(_known.values()):
+        each.mappings.clear()
+
+
 def _after_fork() -> None:
     global _opening
     _opening = threading.RLock()

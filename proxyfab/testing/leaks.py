@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from proxyfab.osio.mapping import Mappings
+from proxyfab.osio.shared import cool
 from proxyfab.testing.processes import until
 
 GRACE = 3.0
@@ -110,8 +110,7 @@ def no_leaks() -> Iterator[None]:
         """What is there at every look is left behind; threads that end by themselves open this and that meanwhile."""
         nonlocal left
         gc.collect()  # cycles hold mapped views; only a leak that survives is one
-        for each in [each for each in gc.get_objects() if type(each) is Mappings]:
-            each.clear()  # what is kept warm for the next reader is none
+        cool()  # what is kept warm for the next reader is none
         left &= Counter(Belongings.now().since(before))
         return not left
 

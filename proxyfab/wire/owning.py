@@ -259,11 +259,7 @@ def take(claim: Claim, ticket: str, role: str) -> Rule:
         seat: Seat = getattr(record, role)
         if claim.same(seat.holder):
             return Same()
-        if seat.holder is None or not ticket or ticket not in (seat.ticket, seat.taken):
-            return Refused(MOVED, _who(seat))
-        if ticket == seat.taken and _alive(seat.holder, dead):
-            return Refused(TAKEN, _who(seat))
-        return _seated(record, dead, role, Seat(claim, "", ticket), epoch=1)
+        return _void(seat, ticket, dead) or _seated(record, dead, role, Seat(claim, "", ticket), epoch=1)
 
     return rule
 
@@ -277,13 +273,18 @@ def reclaim(claim: Claim, ticket: str, role: str) -> Rule:
         seat: Seat = getattr(record, role)
         if claim.same(seat.holder):
             return _seated(record, dead, role, seat._replace(ticket=""), epoch=1) if seat.ticket else Same()
-        if seat.holder is None or not ticket or ticket not in (seat.ticket, seat.taken):
-            return Refused(MOVED, _who(seat))
-        if ticket == seat.taken and _alive(seat.holder, dead):
-            return Refused(TAKEN, _who(seat))
-        return _seated(record, dead, role, Seat(claim), epoch=1)
+        return _void(seat, ticket, dead) or _seated(record, dead, role, Seat(claim), epoch=1)
 
     return rule
+
+
+def _void(seat: Seat, ticket: str, dead: frozenset[str]) -> Refused | None:
+    """Why the message with this ticket brings the seat to nobody, if it does not."""
+    if seat.holder is None or not ticket or ticket not in (seat.ticket, seat.taken):
+        return Refused(MOVED, _who(seat))
+    if ticket == seat.taken and _alive(seat.holder, dead):
+        return Refused(TAKEN, _who(seat))
+    return None
 
 
 def _seated(record: Record, dead: frozenset[str], role: str, seat: Seat, *, epoch: int = 0) -> Change:
