@@ -8,6 +8,7 @@ import pytest
 
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
+from proxyfab.connectors.zmq.greeting import mechanism
 from proxyfab.connectors.zmq.stream import Stream
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
@@ -69,6 +70,15 @@ def test_the_wrong_key_and_no_key_are_told(keyring):
             keyring.know(server.url[6:], keyring.curve("server")[0])
             with pytest.raises(ConfigurationError, match="nobody"):
                 one.get(Key("k"))
+
+
+def test_what_a_server_wants_is_read_from_its_greeting(keyring, node_server):
+    with NodeServer(["--key", "server"]) as guarded:
+        assert mechanism(f"tcp://{guarded.url[6:]}", 5) == "CURVE"
+    assert mechanism(f"tcp://{guarded.url[6:]}", 5) is None  # nobody there any more
+    assert mechanism(f"tcp://{node_server.url[6:]}", 5) == "NULL"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert mechanism(f"tcp://127.0.0.1:{silent.getsockname()[1]}", 0.1) is None
 
 
 def test_a_server_without_curve_is_not_spoken_to_with_it(keyring, node_server):

@@ -16,6 +16,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from proxyfab.connectors.zmq.channel import PATIENCE, Broken, Channel, Filling
 from proxyfab.connectors.zmq.context import contexts
+from proxyfab.connectors.zmq.greeting import mechanism
 from proxyfab.errors import AccessDenied, IntegrityError
 from proxyfab.wire.messages import MAX_BODY, MAX_MESSAGE, Message, decode, encode
 
@@ -149,17 +150,20 @@ class Dealer(Channel):
     def _silent(self) -> Broken:
         return Broken(f"did not answer within {self._patience:g} s", again=False)
 
+    def _refuses(self, event: int, value: int) -> AccessDenied:
+        return AccessDenied(f"The node server at {self.endpoint} refused this client: {_REFUSED[event]} ({value}).")
+
     def _judge(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._ready = True
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == errno.EAGAIN:
             raise self._silent()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._guarded:
-            raise Broken(
-                "ended the connection while it was made: it ends, or wants a key that this client was not told"
-            )
-        elif (why := _REFUSED.get(event)) is not None:
-            raise AccessDenied(f"The node server at {self.endpoint} refused this client: {why} ({value}).")
+            if mechanism(self.endpoint, self._patience) == "CURVE":
+                raise self._refuses(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, value)
+            raise Broken("ended the connection while it was made")
+        elif event in _REFUSED:
+            raise self._refuses(event, value)
         elif event == zmq.EVENT_DISCONNECTED and not self._ready:
             raise self._silent()  # somebody has accepted the connection, and never spoke
         elif event == zmq.EVENT_DISCONNECTED:
