@@ -17,7 +17,7 @@ _MECHANISM = slice(12, 32)
 
 
 def mechanism(endpoint: str, patience: float) -> str | None:
-    """ "NULL", "PLAIN" or "CURVE"; None if nobody there greets as ZeroMQ does within `patience` seconds.
+    """What it wants: NULL, PLAIN or CURVE; None if nobody there greets as ZeroMQ does within `patience` seconds.
 
     Args:
         endpoint: `tcp://host:port`.
