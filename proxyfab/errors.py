@@ -2,8 +2,11 @@
 
     ProxyfabError
     ├── KeyNotFound           LookupError          no object under this key (evicted, expired, never there)
-    │   └── ObjectLost        KeyNotFound          its server restarted or its owner died: it will not come back
+    │   ├── ObjectLost        KeyNotFound          its server restarted or its owner died: it will not come back
+    │   └── ObjectReleased    KeyNotFound          its topic has let it go: everybody it was kept for has read it
+    ├── TopicNotFound         LookupError          a broker has no such topic, or no such group of it
     ├── KeyExists             ValueError           objects are written once; say replace=True
+    ├── Conflict              ValueError           somebody else has changed it meanwhile
     ├── ConnectorError        ConnectionError      the place where bytes lie cannot be reached or used
     ├── ResolveTimeout        TimeoutError         a deadline passed
     ├── IntegrityError        ValueError           bytes are not what was written
@@ -36,8 +39,20 @@ class ObjectLost(KeyNotFound):
     """The object was there and is gone for good: the server that held it restarted, or its owner died."""
 
 
+class ObjectReleased(KeyNotFound):
+    """The object of an event is gone as its topic's `release` says: all that it was kept for have acknowledged it."""
+
+
+class TopicNotFound(ProxyfabError, LookupError):
+    """A broker has no topic of this name, or the topic no such group."""
+
+
 class KeyExists(ProxyfabError, ValueError):
     """An object already lies under this key, and objects are written once."""
+
+
+class Conflict(ProxyfabError, ValueError):
+    """A value has another revision than the caller has seen: somebody else has set it meanwhile."""
 
 
 class ConnectorError(ProxyfabError, ConnectionError):

@@ -24,6 +24,9 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "tiers": ("proxyfab.connectors.tiers", "TieredConnector", ""),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
     },
+    "brokers": {
+        "memory": ("proxyfab.brokers.memory", "MemoryBroker", ""),
+    },
     "layers": {
         # what may stand before a scheme: a class whose one required argument is the connector below it
         "lz4": ("proxyfab.layers.lz4", "Lz4Layer", "lz4"),

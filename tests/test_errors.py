@@ -21,6 +21,9 @@ from proxyfab.testing.processes import run
 BUILT_IN = {
     "KeyNotFound": LookupError,
     "ObjectLost": errors.KeyNotFound,
+    "ObjectReleased": errors.KeyNotFound,
+    "TopicNotFound": LookupError,
+    "Conflict": ValueError,
     "KeyExists": ValueError,
     "ConnectorError": ConnectionError,
     "ResolveTimeout": TimeoutError,

@@ -32,6 +32,7 @@ HEAVY = [
     "math",
     "mmap",
     "msgpack",
+    "msgspec",
     "multiprocessing",
     "numpy",
     "opcode",
