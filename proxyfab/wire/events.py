@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ OBJECT = 1
 """`data` is a reference: a list of its store's place in `stores`, and what else a Ref pickles as."""
 END = 2
 """The producer sends nothing more."""
+NOTHING = msgspec.Raw(b"\xc0")
+"""An event's metadata where it has none. (What is still encoded cannot be told from None by its type.)"""
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
@@ -49,7 +52,7 @@ class Event(msgspec.Struct, array_like=True, gc=False):
         data: As the kind says.
         time: Microseconds since 1970, when it was sent.
         key: What it belongs to: events of one key keep their order. Also its CloudEvents subject, unless that is given.
-        metadata: A map, still encoded: who filters nothing by it need not decode it.
+        metadata: A map, still encoded: who filters nothing by it need not decode it. NOTHING for none.
         attributes: CloudEvents attributes that are not what they would be by default.
     """
 
@@ -57,7 +60,7 @@ class Event(msgspec.Struct, array_like=True, gc=False):
     data: Any = None
     time: int = 0
     key: str | None = None
-    metadata: msgspec.Raw | None = None
+    metadata: msgspec.Raw = NOTHING
     attributes: dict[str, str] | None = None
 
 
@@ -84,6 +87,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
         return own or f"{self.producer}-{self.epoch}-{self.partition}-{self.first + index}"
 
 
+_LIST = struct.Struct(">BH")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 _map = msgspec.msgpack.Decoder(dict[str, Any])
@@ -105,6 +109,39 @@ def encode(frame: Frame) -> bytes:
             "store, so that large objects go there."
         )
     return body
+
+
+def append(
+    events: bytearray,
+    kind: int,
+    data: Any,
+    time: int,
+    key: str | None,
+    metadata: dict[str, Any] | None,
+    attributes: dict[str, str] | None,
+) -> None:
+    """Write one event behind others; `joined` makes a frame of them. Nothing of it is looked at again.
+
+    Raises:
+        SerializationError: It holds what cannot be said; the others are as they were.
+    """
+    before = len(events)
+    try:
+        _append((kind, data, time, key, metadata, attributes), events, -1)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        del events[before:]
+        raise SerializationError(
+            "An event cannot be encoded: its metadata are plain (numbers, text, bytes, lists and maps of these), its "
+            f"key and attributes text; {error}."
+        ) from error
+
+
+def joined(frame: Frame, count: int, events: bytes | bytearray) -> bytes:
+    """The bytes of a frame without events of its own, and with so many that `append` wrote."""
+    head = _encoder.encode(
+        (frame.producer, frame.epoch, frame.partition, frame.first, frame.source, frame.stores, ())
+    )  # ends with the byte of an empty list, in whose place ours begins
+    return b"".join((_START, head[:-1], _LIST.pack(0xDC, count), events))
 
 
 def decode(body: bytes | bytearray | memoryview) -> Frame:
@@ -177,9 +214,9 @@ def pack_metadata(metadata: dict[str, Any]) -> msgspec.Raw:
         ) from error
 
 
-def unpack_metadata(packed: msgspec.Raw | None) -> dict[str, Any]:
+def unpack_metadata(packed: msgspec.Raw) -> dict[str, Any]:
     """The inverse; raises IntegrityError."""
-    if packed is None:
+    if packed == NOTHING:
         return {}
     try:
         return _map.decode(packed)
@@ -193,3 +230,6 @@ def _number(obj: object) -> Any:
     if item is None or getattr(obj, "ndim", 1) != 0:
         raise TypeError(f"a {type(obj).__qualname__} is none of these")
     return item()
+
+
+_append = msgspec.msgpack.Encoder(enc_hook=_number).encode_into
