@@ -15,7 +15,7 @@ from proxyfab.testing.decoding import Decoder
 
 
 def _foreign() -> tuple[type[Exception], ...]:
-    from proxyfab.connectors.redis.errors import FOREIGN
+    from proxyfab.resp.errors import FOREIGN
 
     return FOREIGN
 

@@ -311,7 +311,7 @@ def reply_seeds() -> Iterable[bytes]:
 
 def read_reply(data: bytes) -> None:
     """What a peer that calls itself Redis says, through a real socket."""
-    from proxyfab.connectors.redis.parser import InPlaceParser
+    from proxyfab.resp.parser import InPlaceParser
 
     ours, theirs = socket.socketpair()
     with ours, theirs:

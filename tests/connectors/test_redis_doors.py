@@ -11,9 +11,10 @@ import pytest
 
 from proxyfab import Store
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import RedisConnector, SecureRedisConnector, place
+from proxyfab.connectors.redis import RedisConnector, SecureRedisConnector
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 from proxyfab.keys import Key
+from proxyfab.resp import place
 from proxyfab.spec import ConnectorSpec
 from proxyfab.testing import Child, in_fork, until
 from proxyfab.testing.content import is_whole, signed

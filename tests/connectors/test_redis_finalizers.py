@@ -7,8 +7,8 @@ import gc
 from proxyfab.connectors.redis import RedisConnector
 from proxyfab.connectors.redis.keeper import keeper
 from proxyfab.connectors.redis.owners import Owner as Process
-from proxyfab.connectors.redis.place import Place
 from proxyfab.osio.owner import this_process
+from proxyfab.resp.place import Place
 from proxyfab.testing import in_fork
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.servers import RedisServer

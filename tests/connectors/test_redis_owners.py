@@ -9,9 +9,10 @@ from multiprocessing.connection import Connection
 import pytest
 
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import RedisConnector, bulk, place
+from proxyfab.connectors.redis import RedisConnector, bulk
 from proxyfab.errors import IntegrityError, KeyExists
 from proxyfab.keys import Key
+from proxyfab.resp import place
 from proxyfab.spec import ConnectorSpec
 from proxyfab.testing import Child, roles, until
 from proxyfab.testing.content import is_whole, signed

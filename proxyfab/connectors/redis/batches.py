@@ -15,10 +15,11 @@ from redis.exceptions import ResponseError
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.bulk import ASK, PATIENT, Half, ask_range, drop_chunks, first_piece, is_mine, range_words
-from proxyfab.connectors.redis.errors import ELSEWHERE, Torn
+from proxyfab.connectors.redis.errors import Torn
 from proxyfab.connectors.redis.header import drawn_token, is_whole, pack_header
-from proxyfab.connectors.redis.link import JOINED, Link, Part
-from proxyfab.connectors.redis.parser import checked
+from proxyfab.resp.errors import ELSEWHERE
+from proxyfab.resp.link import JOINED, Link, Part
+from proxyfab.resp.parser import checked
 from proxyfab.wire.slot import SIZE
 
 BATCH = 128

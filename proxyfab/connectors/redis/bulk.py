@@ -24,10 +24,10 @@ from redis import exceptions
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.errors import Torn, parted, together
 from proxyfab.connectors.redis.header import Header, chunk_name, drawn_token, is_whole, unpack
-from proxyfab.connectors.redis.link import JOINED, Link, Part, pack
-from proxyfab.connectors.redis.parser import Reply, checked
 from proxyfab.errors import IntegrityError
 from proxyfab.osio.warm import received
+from proxyfab.resp.link import JOINED, Link, Part, pack
+from proxyfab.resp.parser import Reply, checked
 from proxyfab.wire.slot import SIZE
 
 FIRST = 2**20

@@ -12,7 +12,7 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.bulk import Writing, ask_range, chunks_of, drop_chunks, get, set_command
 from proxyfab.connectors.redis.errors import together
 from proxyfab.connectors.redis.header import Header
-from proxyfab.connectors.redis.link import Link, Part, pack
+from proxyfab.resp.link import Link, Part, pack
 from proxyfab.wire.slot import SIZE
 
 

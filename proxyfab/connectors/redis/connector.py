@@ -34,17 +34,17 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.redis import batches, bulk, changes, header, health, owners, reaping, rounds, waiting
 from proxyfab.connectors.redis.bulk import Writing, milliseconds
 from proxyfab.connectors.redis.errors import Torn
-from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.connectors.redis.keeper import keeper
-from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.connectors.redis.naming import Names
 from proxyfab.connectors.redis.owners import Owner
-from proxyfab.connectors.redis.parser import LARGEST
-from proxyfab.connectors.redis.place import Place
 from proxyfab.connectors.redis.rounds import each, scan
 from proxyfab.errors import ConnectorError, IntegrityError, KeyExists, ObjectLost
 from proxyfab.keys import Key
 from proxyfab.osio.owner import this_process
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.link import Link, pack
+from proxyfab.resp.parser import LARGEST
+from proxyfab.resp.place import Place
 from proxyfab.spec import check_name
 from proxyfab.wire.slot import id_hash
 
@@ -74,7 +74,7 @@ class RedisConnector(BaseConnector):
             check_name(namespace.removeprefix("~"))
         self._place = place
         self._namespace = namespace
-        self._fleet = Fleet(place)
+        self._fleet = Fleet(place, header.EPOCH)
         self._said = ""
         self._names = Names(self._fleet, namespace, self.spec)
 

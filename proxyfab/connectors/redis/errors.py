@@ -1,39 +1,11 @@
-"""What redis-py, sockets and servers complain of, as errors of proxyfab: what failed, where, what to do."""
+"""What may go wrong with an object that lies in several pieces."""
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    InvalidResponse,
-    MasterDownError,
-    MovedError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
-
-from proxyfab.errors import AccessDenied, CapacityError, ConnectorError, IntegrityError, ProxyfabError
-
-ELSEWHERE = (MovedError, AskError)
-"""Another node of the cluster has the key, and this one says which."""
-MOVED = (*ELSEWHERE, ReadOnlyError)
-"""Another server has the key, or is the master now."""
-SOON = (TryAgainError, ClusterDownError, MasterDownError, BusyLoadingError)
-"""The servers are busy with themselves; they answer in a moment."""
-FOREIGN = (RedisError, OSError, MemoryError, RecursionError)
-"""What may come out of a link."""
+from redis.exceptions import AskError, TryAgainError
 
 
 class Torn(Exception):
@@ -56,56 +28,3 @@ def together() -> Iterator[None]:
 def parted() -> TryAgainError:
     """What to raise when the pieces of an object lie on two nodes."""
     return TryAgainError("the object's slot is moved to another node, and some of its pieces are there already")
-
-
-class Doing(NamedTuple):
-    """What was being done, for messages."""
-
-    what: str
-    where: str
-    timeout: float
-
-
-def translate(error: BaseException, doing: Doing) -> ProxyfabError:
-    """The error of proxyfab that `error` is."""
-    said = f"{doing.what} at {doing.where}"
-    detail = (str(error) or type(error).__name__).rstrip(".")
-    if isinstance(error, TimeoutError) and "connecting" in detail:
-        return ConnectorError(
-            f"{said} failed: nobody answers at that address. Check host and port, and the network between (firewalls)."
-        )
-    if isinstance(error, TimeoutError):
-        return ConnectorError(
-            f"{said} was not finished within {doing.timeout:g} s; is the server stopped, busy or unreachable? "
-            f"`proxyfab doctor` tells, and ?timeout= allows more."
-        )
-    if isinstance(error, (AuthenticationError, NoPermissionError)):
-        return AccessDenied(f"{said} was refused: {detail}. Check user and password, and what the user may do (ACL).")
-    if isinstance(error, OutOfMemoryError):
-        return CapacityError(
-            f"{said} failed, the server's memory is full: {detail}. Evict objects, or raise its maxmemory."
-        )
-    if isinstance(error, MemoryError):
-        return CapacityError(f"{said} needs more memory than this process gets; read a range, or make room.")
-    if isinstance(error, (InvalidResponse, RecursionError)):
-        return ConnectorError(f"{said} failed: {detail}. Is it a Redis server, and is TLS (rediss://) as it expects?")
-    if isinstance(error, ResponseError):
-        return _refused(error, said, detail)
-    if isinstance(error, ssl.SSLError) or "SSL" in detail or "CERTIFICATE" in detail:
-        return ConnectorError(f"{said} failed in TLS: {detail}. Check ?ca=, ?cert= and whether the port speaks TLS.")
-    hint = "; does the port speak TLS (rediss://)" if "reset by peer" in detail else ""
-    return ConnectorError(f"{said} failed: {detail}. Is the server running, and its host and port right{hint}?")
-
-
-def _refused(error: ResponseError, said: str, detail: str) -> ProxyfabError:
-    if "WRONGTYPE" in detail:
-        return IntegrityError(f"{said}: what lies under this key is not proxyfab's ({detail}); evict it.")
-    if isinstance(error, SOON):
-        return ConnectorError(f"{said} failed, the server is not ready: {detail}. Try again in a moment.")
-    if isinstance(error, MOVED):
-        return ConnectorError(f"{said} failed: {detail}. Name the cluster (?cluster=1) or the sentinel (?sentinel=).")
-    if "NOAUTH" in detail or "WRONGPASS" in detail:
-        return AccessDenied(f"{said} was refused: {detail}. Set the password: ?password=env:NAME.")
-    if "MISCONF" in detail:
-        return CapacityError(f"{said} failed: {detail}. The server cannot write its snapshots; look at its disk.")
-    return ConnectorError(f"{said} failed, the server answered: {detail}.")

@@ -14,12 +14,12 @@ from redis import exceptions
 from redis.exceptions import AuthenticationError, ResponseError
 
 from proxyfab.abc import Finding, Status
-from proxyfab.connectors.redis.errors import FOREIGN, Doing, translate
-from proxyfab.connectors.redis.fleet import Fleet
-from proxyfab.connectors.redis.link import CONNECT, Link, pack
-from proxyfab.connectors.redis.place import Address, Place
 from proxyfab.errors import AccessDenied, ProxyfabError
 from proxyfab.osio.addresses import reach
+from proxyfab.resp.errors import FOREIGN, Doing, translate
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.link import CONNECT, Link, pack
+from proxyfab.resp.place import Address, Place
 
 _OLDEST = (6, 0)
 _SKEW = 2.0
@@ -92,8 +92,8 @@ def _socket(path: str) -> Finding:
 def _server(address: Address, place: Place, secret: str | None) -> Iterator[Finding]:
     seconds = min(CONNECT, place.timeout)
     doing = Doing("looking", place.label, seconds)
-    try:  # as in a cluster: then no mark of ours is set
-        link = Link(address, place._replace(cluster=True), secret, seconds=seconds)
+    try:
+        link = Link(address, place, secret, seconds=seconds)
     except FOREIGN as error:
         yield _no_entry(error, doing, secret, place.tls)
         return

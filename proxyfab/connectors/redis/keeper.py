@@ -19,13 +19,14 @@ import threading
 import time
 from _queue import Empty, SimpleQueue
 
-from proxyfab.connectors.redis.fleet import Fleet
+from proxyfab.connectors.redis.header import EPOCH
 from proxyfab.connectors.redis.owners import Owner, remove, write
-from proxyfab.connectors.redis.place import Place
 from proxyfab.errors import ProxyfabError
 from proxyfab.exit import left
 from proxyfab.fork import on_fork
 from proxyfab.osio.owner import this_process
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.place import Place
 
 _GIVEN_UP = 3
 """Leases after which a server that cannot be reached is not asked any more."""
@@ -90,7 +91,7 @@ class _Keeper:
         for place, spaces in self._spaces().items():
             owned = {namespace for namespace, owner in spaces.items() if owner == mine}
             if owned:
-                fleet = Fleet(place._replace(timeout=left()))
+                fleet = Fleet(place._replace(timeout=left()), EPOCH)
                 with contextlib.suppress(ProxyfabError, RuntimeError):  # else the lease ends by itself
                     remove(fleet, owned)
                 fleet.close()
@@ -121,7 +122,7 @@ class _Keeper:
         """Renew the leases at one place; seconds until it should be done again."""
         gone = {namespace for namespace, owner in spaces.items() if owner.lives() is False}
         self._drop(place, gone)
-        fleet = Fleet(place._replace(timeout=min(place.timeout, max(place.lease / 4, 1.0))))
+        fleet = Fleet(place._replace(timeout=min(place.timeout, max(place.lease / 4, 1.0))), EPOCH)
         try:
             for namespace, owner in spaces.items():
                 if namespace not in gone:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxyfab.connectors.redis import header
-from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.errors import ConnectorError
 from proxyfab.keys import Key
+from proxyfab.resp.fleet import Fleet
 
 
 class Names:

@@ -12,10 +12,10 @@ import json
 from typing import NamedTuple
 
 from proxyfab.connectors.redis import header as names
-from proxyfab.connectors.redis.fleet import Fleet
-from proxyfab.connectors.redis.link import pack
 from proxyfab.connectors.redis.rounds import each, scan
 from proxyfab.osio.owner import Process, Writer, running
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.link import pack
 
 
 class Owner(NamedTuple):

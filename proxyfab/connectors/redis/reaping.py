@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from proxyfab.abc import Reclaimed
 from proxyfab.connectors.redis import bulk, header, owners
-from proxyfab.connectors.redis.errors import ELSEWHERE
-from proxyfab.connectors.redis.fleet import Fleet
-from proxyfab.connectors.redis.link import Link, pack
 from proxyfab.errors import IntegrityError
+from proxyfab.resp.errors import ELSEWHERE
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.link import Link, pack
 from proxyfab.wire.slot import SIZE
 
 

@@ -7,12 +7,12 @@ from functools import partial
 
 from proxyfab.connectors.redis import changes
 from proxyfab.connectors.redis.bulk import ask_range, chunks_of
-from proxyfab.connectors.redis.errors import ELSEWHERE
-from proxyfab.connectors.redis.fleet import Fleet
 from proxyfab.connectors.redis.header import Header, object_parts, unpack
-from proxyfab.connectors.redis.link import Link, pack
-from proxyfab.connectors.redis.parser import Reply, checked
 from proxyfab.errors import IntegrityError
+from proxyfab.resp.errors import ELSEWHERE
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.link import Link, pack
+from proxyfab.resp.parser import Reply, checked
 from proxyfab.wire.slot import SIZE
 
 

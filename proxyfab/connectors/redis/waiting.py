@@ -19,8 +19,8 @@ from time import monotonic
 
 from redis.exceptions import AskError
 
-from proxyfab.connectors.redis.link import Link, pack
-from proxyfab.connectors.redis.parser import Push, checked
+from proxyfab.resp.link import Link, pack
+from proxyfab.resp.parser import Push, checked
 
 HEARTBEAT = 2.0
 SILENCE = 5.0

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
-from proxyfab.connectors.redis.place import Address, Place
 from proxyfab.errors import ProxyfabError
+from proxyfab.resp.place import Address, Place
 
 Peek = Callable[[Address, Sequence[tuple[bytes, ...]], bool], list[Any]]
 """What a server answers to some commands; whether it is a sentinel."""

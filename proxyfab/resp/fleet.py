@@ -14,13 +14,12 @@ from typing import Any, TypeVar
 
 from redis.exceptions import AskError, AuthenticationError, RedisError, ResponseError, TimeoutError
 
-from proxyfab.connectors.redis.errors import ELSEWHERE, FOREIGN, MOVED, SOON, Doing, translate
-from proxyfab.connectors.redis.header import EPOCH
-from proxyfab.connectors.redis.link import ASKING, CONNECT, Link, pack
-from proxyfab.connectors.redis.place import Address, Place
-from proxyfab.connectors.redis.topology import Topology, topology_of
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
+from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, SOON, Doing, translate
+from proxyfab.resp.link import ASKING, CONNECT, Link, pack
+from proxyfab.resp.place import Address, Place
+from proxyfab.resp.topology import Topology, topology_of
 from proxyfab.retry import Attempts, budget_of
 
 T = TypeVar("T")
@@ -38,10 +37,12 @@ class Fleet:
 
     Args:
         place: Where, and how to enter.
+        mark: A key where a server's epoch is kept; b"" for none.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, mark: bytes = b"") -> None:
         self.place = place
+        self._mark = b"" if place.cluster else mark  # whose nodes have no common memory
         self.closed = False
         self.epoch = ""
         self._budget = budget_of(place.label)
@@ -92,7 +93,7 @@ class Fleet:
 
     def look(self) -> str:
         """The epoch as it is now; further keys carry it."""
-        found = self.run(EPOCH, lambda link: link.look(), "get")
+        found = self.run(self._mark, lambda link: link.look(), "get")
         self.epoch = found or self.epoch
         return found
 
@@ -103,7 +104,7 @@ class Fleet:
 
     def connect(self, address: Address, *, protocol: int = 2, seconds: float = CONNECT) -> Link:
         """A new link; the caller closes it."""
-        link = Link(address, self.place, self.place.secret(), protocol=protocol, seconds=seconds)
+        link = Link(address, self.place, self.place.secret(), mark=self._mark, protocol=protocol, seconds=seconds)
         if link.epoch:
             self.epoch = link.epoch
         return link
@@ -154,7 +155,7 @@ class Fleet:
 
     def _peek(self, address: Address, commands: Sequence[tuple[bytes, ...]], sentinel: bool) -> list[Any]:
         """What one server answers to some commands: how a topology learns."""
-        place = self.place._replace(database=0, cluster=True)
+        place = self.place._replace(database=0)
         link = Link(address, place, None if sentinel else place.secret(), seconds=min(CONNECT, place.timeout))
         try:
             link.begin(min(CONNECT, place.timeout))

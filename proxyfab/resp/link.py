@@ -18,10 +18,9 @@ from typing import Any
 from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-from proxyfab.connectors.redis.errors import ELSEWHERE
-from proxyfab.connectors.redis.header import EPOCH
-from proxyfab.connectors.redis.parser import InPlaceParser, Reply, checked
-from proxyfab.connectors.redis.place import Address, Place
+from proxyfab.resp.errors import ELSEWHERE
+from proxyfab.resp.parser import InPlaceParser, Reply, checked
+from proxyfab.resp.place import Address, Place
 
 JOINED = 16 * 1024
 """Commands up to here are joined: a copy is cheaper than a vector."""
@@ -42,6 +41,7 @@ class Link:
         address: The server.
         place: How to enter it.
         secret: The password.
+        mark: A key where the server's epoch is kept; b"" for none.
         protocol: 3 for a link that is told things unasked, else 2.
         seconds: That connecting and entering may take.
 
@@ -50,7 +50,14 @@ class Link:
     """
 
     def __init__(
-        self, address: Address, place: Place, secret: str | None, *, protocol: int = 2, seconds: float = CONNECT
+        self,
+        address: Address,
+        place: Place,
+        secret: str | None,
+        *,
+        mark: bytes = b"",
+        protocol: int = 2,
+        seconds: float = CONNECT,
     ) -> None:
         self.address = address
         self.epoch = ""
@@ -63,6 +70,7 @@ class Link:
         self.doubted = monotonic()
         self._place = place
         self._secret = secret
+        self._mark = mark
         self._protocol = protocol
         self._seconds = seconds
         self._connection = _connection(address, place, min(seconds, CONNECT), self._enter)
@@ -151,7 +159,7 @@ class Link:
     def look(self) -> str:
         """The epoch as it is now, drawn anew where the server has lost all it had; `""` where it tells none."""
         self.epoch, self.looked = "", monotonic()
-        commands = _epoch()
+        commands = _epoch(self._mark)
         self.ask(b"".join(commands))
         self._learn([self.parser.read() for _ in commands])  # to draw one may be refused
         return self.epoch
@@ -236,9 +244,7 @@ class Link:
             commands.append(pack(b"AUTH", *self._credentials(full=False)))
         if self._place.database:
             commands.append(pack(b"SELECT", b"%d" % self._place.database))
-        if self._place.cluster:
-            return commands or [pack(b"PING")], []
-        return commands or [pack(b"PING")], _epoch()
+        return commands or [pack(b"PING")], _epoch(self._mark) if self._mark else []
 
     def _credentials(self, *before: bytes, full: bool) -> list[bytes]:
         if self._secret is None:
@@ -247,9 +253,9 @@ class Link:
         return [*before, *user, self._secret.encode()]
 
 
-def _epoch() -> list[bytes]:
+def _epoch(mark: bytes) -> list[bytes]:
     """Draws the server's epoch if it has none, and asks for it."""
-    return [pack(b"SET", EPOCH, urandom(4).hex().encode(), b"NX"), pack(b"GET", EPOCH)]
+    return [pack(b"SET", mark, urandom(4).hex().encode(), b"NX"), pack(b"GET", mark)]
 
 
 def strange(reply: Reply) -> bool:
