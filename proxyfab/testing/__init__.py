@@ -4,6 +4,7 @@
 |---|---|
 | Kills, subject | kills processes at random moments and judges the history of what the others saw |
 | ConnectorTests | the conformance suite of connectors: subclass it, say how to open yours, run pytest |
+| BrokerTests | the conformance suite of brokers: likewise |
 | ConnectorMachine | a Hypothesis state machine that compares a connector with a dict |
 | FaultyConnector | a connector around a connector: counts, delays, fails on demand |
 | Cable | a cable between a client and a real server, to be cut, silenced, slowed and spoiled |
@@ -18,6 +19,7 @@ Each is loaded when it is asked for: child processes use half of this package an
 import importlib
 
 _HOMES = {
+    "BrokerTests": "brokers",
     "Cable": "cable",
     "Child": "processes",
     "ConnectorMachine": "stateful",
@@ -32,6 +34,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BrokerTests",
     "Cable",
     "Child",
     "ConnectorMachine",
