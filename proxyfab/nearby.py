@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from proxyfab.abc import SupportsScan
+from proxyfab.abc import SupportsLease, SupportsScan
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, ProxyfabError
 from proxyfab.flight import SingleFlight
@@ -73,7 +73,7 @@ class Nearby:
         with contextlib.suppress(ProxyfabError):
             book = self._book()
             room = Room(frames.nbytes)
-            left = None if expires is None else expires - time.time() - _MARGIN
+            left = None if expires is None else _left(expires)
             try:
                 if (left is not None and left <= 0) or not self._enter(book, room):
                     return False
@@ -81,10 +81,28 @@ class Nearby:
                 ttl = left if pinned else self.keep if left is None else min(self.keep, left)
                 self.child.put(frames, key=Key(id), ttl=ttl, replace=True)
                 book.settle(id, room)
-                return True
+                late = expires is not None and left is not None and left - _left(expires) > _MARGIN
+                return not late or self._in_time(id, expires or 0.0, pinned)
             finally:
                 book.end(room)
         return False
+
+    def _in_time(self, id: str, expires: float, pinned: bool) -> bool:
+        """Whether a copy that was put is there and ends in time: a thread that stands still between reckoning a time to
+        live and storing it makes it too long.
+        """
+        key = Key(id)
+        while True:
+            stat = self.child.stat(key)
+            if stat is None or stat.expires is None or stat.expires <= expires:
+                return stat is not None
+            left = _left(expires)
+            if left <= 0 or not pinned:
+                self.drop([id])
+                return False
+            if not isinstance(self.child, SupportsLease):
+                return True
+            self.child.renew(key, left)
 
     def drop(self, ids: Sequence[str]) -> None:
         """Forget copies.
@@ -131,3 +149,8 @@ class Nearby:
             book.found({stat.key.id: stat.nbytes for stat in stats}, {}, ((), ()))
             self._ledger = book
         return self._ledger
+
+
+def _left(expires: float) -> float:
+    """Seconds that a copy may have from now on."""
+    return expires - time.time() - _MARGIN

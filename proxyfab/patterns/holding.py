@@ -12,6 +12,7 @@ import time
 from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
 from collections.abc import Sequence
 
+from proxyfab import background
 from proxyfab.abc import Connector, SupportsLease, SupportsReap
 from proxyfab.errors import CapabilityError
 from proxyfab.exit import Drain
@@ -42,6 +43,8 @@ class Holding:
     def __init__(self, store: Store, lease: float | None) -> None:
         self.given = store
         self.lease = lease
+        self.due = 0.0
+        """When it is renewed next, in monotonic seconds; its keeper's."""
         self.keys: dict[Key, bool] = {}
         """Whether each lay there when it came. What is not there any more then is forgotten."""
 
@@ -155,7 +158,9 @@ class Keeper:
         """Renew what it holds from now on."""
         if holding.lease is None:
             return
-        self.kept[id(holding)] = holding
+        if id(holding) not in self.kept:
+            holding.due = time.monotonic() + holding.lease / _BEATS
+            self.kept[id(holding)] = holding
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="proxyfab-background-keeper", daemon=True)
@@ -168,26 +173,23 @@ class Keeper:
             self._wake.put(None)
 
     def _work(self) -> None:
-        due: dict[int, float] = {}
-        while (pause := self._round(due)) is not None:  # waiting keeps nothing of what was held: its locals are gone
+        while (pause := self._round()) is not None:  # waiting keeps nothing of what was held: its locals are gone
             self._sleep(pause)
 
-    def _round(self, due: dict[int, float]) -> float | None:
+    def _round(self) -> float | None:
         """Seconds until something is due; None when nothing is held any more, and the thread ends."""
-        now = time.monotonic()
-        kept = dict(self.kept)
-        for name in [name for name in due if name not in kept]:
-            del due[name]
-        for name, holding in kept.items():
-            if due.setdefault(name, now + (holding.lease or 0) / _BEATS) <= now:
-                due[name] = now + self._beat(holding)
-        for holding in list(kept.values())[:1]:
+        kept = list(self.kept.values())
+        for holding in sorted(kept, key=lambda holding: holding.due):
+            now = time.monotonic()
+            if holding.due <= now:
+                holding.due = now + self._beat(holding)
+        for holding in kept[:1]:
             reap(holding.given)
         with self._lock:
             if not self.kept:
                 self._thread = None
                 return None
-        return min(due.values(), default=now) - time.monotonic()
+        return min([holding.due for holding in kept], default=0.0) - time.monotonic()
 
     def _sleep(self, seconds: float) -> None:
         """Until then, or until there is something else to keep."""
@@ -209,16 +211,16 @@ class Keeper:
 
 
 def reap(store: Store) -> None:
-    """Take back what expired where nobody else does, in memory and files of this machine: every now and then."""
+    """Take back what expired where nobody else does, in memory and files of this machine: every now and then.
+
+    In the background: a file that a stopped process has locked must not keep whoever renews.
+    """
     connector, now = store.connector, time.monotonic()
     if store.closed or not connector.local or now - _reaped.setdefault(store.url, now) < _REAP_EVERY:
         return
     _reaped[store.url] = now
-    try:
-        if isinstance(connector, SupportsReap):
-            connector.reap()
-    except Exception:  # noqa: BLE001 - as above
-        pass  # `proxyfab gc` says what is wrong there
+    if isinstance(connector, SupportsReap):
+        background.start(connector.reap, f"reaping {store.url}")  # `proxyfab gc` says what is wrong there
 
 
 def keeper_of(url: str) -> Keeper:

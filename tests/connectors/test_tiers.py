@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,37 @@ def test_a_copy_does_not_outlive_its_object(one: TieredConnector, links: Trio) -
     one.get(long)
     stat = links[0].child.stat(Key(long.id))
     assert stat.expires is not None
+
+
+class Late(MemoryConnector):
+    """Stands still before each put."""
+
+    def put(self, *args: Any, **options: Any) -> Key:
+        began = time.time()
+        assert until(lambda: time.time() > began + 0.05)
+        return super().put(*args, **options)
+
+
+def test_a_copy_that_was_made_slowly_ends_no_later(tmp_path: Path) -> None:
+    near = Late()
+    with TieredConnector([(near, "10 KB")], FileConnector(tmp_path)) as one:
+        key = one.put(signed(100), ttl=1000)
+        home = one.stat(key)
+        copy = near.stat(Key(key.id))
+        assert home is not None
+        assert copy is None or copy.expires <= home.expires
+        assert one.get(key) == signed(100)
+
+
+def test_what_was_written_back_slowly_ends_no_later_and_is_not_lost(tmp_path: Path) -> None:
+    near = Late()
+    with TieredConnector([(near, "10 KB")], FileConnector(tmp_path), write="back") as one:
+        until_then = time.time() + 1000.1
+        key = one.put(signed(100), ttl=1000)
+        one.flush()
+        copy = near.stat(Key(key.id))
+        assert copy is None or copy.expires <= until_then
+        assert one.get(key) == signed(100)
 
 
 def test_what_is_evicted_while_it_is_copied_is_not_left(one: TieredConnector, links: Trio) -> None:

@@ -11,6 +11,7 @@ import pytest
 from proxyfab import Key, Store
 from proxyfab.connectors import FileConnector
 from proxyfab.patterns import Lifetime
+from proxyfab.patterns.holding import Holding, keeper_of
 from proxyfab.testing.processes import until
 
 
@@ -61,3 +62,29 @@ def test_a_lease_may_be_endless(store: Store) -> None:
         other.close()
         assert store.get(key) == "endless"
     assert not store.exists(key)
+
+
+def test_who_is_held_next_is_renewed_in_his_own_time(store: Store) -> None:
+    """What was held before him lay at the same address, and was due much later."""
+    with Lifetime(store, lease=0.6) as other:
+        other_key = other.put("so that their keeper goes on")
+        keeper = keeper_of(store.url)
+        holdings = [Holding(store, 1000.0) for _ in range(50)]
+        for holding in holdings:
+            keeper.keep(holding)
+        began = expiry(store, other_key)
+        assert until(lambda: expiry(store, other_key) > began + 0.1)  # now it has seen them all
+        while holdings:
+            keeper.drop(holdings.pop())
+        del holding
+
+        holdings = [Holding(store, 0.6) for _ in range(50)]
+        for holding in holdings:
+            keeper.keep(holding)
+        for holding in holdings:
+            holding.keys[store.put("next", ttl=holding.ttl)] = True
+        keys = [key for holding in holdings for key in holding.keys]
+        first = {key: expiry(store, key) for key in keys}
+        assert until(lambda: all(expiry(store, key) > first[key] + 0.1 for key in keys))
+        for holding in holdings:
+            keeper.drop(holding)
