@@ -110,6 +110,10 @@ class Ref(Generic[T_co]):
         """
         return loads(self._payload(timeout), mode=mode_of(self.url))  # type: ignore[no-any-return]
 
+    def payload(self, timeout: float | None = None) -> Payload:
+        """The object as it is serialized; for those who build on references. Raises as `resolve` does."""
+        return self._payload(timeout)
+
     def _payload(self, timeout: float | None) -> Payload:
         if self._inline is not None:
             return self._inline

@@ -11,6 +11,7 @@ from proxyfab import background
 from proxyfab.errors import KeyNotFound, ResolveTimeout
 from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
+from proxyfab.patterns.future.brokered import board_of
 from proxyfab.patterns.future.hub import arrival
 from proxyfab.patterns.future.outcome import open_outcome
 from proxyfab.patterns.future.promise import Listener
@@ -89,13 +90,14 @@ class FutureRef(Ref[T_co]):
     A proxy that was resolved, and a token, are of the plain reference to what lies under the key.
     """
 
-    __slots__ = ("_board", "lease", "limit")
+    __slots__ = ("_board", "_landed", "lease", "limit")
 
     def __init__(
         self, board: Board, key: Key, limit: float | None, kind: Kind | None, lease: float | None = None
     ) -> None:
         super().__init__(board.url, key, source=board.source, kind=kind)
         self._board = board
+        self._landed: Ref[T_co] | None = None
         self.limit = limit
         self.lease = lease
 
@@ -137,25 +139,48 @@ class FutureRef(Ref[T_co]):
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
         if not resolved:
             return load_proxy, self._promised()
+        if self._board.broker:
+            return (self._place() or self._stored(target)).current(target).reduce_proxy(kind, False, None)
         ref = self.current(target)
         if ref is self:
             ref = Ref(self.url, self.key, nbytes=self.nbytes, kind=kind)
         return ref.reduce_proxy(kind, False, None)
 
     def _promised(self) -> tuple[Any, ...]:
-        key = self._key
+        key, broker = self._key, self._board.broker
         name, mask = self.kind or ("", 0)
-        return (self.url, key.id, key.where, self.limit, name, mask, self.lease)
+        state = (self.url, key.id, key.where, self.limit, name, mask, self.lease)
+        return (*state, broker) if broker else state
+
+    def _place(self) -> Ref[T_co] | None:
+        """The plain reference to what has come, where that does not lie under the future's key; None if it has gone."""
+        if self._landed is None:
+            self._landed = self._board.landed(self._key)
+        return self._landed
+
+    def _stored(self, target: Any) -> Ref[Any]:
+        return self.store.ref(target)  # type: ignore[no-any-return]  # a Store's
+
+    def exists(self) -> bool:
+        return self._board.exists(self._key)
+
+    def evict(self) -> bool:
+        self._ahead = self._landed = None
+        return self._board.evict(self._key)
+
+    def to_token(self, *, seal: object = None) -> str:
+        place = self._place() if self._board.broker else None
+        return super().to_token(seal=seal) if place is None else place.to_token(seal=seal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load, self._promised()
 
 
 def load(
-    url: str, id: str, where: str, limit: float | None, name: str, mask: int, lease: float | None
+    url: str, id: str, where: str, limit: float | None, name: str, mask: int, lease: float | None, broker: str = ""
 ) -> FutureRef[Any]:
     """Unpickle a FutureRef; opens and imports nothing."""
-    return FutureRef(Board(url), Key(id, where), limit, Kind(name, mask) if name else None, lease)
+    return FutureRef(board_of(url, broker), Key(id, where), limit, Kind(name, mask) if name else None, lease)
 
 
 def load_proxy(*state: Any) -> Any:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from proxyfab.abc import SupportsWatch
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapabilityError, KeyNotFound, ProxyfabError
+from proxyfab.errors import CapabilityError, ConfigurationError, KeyNotFound, ProxyfabError
 from proxyfab.keys import MAX_ID, Key
 from proxyfab.patterns.future.outcome import Verdict, verdict_of
-from proxyfab.ref import mode_of, openers
+from proxyfab.ref import Ref, mode_of, openers
 from proxyfab.spec import StoreSpec
 from proxyfab.wire.payload import Payload, announced, decode
 
@@ -50,6 +50,8 @@ class Board:
     def __init__(self, url: str, source: Any = None) -> None:
         self.url = url
         self.source = source
+        self.broker = ""
+        """Where completion is told; "": in the store itself."""
 
     @property
     def store(self) -> Any:
@@ -69,12 +71,27 @@ class Board:
         """How outcomes are read, which this process's policy may restrict."""
         return mode_of(self.url)
 
-    def announce(self, key: Key, payload: Payload, ttl: float | None) -> None:
+    @property
+    def place(self) -> str:
+        """What all have in common who wait with one wait."""
+        return self.url
+
+    def announce(self, key: Key, payload: Payload, ttl: float | None, store: Any = None) -> None:
         """Write once.
+
+        Args:
+            key: The future's.
+            payload: The outcome.
+            ttl: Seconds after which it expires; None for never.
+            store: Another one for what is large, where completion does not travel by the store.
 
         Raises:
             KeyExists: There is an outcome.
         """
+        if store is not None:
+            raise ConfigurationError(
+                f"A future in {self.url} is set there and nowhere else; one with a broker may be set in any store."
+            )
         self.store.put_payload(payload, key, ttl=ttl)
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None) -> list[Key]:
@@ -103,6 +120,18 @@ class Board:
             return self.store.fetch(key)  # type: ignore[no-any-return]  # a Store, behind the floor
         except KeyNotFound:
             return None
+
+    def landed(self, key: Key) -> Ref[Any] | None:
+        """The plain reference to a result that is there."""
+        return Ref(self.url, key, source=self.source)
+
+    def exists(self, key: Key) -> bool:
+        """Whether there is an outcome, without waiting."""
+        return self.look(key) is not None
+
+    def evict(self, key: Key) -> bool:
+        """Delete an outcome; whether there was one."""
+        return bool(self.store.evict(key))
 
     # -- signs of life of who promised an outcome --------------------------------------------------------------------
 

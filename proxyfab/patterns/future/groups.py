@@ -47,7 +47,7 @@ def _look(fs: Iterable[futures.Future[Any]]) -> None:
     boards: dict[str, list[Future[Any]]] = {}
     for future in fs:
         if isinstance(future, Future) and not future.known:
-            boards.setdefault(future.board.url, []).append(future)
+            boards.setdefault(future.board.place, []).append(future)
     for ours in boards.values():
         try:
             there = set(ours[0].board.wait_any([future.key for future in ours], 0))

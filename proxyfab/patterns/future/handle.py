@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from proxyfab.abc import check_ttl
 from proxyfab.errors import KeyExists
+from proxyfab.events.broker import Broker
 from proxyfab.keys import Key, as_key
 from proxyfab.patterns.future import hub
 from proxyfab.patterns.future.arriving import FutureRef, arrived, gone, raisable
 from proxyfab.patterns.future.board import Board, Seen
+from proxyfab.patterns.future.brokered import BrokerBoard, board_of
 from proxyfab.patterns.future.known import DONE, PENDING, RUNNING, Known
 from proxyfab.patterns.future.outcome import (
     Verdict,
@@ -60,6 +62,8 @@ class Future(Known[T]):
 
     Args:
         store: Where the result will lie.
+        broker: Where its completion is told; None: in the store itself. With one, sites that share nothing else can
+            wait, and who sets the result may keep it in a store of his own (`set_result(x, store=...)`).
         key: Under which key; drawn if None. Processes that agree on one need not be sent the future.
         timeout: Seconds that its proxies and references wait at their first use; None for ever. `result` has its own.
         ttl: Seconds after which a result expires; None for never.
@@ -72,6 +76,7 @@ class Future(Known[T]):
         self,
         store: Store,
         *,
+        broker: Broker | str | None = None,
         key: Key | str | None = None,
         timeout: float | None = TIMEOUT,
         ttl: float | None = None,
@@ -82,7 +87,8 @@ class Future(Known[T]):
         check_ttl(lease)
         type_: type | None = of
         kind = None if type_ is None else kind_of_type(type_)
-        self._make(Board(store.url, store), store.reserve() if key is None else as_key(key), timeout, ttl, kind, lease)
+        board = Board(store.url, store) if broker is None else BrokerBoard(store.url, broker, store)
+        self._make(board, store.reserve() if key is None else as_key(key), timeout, ttl, kind, lease)
 
     def _make(
         self,
@@ -100,7 +106,8 @@ class Future(Known[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         name, mask = self._kind or ("", 0)
-        return load, (self.board.url, self.key.id, self.key.where, self.timeout, self.ttl, name, mask, self.lease)
+        state = (self.board.url, self.key.id, self.key.where, self.timeout, self.ttl, name, mask, self.lease)
+        return load, (*state, self.board.broker) if self.board.broker else state
 
     def __repr__(self) -> str:
         return (
@@ -109,8 +116,12 @@ class Future(Known[T]):
 
     # -- to be set ---------------------------------------------------------------------------------------------------
 
-    def set_result(self, result: T) -> None:
+    def set_result(self, result: T, *, store: Store | None = None) -> None:
         """Store the result and tell all who wait, wherever they are.
+
+        Args:
+            result: Anything that the store takes.
+            store: Another store than the future's, one that reaches from here; only with a broker.
 
         Raises:
             InvalidStateError: It is done: it has a result, an exception, or was cancelled.
@@ -119,7 +130,7 @@ class Future(Known[T]):
         """
         if is_proxy(result) and self._is_awaited_by(ref_of(result)):
             raise ValueError(f"The future {self.key.id} in {self.board.url} cannot be set to a proxy of itself.")
-        self._set(of_value(result, self.board.writes), Verdict.VALUE)
+        self._set(of_value(result, self.board.writes), Verdict.VALUE, store)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Have `result` raise this exception wherever it is asked for; its traceback comes along as its cause.
@@ -172,9 +183,9 @@ class Future(Known[T]):
     def _is_awaited_by(self, ref: Ref[Any]) -> bool:
         return isinstance(ref, FutureRef) and (ref.url, ref.key) == (self.board.url, self.key)
 
-    def _set(self, payload: Payload, verdict: Verdict) -> None:
+    def _set(self, payload: Payload, verdict: Verdict, store: Store | None = None) -> None:
         try:
-            self.board.announce(self.key, payload, self.ttl)
+            self.board.announce(self.key, payload, self.ttl, store)
         except KeyExists:
             raise InvalidStateError(
                 f"The future {self.key.id} in {self.board.url} is done: it was set or cancelled before, and the first "
@@ -283,8 +294,9 @@ def load(
     name: str,
     mask: int,
     lease: float | None,
+    broker: str = "",
 ) -> Future[Any]:
     """Unpickle a Future; opens and imports nothing."""
     future: Future[Any] = Future.__new__(Future)
-    future._make(Board(url), Key(id, where), timeout, ttl, Kind(name, mask) if name else None, lease)
+    future._make(board_of(url, broker), Key(id, where), timeout, ttl, Kind(name, mask) if name else None, lease)
     return future

@@ -202,9 +202,9 @@ _hubs: dict[str, Hub] = {}
 
 def watch(board: Board, watch: Watch) -> None:
     """Tell `watch` when its key has an outcome on `board`."""
-    hub = _hubs.get(board.url)
+    hub = _hubs.get(board.place)
     if hub is None:
-        hub = _hubs.setdefault(board.url, Hub(board))
+        hub = _hubs.setdefault(board.place, Hub(board))
     hub.add(watch)
 
 
