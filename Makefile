@@ -56,7 +56,7 @@ WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 4 ? 2 * cores : 8 )))
 
 test: $(VENV)/.installed-test
 	@tools/get-redis
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow and not timing' $(ARGS)
+	@tools/run-tests $(BIN)/python $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	@tools/get-redis

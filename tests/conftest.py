@@ -43,6 +43,8 @@ settings.register_profile("thorough", max_examples=1000, stateful_step_count=60,
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 _bad_skips: list[str] = []
+_failed: list[pytest.TestReport | pytest.CollectReport] = []
+STRAYS = "processes that have ended left unnamed namespaces behind"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,7 +56,7 @@ def shared_memory_root() -> Iterator[Path]:
     yield root
     strays = stray_places(root)
     shutil.rmtree(root, ignore_errors=True)
-    assert strays == [], "processes that have ended left unnamed namespaces behind"
+    assert strays == [], STRAYS
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +72,8 @@ def _nothing_left_behind(no_leaks: None) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        _failed.append(report)
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not any(re.search(allowed, reason) for allowed in ALLOWED_SKIPS):
@@ -77,6 +81,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _failed.append(report)
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not any(re.search(allowed, reason) for allowed in ALLOWED_SKIPS):
@@ -86,6 +92,17 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _bad_skips and os.environ.get("CI") and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if os.environ.get("FAILED_TESTS") and not hasattr(session.config, "workerinput"):
+        Path(os.environ["FAILED_TESTS"]).write_text("".join(f"{name}\n" for name in _worth_another_try()))
+
+
+def _worth_another_try() -> list[str]:
+    """The tests that failed, for tools/run-tests; none of them where something else went wrong as well."""
+    for report in _failed:
+        crashed = report.when not in ("setup", "call", "teardown")  # its worker did, or it could not be collected
+        if crashed or STRAYS in report.longreprtext:
+            return []
+    return [] if _bad_skips else list(dict.fromkeys(report.nodeid for report in _failed))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

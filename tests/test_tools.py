@@ -71,3 +71,63 @@ def test_a_python_without_pip_is_told_the_apt_line(machine: Path) -> None:
     assert made.returncode == 1
     assert "apt install python3.11-venv" in made.stderr
     assert not (machine / "venv").exists()
+
+
+FLAKY = """
+import os
+from pathlib import Path
+
+def test_once():
+    seen = Path(__file__).with_name("seen")
+    if not seen.exists():
+        seen.touch()
+        assert False
+
+def test_well(): ...
+"""
+CRASH = """
+
+def test_crash():
+    os._exit(1)
+"""
+
+
+def outcome_of(place: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """What tools/run-tests says of a suite of its own under this suite's rules."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), place)
+    (place / "test_it.py").write_text(program)
+    (place / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    timing\n")
+    command = [TOOLS / "run-tests", sys.executable, "1", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(TOOLS.parent)}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_what_failed_beside_others_and_passes_alone_is_named(tmp_path: Path) -> None:
+    done = outcome_of(tmp_path, FLAKY)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+    assert done.stdout.endswith("Failed beside others, passed alone:\n  test_it.py::test_once\n")
+
+
+def test_a_worker_that_crashed_is_no_flaky_test(tmp_path: Path) -> None:
+    done = outcome_of(tmp_path, FLAKY + CRASH)
+
+    assert done.returncode == 1
+    assert "once more" not in done.stdout
+
+
+@pytest.mark.parametrize(("failed", "again", "status"), [(5, 0, 0), (5, 1, 1), (6, 0, 1)])
+def test_a_few_are_run_again_and_many_are_not(tmp_path: Path, failed: int, again: int, status: int) -> None:
+    command(
+        tmp_path,
+        "python",
+        'if [ -n "${FAILED_TESTS:-}" ]; then\n'
+        f'    for number in $(seq {failed}); do echo "test_it.py::test[$number one]" >>"$FAILED_TESTS"; done; exit 1\n'
+        f'fi\nprintf "%s\\n" "$@" >again; exit {again}',
+    )
+    done = subprocess.run([TOOLS / "run-tests", tmp_path / "python", "2"], cwd=tmp_path, check=False, timeout=60)
+
+    assert done.returncode == status
+    asked = (tmp_path / "again").read_text().splitlines() if (tmp_path / "again").exists() else []
+    assert [name for name in asked if "::" in name] == [f"test_it.py::test[{n + 1} one]" for n in range(failed % 6)]
