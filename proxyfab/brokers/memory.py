@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, TopicNotFound
+from proxyfab.errors import CapacityError, ConnectorError
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
-from proxyfab.events.engine import Log, same_topic
+from proxyfab.events.cursor import NEVER, Spot
+from proxyfab.events.engine import Log
 from proxyfab.events.model import (
     EARLIEST,
     Capability,
@@ -27,71 +27,24 @@ from proxyfab.events.model import (
     Start,
     Topic,
     check_group,
-    check_name,
-    check_topic,
 )
+from proxyfab.events.shared import Shared, Space
 from proxyfab.events.values import Values
 from proxyfab.spec import ConnectorSpec
 from proxyfab.spec import check_name as check_space
 from proxyfab.trace import here
 
-T = TypeVar("T")
 _members = itertools.count(1)
-MAX_VALUE = 512 << 10
 MAX_NOTE = 1 << 10
-
-
-class Space:
-    """The topics of one name in this process. Thread-safe."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.logs: dict[str, Log] = {}
-        self.values: dict[str, Values] = {}
-
-    def log(self, name: str) -> Log:
-        """A topic's; raises TopicNotFound."""
-        found = self.logs.get(check_topic(name))
-        if found is None:
-            raise TopicNotFound(f"There is no topic {name} here; make it with ensure(Topic({name!r})).")
-        return found
-
-    def ensure(self, topic: Topic) -> Topic:
-        """Make a topic, or tell what it is."""
-        with self.lock:
-            log = self.logs.get(topic.name)
-            if log is None:
-                log = self.logs[topic.name] = Log(topic)
-                self.values[topic.name] = Values()
-                return topic
-        return same_topic(log.topic, topic)
-
-    def delete(self, name: str) -> bool:
-        """Whether there was such a topic."""
-        with self.lock:
-            log = self.logs.pop(check_topic(name), None)
-            self.values.pop(name, None)
-        if log is not None:
-            log.end()
-        return log is not None
-
-    def values_of(self, topic: str) -> Values:
-        """The values beside a topic, or beside the broker."""
-        if topic:
-            self.log(topic)
-        with self.lock:
-            return self.values.setdefault(topic, Values())
-
-
 _spaces: dict[str, Space] = {}
-_ancestors = {os.getpid()}
 
 
 class MemoryBroker(Broker):
     """Topics in this process's own memory.
 
     Args:
-        name: Shared by all brokers of this process with that name; without one they are this broker's own.
+        name: Shared by all brokers of this process with that name; without one they are this broker's own, and of
+            those that were made from its URL, until the last of them is closed.
     """
 
     capabilities: ClassVar[Capability] = (
@@ -112,6 +65,10 @@ class MemoryBroker(Broker):
         self._home = home or f"{os.getpid()}.{here()}"
         self.url = f"memory://{self.name}?home={self._home}" if name is None else f"memory://{self.name}"
         self._closed = False
+        self._subscriptions: set[Subscription] = set()
+        self._known: Space | None = None
+        if not home:
+            self._join()
 
     @classmethod
     def from_url(cls, url: str) -> MemoryBroker:
@@ -120,24 +77,31 @@ class MemoryBroker(Broker):
         options = spec.take("home")
         if spec.host and not spec.host.startswith("~"):
             return cls(check_space(spec.host))
-        self = cls(home=options.get("home", ""))
-        if spec.host:
-            self.name, self.url = spec.host, url
+        if not spec.host:
+            return cls()
+        self = cls(home=options.get("home", "elsewhere"))
+        self.name, self.url = spec.host, url
+        if self.name in _spaces:
+            self._join()
         return self
+
+    def _join(self) -> Space:
+        self._known = _spaces.setdefault(self.name, Space())
+        self._known.users.add(self)
+        return self._known
 
     @property
     def _space(self) -> Space:
         if self._closed:
             raise ConnectorError(f"{self.url} was closed.")
-        if self.name.startswith("~") and self.name not in _spaces and not self._is_home():
+        if self._known is not None:
+            return self._known
+        if self.name not in _spaces and self._home != f"{os.getpid()}.{here()}":
             raise ConnectorError(
                 f"{self.url} lies in the memory of process {self._home}, which is not this one: use a broker that "
                 "other processes reach, as open_broker() starts one."
             )
-        return _spaces.setdefault(self.name, Space())
-
-    def _is_home(self) -> bool:
-        return self._home == f"{os.getpid()}.{here()}"
+        return self._join()
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
@@ -145,7 +109,7 @@ class MemoryBroker(Broker):
         return self._space.ensure(topic)
 
     def describe(self, topic: str) -> Description:
-        return self._space.log(topic).describe()
+        return self._space.log(topic).look(Log.describe)
 
     def delete(self, topic: str) -> bool:
         return self._space.delete(topic)
@@ -159,7 +123,7 @@ class MemoryBroker(Broker):
         for record in records:
             if len(record.body) > self.max_record:
                 raise CapacityError(f"A record of {len(record.body)} bytes is larger than {self.max_record}.")
-        return self._space.log(topic).publish(records)
+        return self._space.log(topic).change(lambda log: log.publish(records))
 
     def subscribe(
         self,
@@ -172,38 +136,45 @@ class MemoryBroker(Broker):
         member: str = "",  # noqa: ARG002 - nobody looks
     ) -> Subscription:
         log = self._space.log(topic)
-        wanted = list(range(log.topic.partitions)) if partitions is None else list(partitions)
-        if any(not 0 <= number < log.topic.partitions for number in wanted):
-            raise ConfigurationError(
-                f"Topic {topic} has {log.topic.partitions} partitions; {wanted} are not all there."
-            )
+        wanted = log.thing.wanted(partitions)
+        made: Subscription
         if group is None:
-            return _Reader(log, log.cursors(start, wanted))
-        log.ensure_group(check_group(group), start)
-        return _Member(log, group, wanted, ack_wait)
+            cursors = log.look(lambda there: there.cursors(start))
+            made = _Reader(log, {number: cursors[number] for number in wanted}, self._subscriptions.discard)
+        else:
+            name = check_group(group)
+            log.change(lambda there: there.ensure_group(name, start))
+            made = _Member(log, name, wanted, ack_wait, self._subscriptions.discard)
+        self._subscriptions.add(made)
+        return made
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
     def groups(self, topic: str) -> dict[str, GroupInfo]:
-        return self._space.log(topic).groups()
+        return self._space.log(topic).look(Log.groups)
 
     def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
-        self._space.log(topic).ensure_group(check_group(group), start)
+        check_group(group)
+        self._space.log(topic).change(lambda log: log.ensure_group(group, start))
 
     def delete_group(self, topic: str, group: str) -> bool:
-        return self._space.log(topic).delete_group(group)
+        return self._space.log(topic).change(lambda log: log.delete_group(group))
 
     def state(self, topic: str = "") -> State:
-        return _State(lambda: self._space.values_of(topic))
+        return _State(lambda: self._space.values(topic))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         if self._closed:
             return
+        for subscription in list(self._subscriptions):
+            subscription.close()
         self._closed = True
-        if self.name.startswith("~") and self._is_home():
-            _spaces.pop(self.name, None)
+        if self._known is not None:
+            self._known.users.discard(self)
+            if self.name.startswith("~") and not self._known.users:
+                _spaces.pop(self.name, None)
 
     @property
     def closed(self) -> bool:
@@ -213,67 +184,78 @@ class MemoryBroker(Broker):
 class _Member(Subscription):
     """A group's member."""
 
-    def __init__(self, log: Log, group: str, partitions: list[int], ack_wait: float) -> None:
-        self.topic = log.topic.name
-        self.group = group
+    def __init__(
+        self,
+        log: Shared[Log],
+        group: str,
+        partitions: frozenset[int],
+        ack_wait: float,
+        closing: Callable[[Subscription], None],
+    ) -> None:
+        self.topic = log.thing.topic.name
+        self.group: str = group
         self._log = log
         self._partitions = partitions
         self._ack_wait = ack_wait
         self._number = next(_members)
+        self._closing = closing
         self._closed = False
 
     def fetch(self, most: int, timeout: float) -> list[Delivery]:
-        assert self.group is not None
+        def find(log: Log) -> list[Delivery] | None:
+            if self._closed:
+                return None
+            return log.fetch(self.group, self._number, most, self._ack_wait, self._partitions)
+
         _open(self._closed, self.topic)
-        return self._log.fetch(
-            self.group, self._number, most, timeout, self._ack_wait, self._partitions, lambda: not self._closed
-        )
+        return _fetched(self._log, find, timeout, lambda log: log.next_change(self.group))
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
-        assert self.group is not None
-        self._log.ack(self.group, [_spot(each) for each in deliveries])
+        spots = _spots(deliveries)
+        self._log.change(lambda log: log.ack(self.group, spots))
 
     def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        assert self.group is not None
         if len(note) > MAX_NOTE:
             raise CapacityError(f"A note has {len(note)} bytes, more than {MAX_NOTE}.")
-        self._log.nack(self.group, self._number, [_spot(each) for each in deliveries], delay, note)
+        spots = _spots(deliveries)
+        self._log.change(lambda log: log.nack(self.group, self._number, spots, delay, note))
 
     def extend(self, deliveries: Iterable[Delivery]) -> None:
-        assert self.group is not None
-        self._log.extend(self.group, self._number, [_spot(each) for each in deliveries], self._ack_wait)
+        spots = _spots(deliveries)
+        self._log.look(lambda log: log.extend(self.group, self._number, spots, self._ack_wait))
 
     def seek(self, start: Start) -> None:
-        assert self.group is not None
-        self._log.seek_group(self.group, start)
+        self._log.change(lambda log: log.seek_group(self.group, start))
 
     def info(self) -> GroupInfo:
-        assert self.group is not None
-        found = self._log.groups().get(self.group)
-        if found is None:
-            raise TopicNotFound(f"Topic {self.topic} has no group {self.group!r}: it was deleted.")
-        return found
+        return self._log.look(lambda log: log.info(self.group))
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            assert self.group is not None
-            self._log.leave(self.group, self._number)
+            self._closing(self)
+            self._log.change(lambda log: log.leave(self.group, self._number))
 
 
 class _Reader(Subscription):
     """Reads without anybody counting."""
 
-    def __init__(self, log: Log, cursors: dict[int, int]) -> None:
-        self.topic = log.topic.name
+    def __init__(self, log: Shared[Log], cursors: dict[int, int], closing: Callable[[Subscription], None]) -> None:
+        self.topic = log.thing.topic.name
         self.group = None
         self._log = log
         self._cursors = cursors
+        self._closing = closing
         self._closed = False
 
     def fetch(self, most: int, timeout: float) -> list[Delivery]:
         _open(self._closed, self.topic)
-        return self._log.read(self._cursors, most, timeout, lambda: not self._closed)
+        return _fetched(
+            self._log,
+            lambda log: None if self._closed else log.read(self._cursors, most),
+            timeout,
+            lambda _: NEVER,
+        )
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         pass
@@ -285,42 +267,59 @@ class _Reader(Subscription):
         pass
 
     def seek(self, start: Start) -> None:
-        self._cursors.update(self._log.cursors(start, list(self._cursors)))
+        def go(log: Log) -> None:
+            found = log.cursors(start)
+            self._cursors.update({number: found[number] for number in self._cursors})
+
+        self._log.change(go)
 
     def info(self) -> GroupInfo:
-        extents = self._log.describe().extents
-        left = [max(0, extents[number].last + 1 - cursor) for number, cursor in self._cursors.items()]
-        return GroupInfo({number: cursor - 1 for number, cursor in self._cursors.items()}, sum(left), 0)
+        return self._log.look(lambda log: log.read_info(self._cursors))
 
     def close(self) -> None:
         self._closed = True
+        self._closing(self)
         self._log.wake()
 
 
 class _State(State):
-    def __init__(self, values: Callable[[], Values]) -> None:
+    def __init__(self, values: Callable[[], Shared[Values]]) -> None:
         self._values = values
 
     def get(self, name: str) -> Kept | None:
-        return self._values().get(check_name(name))
+        return self._values().look(lambda values: values.get(name))
 
     def put(self, name: str, value: bytes, *, revision: int | None = None, ttl: float | None = None) -> int:
-        if len(value) > MAX_VALUE:
-            raise CapacityError(f"The value {name} has {len(value)} bytes, more than {MAX_VALUE}.")
-        return self._values().put(check_name(name), bytes(value), revision, ttl)
+        return self._values().change(lambda values: values.put(name, bytes(value), revision, ttl))
 
     def delete(self, name: str, *, revision: int | None = None) -> bool:
-        return self._values().delete(check_name(name), revision)
+        return self._values().change(lambda values: values.delete(name, revision))
 
     def items(self, prefix: str = "") -> dict[str, Kept]:
-        return self._values().items(prefix)
+        return self._values().look(lambda values: values.items(prefix))
 
     def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
-        return self._values().wait(known, timeout)
+        return self._values().wait(lambda values: values.changed(known), timeout, lambda values: values.next_end(known))
 
 
-def _spot(delivery: Delivery) -> tuple[int, int]:
-    return delivery.position.partition, delivery.position.offset
+def _fetched(
+    log: Shared[Log],
+    find: Callable[[Log], list[Delivery] | None],
+    timeout: float,
+    again: Callable[[Log], float],
+) -> list[Delivery]:
+    """What is found in time; [] at once when the subscription was closed meanwhile, which `find` says by None."""
+
+    def look(there: Log) -> list[Delivery] | bool:
+        found = find(there)
+        return True if found is None else found
+
+    found = log.wait(look, timeout, again)
+    return found if isinstance(found, list) else []
+
+
+def _spots(deliveries: Iterable[Delivery]) -> list[Spot]:
+    return [(each.position.partition, each.position.offset) for each in deliveries]
 
 
 def _open(closed: bool, topic: str) -> None:

@@ -1,22 +1,21 @@
-"""A topic in memory: records, groups, redelivery and values, as a broker in this process keeps them.
+"""A topic in memory: records, groups and redelivery, as a broker or a server keeps them. Nothing here waits.
 
 Rules:
-1. One lock for each topic, held for bookkeeping only. Who waits is woken by whatever may concern it.
-2. Of a group's records each is in one of three states: not fetched yet (at or behind the cursor), owed by a member
-   until a deadline, or returned and due at a moment. Everything else before the cursor is acknowledged.
-3. Without `max_bytes` what all groups have acknowledged goes when more than `HISTORY` bytes lie there.
+1. No lock and no thread: a log belongs to its owner's lock (`shared`) or to its owner's loop (a server). Who waits
+   looks again after a change, and at `next_change`.
+2. What is done and not limited by `max_bytes` goes when more than `HISTORY` bytes lie here.
+3. A call either does all that it says, or raises and does nothing.
 """
 
 from __future__ import annotations
 
-import heapq
-import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from proxyfab.errors import BackPressureError, ConfigurationError, TopicNotFound
-from proxyfab.events.cursor import Group, Owed, Spot
+from proxyfab.events.cursor import NEVER, Group, Spot
+from proxyfab.events.ids import Window
 from proxyfab.events.model import (
     EARLIEST,
     Delivery,
@@ -29,322 +28,267 @@ from proxyfab.events.model import (
     Start,
     Topic,
 )
+from proxyfab.events.partition import Partition
 
 HISTORY = 256 << 20
 """Bytes of acknowledged records that a topic without a limit keeps for replay."""
-_LOOK = 1.0
-"""Seconds after which who waits looks again, whatever happened to its waker."""
+_OWN = 200
+"""Bytes that a record takes beside its body, as far as HISTORY goes."""
 
 
-class _Partition:
-    """Records in order; `base` is the offset of the oldest."""
-
-    __slots__ = ("base", "nbytes", "records")
-
-    def __init__(self) -> None:
-        self.base = 1
-        self.records: deque[tuple[Record, float]] = deque()
-        self.nbytes = 0
+class Clock(Protocol):
+    """What tells the time; the module `time` does."""
 
     @property
-    def last(self) -> int:
-        return self.base + len(self.records) - 1
+    def time(self) -> Callable[[], float]:
+        """Seconds since 1970."""
 
-    def drop(self) -> None:
-        record, _ = self.records.popleft()
-        self.nbytes -= len(record.body)
-        self.base += 1
-
-    def since(self, moment: float) -> int:
-        """The offset of the first record that is not older."""
-        for place, (_, taken) in enumerate(self.records):
-            if taken >= moment:
-                return self.base + place
-        return self.last + 1
+    @property
+    def monotonic(self) -> Callable[[], float]:
+        """Seconds that never go back."""
 
 
 class Log:
-    """One topic. Thread-safe."""
+    """One topic.
 
-    def __init__(self, topic: Topic) -> None:
+    Args:
+        topic: What it is.
+        clock: For tests of time.
+    """
+
+    def __init__(self, topic: Topic, clock: Clock = time) -> None:
         self.topic = topic
-        self._changed = threading.Condition()
-        self._partitions = [_Partition() for _ in range(topic.partitions)]
-        self._groups: dict[str, Group] = {}
-        self._seen: OrderedDict[str, tuple[float, Position]] = OrderedDict()
         self.gone = False
+        self._clock = clock
+        self._partitions = [Partition() for _ in range(topic.partitions)]
+        self._groups: dict[str, Group] = {}
+        self._ids = Window(topic.window)
+        self.nbytes = 0
+        """Bytes of all bodies."""
         for group in topic.groups:
             self.ensure_group(group, EARLIEST)
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
     def publish(self, records: Sequence[Record]) -> list[Position]:
-        """As a broker does, all or nothing."""
-        with self._changed:
-            self._there()
-            now = time.time()
-            self._forget(now)
-            for record in records:
-                if not 0 <= record.partition < len(self._partitions):
-                    raise TopicNotFound(f"Topic {self.topic.name} has no partition {record.partition}.")
-            self._make_room(sum([len(record.body) for record in records if record.id not in self._seen]))
-            positions = [self._append(record, now) for record in records]
-            self._changed.notify_all()
-            return positions
+        """As a broker does; raises TopicNotFound and BackPressureError."""
+        self._there()
+        now, count = self._clock.time(), len(self._partitions)
+        self._ids.forget(now)
+        if self.topic.retention is not None:
+            self._age(now)
+        more, known = 0, self._ids.get
+        for record in records:
+            if not 0 <= record.partition < count:
+                raise TopicNotFound(f"Topic {self.topic.name} has no partition {record.partition}: it has {count}.")
+            if not record.id or known(record.id) is None:
+                more += len(record.body)
+        self._make_room(more, len(records))
+        return [self._append(record, now) for record in records]
 
     def _append(self, record: Record, now: float) -> Position:
-        known = self._seen.get(record.id) if record.id else None
+        name = record.id
+        known = self._ids.get(name) if name else None
         if known is not None:
-            return known[1]
-        partition = self._partitions[record.partition]
-        partition.records.append((record, now))
-        partition.nbytes += len(record.body)
-        position = Position(self.topic.name, record.partition, partition.last)
-        if record.id:
-            self._seen[record.id] = now, position
+            return known
+        position = Position(self.topic.name, record.partition, self._partitions[record.partition].append(record, now))
+        self.nbytes += len(record.body)
+        if name:
+            self._ids.add(name, position, now)
         return position
 
-    def _forget(self, now: float) -> None:
-        """Let go of ids behind the window, and of records behind the retention."""
-        while self._seen and next(iter(self._seen.values()))[0] < now - self.topic.window:
-            self._seen.popitem(last=False)
-        if self.topic.retention is not None:
-            for partition in self._partitions:
-                while partition.records and partition.records[0][1] < now - self.topic.retention:
-                    partition.drop()
+    def _age(self, now: float) -> None:
+        """Let go of what is older than the retention."""
+        assert self.topic.retention is not None
+        moment = now - self.topic.retention
+        for partition in self._partitions:
+            while (oldest := partition.oldest) is not None and oldest.time < moment:
+                self.nbytes -= partition.drop()
 
-    def _make_room(self, more: int) -> None:
+    def _make_room(self, more: int, count: int) -> None:
         limit = self.topic.max_bytes
-        held = sum([partition.nbytes for partition in self._partitions])
-        if held + more <= (HISTORY if limit is None else limit):
+        if limit is None:
+            held = self.nbytes + _OWN * (sum([len(partition) for partition in self._partitions]) + count)
+            if held + more > HISTORY:
+                self._trim(held + more - HISTORY, _OWN)
             return
-        held -= self._trim(held + more - (HISTORY if limit is None else limit))
-        if limit is None or held + more <= limit:
+        if self.nbytes + more <= limit:
+            return
+        self._trim(self.nbytes + more - limit, 0)
+        if self.nbytes + more <= limit:
             return
         if self.topic.full == "reject" or more > limit:
             raise BackPressureError(
-                f"Topic {self.topic.name} is full: {held} bytes wait in it, {more} more do not fit into {limit}. "
-                "Consume or delete groups, or make it larger."
+                f"Topic {self.topic.name} is full: {self.nbytes} bytes wait in it, {more} more do not fit into "
+                f"{limit}. Consume or delete groups, or make it larger."
             )
-        while held + more > limit:
-            oldest = min((part for part in self._partitions if part.records), key=lambda part: part.records[0][1])
-            held -= len(oldest.records[0][0].body)
-            oldest.drop()
+        while self.nbytes + more > limit:
+            self.nbytes -= min(filter(len, self._partitions), key=_age_of).drop()
 
-    def _trim(self, wanted: int) -> int:
-        """Drop what every group has acknowledged, oldest first, until `wanted` bytes are free; says how many are."""
-        freed = 0
+    def _trim(self, wanted: int, own: int) -> None:
+        """Drop what every group has acknowledged until so many bytes are free; each record has some of its own."""
+        if not self._groups:
+            return
         floors = [group.floor() for group in self._groups.values()]
         for number, partition in enumerate(self._partitions):
-            done = min([floor[number] for floor in floors], default=0)
-            while freed < wanted and partition.records and partition.base <= done:
-                freed += len(partition.records[0][0].body)
-                partition.drop()
-        return freed
+            done = min([floor[number] for floor in floors])
+            while wanted > 0 and len(partition) and partition.base <= done:
+                dropped = partition.drop()
+                self.nbytes -= dropped
+                wanted -= dropped + own
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
-    def fetch(
-        self,
-        group: str,
-        member: int,
-        most: int,
-        timeout: float,
-        ack_wait: float,
-        partitions: Sequence[int],
-        wanted: Callable[[], bool] = lambda: True,
-    ) -> list[Delivery]:
-        """Up to `most` records for a member, as soon as there is one and as long as it is `wanted`."""
-        until = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                there = self._group(group)
-                now = time.monotonic()
-                there.expire(now)
-                found = self._again(there, member, most, now + ack_wait, partitions)
-                found += self._fresh(there, member, most - len(found), now + ack_wait, partitions)
-                if found or now >= until or not wanted():
-                    return found
-                self._changed.wait(max(0.0, min(until, there.next_change(), now + _LOOK) - now))
-
-    def _again(
-        self, group: Group, member: int, most: int, deadline: float, partitions: Sequence[int]
-    ) -> list[Delivery]:
+    def fetch(self, group: str, member: int, most: int, ack_wait: float, partitions: frozenset[int]) -> list[Delivery]:
+        """Up to `most` records for a member, of what there is now: first what comes again."""
+        there = self._group(group)
+        now = self._clock.monotonic()
+        there.expire(now)
+        if self.topic.retention is not None:
+            self._age(self._clock.time())
         found: list[Delivery] = []
-        others = []
-        now = time.monotonic()
-        while group.due and group.due[0][0] <= now and len(found) < most:
-            when, spot = heapq.heappop(group.due)
-            known = group.returned.get(spot)
-            if known is None or known[0] != when:  # acknowledged meanwhile, or returned once more
-                continue
-            if spot[0] not in partitions:
-                others.append((when, spot))
-                continue
-            del group.returned[spot]
-            delivery = self._delivery(spot, known[1] + 1, known[2])
-            if delivery is not None:
-                group.owed[spot] = Owed(member, deadline, delivery.attempt)
+        for spot, again in there.again(now, partitions, most):
+            delivery = self._delivery(spot, again.attempt + 1, again.note)
+            if delivery is not None:  # retention has not taken it
+                there.lend(spot, member, now, ack_wait, again)
                 found.append(delivery)
-        for each in others:
-            heapq.heappush(group.due, each)
-        return found
+        return self._fresh(there, member, most, now, ack_wait, partitions, found)
 
     def _fresh(
-        self, group: Group, member: int, most: int, deadline: float, partitions: Sequence[int]
+        self,
+        group: Group,
+        member: int,
+        most: int,
+        now: float,
+        ack_wait: float,
+        partitions: frozenset[int],
+        found: list[Delivery],
     ) -> list[Delivery]:
-        found: list[Delivery] = []
-        for number in partitions:
+        """Add what nobody has fetched, beginning with another partition each time."""
+        count = len(self._partitions)
+        group.turn = (group.turn + 1) % count
+        for number in range(group.turn, group.turn + count):
+            number %= count
+            if number not in partitions:
+                continue
             partition = self._partitions[number]
             cursor = max(group.cursors[number], partition.base)
-            while len(found) < most and cursor <= partition.last:
-                delivery = self._delivery((number, cursor), 1, b"")
-                assert delivery is not None
-                group.owed[number, cursor] = Owed(member, deadline, 1)
-                found.append(delivery)
+            while len(found) < most and (each := self._delivery((number, cursor), 1, b"")) is not None:
+                group.lend((number, cursor), member, now, ack_wait)
+                found.append(each)
                 cursor += 1
-            group.cursors[number] = cursor
+            group.cursors[number] = max(cursor, group.cursors[number])
         return found
 
     def _delivery(self, spot: Spot, attempt: int, note: bytes) -> Delivery | None:
         number, offset = spot
-        partition = self._partitions[number]
-        if not partition.base <= offset <= partition.last:
-            return None  # retention has taken it
-        record, taken = partition.records[offset - partition.base]
+        entry = self._partitions[number].get(offset)
+        if entry is None:
+            return None
+        record = entry.record
         position = Position(self.topic.name, number, offset)
-        return Delivery(record.body, position, record.id, taken, attempt, note)
+        return Delivery(record.body, position, record.id, entry.time, attempt, note)
 
-    def read(self, cursors: dict[int, int], most: int, timeout: float, wanted: Callable[[], bool]) -> list[Delivery]:
+    def read(self, cursors: dict[int, int], most: int) -> list[Delivery]:
         """Up to `most` records from the cursors on, which move; for a reader that nobody counts."""
-        until = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                self._there()
-                found: list[Delivery] = []
-                for number in cursors:
-                    cursor = max(cursors[number], self._partitions[number].base)
-                    while len(found) < most and (each := self._delivery((number, cursor), 1, b"")) is not None:
-                        found.append(each)
-                        cursor += 1
-                    cursors[number] = cursor
-                now = time.monotonic()
-                if found or now >= until or not wanted():
-                    return found
-                self._changed.wait(min(until - now, _LOOK))
+        self._there()
+        found: list[Delivery] = []
+        for number in list(cursors):
+            cursor = max(cursors[number], self._partitions[number].base)
+            while len(found) < most and (each := self._delivery((number, cursor), 1, b"")) is not None:
+                found.append(each)
+                cursor += 1
+            cursors[number] = max(cursor, cursors[number])
+            if len(found) < most:
+                continue
+            cursors[number] = cursors.pop(number)  # the others come first the next time
+            break
+        return found
+
+    def next_change(self, group: str) -> float:
+        """The monotonic moment at which a member may get something without a change; NEVER if there is none."""
+        there = self._groups.get(group)
+        return NEVER if there is None else there.next_change(self._clock.monotonic())
 
     # -- settling ----------------------------------------------------------------------------------------------------
 
     def ack(self, group: str, spots: Iterable[Spot]) -> None:
         """They are done, whoever owes them now: the work is the same."""
-        with self._changed:
-            there = self._group(group)
-            for spot in spots:
-                there.owed.pop(spot, None)
-                there.returned.pop(spot, None)
-            self._changed.notify_all()
+        self._group(group).settle(spots)
 
     def nack(self, group: str, member: int, spots: Iterable[Spot], delay: float, note: bytes) -> None:
         """They come again; only what this member still owes."""
-        with self._changed:
-            there = self._group(group)
-            for spot in spots:
-                owed = there.owed.get(spot)
-                if owed is not None and owed.member == member:
-                    there.give_back(spot, time.monotonic() + delay, owed.attempt, note)
-            self._changed.notify_all()
+        there = self._group(group)
+        when = self._clock.monotonic() + delay
+        for spot in spots:
+            if there.owed(spot, member) is not None:
+                there.give_back(spot, when, note)
 
     def extend(self, group: str, member: int, spots: Iterable[Spot], ack_wait: float) -> None:
-        """The member has `ack_wait` seconds more."""
-        with self._changed:
-            there = self._group(group)
-            for spot in spots:
-                owed = there.owed.get(spot)
-                if owed is not None and owed.member == member:
-                    owed.deadline = time.monotonic() + ack_wait
+        """The member has `ack_wait` seconds from now on."""
+        there = self._group(group)
+        deadline = self._clock.monotonic() + ack_wait
+        for spot in spots:
+            owed = there.owed(spot, member)
+            if owed is not None:
+                there.extend(spot, owed, deadline, ack_wait)
 
     def leave(self, group: str, member: int) -> None:
         """A member goes: what it owes comes again at once."""
-        with self._changed:
-            there = self._groups.get(group)
-            if there is not None:
-                for spot in [spot for spot, owed in there.owed.items() if owed.member == member]:
-                    there.give_back(spot, time.monotonic(), there.owed[spot].attempt, b"")
-            self._changed.notify_all()
+        there = self._groups.get(group)
+        if there is not None:
+            there.leave(member, self._clock.monotonic())
 
-    # -- groups and the whole ----------------------------------------------------------------------------------------
+    # -- groups ------------------------------------------------------------------------------------------------------
 
     def ensure_group(self, name: str, start: Start) -> None:
         """Make a group, if there is none."""
-        with self._changed:
-            self._there()
-            if name not in self._groups:
-                self._groups[name] = Group(self._cursors(start))
+        self._there()
+        if name not in self._groups:
+            self._groups[name] = Group(self.cursors(start))
 
     def seek_group(self, name: str, start: Start) -> None:
         """Begin anew at `start`; nothing is owed any more."""
-        with self._changed:
-            self._group(name)
-            self._groups[name] = Group(self._cursors(start))
-            self._changed.notify_all()
+        self._group(name)
+        self._groups[name] = Group(self.cursors(start))
 
     def delete_group(self, name: str) -> bool:
         """Whether there was one."""
-        with self._changed:
-            self._changed.notify_all()
-            return self._groups.pop(name, None) is not None
+        self._there()
+        return self._groups.pop(name, None) is not None
 
     def groups(self) -> dict[str, GroupInfo]:
         """How far each is."""
-        with self._changed:
-            self._there()
-            return {name: self._info(group) for name, group in self._groups.items()}
+        self._there()
+        return {name: self.info(name) for name in self._groups}
 
-    def _info(self, group: Group) -> GroupInfo:
-        left = [
-            max(0, part.last + 1 - max(group.cursors[number], part.base))
-            for number, part in enumerate(self._partitions)
-        ]
-        return GroupInfo(group.floor(), sum(left), len(group.owed) + len(group.returned))
+    def info(self, group: str) -> GroupInfo:
+        """How far a group is."""
+        there = self._group(group)
+        return GroupInfo(there.floor(), self._behind(there.cursors), there.pending)
 
-    def cursors(self, start: Start, partitions: Sequence[int] | None = None) -> dict[int, int]:
+    def read_info(self, cursors: Mapping[int, int]) -> GroupInfo:
+        """How far a reader is."""
+        self._there()
+        return GroupInfo({number: cursor - 1 for number, cursor in cursors.items()}, self._behind(cursors), 0)
+
+    def _behind(self, cursors: Mapping[int, int]) -> int:
+        """Records from the cursors on."""
+        left = 0
+        for number, cursor in cursors.items():
+            partition = self._partitions[number]
+            left += max(0, partition.last + 1 - max(cursor, partition.base))
+        return left
+
+    def cursors(self, start: Start) -> dict[int, int]:
         """The first offsets that `start` means."""
-        with self._changed:
-            self._there()
-            every = self._cursors(start)
-        return every if partitions is None else {number: every[number] for number in partitions}
-
-    def _cursors(self, start: Start) -> dict[int, int]:
+        self._there()
         numbered = enumerate(self._partitions)
         if isinstance(start, From):
             return {number: 1 if start is EARLIEST else part.last + 1 for number, part in numbered}
         if isinstance(start, Mapping):
-            return {number: start.get(number, 1) for number, _ in numbered}
+            return {number: max(1, start.get(number, 1)) for number, _ in numbered}
         return {number: part.since(start) for number, part in numbered}
-
-    def describe(self) -> Description:
-        """What it is and holds."""
-        with self._changed:
-            self._there()
-            self._forget(time.time())
-            extents = {number: Extent(part.base, part.last) for number, part in enumerate(self._partitions)}
-            held = [(len(part.records), part.nbytes) for part in self._partitions]
-        return Description(self.topic, extents, sum([n for n, _ in held]), sum([size for _, size in held]))
-
-    def end(self) -> None:
-        """It was deleted: who waits is told."""
-        with self._changed:
-            self.gone = True
-            self._changed.notify_all()
-
-    def wake(self) -> None:
-        """Have who waits look whether it is wanted."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def _there(self) -> None:
-        if self.gone:
-            raise TopicNotFound(f"Topic {self.topic.name} was deleted.")
 
     def _group(self, name: str) -> Group:
         self._there()
@@ -352,6 +296,40 @@ class Log:
         if group is None:
             raise TopicNotFound(f"Topic {self.topic.name} has no group {name!r}: it was deleted.")
         return group
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    def describe(self) -> Description:
+        """What it is and holds."""
+        self._there()
+        if self.topic.retention is not None:
+            self._age(self._clock.time())
+        extents = {number: Extent(part.base, part.last) for number, part in enumerate(self._partitions)}
+        return Description(self.topic, extents, sum([len(part) for part in self._partitions]), self.nbytes)
+
+    def wanted(self, partitions: Sequence[int] | None) -> frozenset[int]:
+        """Numbers of partitions, all of them for None; raises ConfigurationError."""
+        count = len(self._partitions)
+        if partitions is None:
+            return frozenset(range(count))
+        if any(not 0 <= number < count for number in partitions):
+            raise ConfigurationError(
+                f"Topic {self.topic.name} has {count} partitions; not all of {list(partitions)} are there."
+            )
+        return frozenset(partitions)
+
+    def end(self) -> None:
+        """It was deleted."""
+        self.gone = True
+
+    def _there(self) -> None:
+        if self.gone:
+            raise TopicNotFound(f"Topic {self.topic.name} was deleted.")
+
+
+def _age_of(partition: Partition) -> float:
+    oldest = partition.oldest
+    return 0.0 if oldest is None else oldest.time
 
 
 def same_topic(known: Topic, wanted: Topic) -> Topic:

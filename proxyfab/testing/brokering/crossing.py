@@ -15,7 +15,7 @@ from proxyfab.events.model import Capability, Record
 from proxyfab.testing.brokering import roles
 from proxyfab.testing.brokering.base import BrokerSuite, Join, Make
 from proxyfab.testing.brokering.flows import fill, nothing, numbers, settle, take
-from proxyfab.testing.processes import Child, at_once, in_fork, run
+from proxyfab.testing.processes import Child, at_once, in_fork, run, until
 
 PUBLISHERS, MEMBERS, EACH = 8, 4, 50
 
@@ -137,11 +137,7 @@ class CrossingTests(BrokerSuite):
         with Child(roles.work, broker, name) as one, Child(roles.work, broker, name) as two:
             for number in range(100):
                 fill(broker, name, 1, number, partition=number % 2 if several else 0)
-            with broker.subscribe(name, group=None) as pause:
-                for _ in range(200):
-                    if broker.groups(name)["g"].lag == 0:
-                        break
-                    pause.fetch(0, 0.1)
+            assert until(lambda: broker.groups(name)["g"].lag == 0, self.patience)
             one.send("end")
             two.send("end")
             assert sorted([*one.result(), *two.result()]) == list(range(100))
