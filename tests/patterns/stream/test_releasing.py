@@ -1,0 +1,288 @@
+"""Objects of events live as long as anybody is to read them, and no longer: whoever acknowledges, dies or is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from proxyfab import Store
+from proxyfab.brokers.memory import MemoryBroker
+from proxyfab.errors import ConfigurationError, ProxyfabError
+from proxyfab.events.broker import Broker
+from proxyfab.events.model import LATEST, Record, Topic
+from proxyfab.patterns.stream import releaser as releasing_module
+from proxyfab.patterns.stream.releaser import Releaser
+from proxyfab.patterns.stream.releasing import FLOOR, LEASE, Marker, objects_of, sweep, ttl_of
+from proxyfab.testing import until
+from proxyfab.wire.events import Event, Frame
+from tests.patterns.stream.events_at_hand import ack, fetch, publish
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store("memory://", inline_below=0) as store:
+        yield store
+        store.clear()
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with MemoryBroker() as broker:
+        yield broker
+
+
+def left(store: Store) -> int:
+    return sum(1 for _ in store.connector.scan())  # type: ignore[attr-defined]  # in memory it can be listed
+
+
+def big(n: int = 0) -> np.ndarray:
+    return np.full(1000, n)
+
+
+def release(broker: Broker, topic: Topic, group: str) -> Releaser:
+    """One round of a consumer: everything acknowledged, then released."""
+    releaser = Releaser(broker, topic, group)
+    releaser.told(ack(broker, topic.name, group))
+    releaser.close()
+    return releaser
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_the_last_group_s_acknowledgement_releases(broker: Broker, store: Store, partitions: int) -> None:
+    topic = broker.ensure(Topic("t", groups=("a", "b"), partitions=partitions))
+    for n in range(6):
+        publish(broker, "t", [big(n), "text"], store=store, partition=n % partitions)
+
+    assert release(broker, topic, "a").released == 0
+    assert left(store) == 6
+    assert release(broker, topic, "b").released == 6
+    assert left(store) == 0
+    assert sweep(broker, "t") == []
+
+
+def test_without_any_group_nothing_goes(broker: Broker, store: Store) -> None:
+    broker.ensure(Topic("t"))
+    publish(broker, "t", [big()], store=store)
+
+    assert sweep(broker, "t") == []
+    assert left(store) == 1
+
+
+def test_a_group_that_was_declared_counts_before_it_reads(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t", groups=("later",)))
+    publish(broker, "t", [big()], store=store)
+
+    assert release(broker, topic, "now").released == 0
+    assert sweep(broker, "t") == []
+    assert release(broker, topic, "later").released == 1
+
+
+def test_a_group_that_is_deleted_does_not_count(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t", groups=("a", "gone")))
+    publish(broker, "t", [big(), big()], store=store)
+    release(broker, topic, "a")
+
+    broker.delete_group("t", "gone")
+    told = sweep(broker, "t")
+
+    assert left(store) == 0
+    assert len(told) == 2
+    assert "every group has acknowledged its event (a)" in told[0].reason
+    assert "t/0@1" in told[0].what
+    assert told[0].nbytes >= 8000
+
+
+def test_a_group_that_begins_now_is_not_owed_what_was_before(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t"))
+    publish(broker, "t", [big()], store=store)
+    broker.ensure_group("t", "late", LATEST)
+
+    assert release(broker, topic, "a").released == 1
+
+
+def test_who_is_killed_between_acknowledging_and_evicting_is_cleaned_up_after(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t"))
+    for n in range(4):
+        publish(broker, "t", [big(n)], store=store)
+    ack(broker, "t", "g")  # and is killed
+
+    assert left(store) == 4
+    publish(broker, "t", [big()], store=store)
+    assert release(broker, topic, "g").released == 5
+    assert left(store) == 0
+
+
+def test_what_others_are_at_is_left_to_them_for_a_while(
+    broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releasing_module, "EVERY", 0.0)
+    topic = broker.ensure(Topic("t"))
+    publish(broker, "t", [big()], store=store)
+    ack(broker, "t", "g")
+    one = Releaser(broker, topic, "g")
+
+    one.work()
+    assert left(store) == 1
+    one.work()
+    assert left(store) == 0
+    one.close()
+
+
+def test_frames_acknowledged_out_of_order(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t", groups=("a", "b")))
+    for n in range(3):
+        publish(broker, "t", [big(n)], store=store)
+    ack(broker, "t", "b")
+    member, hands = fetch(broker, "t", "a")
+    releaser = Releaser(broker, topic, "a")
+    with member:
+        member.ack([hands[1].delivery])
+        releaser.told([hands[1]])
+        releaser.work()
+        assert not store.exists(objects_of(hands[1].frame)[0].key)
+        assert left(store) == 2
+        member.ack([hands[0].delivery, hands[2].delivery])
+    releaser.told([hands[0], hands[2]])
+    releaser.close()
+
+    assert left(store) == 0
+    assert Marker(broker.state("t")).read()[0][0].packed() == [1, 3]
+
+
+def test_redelivered_and_replayed_events_do_no_harm(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t"))
+    publish(broker, "t", [big()], store=store)
+    fetch(broker, "t", "g")[0].close()
+    again = release(broker, topic, "g")
+    assert again.released == 1
+    with broker.subscribe("t", group="g") as member:
+        member.seek({0: 1})
+    publish(broker, "t", [big()], store=store)
+
+    assert release(broker, topic, "g").released == 1
+    assert left(store) == 0
+
+
+def test_first_ack(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t", groups=("a", "b"), release="first_ack"))
+    publish(broker, "t", [big()], store=store)
+
+    assert release(broker, topic, "a").released == 1
+    publish(broker, "t", [big()], store=store)
+    ack(broker, "t", "b")  # and is killed
+    assert [item.reason for item in sweep(broker, "t")] == ["a group has acknowledged its event"]
+
+
+@pytest.mark.parametrize("how", ["never", "retention"])
+def test_what_is_not_ours_to_release(broker: Broker, store: Store, how: str) -> None:
+    topic = broker.ensure(Topic("t", release=how, retention=60.0))
+    publish(broker, "t", [big()], store=store)
+
+    assert release(broker, topic, "g").released == 0
+    assert sweep(broker, "t") == []
+    assert left(store) == 1
+
+
+def test_objects_of_somebody_else_stay(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t"))
+    mine = store.ref(big())
+    publish(broker, "t", [mine], keep=True)
+    publish(broker, "t", [big()], store=store)
+
+    assert release(broker, topic, "g").released == 1
+    assert mine.exists()
+
+
+def test_a_topic_that_is_to_go(broker: Broker, store: Store) -> None:
+    broker.ensure(Topic("t", groups=("g",)))
+    publish(broker, "t", [big()], store=store)
+
+    assert len(sweep(broker, "t", everything=True, dry_run=True)) == 1
+    assert left(store) == 1
+    assert [item.reason for item in sweep(broker, "t", everything=True)] == ["its topic is to go"]
+    assert left(store) == 0
+
+
+def test_one_sweeps_at_a_time(broker: Broker, store: Store) -> None:
+    broker.ensure(Topic("t"))
+    publish(broker, "t", [big()], store=store)
+    ack(broker, "t", "g")
+    revision = broker.state("t").put(LEASE, b"other")
+
+    assert sweep(broker, "t") == []
+    broker.state("t").delete(LEASE, revision=revision)
+    assert len(sweep(broker, "t")) == 1
+    assert broker.state("t").get(LEASE) is None
+
+
+def test_in_the_background(broker: Broker, store: Store) -> None:
+    topic = broker.ensure(Topic("t"))
+    publish(broker, "t", [big()], store=store)
+    confirmed = []
+    releaser = Releaser(broker, topic, "g", lambda: confirmed.append(left(store)))
+
+    releaser.told(ack(broker, "t", "g"))
+
+    until(lambda: left(store) == 0, 5)
+    assert confirmed == [1]
+    releaser.close()
+    until(lambda: broker.state("t").get(FLOOR) is not None, 5)
+
+
+def test_a_stream_without_objects_costs_nothing(broker: Broker) -> None:
+    topic = broker.ensure(Topic("t"))
+    publish(broker, "t", ["text"])
+    releaser = release(broker, topic, "g")
+
+    assert releaser._thread is None
+    assert broker.state("t").get(FLOOR) is None
+
+
+def test_a_place_that_cannot_be_reached_is_asked_again(broker: Broker, tmp_path: os.PathLike[str]) -> None:
+    topic = broker.ensure(Topic("t"))
+    with Store("memory://", inline_below=0) as store:
+        publish(broker, "t", [big()], store=store)
+        releaser = Releaser(broker, topic, "g", confirm := _Failing())
+        releaser.told(ack(broker, "t", "g"))
+        with pytest.raises(ProxyfabError, match="not now"):
+            releaser.work()
+        assert left(store) == 1
+        confirm.fails = False
+        releaser.close()
+        assert left(store) == 0
+
+
+class _Failing:
+    fails = True
+
+    def __call__(self) -> None:
+        if self.fails:
+            raise ProxyfabError("not now")
+
+
+def test_what_makes_no_sense_is_passed_over(broker: Broker, store: Store) -> None:
+    broken = [Event(1, [0, "a@b", "", 1, "", b"", 0]), Event(1, [0, 1, 2]), Event(0, "x")]
+
+    assert objects_of(Frame("p", 0, 0, 0, "", [store.url], broken)) == []
+    broker.ensure(Topic("t"))
+    broker.publish("t", [Record(b"no frame")])
+    ack_all = broker.subscribe("t", group="g")
+    with ack_all:
+        ack_all.ack(ack_all.fetch(1, 1))
+    assert sweep(broker, "t") == []
+
+
+def test_objects_expire_where_records_do() -> None:
+    assert ttl_of(Topic("t")) is None
+    assert ttl_of(Topic("t", retention=3600.0)) == 4200.0
+    assert ttl_of(Topic("t", retention=10.0, release="retention")) == 70.0
+    assert ttl_of(Topic("t", retention=10.0, release="never")) is None
+    assert ttl_of(Topic("t", full="drop_oldest", max_bytes=1000, release="never")) is None
+    assert ttl_of(Topic("t", full="drop_oldest", max_bytes=1000, retention=10.0)) == 70.0
+    with pytest.raises(ConfigurationError, match="says no retention"):
+        ttl_of(Topic("t", release="retention"))
+    with pytest.raises(ConfigurationError, match="drops what is old"):
+        ttl_of(Topic("t", full="drop_oldest", max_bytes=1000))
