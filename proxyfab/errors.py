@@ -19,6 +19,7 @@
     ├── CapabilityError       NotImplementedError  the backend cannot do this at all
     ├── MissingDependency     ImportError          an extra is not installed (the pip line is in the message)
     ├── BackPressureError     RuntimeError         a bounded queue is full
+    ├── WorkerDied            RuntimeError         every worker that ran this task died: it is not tried again
     ├── RemoteError           RuntimeError         an exception of another process, as far as it can be told here
     └── ConfigurationError    ValueError           a URL, an option or a name makes no sense
 
@@ -101,6 +102,10 @@ class MissingDependency(ProxyfabError, ImportError):
 
 class BackPressureError(ProxyfabError, RuntimeError):
     """A bounded queue is full and the caller chose an error over waiting."""
+
+
+class WorkerDied(ProxyfabError, RuntimeError):
+    """The workers that ran a task died, each time: the task is not tried again."""
 
 
 class RemoteError(ProxyfabError, RuntimeError):

@@ -37,6 +37,7 @@ BUILT_IN = {
     "CapabilityError": NotImplementedError,
     "MissingDependency": ImportError,
     "BackPressureError": RuntimeError,
+    "WorkerDied": RuntimeError,
     "RemoteError": RuntimeError,
     "ConfigurationError": ValueError,
 }
