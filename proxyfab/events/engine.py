@@ -32,6 +32,7 @@ from proxyfab.events.partition import Partition
 
 HISTORY = 256 << 20
 """Bytes of acknowledged records that a topic without a limit keeps for replay."""
+MUCH = 1 << 62
 _OWN = 200
 """Bytes that a record takes beside its body, as far as HISTORY goes."""
 
@@ -139,45 +140,48 @@ class Log:
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
-    def fetch(self, group: str, member: int, most: int, ack_wait: float, partitions: frozenset[int]) -> list[Delivery]:
-        """Up to `most` records for a member, of what there is now: first what comes again."""
+    def fetch(
+        self, group: str, member: int, most: int, ack_wait: float, partitions: frozenset[int], room: int = MUCH
+    ) -> list[Delivery]:
+        """Up to `most` records for a member, of what there is now: first what comes again.
+
+        When they have `room` bytes together, no further one is added.
+        """
         there = self._group(group)
         now = self._clock.monotonic()
         there.expire(now)
         if self.topic.retention is not None:
             self._age(self._clock.time())
         found: list[Delivery] = []
-        for spot, again in there.again(now, partitions, most):
+        while len(found) < most and room > 0 and (due := there.again(now, partitions, 1)):
+            spot, again = due[0]
             delivery = self._delivery(spot, again.attempt + 1, again.note)
             if delivery is not None:  # retention has not taken it
                 there.lend(spot, member, now, ack_wait, again)
                 found.append(delivery)
-        return self._fresh(there, member, most, now, ack_wait, partitions, found)
+                room -= len(delivery.body)
+        for each in self._fresh(there, most - len(found), partitions, room):
+            there.lend((each.position.partition, each.position.offset), member, now, ack_wait)
+            found.append(each)
+        return found
 
-    def _fresh(
-        self,
-        group: Group,
-        member: int,
-        most: int,
-        now: float,
-        ack_wait: float,
-        partitions: frozenset[int],
-        found: list[Delivery],
-    ) -> list[Delivery]:
-        """Add what nobody has fetched, beginning with another partition each time."""
+    def _fresh(self, group: Group, most: int, partitions: frozenset[int], room: int) -> list[Delivery]:
+        """What nobody has fetched, beginning with another partition each time."""
         count = len(self._partitions)
         group.turn = (group.turn + 1) % count
-        for number in range(group.turn, group.turn + count):
-            number %= count
-            if number not in partitions:
-                continue
-            partition = self._partitions[number]
-            cursor = max(group.cursors[number], partition.base)
-            while len(found) < most and (each := self._delivery((number, cursor), 1, b"")) is not None:
-                group.lend((number, cursor), member, now, ack_wait)
+        numbers = [number % count for number in range(group.turn, group.turn + count)]
+        return self._onward(group.cursors, [number for number in numbers if number in partitions], most, room)
+
+    def _onward(self, cursors: dict[int, int], numbers: Iterable[int], most: int, room: int) -> list[Delivery]:
+        """Records from the cursors on, which move."""
+        found: list[Delivery] = []
+        for number in numbers:
+            cursor = max(cursors[number], self._partitions[number].base)
+            while len(found) < most and room > 0 and (each := self._delivery((number, cursor), 1, b"")) is not None:
                 found.append(each)
+                room -= len(each.body)
                 cursor += 1
-            group.cursors[number] = max(cursor, group.cursors[number])
+            cursors[number] = max(cursor, cursors[number])
         return found
 
     def _delivery(self, spot: Spot, attempt: int, note: bytes) -> Delivery | None:
@@ -189,20 +193,13 @@ class Log:
         position = Position(self.topic.name, number, offset)
         return Delivery(record.body, position, record.id, entry.time, attempt, note)
 
-    def read(self, cursors: dict[int, int], most: int) -> list[Delivery]:
-        """Up to `most` records from the cursors on, which move; for a reader that nobody counts."""
+    def read(self, cursors: dict[int, int], most: int, room: int = MUCH) -> list[Delivery]:
+        """The same for a reader that nobody counts, from its cursors on."""
         self._there()
-        found: list[Delivery] = []
-        for number in list(cursors):
-            cursor = max(cursors[number], self._partitions[number].base)
-            while len(found) < most and (each := self._delivery((number, cursor), 1, b"")) is not None:
-                found.append(each)
-                cursor += 1
-            cursors[number] = max(cursor, cursors[number])
-            if len(found) < most:
-                continue
-            cursors[number] = cursors.pop(number)  # the others come first the next time
-            break
+        found = self._onward(cursors, list(cursors), most, room)
+        if found:
+            last = found[-1].position.partition
+            cursors[last] = cursors.pop(last)  # the others come first the next time
         return found
 
     def next_change(self, group: str) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import zmq
 
-from proxyfab.connectors.zmq.guard import Guard
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
+from proxyfab.zeromq.guard import Guard
 
 ADDRESS = "node7:5555"
 

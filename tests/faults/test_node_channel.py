@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from proxyfab.connectors.zmq.channel import Broken
+from proxyfab.zeromq.connection import Broken
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.errors import AccessDenied, ConnectorError

@@ -8,13 +8,13 @@ import pytest
 
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
-from proxyfab.connectors.zmq.greeting import mechanism
 from proxyfab.connectors.zmq.stream import Stream
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.nodes import NodeServer
+from proxyfab.zeromq.greeting import mechanism
 
 MB = 2**20
 

@@ -27,22 +27,6 @@ from proxyfab.wire.messages import NOBODY, Message, pieces
 _FRESH = 0.5
 """Seconds since the last answer in which a connection is taken to stand."""
 _VIEWS = 1000
-PATIENCE = 5.0
-"""Seconds in which a connection has to come about."""
-
-
-class Broken(Exception):
-    """The connection has ended, or the deadline has passed.
-
-    Args:
-        text: What the server did.
-        again: Whether another connection may do.
-        away: Whether this process was stopped or too busy to say that it is there, so that the server gave it up.
-    """
-
-    def __init__(self, text: str, *, again: bool = True, away: bool = False) -> None:
-        super().__init__(text)
-        self.again, self.away = again, away
 
 
 class Channel(abc.ABC):

@@ -19,7 +19,6 @@ from proxyfab.connectors.zmq import health
 from proxyfab.connectors.zmq.batches import Wanted, cut
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.filling import SHARED, Filling
-from proxyfab.connectors.zmq.guard import CLIENT
 from proxyfab.connectors.zmq.link import Link
 from proxyfab.connectors.zmq.servers import TIMEOUT, Reach, Servers, Spot
 from proxyfab.connectors.zmq.spaces import draw, leave_at_exit
@@ -31,6 +30,7 @@ from proxyfab.osio.namespace import is_name
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.wire.flow import WINDOW
 from proxyfab.wire.messages import CHUNK, Message
+from proxyfab.zeromq.guard import CLIENT
 
 _SWAPPED = 1 << 20
 _VIEWS = 1000

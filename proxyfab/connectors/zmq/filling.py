@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 from proxyfab.buffers import Frames
-from proxyfab.connectors.zmq.channel import Broken, Channel
+from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.link import Link
 from proxyfab.errors import ConnectorError
 from proxyfab.keys import Key
+from proxyfab.zeromq.connection import Broken
 
 SHARED = 256 << 10
 """Bytes from which on two round trips and a copy in shared memory are cheaper than a copy through sockets."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import zmq
 
 from proxyfab.connectors.zmq.beside import Offer, connect
-from proxyfab.connectors.zmq.channel import PATIENCE, Broken, Channel
+from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.connectors.zmq.locator import endpoint
 from proxyfab.connectors.zmq.presence import Presence
@@ -35,6 +35,7 @@ from proxyfab.trace import Link as Place
 from proxyfab.trace import here, span
 from proxyfab.wire.messages import REQUEST, VERSION, Message
 from proxyfab.wire.side import NONCE, proof
+from proxyfab.zeromq.connection import PATIENCE, Broken
 
 R = TypeVar("R")
 _AGAIN = 2.0

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zmq
 
-from proxyfab.connectors.zmq.context import contexts
 from proxyfab.osio.owner import Writer
 from proxyfab.wire.messages import presence_of
+from proxyfab.zeromq.context import contexts
 
 _AGAIN = 1000
 _HEARTBEAT, _SILENCE = 5000, 15000

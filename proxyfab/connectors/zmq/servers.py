@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxyfab.connectors.zmq.guard import CLIENT, Guard
 from proxyfab.connectors.zmq.link import Link
 from proxyfab.connectors.zmq.locator import Locator, endpoint
 from proxyfab.connectors.zmq.private import Files, Memberships
@@ -13,6 +12,7 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.policy import check_address
 from proxyfab.spec import ConnectorSpec
+from proxyfab.zeromq.guard import CLIENT, Guard
 
 AUTO = "auto"
 """Stands for the private server of this user on this machine."""

@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from proxyfab.connectors.zmq.channel import Broken, Channel, Filling
+from proxyfab.connectors.zmq.channel import Channel, Filling
 from proxyfab.errors import IntegrityError
 from proxyfab.fork import on_fork
 from proxyfab.wire.messages import NOBODY, Message
 from proxyfab.wire.side import PULSE, SILENCE, Reading, Writing, written
+from proxyfab.zeromq.connection import Broken
 
 _SLICE = struct.pack("ll", 0, 200_000)
 """A wait ends after so long (seconds, microseconds), to look whether the server is there and the time is over."""

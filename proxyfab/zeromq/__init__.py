@@ -1,0 +1,1 @@
+"""How a server is spoken to over ZeroMQ: contexts, keys, connections that end once. For connectors and brokers."""
