@@ -26,6 +26,8 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "brokers": {
         "memory": ("proxyfab.brokers.memory", "MemoryBroker", ""),
+        "redis": ("proxyfab.brokers.redis", "RedisBroker", "redis"),
+        "rediss": ("proxyfab.brokers.redis", "RedisBroker", "redis"),
     },
     "layers": {
         # what may stand before a scheme: a class whose one required argument is the connector below it

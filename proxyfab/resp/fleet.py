@@ -50,7 +50,9 @@ class Fleet:
         self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
         on_fork(self)
 
-    def run(self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
+    def run(
+        self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True, timeout: float | None = None
+    ) -> T:
         """`work(link)` on a link to the server of the key `name`.
 
         Args:
@@ -58,11 +60,12 @@ class Fleet:
             work: Called with a link on which nothing is under way; it must leave it so.
             what: The operation, for messages.
             again: Whether it may be repeated when nobody knows whether it was done.
+            timeout: Seconds that it has; None for the place's.
 
         Raises:
             ProxyfabError: What `work` met, translated.
         """
-        return self._run(lambda: self._use().address(name), work, what, again)
+        return self._run(lambda: self._use().address(name), work, what, again, timeout=timeout)
 
     def run_at(self, address: Address, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
         """`work(link)` on a link to one server."""
@@ -147,7 +150,7 @@ class Fleet:
 
     def _use(self) -> Topology:
         if self.closed:
-            raise ConnectorError(f"{self.place.label} was closed; open a new connector.")
+            raise ConnectorError(f"{self.place.label} was closed; open it again.")
         topology = self._topology
         if topology is None:
             topology = self._topology = topology_of(self.place, self._peek)  # of two at once, either will do
@@ -184,17 +187,24 @@ class Fleet:
             raise translate(error, Doing("finding the servers", self.place.label, self.place.timeout)) from error
 
     def _run(
-        self, where: Callable[[], Address], work: Callable[[Link], T], what: str, again: bool, protocol: int = 2
+        self,
+        where: Callable[[], Address],
+        work: Callable[[Link], T],
+        what: str,
+        again: bool,
+        protocol: int = 2,
+        timeout: float | None = None,
     ) -> T:
         started = time.monotonic()
+        seconds = self.place.timeout if timeout is None else timeout
         try:
-            done = self._once(where(), work, self.place.timeout, protocol)
+            done = self._once(where(), work, seconds, protocol)
         except ProxyfabError:  # some of them are built-in errors, too
             raise
         except FOREIGN as error:
             # A wait may have lasted; what broke it off is tried again for as long as any call.
-            left = self.place.timeout - (time.monotonic() - started if protocol == 2 else 0.0)
-            return self._again(error, where, work, what, again, protocol, max(left, 0.0))
+            left = seconds - (time.monotonic() - started if protocol == 2 else 0.0)
+            return self._again(error, where, work, Doing(what, self.place.label, seconds), again, protocol, left)
         self._budget.earn()
         return done
 
@@ -240,15 +250,14 @@ class Fleet:
         first: BaseException,
         where: Callable[[], Address],
         work: Callable[[Link], T],
-        what: str,
+        doing: Doing,
         again: bool,
         protocol: int,
         left: float,
     ) -> T:
         """What comes after a first failure: a few more attempts, or the error. To be sent elsewhere is no failure."""
         error, sent = first, 0
-        doing = Doing(what, self.place.label, self.place.timeout)
-        attempts = Attempts(self._budget, timeout=left, retryable=lambda error: self._worth(error, again))
+        attempts = Attempts(self._budget, timeout=max(left, 0.0), retryable=lambda error: self._worth(error, again))
         while True:
             asked = error if isinstance(error, AskError) else None
             if isinstance(error, ELSEWHERE) and self.place.cluster and sent < _SENT:
@@ -257,7 +266,7 @@ class Fleet:
                 pause = attempts.failed(error)
                 if pause is None:
                     tried = f" (tried {attempts.number} times)" if attempts.number > 1 else ""
-                    raise translate(error, doing._replace(what=what + tried)) from error
+                    raise translate(error, doing._replace(what=doing.what + tried)) from error
                 time.sleep(pause)
                 sent = 0
             try:

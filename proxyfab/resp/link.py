@@ -8,6 +8,7 @@ Belongs to one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Iterable, Sequence
@@ -84,6 +85,11 @@ class Link:
     def close(self) -> None:
         """Let go of it; what is on its way is lost."""
         self._connection.disconnect()
+
+    def interrupt(self) -> None:
+        """From another thread: whoever waits on it finds it broken."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # a TLS socket's own would take its state along
 
     # -- speaking ----------------------------------------------------------------------------------------------------
 

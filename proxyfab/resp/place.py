@@ -78,8 +78,8 @@ class Place(NamedTuple):
             _remembered[place.label, place.user] = secret
         return place, options.get("ns")
 
-    def url(self, namespace: str) -> str:
-        """What opens the same namespace elsewhere."""
+    def url(self, namespace: str | None) -> str:
+        """What opens the same namespace elsewhere; None for a place without one."""
         usual = Place(self.scheme, self.hosts)
         texts = {"cluster": "1", "verify": "0", "timeout": f"{self.timeout:g}", "lease": f"{self.lease:g}"}
         options = [
@@ -88,7 +88,9 @@ class Place(NamedTuple):
             if getattr(self, name) != getattr(usual, name)
         ]
         host, path = self._where()
-        return str(ConnectorSpec(self.scheme, host, path, (("ns", namespace), *options)))
+        return str(
+            ConnectorSpec(self.scheme, host, path, (*([] if namespace is None else [("ns", namespace)]), *options))
+        )
 
     @property
     def label(self) -> str:

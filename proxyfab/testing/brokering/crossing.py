@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import time
@@ -170,7 +171,7 @@ class CrossingTests(BrokerSuite):
 
         def child() -> list[int]:
             fill(broker, topic, 1, 1)
-            with broker.subscribe(topic, group="child") as member:
+            with broker.subscribe(topic, group=f"child-{os.getpid()}") as member:
                 found = numbers(settle(member, 2, self.patience))
             broker.close()
             return found

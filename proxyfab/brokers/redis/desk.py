@@ -1,0 +1,138 @@
+"""What broker, subscriptions and values ask a server, each in one round trip; and waiting for a bell that it rings.
+
+Promises: no call outlives its deadline; a link that breaks is tried again within it, with the same words; who waits is
+told by the server, and let go at once by `Waiting.end`. Nothing is lost with a link that waits: it only looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from proxyfab.brokers.redis.scripts import Script
+from proxyfab.errors import BackPressureError, ConfigurationError, Conflict, ProxyfabError, TopicNotFound
+from proxyfab.resp.errors import FOREIGN
+from proxyfab.resp.fleet import Fleet
+from proxyfab.resp.link import Link, Part, pack
+from proxyfab.resp.parser import Reply, checked
+
+LOOK = 1.0
+"""Seconds after which who waits looks whether all is there still: a server that lost everything rings no bell."""
+_SILENCE = 5.0
+_OURS = ("NOTOPIC", "NOGROUP", "NOPARTITION", "OUTSIDE", "FULL", "CONFLICT")
+
+
+class Ended(Exception):
+    """Who waited was let go."""
+
+
+class Desk:
+    """Asks servers.
+
+    Args:
+        fleet: The links.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    def ask(
+        self, script: Script, key: bytes, words: Sequence[Part], what: str, *, timeout: float | None = None
+    ) -> Reply:
+        """What a script answers.
+
+        Raises:
+            TopicNotFound, BackPressureError, Conflict: It has not done its work.
+            ProxyfabError: It could not be asked.
+        """
+
+        def work(link: Link) -> Reply:
+            reply = _exchange(link, script.command(key, words))
+            if isinstance(reply, NoScriptError):
+                reply = _exchange(link, script.command(key, words, unknown=True))
+            ours = isinstance(reply, ResponseError) and str(reply).partition(" ")[0] in _OURS
+            return reply if ours else checked(reply)
+
+        reply = self.fleet.run(key, work, what, timeout=timeout)
+        if isinstance(reply, ResponseError):
+            raise _meaning(str(reply).split(" "), key, words, self.fleet.place.label)
+        return reply
+
+    def call(self, key: bytes, words: Sequence[bytes], what: str) -> Reply:
+        """What a command answers."""
+        return self.fleet.run(key, lambda link: link.call(*words), what)
+
+
+def _exchange(link: Link, parts: list[Part]) -> Reply:
+    link.send(parts, sum(map(len, parts)))
+    return link.parser.read()
+
+
+class Waiting:
+    """Waits of one subscription, or of one value; several threads may wait at once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.ended = False
+        self._desk = desk
+        self._links: set[Link] = set()
+
+    def wait(self, bell: bytes, rung: bytes, seconds: float) -> None:
+        """Return when a bell is rung after `rung`, or after so many seconds, or a few more of the server's.
+
+        Raises:
+            Ended: It was let go.
+            ProxyfabError: The server went away.
+        """
+        until = monotonic() + min(seconds, LOOK)
+
+        def work(link: Link) -> None:
+            left = until - monotonic()
+            if left <= 0:
+                return
+            self._links.add(link)
+            try:
+                if not self.ended:
+                    block = b"%d" % max(int(left * 1000), 1)
+                    link.begin(left + _SILENCE)
+                    link.ask(pack(b"XREAD", b"COUNT", b"1", b"BLOCK", block, b"STREAMS", bell, rung))
+                    checked(link.parser.read())
+            except FOREIGN:
+                if not self.ended:
+                    raise
+            finally:
+                self._links.discard(link)
+            if self.ended:
+                raise Ended
+
+        self._desk.fleet.run(bell, work, "waiting", timeout=min(seconds, LOOK) + _SILENCE)
+
+    def end(self) -> None:
+        """Let go of all who wait, now and later."""
+        self.ended = True
+        for link in list(self._links):
+            link.interrupt()
+
+
+def _meaning(said: list[str], key: bytes, words: Sequence[Part], where: str) -> ProxyfabError:
+    """What a refusal means."""
+    topic, _, rest = key.decode().removeprefix("{pf:").partition("}:")
+    if said[0] == "NOTOPIC":
+        return TopicNotFound(
+            f"There is no topic {topic} at {where}: it was never made (ensure(Topic({topic!r}))), it was deleted, or "
+            "the server lost what it held."
+        )
+    if said[0] == "NOGROUP":
+        return TopicNotFound(f"Topic {topic} at {where} has no group {rest[2:]!r}: it was deleted.")
+    if said[0] == "NOPARTITION":
+        return TopicNotFound(f"Topic {topic} at {where} has no partition {said[1]}.")
+    if said[0] == "OUTSIDE":
+        return ConfigurationError(f"Topic {topic} at {where} has {said[1]} partitions, from 0 on; ask for these.")
+    if said[0] == "FULL":
+        return BackPressureError(
+            f"Topic {topic} at {where} is full: {said[1]} bytes wait in it, {said[2]} more do not fit into {said[3]}. "
+            "Consume or delete groups, or make it larger."
+        )
+    name, expected = bytes(words[0]).decode(), bytes(words[1]).decode()
+    return Conflict(f"{name} has revision {said[1]}, not {expected}: somebody else has set it.")

@@ -1,0 +1,231 @@
+"""Records come and go: publishing, what is known again, what makes room; and what reading without a group sees."""
+
+from __future__ import annotations
+
+from proxyfab.brokers.redis.scripts import HISTORY, Script
+
+PUBLISH = Script(
+    """
+-- words: partition, id, body of each record; an id that begins with a zero byte is not told to readers
+local topic = limits()
+if not topic then return GONE end
+local now, count = clock(), #ARGV / 3
+local answers, ids, fresh, mine, more = {}, {}, {}, {}, 0
+for i = 1, count do
+    ids[i] = ARGV[3 * i - 1]
+    local p = ARGV[3 * i - 2]
+    if tonumber(p) >= topic.partitions then return redis.error_reply('NOPARTITION ' .. p) end
+end
+local known = call('HMGET', base .. 's:d', unpack(ids))
+for i = 1, count do
+    local p, n, at = string.match(known[i] or '', '^(%d+) (%d+) (%d+)$')
+    if p and tonumber(at) >= now - topic.window then
+        answers[i] = p .. ' ' .. n
+    elseif not mine[ids[i]] then
+        mine[ids[i]] = i
+        fresh[#fresh + 1] = i
+        more = more + #ARGV[3 * i]
+    end
+end
+
+local function drop(p, upto, wanted)  -- oldest first, until so many bytes are free
+    local first = ends(p)
+    local at, freed = first, 0
+    while at <= upto and freed < wanted do
+        local sizes = call('LRANGE', base .. 's:z:' .. p, at - first, math.min(at - first + 99, upto - first))
+        if #sizes == 0 then break end
+        for _, each in ipairs(sizes) do
+            freed = freed + tonumber(string.match(each, '^%d+'))
+            at = at + 1
+            if freed >= wanted then break end
+        end
+    end
+    if at > first then
+        call('LTRIM', base .. 's:z:' .. p, at - first, -1)
+        call('XTRIM', base .. 's:' .. p, 'MINID', whole(at) .. '-0')
+        call('HSET', counters, 'f' .. p, whole(at))
+        call('HINCRBY', counters, 'b' .. p, -freed)
+        call('HINCRBY', counters, 'b', -freed)
+    end
+    return freed
+end
+local function expire(p)
+    if topic.retention then
+        local first = kept(p, topic, now)
+        drop(p, first - 1, math.huge)
+    end
+end
+local function held() return tonumber(call('HGET', counters, 'b') or 0) end
+local function done(p)  -- what every group has acknowledged
+    local upto = nil
+    for _, name in ipairs(call('SMEMBERS', base .. 'g')) do
+        local theirs = floor(name, p)
+        upto = upto and math.min(upto, theirs) or theirs
+    end
+    local _, last = ends(p)
+    return math.min(upto or 0, last)
+end
+local function room(limit)
+    for p = 0, topic.partitions - 1 do expire(p) end
+    for p = 0, topic.partitions - 1 do
+        local wanted = held() + more - limit
+        if wanted <= 0 then return true end
+        drop(p, done(p), wanted)
+    end
+    if held() + more <= limit or not topic.bytes then return true end
+    if topic.full == 'reject' or more > limit then return false end
+    while held() + more > limit do
+        local oldest, when = nil, nil
+        for p = 0, topic.partitions - 1 do
+            local _, at = entry(p, 0)
+            if at and (not when or at < when) then oldest, when = p, at end
+        end
+        if not oldest then break end
+        local first = ends(oldest)
+        drop(oldest, first, math.huge)
+    end
+    return true
+end
+local limit = topic.bytes or HISTORY
+if #fresh > 0 and held() + more > limit and not room(limit) then
+    return redis.error_reply('FULL ' .. whole(held()) .. ' ' .. whole(more) .. ' ' .. whole(limit))
+end
+
+local last, sizes, seen, order, added = {}, {}, {}, {}, {}
+local stamp = whole(now)
+for _, i in ipairs(fresh) do
+    local p, id, body = ARGV[3 * i - 2], ids[i], ARGV[3 * i]
+    if not last[p] then
+        local _, n = ends(p)
+        last[p], sizes[p], added[p] = n, {}, 0
+    end
+    local n = last[p] + 1
+    last[p] = n
+    local shown = string.byte(id) == 0 and '' or id
+    call('XADD', base .. 's:' .. p, whole(n) .. '-0', 'b', body, 'i', shown, 't', stamp)
+    table.insert(sizes[p], #body .. ' ' .. stamp)
+    added[p] = added[p] + #body
+    seen[#seen + 1] = id seen[#seen + 1] = p .. ' ' .. whole(n) .. ' ' .. stamp
+    order[#order + 1] = stamp .. ' ' .. id
+    answers[i] = p .. ' ' .. whole(n)
+end
+for p, n in pairs(last) do
+    many('RPUSH', base .. 's:z:' .. p, sizes[p])
+    call('HSET', counters, 'n' .. p, whole(n))
+    call('HINCRBY', counters, 'b' .. p, added[p])
+    expire(p)
+end
+while true do  -- forget the ids behind the window
+    local oldest = call('LRANGE', base .. 's:q', 0, 99)
+    local old = {}
+    for _, each in ipairs(oldest) do
+        local at, id = string.match(each, '^(%d+) (.*)$')
+        if tonumber(at) >= now - topic.window then break end
+        old[#old + 1] = id
+    end
+    if #old > 0 then
+        call('HDEL', base .. 's:d', unpack(old))
+        call('LTRIM', base .. 's:q', #old, -1)
+    end
+    if #old < 100 then break end
+end
+if #fresh > 0 then
+    call('HINCRBY', counters, 'b', more)
+    many('HSET', base .. 's:d', seen)
+    many('RPUSH', base .. 's:q', order)
+    for _, key in ipairs({'s:d', 's:q'}) do call('PEXPIRE', base .. key, whole(2 * topic.window / 1000 + 1000)) end
+    ring(base .. 'b')
+end
+for i = 1, count do answers[i] = answers[i] or answers[mine[ids[i]]] end
+return answers
+""".replace("HISTORY", str(HISTORY))
+)
+"""To `s`; where each record lies, "<partition> <offset>"."""
+
+READ = Script(
+    """
+-- words: how many, then partition and offset to go on from
+local topic = limits()
+if not topic then return GONE end
+local now, most, nbytes = clock(), tonumber(ARGV[1]), 0
+local found = {rung(base .. 'b'), ''}
+for i = 2, #ARGV, 2 do
+    local first = kept(ARGV[i], topic, now)
+    local left = most - (#found - 2) / 3
+    local _, told = range(ARGV[i], math.max(tonumber(ARGV[i + 1]), first), left, found, nbytes)
+    nbytes = told
+end
+return found
+""",
+    writes=False,
+)
+"""The bell, "", then for each record "<partition> <offset> <attempt> <time> <id>", its body, and a note."""
+
+DESCRIBE = Script(
+    """
+local topic = limits()
+if not topic then return GONE end
+local now = clock()
+local found = {call('HGET', base .. 'm', 'topic')}
+for p = 0, topic.partitions - 1 do
+    local raw = ends(p)
+    local first, last = kept(p, topic, now)
+    local nbytes = tonumber(call('HGET', counters, 'b' .. p) or 0)
+    for index = 0, first - raw - 1, 1000 do
+        for _, each in ipairs(call('LRANGE', base .. 's:z:' .. p, index, math.min(index + 999, first - raw - 1))) do
+            nbytes = nbytes - tonumber(string.match(each, '^%d+'))
+        end
+    end
+    found[#found + 1] = whole(first) found[#found + 1] = whole(last) found[#found + 1] = whole(nbytes)
+end
+return found
+""",
+    writes=False,
+)
+"""The topic, then for each partition the first offset, the last one and its bytes."""
+
+START = Script(
+    """
+-- words: kind, where; as in the groups' scripts
+local topic = limits()
+if not topic then return GONE end
+local found = {}
+for p = 0, topic.partitions - 1 do found[#found + 1] = whole(start(ARGV[1], ARGV[2], p)) end
+return found
+""",
+    writes=False,
+)
+"""For each partition the offset that a start means."""
+
+ENSURE = Script(
+    """
+-- words: topic, partitions, retention, max_bytes, full, window, groups
+local known = call('HGET', base .. 'm', 'topic')
+if known then return known end
+call('HSET', base .. 'm', 'topic', ARGV[1], 'partitions', ARGV[2], 'retention', ARGV[3], 'max_bytes', ARGV[4],
+     'full', ARGV[5], 'window', ARGV[6])
+local topic = limits()
+for i = 7, #ARGV do begin(ARGV[i], 'earliest', '', topic) end
+return ARGV[1]
+"""
+)
+"""The topic as it is."""
+
+DELETE = Script(
+    """
+local topic = limits()
+if not topic then return 0 end
+for _, name in ipairs(call('SMEMBERS', base .. 'g')) do
+    forget(name, topic)
+    call('UNLINK', base .. 'g:' .. name)
+end
+for p = 0, topic.partitions - 1 do call('UNLINK', base .. 's:' .. p, base .. 's:z:' .. p) end
+for _, key in ipairs({'m', 's', 's:d', 's:q', 'g', 'v', 'v:n', 'v:x'}) do call('UNLINK', base .. key) end
+for _, key in ipairs({'b', 'v:b'}) do  -- who waits is told
+    ring(base .. key)
+    call('PEXPIRE', base .. key, 1000)
+end
+return 1
+"""
+)
+"""Whether there was one."""

@@ -1,0 +1,162 @@
+"""What the server does at once, in its own language: a script is one step that nobody comes between.
+
+Keys of a topic, all in one slot of a cluster:
+
+    {pf:<topic>}:m              hash: the topic, and those of its limits that scripts look at
+    {pf:<topic>}:s              hash: n<p> the last offset in partition p, f<p> the first, b<p> its bytes, b all bytes
+    {pf:<topic>}:s:<p>          stream: record n has the id n-0 and the fields b (body), i (id), t (microseconds)
+    {pf:<topic>}:s:z:<p>        list: "<bytes> <microseconds>" for each record of that stream
+    {pf:<topic>}:s:d, :s:q      hash: where the records with known ids lie; list: these ids, oldest first
+    {pf:<topic>}:b              stream of one entry: rung when there may be something to fetch
+    {pf:<topic>}:g              set: the groups
+    {pf:<topic>}:g:<g>          hash: c<p> the offset to fetch next
+    {pf:<topic>}:g:<g>:due      sorted set: "<p>-<offset>" of what is owed or given back, by when it comes again
+    {pf:<topic>}:g:<g>:who      hash: for each of these "<member> <attempt> <note>"; no member where it was given back
+    {pf:<topic>}:g:<g>:<p>      sorted set: the same offsets in their order, for the floor
+    {pf:<topic>}:v, :v:n, :v:x  hash: values; their last revision; sorted set: when those with a time to live end
+    {pf:<topic>}:v:b            as `b`, for values
+
+Rules:
+1. A script looks before it writes: where it refuses, nothing has changed but that expired records are gone.
+2. Its work is bounded: by what it was given, and by `BYTES` of bodies in one reply.
+3. Moments are the server's, in microseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from proxyfab.resp.link import Part
+
+BYTES = 8 << 20
+"""Bytes of bodies after which a reply takes no more records."""
+HISTORY = 256 << 20
+"""Bytes of acknowledged records that a topic without a limit keeps for replay."""
+
+_PRELUDE = """
+local call = redis.call
+local base = string.sub(KEYS[1], 1, (string.find(KEYS[1], '}', 1, true))) .. ':'
+local counters = base .. 's'
+local function whole(number) return string.format('%.0f', number) end
+local function clock() local now = call('TIME') return now[1] * 1000000 + now[2] end
+local function ring(bell) call('XADD', bell, 'MAXLEN', 1, '*', 'x', '') end
+local function rung(bell)
+    local last = call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
+    return last and last[1] or '0-0'
+end
+local function limits()
+    local found = call('HMGET', base .. 'm', 'partitions', 'retention', 'max_bytes', 'full', 'window')
+    if not found[1] then return nil end
+    return {partitions = tonumber(found[1]), retention = tonumber(found[2]), bytes = tonumber(found[3]),
+            full = found[4], window = tonumber(found[5])}
+end
+local function ends(p)  -- the first and the last offset that are kept
+    local found = call('HMGET', counters, 'f' .. p, 'n' .. p)
+    return tonumber(found[1] or 1), tonumber(found[2] or 0)
+end
+local function entry(p, index)  -- bytes and moment of a record
+    local found = call('LINDEX', base .. 's:z:' .. p, index)
+    if not found then return nil end
+    local size, at = string.match(found, '^(%d+) (%d+)$')
+    return tonumber(size), tonumber(at)
+end
+local function since(p, moment)  -- the first kept offset that is not older
+    local first, last = ends(p)
+    local low, high = first - 1, last + 1
+    while high - low > 1 do
+        local middle = math.floor((low + high) / 2)
+        local _, at = entry(p, middle - first)
+        if at and at >= moment then high = middle else low = middle end
+    end
+    return high
+end
+local function kept(p, topic, now)  -- as `ends`, without what has outlived its time
+    local first, last = ends(p)
+    if topic.retention and first <= last then
+        local _, at = entry(p, 0)
+        if at and at < now - topic.retention then first = since(p, now - topic.retention) end
+    end
+    return first, last
+end
+local function start(kind, at, p)
+    if kind == 'earliest' then return 1 end
+    if kind == 'latest' then local _, last = ends(p) return last + 1 end
+    if kind == 'time' then return since(p, tonumber(at)) end
+    return tonumber(string.match(at, ',' .. p .. ':(%d+),') or 1)
+end
+local function begin(name, kind, at, topic)
+    local group = base .. 'g:' .. name
+    for p = 0, topic.partitions - 1 do call('HSET', group, 'c' .. p, whole(start(kind, at, p))) end
+    call('SADD', base .. 'g', name)
+end
+local function forget(name, topic)
+    local group = base .. 'g:' .. name
+    call('UNLINK', group .. ':due', group .. ':who')
+    for p = 0, topic.partitions - 1 do call('UNLINK', group .. ':' .. p) end
+end
+local function floor(name, p)
+    local group = base .. 'g:' .. name
+    local cursor = tonumber(call('HGET', group, 'c' .. p))
+    local owed = call('ZRANGE', group .. ':' .. p, 0, 0)[1]
+    return math.min(cursor - 1, owed and tonumber(owed) - 1 or cursor - 1), cursor
+end
+local function line(p, n, attempt, fields)  -- a record as it is told: what is known of it, and its body
+    return p .. ' ' .. n .. ' ' .. attempt .. ' ' .. fields[6] .. ' ' .. fields[4], fields[2]
+end
+local function range(p, from, most, found, nbytes)  -- up to `most` records from an offset on, as long as they are small
+    local left = most
+    while left > 0 and nbytes < BYTES do
+        local entries = call('XRANGE', base .. 's:' .. p, whole(from) .. '-0', '+', 'COUNT', math.min(left, 16))
+        if #entries == 0 then break end
+        for _, each in ipairs(entries) do
+            local n = string.match(each[1], '^%d+')
+            local head, body = line(p, n, 1, each[2])
+            found[#found + 1] = head found[#found + 1] = body found[#found + 1] = ''
+            nbytes = nbytes + #body
+            left = left - 1
+            from = tonumber(n) + 1
+            if nbytes >= BYTES then break end
+        end
+    end
+    return from, nbytes
+end
+local function many(command, key, words)  -- a command with any number of words
+    for at = 1, #words, 1000 do call(command, key, unpack(words, at, math.min(at + 999, #words))) end
+end
+local GONE, NOGROUP = redis.error_reply('NOTOPIC'), redis.error_reply('NOGROUP')
+""".replace("BYTES", str(BYTES))
+
+
+class Script:
+    """A script, and how it is called.
+
+    Args:
+        text: What follows the functions that all scripts share.
+        writes: Whether it changes anything; one that does not runs for those who may only read.
+    """
+
+    def __init__(self, text: str, *, writes: bool = True) -> None:
+        self._source = (_PRELUDE + text).encode()
+        self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
+        self._known, self._unknown = (b"EVALSHA", b"EVAL") if writes else (b"EVALSHA_RO", b"EVAL_RO")
+
+    def command(self, key: bytes, words: Sequence[Part], *, unknown: bool = False) -> list[Part]:
+        """The parts of a call.
+
+        Args:
+            key: Of the topic; which one says what the caller has to be allowed.
+            words: What the script is given. Large ones are not copied.
+            unknown: The server does not have it yet.
+        """
+        verb, what = (self._unknown, self._source) if unknown else (self._known, self._sha)
+        parts: list[Part] = [b"*%d\r\n" % (4 + len(words))]
+        small: list[Part] = []
+        for word in (verb, what, b"1", key, *words):
+            size = b"$%d\r\n" % len(word)
+            if len(word) <= 1024:
+                small += (size, word, b"\r\n")
+            else:
+                parts += [b"".join(small) + size, word]
+                small = [b"\r\n"]
+        return [*parts, b"".join(small)]

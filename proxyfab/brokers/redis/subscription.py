@@ -1,0 +1,271 @@
+"""Subscriptions to a topic in Redis: a group's member, and a reader that nobody counts.
+
+Promises: a fetch is one round trip while there is something; who waits is told by the server, and returns at once when
+the subscription is closed. Acknowledgements leave at once and are confirmed by the next call. What a member owes comes
+again when it is closed, or when its time is over. A subscription of a parent does nothing in its forked child.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
+
+from proxyfab.brokers.redis import turns
+from proxyfab.brokers.redis.desk import LOOK, Desk, Ended, Waiting
+from proxyfab.brokers.redis.posting import Posting
+from proxyfab.brokers.redis.records import DESCRIBE, READ, START
+from proxyfab.errors import CapacityError, ConnectorError, TopicNotFound
+from proxyfab.events.broker import TIMEOUT, Subscription
+from proxyfab.events.model import Delivery, From, GroupInfo, Position, Start
+from proxyfab.resp.parser import Reply
+
+MAX_NOTE = 1 << 10
+MOST = 1000
+"""Records that one round trip brings at most."""
+_LEAVE = 5.0
+
+
+def key(topic: str, rest: str) -> bytes:
+    """What a topic's key is in Redis."""
+    return f"{{pf:{topic}}}:{rest}".encode()
+
+
+class RedisSubscription(Subscription):
+    """What both kinds share: waiting, and the end."""
+
+    def __init__(self, desk: Desk, topic: str, group: str | None) -> None:
+        self.topic = topic
+        self.group = group
+        self._desk = desk
+        self._waiting = Waiting(desk)
+        self._pid = os.getpid()
+
+    def fetch(self, most: int, timeout: float) -> list[Delivery]:
+        until = monotonic() + timeout
+        while True:
+            self._open()
+            rung, again, *told = self._ask(min(most, MOST))
+            if told:
+                return self._taken(_deliveries(self.topic, told))
+            left = until - monotonic()
+            if left <= 0:
+                return []
+            try:
+                self._waiting.wait(key(self.topic, "b"), rung, min(left, int(again) / 1e6 if again else LOOK))
+            except Ended:
+                return []
+
+    @abstractmethod
+    def _ask(self, most: int) -> list[bytes]:
+        """What there is: the bell, when something comes again, and records."""
+
+    @abstractmethod
+    def _taken(self, found: list[Delivery]) -> list[Delivery]:
+        """What was found, as it is handed out."""
+
+    def _open(self) -> None:
+        if self._pid != os.getpid():
+            raise ConnectorError(f"This subscription to {self.topic} is a parent process's; make one of your own.")
+        if self._waiting.ended:
+            raise ConnectorError(f"This subscription to {self.topic} was closed.")
+
+
+class Member(RedisSubscription):
+    """A group's member.
+
+    Args:
+        desk: Asks the server.
+        topic: Its name.
+        group: Which exists.
+        partitions: That it fetches from.
+        ack_wait: Seconds to acknowledge.
+        name: To show.
+        left: Called with it when it is closed.
+    """
+
+    group: str
+
+    def __init__(
+        self,
+        desk: Desk,
+        topic: str,
+        group: str,
+        partitions: Sequence[int],
+        ack_wait: float,
+        name: str,
+        left: Callable[[Member], object],
+    ) -> None:
+        super().__init__(desk, topic, group)
+        self._key = key(topic, f"g:{group}")
+        self._me = f"{name.replace(' ', '_')[:64]}~{os.urandom(8).hex()}".encode()
+        self._ack_wait = _micros(max(ack_wait, 0.001))
+        self._partitions = [b"%d" % number for number in partitions]
+        self._posting = Posting(desk, turns.ACK, self._key)
+        self._left = left
+
+    def _ask(self, most: int) -> list[bytes]:
+        # the next fetch begins with another partition, so that a busy one does not keep the others waiting
+        turned = self._partitions = [*self._partitions[1:], *self._partitions[:1]]
+        words = [self._me, b"%d" % most, self._ack_wait, *turned]
+        return self._posting.ask(turns.FETCH, words, "fetching")
+
+    def _taken(self, found: list[Delivery]) -> list[Delivery]:
+        if not self._waiting.ended:
+            return found
+        self._leave()  # who closed it meanwhile knew nothing of these
+        return []
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        spots = _spots(deliveries)
+        if spots:
+            self._posting.post(spots)
+
+    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
+        if len(note) > MAX_NOTE:
+            raise CapacityError(f"A note has {len(note)} bytes, more than {MAX_NOTE}.")
+        self._keep(deliveries, _micros(max(delay, 0.0)), note, b"back")
+
+    def extend(self, deliveries: Iterable[Delivery]) -> None:
+        self._keep(deliveries, self._ack_wait, b"", b"hold")
+
+    def _keep(self, deliveries: Iterable[Delivery], micros: bytes, note: bytes, how: bytes) -> None:
+        spots = _spots(deliveries)
+        if spots:
+            self._desk.ask(turns.KEEP, self._key, [self._me, micros, bytes(note), how, *spots], "settling")
+
+    def seek(self, start: Start) -> None:
+        self._posting.flush(TIMEOUT)
+        words = [self.group.encode(), b"seek", *start_words(start), b"0"]
+        self._desk.ask(turns.GROUP, self._key, words, "seeking")
+
+    def info(self) -> GroupInfo:
+        self._posting.flush(TIMEOUT)
+        found = infos(self._desk, self.topic, self.group).get(self.group)
+        if found is None:
+            raise TopicNotFound(f"Topic {self.topic} has no group {self.group!r}: it was deleted.")
+        return found
+
+    def flush(self, timeout: float = TIMEOUT) -> None:
+        self._posting.flush(timeout)
+
+    def close(self) -> None:
+        if self._waiting.ended:
+            return
+        self._waiting.end()
+        self._left(self)
+        if self._pid != os.getpid():
+            return
+        try:
+            self._posting.flush(TIMEOUT)
+            self._leave()
+        except TopicNotFound:  # then nothing is owed any more
+            pass
+        finally:
+            self._posting.close()
+
+    def _leave(self) -> None:
+        self._desk.ask(turns.LEAVE, self._key, [self._me], "leaving", timeout=_LEAVE)
+
+
+class Reader(RedisSubscription):
+    """Reads without anybody counting. For one thread at a time.
+
+    Args:
+        desk: Asks the server.
+        topic: Its name.
+        cursors: Where each partition goes on.
+    """
+
+    def __init__(self, desk: Desk, topic: str, cursors: dict[int, int]) -> None:
+        super().__init__(desk, topic, None)
+        self._cursors = cursors
+
+    def _ask(self, most: int) -> list[bytes]:
+        words = [b"%d" % most]
+        for number, cursor in self._cursors.items():
+            words += [b"%d" % number, b"%d" % cursor]
+        reply: list[bytes] = self._desk.ask(READ, key(self.topic, "m"), words, "reading")
+        return reply
+
+    def _taken(self, found: list[Delivery]) -> list[Delivery]:
+        for each in found:
+            self._cursors[each.position.partition] = each.position.offset + 1
+        last = found[-1].position.partition  # the others come first next time
+        self._cursors[last] = self._cursors.pop(last)
+        return found
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        pass
+
+    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
+        pass
+
+    def extend(self, deliveries: Iterable[Delivery]) -> None:
+        pass
+
+    def seek(self, start: Start) -> None:
+        self._cursors = cursors(self._desk, self.topic, start, list(self._cursors))
+
+    def info(self) -> GroupInfo:
+        _, *told = self._desk.ask(DESCRIBE, key(self.topic, "m"), [], "asking how far it is")
+        left = 0
+        for number, cursor in self._cursors.items():
+            first, last = int(told[3 * number]), int(told[3 * number + 1])
+            left += max(0, last + 1 - max(cursor, first))
+        return GroupInfo({number: cursor - 1 for number, cursor in sorted(self._cursors.items())}, left, 0)
+
+    def close(self) -> None:
+        self._waiting.end()
+
+
+def start_words(start: Start) -> list[bytes]:
+    """A start as scripts are told it."""
+    if isinstance(start, From):
+        return [start.value.encode(), b""]
+    if isinstance(start, Mapping):
+        return [b"from", "".join([f",{number}:{offset}," for number, offset in start.items()]).encode()]
+    return [b"time", _micros(start)]
+
+
+def cursors(desk: Desk, topic: str, start: Start, partitions: Sequence[int] | None) -> dict[int, int]:
+    """The offsets that a start means."""
+    told = desk.ask(START, key(topic, "m"), start_words(start), "asking where to begin")
+    every = dict(enumerate(map(int, told)))
+    return every if partitions is None else {number: every[number] for number in partitions}
+
+
+def infos(desk: Desk, topic: str, group: str | None = None) -> dict[str, GroupInfo]:
+    """How far groups are."""
+    words = [] if group is None else [group.encode()]
+    count, *told = desk.ask(turns.GROUPS, key(topic, "m"), words, "asking how far groups are")
+    step = 3 + int(count)
+    found = {}
+    for at in range(0, len(told), step):
+        name, pending, left, *floors = told[at : at + step]
+        found[name.decode()] = GroupInfo(dict(enumerate(map(int, floors))), int(left), int(pending))
+    return found
+
+
+def _deliveries(topic: str, told: list[Reply]) -> list[Delivery]:
+    found = []
+    for at in range(0, len(told), 3):
+        head, body, note = told[at : at + 3]
+        partition, offset, attempt, taken, name = head.decode().split(" ", 4)
+        position = Position(topic, int(partition), int(offset))
+        # bytes() copies a large body out of the memory that it was received in, which is used again
+        found.append(Delivery(bytes(body), position, name, int(taken) / 1e6, int(attempt), bytes(note)))
+    return found
+
+
+def _spots(deliveries: Iterable[Delivery]) -> list[bytes]:
+    spots: list[bytes] = []
+    for each in deliveries:
+        _, partition, offset, _ = each.position
+        spots += [b"%d" % partition, b"%d" % offset]
+    return spots
+
+
+def _micros(seconds: float) -> bytes:
+    return b"%d" % int(seconds * 1e6)
