@@ -69,6 +69,7 @@ class Gathering:
         self.trouble: list[tuple[int, BaseException]] = []
         self.over: BaseException | None = None
         """Why nothing more is taken."""
+        self._most, self._most_bytes, self._brim = limits.events, limits.nbytes, min(NBYTES, limits.record)
         self._start = start
         self._lock = threading.RLock()  # reentrant: collecting garbage inside may send something
         self._moved = threading.Condition(self._lock)
@@ -113,7 +114,7 @@ class Gathering:
         """
         now = time.time_ns() // 1000
         with self._lock:
-            if self.held >= self.limits.events or self.nbytes >= self.limits.nbytes or self.over is not None:
+            if self.held >= self._most or self.nbytes >= self._most_bytes or self.over is not None:
                 self._admit()
             if partition is None:
                 partition = self._turn
@@ -124,7 +125,7 @@ class Gathering:
             before = len(events)
             append(events, kind, data, now, key, metadata, attributes)
             nbytes = len(events)
-            if nbytes > NBYTES or nbytes > self.limits.record:
+            if nbytes > self._brim:
                 draft = self._overfull(draft, before)
                 before, nbytes = 0, len(draft.events)
             index = draft.count
