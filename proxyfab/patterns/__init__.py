@@ -5,6 +5,7 @@ from proxyfab.patterns.future import Future, as_completed, wait
 from proxyfab.patterns.lifetime import Lease, Lifetime
 from proxyfab.patterns.ownership import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
 from proxyfab.patterns.proxied import proxied
+from proxyfab.patterns.resilient import ResilientExecutor
 from proxyfab.patterns.stream import Producer
 from proxyfab.patterns.wishes import ByRef, ByValue
 
@@ -16,6 +17,7 @@ __all__ = [
     "Lifetime",
     "Producer",
     "ProxyExecutor",
+    "ResilientExecutor",
     "adopt",
     "as_completed",
     "borrow",

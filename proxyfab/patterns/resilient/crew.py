@@ -16,7 +16,9 @@ from collections.abc import Callable
 
 from proxyfab.patterns.resilient.worker import Terms, work
 
-_PAUSE, _LONGEST = 0.05, 5.0
+_PAUSE, _LONGEST = 0.05, 2.0
+_LIVED = 2.0
+"""Seconds after which a worker's end is no sign that it cannot begin."""
 _LOOK = 0.05
 _TERM = 5.0
 
@@ -39,6 +41,7 @@ class Crew:
         self._processes = [self._start() for _ in range(count)]
         self._failures = [0] * count
         self._due = [0.0] * count
+        self._begun = [time.monotonic()] * count
         self._thread = threading.Thread(target=self._watch, name="proxyfab-crew", daemon=True)
         self._thread.start()
 
@@ -68,10 +71,10 @@ class Crew:
                 if not self._due[place]:
                     self._told("died", process.pid)
                     _reap(process)
+                    self._failures[place] = 0 if now - self._begun[place] > _LIVED else self._failures[place] + 1
                     self._due[place] = now + min(_PAUSE * 2 ** self._failures[place], _LONGEST)
-                    self._failures[place] += 1
                 elif now >= self._due[place]:
-                    self._processes[place], self._due[place] = self._start(), 0.0
+                    self._processes[place], self._due[place], self._begun[place] = self._start(), 0.0, now
 
     def close(self, patience: float = _TERM) -> None:
         """End them: each after the task at hand, or after `patience` seconds."""

@@ -1,0 +1,161 @@
+"""ResilientExecutor with processes that are killed and stopped, over a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from proxyfab.brokers import open_broker
+from proxyfab.events.broker import Broker
+from proxyfab.patterns.resilient.executor import ResilientExecutor, work_for
+from proxyfab.patterns.resilient.failures import Retries
+from proxyfab.store import Store
+from proxyfab.testing.processes import until
+from proxyfab.testing.servers import RedisServer
+
+LEASE = 1.0
+
+
+@pytest.fixture
+def broker(redis_server: RedisServer) -> Iterator[Broker]:
+    with open_broker(redis_server.url) as broker:
+        yield broker
+        for topic in broker.topics():
+            broker.delete(topic)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store() as store:
+        yield store
+
+
+def square(x: int) -> int:
+    time.sleep(0.01)
+    return x * x
+
+
+def who_at(place: str, seconds: float) -> int:
+    """Say who began and when; be at it for so long."""
+    with open(place, "a") as file:
+        file.write(f"{os.getpid()} {time.time()}\n")
+    time.sleep(seconds if len(Path(place).read_text().splitlines()) == 1 else 0)
+    return os.getpid()
+
+
+def begun(place: Path) -> list[tuple[int, float]]:
+    lines = place.read_text().splitlines() if place.exists() else []
+    return [(int(pid), float(when)) for pid, when in (line.split() for line in lines)]
+
+
+def test_workers_that_are_killed_lose_nothing(broker: Broker, store: Store) -> None:
+    with ResilientExecutor(broker, store, workers=2, lease=LEASE, retries=20) as executor:
+        over, kills = threading.Event(), 0
+
+        def kill() -> None:
+            nonlocal kills
+            while not over.wait(2):
+                pids = executor.pids
+                if pids:
+                    os.kill(pids[kills % len(pids)], signal.SIGKILL)
+                    kills += 1
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            futures = [executor.submit(square, n) for n in range(400)]
+            assert [future.result(60) for future in futures] == [n * n for n in range(400)]
+        finally:
+            over.set()
+            killer.join()
+    assert kills
+
+
+def test_a_killed_workers_task_is_begun_again_within_its_lease(broker: Broker, store: Store, tmp_path: Path) -> None:
+    late = []
+    with ResilientExecutor(broker, store, workers=2, lease=LEASE) as executor:
+        for number in range(3):
+            place = tmp_path / str(number)
+            future = executor.submit(who_at, str(place), 60)
+            assert until(lambda place=place: len(begun(place)) == 1, 30)
+            killed = time.time()
+            os.kill(begun(place)[0][0], signal.SIGKILL)
+            assert future.result(30) != begun(place)[0][0]
+            late.append(begun(place)[1][1] - killed)
+    assert statistics.median(late) < LEASE + 1.5, f"begun again after {late}"  # 0.5 where the machine is quiet
+
+
+def test_a_worker_that_was_only_paused_changes_nothing(broker: Broker, store: Store, tmp_path: Path) -> None:
+    place = tmp_path / "paused"
+    with ResilientExecutor(broker, store, workers=2, lease=LEASE) as executor:
+        future = executor.submit(who_at, str(place), 1.5)
+        assert until(lambda: len(begun(place)) == 1, 30)
+        paused = begun(place)[0][0]
+        os.kill(paused, signal.SIGSTOP)
+        try:
+            other = future.result(30)
+        finally:
+            os.kill(paused, signal.SIGCONT)
+        assert other != paused
+        assert [executor.submit(square, n).result(30) for n in range(10)] == [n * n for n in range(10)]
+        assert future.result() == other
+
+
+def test_a_pool_that_others_made(broker: Broker, store: Store) -> None:
+    with (
+        ProcessPoolExecutor(2) as pool,
+        ResilientExecutor(broker, store, pools={"processes": (pool, 2)}, lease=LEASE) as executor,
+    ):
+        assert list(executor.map(square, range(20))) == [n * n for n in range(20)]
+        assert {worker.pool for worker in executor.workers()} == {"processes"}
+
+
+def test_a_pool_that_breaks_leaves_the_work_to_another(broker: Broker, store: Store) -> None:
+    with (
+        ProcessPoolExecutor(1) as pool,
+        ResilientExecutor(
+            broker, store, pools={"weak": (pool, 1)}, workers=1, lease=LEASE, retries=Retries(10)
+        ) as executor,
+    ):
+        assert until(lambda: len(executor.workers()) == 2, 30)
+        (weak,) = [worker.pid for worker in executor.workers() if worker.pool == "weak"]
+        os.kill(weak, signal.SIGKILL)
+        assert list(executor.map(square, range(20))) == [n * n for n in range(20)]
+
+
+def test_workers_end_with_their_executor(broker: Broker, store: Store) -> None:
+    script = (
+        "import sys, time\n"
+        "from proxyfab.brokers import open_broker\n"
+        "from proxyfab.store import Store\n"
+        "from proxyfab.patterns.resilient.executor import ResilientExecutor\n"
+        "executor = ResilientExecutor(open_broker(sys.argv[1]), Store(), workers=2)\n"
+        "print(*executor.pids, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, broker.url], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert len(pids) == 2
+    assert until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), 30)
+
+
+def test_workers_may_be_started_elsewhere(broker: Broker, store: Store) -> None:
+    with ResilientExecutor(broker, store, workers=0, name="shared", lease=LEASE) as executor:
+        worker = threading.Thread(target=work_for, args=(broker, "shared"), kwargs={"lease": LEASE})
+        worker.start()
+        assert executor.submit(square, 5).result(30) == 25
+        broker.delete("shared.tasks")
+        worker.join(30)
+        assert not worker.is_alive()
