@@ -1,0 +1,109 @@
+"""When a stream is over: all its producers have ended, and nothing is left that this consumer might still get.
+
+    producers/<name>    {"epoch": how often it began, "ended": whether it has, "at": seconds since 1970}
+
+Rules:
+1. Producers are asked first, and then what is left: whoever has ended had sent everything before.
+2. What a consumer itself holds does not keep it; what others hold does, as it comes to this one if they die.
+3. A group's member who has seen no END looks at longer and longer intervals, while it waits for events: an event itself
+   never waits for a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from proxyfab.events.broker import Broker, Subscription
+from proxyfab.events.model import Delivery
+from proxyfab.patterns.stream.settling import Desk
+
+PRODUCERS = "producers/"
+_SOON, _AT_FIRST, _LONGEST = 0.01, 0.1, 1.0
+
+
+class _Producer(msgspec.Struct):
+    epoch: int = 0
+    ended: bool = False
+
+
+_producers = msgspec.msgpack.Decoder(_Producer)
+
+
+class Endings:
+    """Whether one consumer's stream is over.
+
+    Args:
+        broker: Where the topic is.
+        topic: Its name.
+        partitions: Those that this consumer alone reads; None where it takes from all what others leave.
+    """
+
+    def __init__(self, broker: Broker, topic: str, partitions: list[int] | None) -> None:
+        self._broker = broker
+        self._topic = topic
+        self.partitions = partitions
+        self._top: dict[int, int] = {}
+        """The highest offset that was fetched of each partition."""
+        self._pause = _AT_FIRST
+        self.seen = False
+        """Whether an END came by."""
+
+    def moved(self, found: Sequence[Delivery]) -> None:
+        """Events came: the next look may come soon again."""
+        self._pause = _SOON if self.seen else _AT_FIRST
+        for delivery in found:
+            partition, offset = delivery.position.partition, delivery.position.offset
+            self._top[partition] = max(self._top.get(partition, 0), offset)
+
+    def restart(self) -> None:
+        """Reading goes on elsewhere."""
+        self._top.clear()
+
+    def pause(self) -> float:
+        """Seconds to wait for events before the next look."""
+        pause = self._pause
+        self._pause = min(2 * pause, _LONGEST)
+        return pause
+
+    def over(self, subscription: Subscription, desk: Desk) -> bool:
+        """Whether nothing comes any more.
+
+        Raises:
+            ConnectorError: The broker cannot be reached.
+        """
+        return self.all_ended() and self._nothing_left(subscription, desk)
+
+    def all_ended(self) -> bool:
+        """Whether there was a producer, and each has ended."""
+        found = self._broker.state(self._topic).items(PRODUCERS).values()
+        return bool(found) and all([_ended(kept.value) for kept in found])
+
+    def _nothing_left(self, subscription: Subscription, desk: Desk) -> bool:
+        if self.partitions is None or desk.observing:
+            info = subscription.info()
+            return info.undelivered == 0 and (desk.observing or info.pending <= len(desk.held()))
+        return self._all_mine(subscription, desk)
+
+    def _all_mine(self, subscription: Subscription, desk: Desk) -> bool:
+        """Of partitions that nobody else reads: all was fetched, and the oldest that is not acknowledged is held."""
+        floors = subscription.info().floor
+        extents = self._broker.describe(self._topic).extents
+        held: dict[int, list[int]] = {}
+        for partition, offset in desk.held():
+            held.setdefault(partition, []).append(offset)
+        for number in self.partitions or ():
+            last, floor = extents[number].last, floors.get(number, 0)
+            if floor >= last:
+                continue
+            if self._top.get(number, 0) < last or desk.returned(number) or number not in held:
+                return False
+        return True
+
+
+def _ended(value: bytes) -> bool:
+    try:
+        return _producers.decode(value).ended
+    except msgspec.MsgspecError:  # nobody who will end
+        return True

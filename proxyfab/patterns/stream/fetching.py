@@ -1,0 +1,187 @@
+"""From a broker into a consumer's hand: one subscription, opened at first use, with patience for a broker that is lost.
+
+Promises: a fetch waits in the broker's own call, so an event is here as soon as the broker has it. No more is fetched
+than is worked off in about half a second, nor than the bounds allow, so that a slow member does not hold what others
+could do. A broker that cannot be reached is asked again for `patience` seconds; then the error says topic, broker and
+what to do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from proxyfab.errors import ConfigurationError, ConnectorError
+from proxyfab.events.broker import Broker, Subscription
+from proxyfab.events.model import Delivery, Start, Topic
+from proxyfab.patterns.stream.settling import LOST
+
+AHEAD = 0.5
+"""Seconds of work that are fetched at once."""
+MOST = 64
+"""Frames that are fetched at once."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class Fetching:
+    """How one member, or reader, gets its records.
+
+    Args:
+        broker: Whose they are.
+        topic: Made if there is none.
+        group: None for a reader.
+        start: Where a new group, or the reader, begins.
+        partitions: Some; None for all.
+        ack_wait: Seconds for a record.
+        patience: Seconds for a broker that cannot be reached.
+        member: A name to show.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        topic: Topic,
+        *,
+        group: str | None,
+        start: Start,
+        partitions: Sequence[int] | None,
+        ack_wait: float,
+        patience: float,
+        member: str,
+    ) -> None:
+        self.broker = broker
+        self.topic = topic
+        self.group = group
+        self.partitions = partitions
+        self._start = start
+        self._ack_wait = ack_wait
+        self._patience = patience
+        self._member = member
+        self._lock = threading.Lock()
+        self._subscription: Subscription | None = None
+        self._lost: float | None = None
+        """Since when the broker cannot be reached."""
+        self._pause = _FIRST_PAUSE
+        self.closing = threading.Event()
+
+    def after_fork(self) -> None:
+        """A child's copy is closed."""
+        self._lock = threading.Lock()
+        self._subscription = None
+        self.closing = threading.Event()
+        self.closing.set()
+
+    def subscription(self) -> Subscription:
+        """The one there is, opened now if it was not; raises as `Broker.subscribe`."""
+        found = self._subscription
+        if found is None:
+            self.topic = self.broker.ensure(self.topic)
+            found = self.broker.subscribe(
+                self.topic.name,
+                group=self.group,
+                start=self._start,
+                partitions=self.partitions,
+                ack_wait=self._ack_wait,
+                member=self._member,
+            )
+            with self._lock:  # two threads may have come at once: the second one's is given back
+                mine = self._subscription is None and not self.closing.is_set()
+                if mine:
+                    self._subscription = found
+            if not mine:
+                found.close()
+                self.check()
+                return self.subscription()
+        return found
+
+    def confirm(self) -> None:
+        """Return when the broker knows what it was told."""
+        if self._subscription is not None:
+            self._subscription.flush()
+
+    def check(self) -> None:
+        """Raise if it was closed."""
+        if self.closing.is_set():
+            raise ConnectorError(f"This consumer of {self.topic.name} was closed; make another one.")
+
+    def fetch(self, most: int, timeout: float) -> list[Delivery]:
+        """Up to `most` records, as soon as there is one; [] after `timeout` seconds.
+
+        Raises:
+            ConnectorError: The broker could not be reached for as long as there is patience.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            self.check()
+            left = max(0.0, until - time.monotonic())
+            try:
+                found = self.subscription().fetch(most, left)
+            except LOST as error:
+                self.check()
+                self._again(error, left)
+                if left <= 0:
+                    return []
+                continue
+            self._lost, self._pause = None, _FIRST_PAUSE
+            return found
+
+    def _again(self, error: Exception, left: float) -> None:
+        now = time.monotonic()
+        self._lost = since = now if self._lost is None else self._lost
+        if now - since >= self._patience:
+            self._lost = None  # who asks again is as patient once more
+            raise ConnectorError(
+                f"Topic {self.topic.name} cannot be read: broker {self.broker.url} could not be reached for "
+                f"{now - since:.0f} s. Nothing is lost: start the broker, and iterate again. {error}"
+            ) from error
+        self.closing.wait(min(self._pause, max(since + self._patience - now, 0.001), max(left, _FIRST_PAUSE)))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def close(self) -> Subscription | None:
+        """Fetch no more; the subscription that there was, to be closed."""
+        with self._lock:
+            self.closing.set()
+            found, self._subscription = self._subscription, None
+        return found
+
+
+class Pace:
+    """How much to fetch: what is worked off in `AHEAD` seconds, within bounds. One consumer's.
+
+    Args:
+        events: At most, as far as the size of frames can be told before they come.
+        nbytes: Bytes likewise.
+    """
+
+    def __init__(self, events: int, nbytes: int) -> None:
+        if events < 1 or nbytes < 1:
+            raise ConfigurationError("A consumer fetches one event and one byte at least.")
+        self._events = events
+        self._nbytes = nbytes
+        self._frames = 1
+        self._per_frame = 1.0
+        """Events in a frame, lately."""
+        self._began = 0.0
+        self._got = 0
+
+    def most(self, want: int) -> int:
+        """Frames to fetch now, so many events being wanted at once; what was fetched before is done."""
+        if self._got:
+            spent = time.monotonic() - self._began
+            fits = int(self._got * AHEAD / spent) if spent > 0 else MOST
+            self._frames = max(1, min(2 * self._frames, fits, MOST))
+            self._got = 0
+        frames = max(self._frames, min(int(want / self._per_frame), MOST))
+        return max(1, min(frames, int(self._events / self._per_frame)))
+
+    def came(self, deliveries: Sequence[Delivery]) -> None:
+        """This was fetched."""
+        self._began = time.monotonic()
+        self._got = len(deliveries)
+        largest = max([len(delivery.body) for delivery in deliveries])
+        self._frames = max(1, min(self._frames, self._nbytes // max(largest, 1)))
+
+    def opened(self, events: int) -> None:
+        """So many events were in a frame."""
+        self._per_frame += (max(events, 1) - self._per_frame) / 8

@@ -1,0 +1,244 @@
+"""What a consumer holds of a topic, from fetching to settling: frames that are counted down, and what is told of them.
+
+Rules:
+1. The broker knows frames. A frame is acknowledged when all its events are settled; when some were given back it goes
+   back whole, with a note of what is done, and whoever gets it next leaves that out.
+2. Settling an event takes no lock: a number is added to a set, and the thread that makes the set whole finishes the
+   frame. Finishing, beginning and giving back a frame each happen once, whoever comes at the same time.
+3. What is settled is told within `keeping.LINGER` seconds, and before anybody waits for more.
+4. A frame that waits is extended while its consumer asks for events; if he does not for `ack_wait` seconds, it is given
+   back untouched. One that was begun is extended while events of it are settled; what is not within `ack_wait` lapses.
+5. The keeper's thread, which does all this, refers to its desk weakly: a consumer that nobody has any more is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from proxyfab.errors import ConnectorError, ResolveTimeout
+from proxyfab.events.broker import Subscription
+from proxyfab.events.model import Delivery
+from proxyfab.fork import on_fork
+from proxyfab.patterns.stream.hand import Hand, spot_of
+from proxyfab.patterns.stream.keeping import BEATS, Bell, keep
+
+LOST = (ConnectorError, ResolveTimeout)
+
+
+class Desk:
+    """Where frames are settled with a broker. Thread-safe; belongs to the process that made it.
+
+    Args:
+        ack_wait: Seconds for each frame.
+        attempts: After how many an event is buried.
+        bury: Buries an item, for a cause and with a traceback.
+        observing: Nothing is owed: nobody counts.
+    """
+
+    def __init__(
+        self, *, ack_wait: float, attempts: int, bury: Callable[[object, str, str], None], observing: bool
+    ) -> None:
+        self.ack_wait = ack_wait
+        self.attempts = attempts
+        self.bury = bury
+        self.observing = observing
+        self.subscription: Subscription | None = None
+        """Whom to tell, once there is one."""
+        self.of: Callable[[int], Subscription | None] | None = None
+        """Says it where each partition has its own."""
+        self.retry: Callable[[object, float], bool] | None = None
+        """Takes an item that is to come again, if it is done here."""
+        self.told: list[Callable[[list[Hand]], None]] = []
+        """Called with the frames that the broker was just told are done."""
+        self.counts: Counter[str] = Counter()
+        self.asked = time.monotonic()
+        """When events were last asked for; `inf` while somebody waits for them."""
+        self._begin()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """A child holds nothing, and tells nobody what it does with its copies."""
+        self.subscription, self.of = None, None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._hands: weakref.WeakSet[Hand] = weakref.WeakSet()
+        self._finished: deque[Hand] = deque()
+        self._returned: set[tuple[int, int]] = set()
+        self._owed: dict[tuple[int, int], float] = {}
+        """Until when the broker counts on us for what, whether or not somebody still has it."""
+        self._turn = threading.RLock()
+        self._bell = Bell()
+        self._thread: threading.Thread | None = None
+
+    # -- taking and finishing ----------------------------------------------------------------------------------------
+
+    def take(self, deliveries: Iterable[Delivery]) -> list[Hand]:
+        """Hold what was fetched."""
+        now = time.monotonic()
+        hands = [Hand(delivery, self, now) for delivery in deliveries]
+        if self._returned:
+            self._returned.difference_update([spot_of(hand) for hand in hands])
+        if not self.observing:
+            self._hands.update(hands)
+            deadline = now + self.ack_wait
+            self._owed.update([(spot_of(hand), deadline) for hand in hands])
+            self._keep()
+        return hands
+
+    def finished(self, hand: Hand) -> None:
+        """A frame is settled: that is told soon."""
+        if self.observing:
+            return
+        self._finished.append(hand)
+        self._keep()
+        self._bell.ring()
+
+    def held(self) -> list[tuple[int, int]]:
+        """What is owed and has not lapsed: partitions and offsets."""
+        now = time.monotonic()
+        for spot in [spot for spot, deadline in list(self._owed.items()) if deadline <= now]:
+            self._owed.pop(spot, None)
+        return list(self._owed)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Tell the broker what is settled; with a timeout, return when it knows.
+
+        Raises:
+            ConnectorError: It cannot be reached; what was to be told is told later.
+        """
+        with self._turn:  # held while talking: who flushes waits for what another thread has begun to tell
+            while self._finished:
+                batch = [self._finished.popleft() for _ in range(len(self._finished))]
+                try:
+                    self._tell(batch)
+                except LOST:
+                    self._finished.extendleft(reversed(batch))
+                    raise
+            if timeout is not None and self.subscription is not None:
+                self.subscription.flush(timeout)
+
+    def returned(self, partition: int) -> bool:
+        """Whether a frame of a partition that nobody else reads was given back, and is still to come again."""
+        return any([spot[0] == partition for spot in self._returned])
+
+    def _tell(self, hands: list[Hand]) -> None:
+        done = [hand for hand in hands if not hand.back]
+        for subscription, some in self._sorted(done):
+            subscription.ack([hand.delivery for hand in some])
+        for hand in hands:
+            if hand.back and hand.deadline > time.monotonic():
+                self._returned.add(spot_of(hand))
+                delay = max(hand.back.values())
+                for subscription, _ in self._sorted([hand]):
+                    subscription.nack([hand.delivery], delay=delay, note=hand.note(touched=True))
+        self._hands.difference_update(hands)
+        for hand in hands:
+            self._owed.pop(spot_of(hand), None)
+        self.counts["frames settled"] += len(done)
+        for hand in done:
+            if hand.after is not None:
+                hand.after()
+        for told in self.told if done else ():
+            told(done)
+
+    def _sorted(self, hands: list[Hand]) -> list[tuple[Subscription, list[Hand]]]:
+        """By whom to tell; what nobody has any more need not be told."""
+        by: dict[int, tuple[Subscription, list[Hand]]] = {}
+        for hand in hands:
+            subscription = self.subscription if self.of is None else self.of(hand.delivery.position.partition)
+            if subscription is not None:
+                by.setdefault(id(subscription), (subscription, []))[1].append(hand)
+        return list(by.values())
+
+    def extend(self, hands: list[Hand]) -> None:
+        """They are worked on."""
+        for subscription, some in self._sorted(hands):
+            subscription.extend([hand.delivery for hand in some])
+        deadline = time.monotonic() + self.ack_wait
+        for hand in hands:
+            hand.deadline = self._owed[spot_of(hand)] = deadline
+
+    def give_back(self, hands: Iterable[Hand], *, begun: bool = False) -> None:
+        """Frames that wait, and that nobody will hand out now: this counts for no attempt.
+
+        Args:
+            hands: Some of those held.
+            begun: Also those that were begun; what of them is done is noted.
+        """
+        for hand in hands:
+            waits = hand.begin()
+            if (waits or begun) and hand.drop():
+                self._returned.add(spot_of(hand))
+                for subscription, _ in self._sorted([hand]):
+                    subscription.nack([hand.delivery], note=hand.note(touched=not waits))
+                self._hands.discard(hand)
+                self._owed.pop(spot_of(hand), None)
+
+    def forget(self) -> None:
+        """Nothing is owed any more."""
+        for hand in list(self._hands):
+            hand.begin()
+            hand.drop()
+        self._hands.clear()
+        self._finished.clear()
+        self._returned.clear()
+        self._owed.clear()
+
+    def close(self) -> None:
+        """Tell everything, and give back what is not settled."""
+        try:
+            self.flush()
+            self.give_back(list(self._hands), begun=True)
+        finally:
+            self._bell.end()
+
+    # -- the keeper --------------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with self._turn:
+            if self._bell.ended or (self._thread is not None and self._thread.is_alive()):
+                return
+            work = weakref.ref(self), self._bell, self.ack_wait / BEATS
+            name = "proxyfab-background-settling"
+            self._thread = threading.Thread(target=keep, args=work, name=name, daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # no thread can be had: what is settled is told when more is asked for
+                self._thread = None
+
+    def beat(self) -> None:
+        """Extend what is worked on or waits, and give back what waits in vain (rule 4)."""
+        now = time.monotonic()
+        more: list[Hand] = []
+        vain: list[Hand] = []
+        for hand in list(self._hands):
+            settled = len(hand.done)
+            if hand.over or hand.deadline <= now:
+                self._hands.discard(hand) if not hand.over else None
+            elif hand.waits:
+                (vain if now - max(self.asked, hand.moved) > self.ack_wait else more).append(hand)
+            elif settled != hand.mark:
+                hand.mark, hand.moved = settled, now
+                more.append(hand)
+            elif now - hand.moved < self.ack_wait * (1 - 1 / BEATS):
+                more.append(hand)
+        if more:
+            self.extend(more)
+        self.give_back(vain)
+
+    def idle(self) -> bool:
+        """Whether the keeper may end; then he does."""
+        with self._turn:
+            if self._finished or self._hands:
+                return False
+            self._thread = None
+            return True

@@ -1,0 +1,188 @@
+"""Where a consumer's items come from: what is begun, what waits, and then the broker.
+
+Promises: items are handed out in the order in which frames came; whoever leaves a frame amid it leaves the rest to the
+next one who asks. One thread at a time talks to the broker, and the others find what it has fetched.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from proxyfab.errors import ResolveTimeout
+from proxyfab.events.broker import Subscription
+from proxyfab.events.model import Delivery, Start
+from proxyfab.exit import Drain, Hold
+from proxyfab.patterns.stream.endings import Endings
+from proxyfab.patterns.stream.fetching import Fetching, Pace
+from proxyfab.patterns.stream.hand import Hand
+from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.settling import LOST, Desk
+from proxyfab.patterns.stream.unpacking import Unpacking
+
+
+class Supply:
+    """Of one consumer.
+
+    Args:
+        fetching: Talks to the broker.
+        desk: Where frames are settled.
+        unpacking: Opens them.
+        endings: Knows when there are no more.
+        pace: How many to fetch.
+    """
+
+    def __init__(self, fetching: Fetching, desk: Desk, unpacking: Unpacking, endings: Endings, pace: Pace) -> None:
+        self.fetching = fetching
+        self.desk = desk
+        self.unpacking = unpacking
+        self.endings = endings
+        self.pace = pace
+        self.over = False
+        """Whether the stream was, when events were last asked for."""
+        self._hold: Hold[Subscription] | None = None
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """A child has nothing."""
+        self._waiting: deque[Hand] = deque()
+        self._begun: deque[Iterator[Item]] = deque()
+        self._turn = threading.Lock()
+
+    def put_back(self, items: Iterator[Item]) -> None:
+        """What is left of a frame that was begun."""
+        self._begun.appendleft(items)
+
+    def ready(self) -> Iterator[Item] | None:
+        """Items of what was fetched; None for none."""
+        self.desk.asked = time.monotonic()
+        try:
+            return self._begun.popleft()
+        except IndexError:
+            pass
+        while self._waiting:
+            try:
+                hand = self._waiting.popleft()
+            except IndexError:  # another thread was here
+                break
+            if not hand.begin():  # given back meanwhile
+                continue
+            items = self.unpacking.open(hand)
+            self.pace.opened(hand.total)
+            if items is not None:
+                return items
+        return None
+
+    def next(self, timeout: float | None, want: int = 1) -> Iterator[Item] | None:
+        """Items of one frame; None when the stream is over.
+
+        Args:
+            timeout: Seconds to wait for it; None for as long as it takes.
+            want: How many events are wanted at once.
+
+        Raises:
+            ResolveTimeout: None came in time.
+            ConnectorError: The broker could not be reached for as long as there is patience.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while (items := self.ready()) is None:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not self._refill(left, want):
+                return None
+            if left == 0.0 and not self._waiting:
+                raise ResolveTimeout(f"No event came to {self.who} for {timeout:g} s.")
+        return items
+
+    def stocked(self, timeout: float | None, want: int = 1) -> bool:
+        """Whether there are items that are ready, once there are; False when the stream is over. Raises as `next`.
+
+        For who may not be there any more when it returns: nothing is taken.
+        """
+        items = self.next(timeout, want)
+        if items is not None:
+            self.put_back(items)
+        return items is not None
+
+    @property
+    def who(self) -> str:
+        """Group and topic, for messages."""
+        return f"{self.fetching.group or 'a reader'} of {self.fetching.topic.name}"
+
+    def _refill(self, left: float | None, want: int) -> bool:
+        """Fetch something, or wait a while for it; False when the stream is over."""
+        with self._turn:  # held while talking: who waits here wants just what is fetched
+            if self._waiting:
+                return True
+            self._settle()
+            pause = self.endings.pause()
+            self.desk.asked = float("inf")
+            found = self._fetched(want, pause if left is None else min(left, pause))
+            self.desk.asked = time.monotonic()
+            self.over = not found and self._is_over()
+            return not self.over
+
+    def _fetched(self, want: int, timeout: float) -> Sequence[Delivery]:
+        found = self.fetching.fetch(self.pace.most(want), timeout)
+        self.bind()
+        if found:
+            self.pace.came(found)
+            self.endings.moved(found)
+            self._waiting.extend(self.desk.take(found))
+        return found
+
+    def _settle(self) -> None:
+        try:
+            self.desk.flush()
+        except LOST:  # fetching is told the same, and has patience
+            pass
+
+    def _is_over(self) -> bool:
+        try:
+            self.endings.seen = self.unpacking.ends > 0
+            return self.endings.over(self.fetching.subscription(), self.desk)
+        except LOST:
+            return False
+
+    def bind(self) -> None:
+        """What is owed to the subscription is owed by the desk, whoever forgets us."""
+        subscription = self.fetching.subscription()
+        if self.desk.subscription is not subscription:
+            self.desk.subscription = subscription
+            self._hold = _leaving.hold(self.desk, subscription)
+
+    def seek(self, start: Start, skip: dict[tuple[int, int], int]) -> None:
+        """Go on from elsewhere; `skip` says which events amid a frame are not wanted."""
+        subscription = self.fetching.subscription()
+        with self._turn:
+            self.desk.forget()
+            self._waiting.clear()
+            self._begun.clear()
+            self.unpacking.restart(skip)
+            self.endings.restart()
+            self.over = False
+            subscription.seek(start)
+
+    def close(self) -> None:
+        """Tell what is settled, and give back at once what is not. Idempotent."""
+        subscription = self.fetching.close()
+        if subscription is None:
+            return
+        try:
+            if self.desk.subscription is not None:
+                self.desk.close()
+        finally:
+            self._waiting.clear()
+            self._begun.clear()
+            if self._hold is not None:
+                self._hold.cancel()
+            subscription.close()
+
+
+def _end(subscriptions: list[Subscription]) -> None:
+    for subscription in subscriptions:
+        subscription.close()
+
+
+_leaving: Drain[Subscription] = Drain(_end, "unsubscribing")
