@@ -26,6 +26,8 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "brokers": {
         "memory": ("proxyfab.brokers.memory", "MemoryBroker", ""),
+        "nats": ("proxyfab.brokers.nats", "NatsBroker", "nats"),
+        "kafka": ("proxyfab.brokers.kafka", "KafkaBroker", "kafka"),
         "redis": ("proxyfab.brokers.redis", "RedisBroker", "redis"),
         "rediss": ("proxyfab.brokers.redis", "RedisBroker", "redis"),
     },

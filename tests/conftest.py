@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("proxyfab.testing")
 
 from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # after assertions are rewritten
+from proxyfab.testing.natsserver import NatsServer  # noqa: E402  # as above
 from proxyfab.testing.nodes import NodeServer  # noqa: E402, F401  # as above; pyzmq starts a thread of its own with it
 from proxyfab.testing.servers import RedisServer  # noqa: E402  # as above
 
@@ -31,6 +32,7 @@ ALLOWED_SKIPS = [
     r"^could not import '(pandas|polars|pyarrow|torch|xarray|dask)",  # optional packages, tested where they are
     r"^could not import '(celery|distributed|globus_compute_sdk|parsl)",  # other people's executors, likewise
     r"^the page has no Python block to run$",
+    r"^PROXYFAB_KAFKA names no Kafka",  # what needs more than a mock cluster: an administrator's requests, access, time
     r"^only on Python",
     r"^needs Python",
     r"^no C (core|compiler)",  # tests/proxy/test_core.py fails where it could have been built
@@ -63,6 +65,13 @@ def shared_memory_root() -> Iterator[Path]:
 def redis_server() -> Iterator[RedisServer]:
     """A Redis of this run's own; a test takes a database of it that nobody else has. It must not stop it."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """A NATS of this run's own, with JetStream; a test takes topics that nobody else has. It must not stop it."""
+    with NatsServer() as server:
         yield server
 
 

@@ -1,0 +1,198 @@
+"""One connection to a NATS server, from entering to its loss. It never reconnects: its link makes another one.
+
+Promises: whoever waits for an answer is told at once when the connection is lost (`Lost`), or when the server says that
+we may not send what was sent, or listen where the answer goes (AccessDenied). Belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import nats.errors
+from nats.aio.client import Client
+
+from proxyfab.brokers.nats.place import Place
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
+
+_PING = 3.0
+"""Seconds between pings; a server that misses two is gone."""
+_OLDEST = (2, 11)
+_PENDING = 1 << 30
+_DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
+_UNWANTED = ("authorization violation", "authentication", "account", "revoked")
+
+
+class Lost(Exception):
+    """The connection was lost before the answer came."""
+
+
+class Asked(NamedTuple):
+    """A question that was sent."""
+
+    token: str
+    answer: asyncio.Future[Any]
+
+
+class Session:
+    """A connection.
+
+    Args:
+        place: How to enter.
+        servers: Where.
+        lost: Called once, when it is over.
+    """
+
+    def __init__(self, place: Place, servers: list[str], lost: Callable[[], None]) -> None:
+        self.place = place
+        self.alive = False
+        self.denied: dict[str, str] = {}
+        """Subjects, in small letters, that were refused, and what was tried."""
+        self._servers = servers
+        self._lost = lost
+        self._client = Client()
+        self._waiting: dict[str, tuple[asyncio.Future[Any], str]] = {}
+        self._count = 0
+        self._prefix = ""
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of a message at most."""
+        return int(self._client.max_payload)
+
+    async def open(self, seconds: float, login: dict[str, Any]) -> None:
+        """Connect and enter.
+
+        Raises:
+            ConnectorError: It cannot be reached; AccessDenied: not by us; ConfigurationError: it is too old.
+        """
+        connecting = self._client.connect(
+            servers=self._servers,
+            error_cb=self._heard,
+            closed_cb=self._closed,
+            name="proxyfab",
+            allow_reconnect=False,
+            connect_timeout=max(1, round(seconds)),
+            reconnect_time_wait=0,
+            max_reconnect_attempts=1,
+            ping_interval=_PING,
+            inbox_prefix=self.place.inbox,
+            pending_size=8 << 20,
+            **login,
+        )
+        try:
+            await asyncio.wait_for(connecting, seconds)
+            inbox = self._client.new_inbox()
+            await self.listen(f"{inbox}.*", self._answered)
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                await self._client.close()
+            if isinstance(error, Exception):
+                raise _translated(error, self.place) from error
+            raise
+        self._prefix = f"{inbox}."
+        version = self._client.connected_server_version
+        if (version.major, version.minor) < _OLDEST:
+            await self.close()
+            raise ConfigurationError(f"{self.place.label} runs nats-server {version!r}; 2.11 or newer is needed.")
+        self.alive = True
+
+    async def ask(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> Asked:
+        """Send a message that is answered."""
+        self._count += 1
+        token = f"{self._count:x}"
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = answer, subject
+        try:
+            await self.say(subject, body, self._prefix + token, headers)
+        except BaseException:
+            self.forget(token)
+            raise
+        return Asked(token, answer)
+
+    def forget(self, token: str) -> None:
+        """Nobody waits for this answer any more."""
+        self._waiting.pop(token, None)
+
+    async def say(self, subject: str, body: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Send a message; raises Lost."""
+        if not self.alive:
+            raise Lost
+        try:
+            await self._client.publish(subject, body, reply, headers)
+        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError, OSError) as error:
+            raise Lost from error
+
+    async def listen(self, subject: str, heard: Callable[[Any], Awaitable[None]]) -> Any:
+        """Have `heard(message)` called; the subscription has `unsubscribe` and `drain`."""
+        try:
+            return await self._client.subscribe(subject, cb=heard, pending_bytes_limit=_PENDING)
+        except (nats.errors.ConnectionClosedError, OSError) as error:
+            raise Lost from error
+
+    def inbox(self) -> str:
+        """A subject that nobody else has."""
+        return str(self._client.new_inbox())
+
+    async def close(self) -> None:
+        """End it."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._client.close(), 2.0)
+        await self._closed()
+
+    def drop(self) -> None:
+        """It is of no use any more: everybody is told, and it is closed beside."""
+        asyncio.get_running_loop().create_task(self.close())
+        self._over()
+
+    async def _answered(self, message: Any) -> None:
+        found = self._waiting.pop(message.subject[len(self._prefix) :], None)
+        if found is not None and not found[0].done():
+            found[0].set_result(message)
+
+    async def _heard(self, error: Exception) -> None:
+        match = _DENIED.search(str(error).lower())
+        if match is None:
+            return
+        what, subject = match.groups()
+        self.denied[subject] = what
+        for token, (answer, asked) in list(self._waiting.items()):
+            if not answer.done() and (asked.lower() == subject or self._prefix.lower() + "*" == subject):
+                answer.set_exception(refused(self.place, what, subject))
+                self.forget(token)
+
+    async def _closed(self) -> None:
+        self._over()
+
+    def _over(self) -> None:
+        was, self.alive = self.alive, False
+        for answer, _ in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(Lost())
+                answer.exception()  # whether or not somebody waits
+        self._waiting.clear()
+        if was:
+            self._lost()
+
+
+def refused(place: Place, what: str, subject: str) -> AccessDenied:
+    """The error of something that the server does not let us do."""
+    return AccessDenied(
+        f"{place.label} does not let {place.user or 'us'} {'publish to' if what == 'publish' else 'subscribe to'} "
+        f"{subject}; ask its administrator for that permission, or set ?inbox= where answers may go elsewhere only."
+    )
+
+
+def _translated(error: Exception, place: Place) -> Exception:
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, (AccessDenied, ConfigurationError, ConnectorError)):
+        return error
+    if any(word in text.lower() for word in _UNWANTED):
+        return AccessDenied(
+            f"{place.label} refused {place.user or 'us'}: {text}. Set ?user= and PROXYFAB_NATS_PASSWORD, "
+            "PROXYFAB_NATS_TOKEN, or ?creds=/path."
+        )
+    return ConnectorError(f"Cannot connect to {place.label}: {text}; check that a NATS server runs there.")

@@ -1,0 +1,93 @@
+"""What members say of what they fetched: done, give it to somebody else, I am still at it. In the loop's thread.
+
+Promises: it is said in the order of the calls; the last of each call is confirmed by the server, which stands for all
+before it; what a lost connection swallowed is said again. Nobody waits for that but `flush`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from proxyfab.brokers.nats.link import Link, now
+from proxyfab.brokers.nats.session import Lost
+from proxyfab.brokers.nats.tokens import consumer_of
+from proxyfab.errors import ConnectorError, ProxyfabError
+
+ACK = b"+ACK"
+EXTEND = b"+WPI"
+_LASTS = 60.0
+
+
+def nak(delay: float) -> bytes:
+    """Give it back, to come again after so many seconds."""
+    return b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9)
+
+
+class Settling:
+    """What one member says.
+
+    Args:
+        link: To whom.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: ProxyfabError | None = None
+
+    def say(self, payload: bytes, tokens: Sequence[str]) -> None:
+        """Say so of each, soon."""
+        if tokens:
+            task = asyncio.get_running_loop().create_task(self._tell(payload, tokens))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ProxyfabError):
+            self._failed = error
+
+    async def flush(self, deadline: float) -> None:
+        """Return when all was confirmed; raises what was wrong with any of it."""
+        while self._tasks:
+            left = deadline - now()
+            if left <= 0:
+                raise ConnectorError(f"{self._link.place.label} did not confirm acknowledgements in time.")
+            await asyncio.wait(list(self._tasks), timeout=left)
+            await asyncio.sleep(0)  # so that `_done` is called
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    async def _tell(self, payload: bytes, tokens: Sequence[str]) -> None:
+        last = list({consumer_of(token): token for token in tokens}.values())
+        rest = [token for token in tokens if token not in last] if len(tokens) > len(last) else []
+        deadline = now() + _LASTS
+        while True:
+            session = await self._link.session(deadline)
+            try:
+                for token in rest:
+                    await session.say(token, payload)
+                asked = [await session.ask(token, payload) for token in last]
+            except Lost:
+                continue
+            await asyncio.wait([each.answer for each in asked], timeout=max(0.0, min(5.0, deadline - now())))
+            if all(each.answer.done() for each in asked) and not _lost(asked):
+                return
+            for each in asked:
+                session.forget(each.token)
+            if now() >= deadline:
+                raise ConnectorError(f"{self._link.place.label} did not confirm acknowledgements in time.")
+
+
+def _lost(asked: Sequence[Any]) -> bool:
+    """Whether an answer was lost; raises when it was refused."""
+    for each in asked:
+        try:
+            each.answer.result()  # a consumer that is not there any more owes nothing: that is an answer as well
+        except Lost:
+            return True
+    return False
