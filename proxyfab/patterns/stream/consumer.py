@@ -102,10 +102,10 @@ class Consumer:
     ) -> None:
         _check(attempts, ack_wait=ack_wait, patience=patience, timeout=1.0 if timeout is None else timeout)
         self.broker = open_broker(broker) if isinstance(broker, str) else broker
-        self.topic = Topic(topic) if isinstance(topic, str) else topic
+        wanted = Topic(topic) if isinstance(topic, str) else topic
         self.group = None if observe else check_group(group)
         self.timeout = timeout
-        name = self.topic.name
+        name = wanted.name
         link = Link(name, here(), self.broker.url.partition(":")[0])
         undertaker = Undertaker(self.broker, name, group) if dead_letter and not observe else None
         self._burying = burying = Burying(undertaker, link)
@@ -115,7 +115,7 @@ class Consumer:
         trials = None if observe else Trials(self.broker, name, group, attempts)
         fetching = Fetching(
             self.broker,
-            self.topic,
+            wanted,
             group=self.group,
             start=start,
             partitions=own,
@@ -212,6 +212,11 @@ class Consumer:
         except ResolveTimeout:
             pass
         return found
+
+    @property
+    def topic(self) -> Topic:
+        """What is read; as the broker has it, once the subscription has begun."""
+        return self._supply.fetching.topic
 
     @property
     def over(self) -> bool:

@@ -192,12 +192,16 @@ class Item:
         if len(done) == hand.total:
             hand.finish()
 
-    def nack(self, delay: float = 0.0) -> None:
+    def nack(self, delay: float = 0.0, *, error: BaseException | None = None) -> None:
         """It did not work: it comes again after `delay` seconds, to any member; after the last attempt it is buried.
 
         It comes as soon as the events that were sent together with it are settled too.
+
+        Args:
+            delay: Seconds.
+            error: Why, for the dead letter that it may become.
         """
-        self._hand.give_back(self, self._index, delay)
+        self._hand.give_back(self, self._index, delay, error)
 
     def reject(self, reason: str) -> None:
         """It never will work: among the dead letters, with `reason`."""

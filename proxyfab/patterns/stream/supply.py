@@ -19,6 +19,7 @@ from proxyfab.patterns.stream.endings import Endings
 from proxyfab.patterns.stream.fetching import Fetching, Pace
 from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.settling import LOST, Desk
 from proxyfab.patterns.stream.unpacking import Unpacking
 
@@ -43,6 +44,7 @@ class Supply:
         self.over = False
         """Whether the stream was, when events were last asked for."""
         self._hold: Hold[Subscription] | None = None
+        self._releaser: Releaser | None = None
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -150,6 +152,10 @@ class Supply:
         subscription = self.fetching.subscription()
         if self.desk.subscription is not subscription:
             self.desk.subscription = subscription
+            if self.fetching.group is not None:
+                fetching = self.fetching
+                self._releaser = Releaser(fetching.broker, fetching.topic, fetching.group, fetching.confirm)
+                self.desk.told = [self._releaser.told]
             self._hold = _leaving.hold(self.desk, subscription)
 
     def seek(self, start: Start, skip: dict[tuple[int, int], int]) -> None:
@@ -172,6 +178,9 @@ class Supply:
         try:
             if self.desk.subscription is not None:
                 self.desk.close()
+            if self._releaser is not None:
+                subscription.flush()
+                self._releaser.close()
         finally:
             self._waiting.clear()
             self._begun.clear()

@@ -104,11 +104,11 @@ class Unpacking:
             self._foreign(hand, error)
             return None
         hand.begun(frame, self._settled(hand, frame))
+        trial = None if self._trials is None else self._trials.trial(hand)
         left = [index for index in range(hand.total) if index not in hand.done] if hand.done else range(hand.total)
         counts = self._desk.counts
         counts["frames"] += 1
         counts["events"] += len(left)
-        trial = None if self._trials is None else self._trials.trial(hand)
         if trial is not None:
             left = self._tried(hand, left, trial)
         if self._wanted is not None:
@@ -205,5 +205,5 @@ class OneByOne:
 
     def __next__(self) -> Item:
         index = next(self._left)
-        self._trial.mark(index)
+        self._trial.mark(index, self._hand)
         return Item(self._hand, index)

@@ -1,0 +1,333 @@
+"""What never works is kept aside with its cause, can be sent once more, and stops nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from proxyfab import Store, trace
+from proxyfab.brokers.memory import MemoryBroker
+from proxyfab.errors import ConfigurationError, IntegrityError
+from proxyfab.events.broker import Broker
+from proxyfab.events.model import Position, Record
+from proxyfab.patterns.stream.consumer import Consumer
+from proxyfab.patterns.stream.deadletters import dead_letters, purge, replay
+from proxyfab.testing import until
+from proxyfab.wire.events import END, Event
+from tests.patterns.stream.frames import Writer
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with MemoryBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store("memory://", inline_below=0) as store:
+        yield store
+        store.clear()
+
+
+def test_what_is_rejected_is_kept_with_its_reason(broker: Broker) -> None:
+    before = time.time()
+    Writer(broker).send(None, "bad", key="k", run=7)
+    with Consumer(broker, "t", group="g") as consumer:
+        good, bad = consumer.fetch()
+        good.ack()
+        bad.reject("it is bad")
+        bad.reject("twice")
+        assert consumer.lag() == 0
+        assert consumer.stats()["buried"] == 1
+    (letter,) = dead_letters(broker, "t")
+    assert (letter.cause, letter.traceback, letter.group, letter.attempts) == ("it is bad", "", "g", 1)
+    assert (letter.id, letter.key, letter.metadata, letter.get()) == ("p-0-0-1", "k", {"run": 7}, "bad")
+    assert letter.position == Position("t", 0, 1, 1) and letter.place == Position("t.dlq", 0, 1)
+    assert before <= letter.time <= time.time()
+    assert not letter.raw
+
+
+def test_what_fails_again_and_again_is_buried_with_its_traceback(broker: Broker) -> None:
+    out = Writer(broker)
+    out.send(1, 2)
+    out.end()
+    seen = []
+    with Consumer(broker, "t", attempts=3) as consumer:
+        for item in consumer:
+            try:
+                with item:
+                    seen.append((item.get(), item.attempt))
+                    if item.get() == 1:
+                        raise KeyError("the cause")
+            except KeyError:
+                pass
+    assert seen == [(1, 1), (2, 1), (1, 2), (1, 3)]
+    (letter,) = dead_letters(broker, "t")
+    assert letter.cause == "given back at attempt 3: KeyError: 'the cause'"
+    assert "test_deadletters.py" in letter.traceback and letter.traceback.endswith("KeyError: 'the cause'\n")
+    assert letter.attempts == 3
+
+
+def test_an_interrupt_is_no_fault_of_the_event(broker: Broker) -> None:
+    Writer(broker).send(1)
+    with Consumer(broker, "t", attempts=1) as consumer:
+        (item,) = consumer.fetch()
+        with pytest.raises(KeyboardInterrupt), item:
+            raise KeyboardInterrupt
+        assert [item.get() for item in consumer.fetch()] == [1]
+        assert list(dead_letters(broker, "t")) == []
+
+
+def test_a_long_traceback_keeps_its_end(broker: Broker) -> None:
+    Writer(broker).send(1)
+
+    def deep(n: int) -> None:
+        if n:
+            deep(n - 1)
+        raise ValueError("x" * 30_000 + str(n))
+
+    with Consumer(broker, "t", attempts=1) as consumer:
+        (item,) = consumer.fetch()
+        with pytest.raises(ValueError, match="x"), item:
+            deep(5)
+    (letter,) = dead_letters(broker, "t")
+    assert len(letter.traceback) == 8192 and len(letter.cause) < 1000
+
+
+def test_replaying_sends_the_event_with_its_object_once_more(broker: Broker, store: Store) -> None:
+    out = Writer(broker)
+    out.send(np.arange(4), key="k", store=store, exposure=0.1)
+    with Consumer(broker, "t") as consumer:
+        (item,) = consumer.fetch()
+        original = item.ref
+        assert original is not None and original.key is not None
+        item.reject("not now")
+        consumer.flush()
+        assert until(lambda: not store.exists(original.key)), "the topic has released the original"
+        (letter,) = dead_letters(broker, "t")
+        assert letter.get().tolist() == [0, 1, 2, 3] and letter.attributes["dlqobject"] == "copied"
+
+        assert replay(broker, "t") == 1
+        assert list(dead_letters(broker, "t")) == []
+        assert replay(broker, "t") == purge(broker, "t") == 0
+        (again,) = consumer.fetch()
+        assert again.get().tolist() == [0, 1, 2, 3]
+        assert (again.id, again.key, again.metadata) == ("p-0-0-0~1", "k", {"exposure": 0.1})
+        assert again.attributes["replayof"] == "p-0-0-0"
+        assert not any(name.startswith("dlq") for name in again.attributes)
+        copy = again.ref
+        again.ack()
+        consumer.flush()
+        assert copy is not None and until(lambda: not copy.exists()), "its object is the topic's again"
+        assert consumer.stats().get("gaps", 0) == 0
+
+
+def test_a_replay_that_was_interrupted_sends_once(broker: Broker) -> None:
+    Writer(broker).send(1)
+    with Consumer(broker, "t") as consumer:
+        consumer.fetch()[0].reject("no")
+        replay(broker, "t")
+        broker.state("t.dlq").delete("letters/gone")  # as if it had died before it said so
+        assert replay(broker, "t") == 1
+        consumer.fetch()[0].ack()
+        assert consumer.lag() == 0
+
+
+def test_purging_deletes_letters_and_copies(broker: Broker, store: Store) -> None:
+    out = Writer(broker)
+    out.send([1], [2], store=store)
+    out.send([3], store=store, attributes={"keep": "1"})
+    with Consumer(broker, "t") as consumer:
+        items = consumer.fetch()
+        theirs = items[2].ref
+        for item in items:
+            item.reject("no")
+    letters = list(dead_letters(broker, "t"))
+    refs = [letter.ref for letter in letters]
+    assert refs[2] == theirs, "what is somebody else's is not copied"
+
+    assert purge(broker, "t", where=lambda letter: letter.position.event == 1) == 1
+    assert [letter.get() for letter in dead_letters(broker, "t")] == [[1], [3]]
+    assert purge(broker, "t", most=1) == 1
+    assert purge(broker, "t") == 1
+    assert [ref.exists() for ref in refs] == [False, False, True]
+    assert list(dead_letters(broker, "t")) == []
+
+
+def test_an_object_that_is_gone_is_no_obstacle(broker: Broker, store: Store) -> None:
+    Writer(broker).send([1], store=store)
+    with Consumer(broker, "t") as consumer:
+        (item,) = consumer.fetch()
+        assert item.ref is not None
+        item.ref.evict()
+        item.reject("its object is gone")
+    (letter,) = dead_letters(broker, "t")
+    assert letter.attributes["dlqobject"].startswith("not copied: Nothing lies under")
+    assert purge(broker, "t") == 1
+
+
+HOSTILE = [b"", b"\xef", b"not a frame", b"\xefE\x7f...", b"\xefE\x01\xff\xff", b"\xefE\x01\x90", b"\x00" * 100_000]
+
+
+def test_what_is_no_frame_stops_nobody(broker: Broker) -> None:
+    out = Writer(broker)
+    out.send(1)
+    broker.publish("t", [Record(body) for body in HOSTILE])
+    Writer(broker, name="empty").publish([])
+    Writer(broker, name="empty").end()
+    out.send(2)
+    out.end()
+    with Consumer(broker, "t") as consumer:
+        found = [(item.get(), item.ack())[0] for item in consumer]
+        assert found == [1, 2]
+        assert consumer.stats()["malformed"] == len(HOSTILE)
+    letters = list(dead_letters(broker, "t"))
+    assert [letter.get() for letter in letters] == HOSTILE
+    assert all(letter.raw and "frame" in letter.cause for letter in letters)
+    assert replay(broker, "t", most=2) == 2
+    with Consumer(broker, "t") as consumer:
+        assert list(consumer) == []
+        assert consumer.stats()["malformed"] == 2
+    assert broker.groups("t")["default"].lag == 0
+
+
+def test_without_dead_letters_it_is_dropped_and_told(broker: Broker) -> None:
+    out = Writer(broker)
+    broker.publish("t", [Record(b"junk")])
+    out.send(1)
+    told: list[BaseException | None] = []
+    stop = trace.listen(lambda span: told.append(span.error) if span.operation == "drop" else None)
+    with Consumer(broker, "t", dead_letter=False) as consumer:
+        for item in consumer.fetch():
+            item.reject("bad")
+        assert (consumer.stats()["dropped"], consumer.lag()) == (2, 0)
+    stop()
+    assert broker.topics() == ["t"]
+    assert [str(error) for error in told][1] == "The event at t/0@2 was dropped: bad."
+    assert isinstance(told[0], IntegrityError)
+
+
+def test_what_strangers_write_among_dead_letters_is_left_out(broker: Broker) -> None:
+    Writer(broker).send(1)
+    with Consumer(broker, "t") as consumer:
+        consumer.fetch()[0].reject("no")
+    broker.publish("t.dlq", [Record(b"junk")])
+    out = Writer(broker, "t.dlq")
+    out.send(2, attributes={"dlqposition": "nowhere", "dlqattempts": "x"})
+    assert [letter.get() for letter in dead_letters(broker, "t")] == [1]
+    assert list(dead_letters(broker, "unknown")) == []
+
+
+# -- who dies ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_that_kills_its_consumers_is_buried_and_its_neighbours_are_not(broker: Broker) -> None:
+    out = Writer(broker)
+    out.send("a", "b", "poison", "c")
+    out.send("d")
+    out.end()
+    done: list[object] = []
+    deaths = 0
+    while deaths < 20:
+        consumer = Consumer(broker, "t", attempts=5, ack_wait=1000)
+        died = False
+        for item in consumer:
+            if item.get() == "poison":
+                died = True
+                break
+            done.append(item.get())
+            item.ack()
+        if not died:
+            break
+        deaths += 1
+        consumer._supply.fetching._subscription.close()  # the broker notices, and nobody says a word
+        consumer._supply.desk.subscription = None
+    else:
+        pytest.fail("it never was buried")
+    assert deaths == 5
+    assert [letter.get() for letter in dead_letters(broker, "t")] == ["poison"]
+    assert next(iter(dead_letters(broker, "t"))).cause == "delivered 5 times and never settled"
+    assert done == ["a", "b"] * 3 + ["c", "d"], "what is settled before it is not done again from the third time on"
+    consumer.close()
+    assert broker.state("t").items("trials/") == {}
+
+
+def test_many_deaths_bury_no_innocent(broker: Broker) -> None:
+    out = Writer(broker)
+    for first in range(0, 160, 8):
+        out.send(*range(first, first + 8))
+    out.end()
+    done: set[object] = set()
+    for _ in range(60):
+        consumer = Consumer(broker, "t", ack_wait=1000)
+        ended = True
+        for count, item in enumerate(consumer):
+            if count >= 9:
+                ended = False
+                break
+            done.add(item.get())
+            item.ack()
+        if ended:
+            consumer.close()
+            break
+        consumer._supply.desk.flush()
+        consumer._supply.fetching._subscription.close()
+        consumer._supply.desk.subscription = None
+    assert done == set(range(160))
+    assert list(dead_letters(broker, "t")) == []
+    assert broker.state("t").items("trials/") == {}
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "wanted"),
+    [
+        ("exposure > `0.1`", [2, 3]),
+        ("key == 'b'", [3]),
+        ("contains(tags, 'x')", [1]),
+        ("subject == 'a' && type == 'proxyfab.event'", [1, 2]),
+        (lambda item: item.metadata["exposure"] > 0.25, [3]),
+        (None, [1, 2, 3]),
+    ],
+)
+def test_filters(broker: Broker, where: object, wanted: list[int]) -> None:
+    out = Writer(broker)
+    out.send(1, key="a", exposure=0.1, tags=["x"])
+    out.send(2, key="a", exposure=0.2, tags=[])
+    out.send(3, key="b", exposure=0.3, tags=5)
+    out.end()
+    with Consumer(broker, "t", where=where) as consumer:  # type: ignore[arg-type]
+        found = [(item.get(), item.ack())[0] for item in consumer]
+        assert found == wanted
+        assert consumer.lag() == 0
+    assert list(dead_letters(broker, "t")) == []
+
+
+def test_a_filter_that_fails_buries_what_it_failed_on(broker: Broker) -> None:
+    out = Writer(broker)
+    out.send(1, exposure=0.1)
+    out.send(2)
+    out.end()
+    with Consumer(broker, "t", where=lambda item: item.metadata["exposure"]) as consumer:
+        assert [(item.get(), item.ack())[0] for item in consumer] == [1]
+    (letter,) = dead_letters(broker, "t")
+    assert letter.cause == "its filter failed: KeyError: 'exposure'" and "lambda" in letter.traceback
+
+
+@pytest.mark.parametrize("where", ["exposure >", "nonsense(exposure)", ""])
+def test_an_expression_that_makes_no_sense(broker: Broker, where: str) -> None:
+    with pytest.raises(ConfigurationError, match="no JMESPath expression"):
+        Consumer(broker, "t", where=where)
+
+
+def test_the_end_is_not_filtered(broker: Broker) -> None:
+    out = Writer(broker)
+    out.publish([Event(END)])
+    out.end()
+    assert list(Consumer(broker, "t", where="key")) == []
