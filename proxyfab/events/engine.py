@@ -109,13 +109,13 @@ class Log:
     def _make_room(self, more: int, count: int) -> None:
         limit = self.topic.max_bytes
         if limit is None:
-            held = self.nbytes + _OWN * (sum([len(partition) for partition in self._partitions]) + count)
+            held = self.nbytes + _OWN * (self.count + count)
             if held + more > HISTORY:
-                self._trim(held + more - HISTORY, _OWN)
+                self.trim(held + more - HISTORY, _OWN)
             return
         if self.nbytes + more <= limit:
             return
-        self._trim(self.nbytes + more - limit, 0)
+        self.trim(self.nbytes + more - limit, 0)
         if self.nbytes + more <= limit:
             return
         if self.topic.full == "reject" or more > limit:
@@ -126,7 +126,7 @@ class Log:
         while self.nbytes + more > limit:
             self.nbytes -= min(filter(len, self._partitions), key=_age_of).drop()
 
-    def _trim(self, wanted: int, own: int) -> None:
+    def trim(self, wanted: int, own: int = _OWN) -> None:
         """Drop what every group has acknowledged until so many bytes are free; each record has some of its own."""
         if not self._groups:
             return
@@ -137,6 +137,11 @@ class Log:
                 dropped = partition.drop()
                 self.nbytes -= dropped
                 wanted -= dropped + own
+
+    @property
+    def count(self) -> int:
+        """Records that it holds."""
+        return sum([len(partition) for partition in self._partitions])
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
@@ -254,6 +259,15 @@ class Log:
         self._there()
         return self._groups.pop(name, None) is not None
 
+    def has_group(self, name: str) -> bool:
+        """Whether there is one of this name."""
+        return name in self._groups
+
+    @property
+    def groups_count(self) -> int:
+        """How many there are."""
+        return len(self._groups)
+
     def groups(self) -> dict[str, GroupInfo]:
         """How far each is."""
         self._there()
@@ -302,7 +316,7 @@ class Log:
         if self.topic.retention is not None:
             self._age(self._clock.time())
         extents = {number: Extent(part.base, part.last) for number, part in enumerate(self._partitions)}
-        return Description(self.topic, extents, sum([len(part) for part in self._partitions]), self.nbytes)
+        return Description(self.topic, extents, self.count, self.nbytes)
 
     def wanted(self, partitions: Sequence[int] | None) -> frozenset[int]:
         """Numbers of partitions, all of them for None; raises ConfigurationError."""

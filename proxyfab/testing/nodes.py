@@ -86,13 +86,17 @@ class NodeServer:
         assert self.process is not None
         return self.process.pid
 
+    def command(self, ready: int) -> list[str]:
+        """How it is started; it writes to the descriptor `ready` when it can be connected to."""
+        command = [sys.executable, "-m", "proxyfab", "serve", "--bind", self.bind, "--ready-fd", str(ready)]
+        return [*command, *self.arguments]
+
     def start(self) -> None:
         """Start it, and wait until it can be connected to."""
         ours, theirs = os.pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in _reap
-        command = [sys.executable, "-m", "proxyfab", "serve", "--bind", self.bind, "--ready-fd", str(theirs)]
         self.process = subprocess.Popen(
-            [*command, *self.arguments],
+            self.command(theirs),
             stdin=subprocess.DEVNULL,
             stdout=self._errors,
             stderr=self._errors,

@@ -17,12 +17,12 @@ import time
 from collections.abc import Container, Sequence
 from typing import Any
 
-from proxyfab import errors
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapacityError, ConnectorError, IntegrityError, ProxyfabError
+from proxyfab.errors import CapacityError, IntegrityError, ProxyfabError
 from proxyfab.osio.memory import allocate
 from proxyfab.wire.flow import WINDOW, Receiving, Sending
 from proxyfab.wire.messages import NOBODY, Message, pieces
+from proxyfab.zeromq.answers import error_named
 
 _FRESH = 0.5
 """Seconds since the last answer in which a connection is taken to stand."""
@@ -216,7 +216,5 @@ class Filling:
 
 def _error(message: Message, endpoint: str) -> ProxyfabError:
     """What a server answered that went wrong, as the error it is."""
-    kind = getattr(errors, message.text("kind", ""), None)
-    if not isinstance(kind, type) or not issubclass(kind, ProxyfabError):
-        kind = ConnectorError
-    return kind(f"{message.text('text', '')} (Node server at {endpoint}.)")
+    text = f"{message.text('text', '')} (Node server at {endpoint}.)"
+    return error_named(message.text("kind", ""), text)

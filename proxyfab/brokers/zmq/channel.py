@@ -1,0 +1,110 @@
+"""One connection to a server of events, used by one call at a time: sends a request, receives its answer.
+
+Rules:
+1. It connects once (`zeromq.connection`); what is sent on it goes to the server that said hello on it.
+2. A call that ends in any other way than by its answer leaves the channel to be closed: a late answer has no reader.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from proxyfab.errors import IntegrityError
+from proxyfab.wire.messages import MAX_MESSAGE, NOBODY, REQUEST, Message, decode, encode
+from proxyfab.zeromq.answers import error_named
+from proxyfab.zeromq.connection import PATIENCE, Broken, Connection
+
+_MORE = int(zmq.SNDMORE)
+_COPIED = 64 << 10
+_FRESH = 0.5
+"""Seconds since the last answer in which a connection is taken to stand."""
+
+
+class Channel:
+    """A connection. Belongs to one thread at a time.
+
+    Args:
+        endpoint: As ZeroMQ writes it.
+        options: Further options of the socket: CURVE keys.
+        patience: Seconds in which it has to come about.
+    """
+
+    def __init__(self, endpoint: str, options: dict[int, bytes], patience: float = PATIENCE) -> None:
+        self.endpoint = endpoint
+        self._connection = Connection(endpoint, options, MAX_MESSAGE, patience, server="broker")
+        self._socket = self._connection.socket
+        self._heard = 0.0
+        try:
+            welcome = self.ask("hello", {}, (), time.monotonic() + patience)
+            if welcome.text("serves", "") != "events":
+                raise Broken("serves no events: it is a node server, or another's", again=False)
+            self.incarnation = welcome.text("incarnation")
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, verb: str, fields: dict[str, Any], body: Sequence[bytes | memoryview], until: float) -> Message:
+        """What the server answers.
+
+        Raises:
+            ProxyfabError: What it says went wrong; the channel can be used again.
+            Broken: It does not answer; the channel cannot.
+        """
+        request = os.urandom(REQUEST)
+        self._send(verb, request, fields, body)
+        while True:
+            message = self._next(until)
+            if message is None or message.request not in (request, NOBODY):
+                continue
+            self._heard = time.monotonic()
+            if message.verb == "error":
+                text = f"{message.text('text', '')} (Broker at {self.endpoint}.)"
+                raise error_named(message.text("kind", ""), text)
+            return message
+
+    def tell(self, verb: str, fields: dict[str, Any]) -> None:
+        """Send what needs no answer."""
+        self._send(verb, NOBODY, fields, ())
+
+    def _send(self, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[bytes | memoryview]) -> None:
+        header = encode(verb, request, fields)
+        try:
+            if not body:
+                self._socket.send(header)
+            else:
+                self._socket.send(header, _MORE)
+                for view in body[:-1]:
+                    self._socket.send(view, _MORE, copy=len(view) < _COPIED)
+                self._socket.send(body[-1], copy=len(body[-1]) < _COPIED)
+        except zmq.Again:  # its queue has no limit: there is no connection any more, and there will be none
+            self._connection.check()
+            raise Broken("has closed the connection") from None
+
+    def _next(self, until: float) -> Message | None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(copy=False)
+            except zmq.Again:
+                self._connection.check()
+                if time.monotonic() >= until:
+                    raise Broken("did not answer in time", again=False) from None
+                continue
+            parts = [frame.buffer for frame in frames]
+            try:
+                return decode(parts) if parts[0] else None  # an empty one: the server has looked whether we are there
+            except IntegrityError as error:
+                raise Broken(f"said what cannot be read: {error}", again=False) from error
+
+    def look(self) -> None:
+        """Whether the connection still stands, unless an answer came just now; raises Broken."""
+        if time.monotonic() - self._heard > _FRESH:
+            self._connection.check()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
