@@ -6,12 +6,13 @@ from proxyfab.patterns.lifetime import Lease, Lifetime
 from proxyfab.patterns.ownership import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
 from proxyfab.patterns.proxied import proxied
 from proxyfab.patterns.resilient import ResilientExecutor
-from proxyfab.patterns.stream import Producer
+from proxyfab.patterns.stream import Consumer, Producer
 from proxyfab.patterns.wishes import ByRef, ByValue
 
 __all__ = [
     "ByRef",
     "ByValue",
+    "Consumer",
     "Future",
     "Lease",
     "Lifetime",
