@@ -27,7 +27,7 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
     "brokers": {
         "memory": ("proxyfab.brokers.memory", "MemoryBroker", ""),
         "zmq": ("proxyfab.brokers.zmq", "ZmqBroker", "zmq"),
-        "nats": ("proxyfab.brokers.nats", "NatsBroker", "nats"),
+        "nats": ("proxyfab.brokers.nats.broker", "NatsBroker", "nats"),
         "kafka": ("proxyfab.brokers.kafka", "KafkaBroker", "kafka"),
         "redis": ("proxyfab.brokers.redis", "RedisBroker", "redis"),
         "rediss": ("proxyfab.brokers.redis", "RedisBroker", "redis"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxyfab.brokers.nats import NatsBroker
+from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.testing import BrokerTests
 from proxyfab.testing.natsserver import NatsServer
 

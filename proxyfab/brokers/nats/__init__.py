@@ -1,5 +1,4 @@
-"""`nats://`: topics as streams of NATS JetStream, on a server anywhere, or on one that is started here and shared."""
+"""`nats://`: topics as streams of NATS JetStream, on a server anywhere, or on one that is started here and shared.
 
-from proxyfab.brokers.nats.broker import NatsBroker
-
-__all__ = ["NatsBroker"]
+`broker` has the class; nothing is imported with the package, as the keeper of the server needs little of it.
+"""

@@ -185,7 +185,7 @@ def _start(files: Files, keeper: int, sync: str) -> None:
     command = ["-m", "proxyfab.brokers.nats.keeper", files.directory, files.store, str(keeper), server, sync]
     with open(files.log, "wb") as log:
         subprocess.run(
-            [sys.executable, "-c", _DETACH, *command],
+            [sys.executable, "-I", "-S", "-c", _DETACH, *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -124,6 +124,7 @@ class Session:
         try:
             await self._client.publish(subject, body, reply, headers)
         except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError, OSError) as error:
+            self._over()  # nats-py knows, and has not told yet
             raise Lost from error
 
     async def listen(self, subject: str, heard: Callable[[Any], Awaitable[None]]) -> Any:
@@ -131,6 +132,7 @@ class Session:
         try:
             return await self._client.subscribe(subject, cb=heard, pending_bytes_limit=_PENDING)
         except (nats.errors.ConnectionClosedError, OSError) as error:
+            self._over()
             raise Lost from error
 
     def inbox(self) -> str:
