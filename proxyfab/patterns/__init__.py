@@ -7,6 +7,7 @@ from proxyfab.patterns.ownership import adopt, borrow, borrow_mut, clone, own, r
 from proxyfab.patterns.proxied import proxied
 from proxyfab.patterns.resilient import ResilientExecutor
 from proxyfab.patterns.stream import Consumer, Producer
+from proxyfab.patterns.trigger import Trigger
 from proxyfab.patterns.wishes import ByRef, ByValue
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Producer",
     "ProxyExecutor",
     "ResilientExecutor",
+    "Trigger",
     "adopt",
     "as_completed",
     "borrow",

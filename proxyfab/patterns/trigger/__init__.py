@@ -1,0 +1,18 @@
+"""Functions that events call: triggers."""
+
+from proxyfab.patterns.trigger.event import Event
+from proxyfab.patterns.trigger.records import Firing, Statistics, disable, enable, logs, statistics, triggers
+from proxyfab.patterns.trigger.trigger import Backoff, Trigger
+
+__all__ = [
+    "Backoff",
+    "Event",
+    "Firing",
+    "Statistics",
+    "Trigger",
+    "disable",
+    "enable",
+    "logs",
+    "statistics",
+    "triggers",
+]

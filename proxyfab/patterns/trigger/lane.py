@@ -1,0 +1,220 @@
+"""A lane: one topic of a trigger in one process. It takes events, has the function called, and settles them.
+
+Promises: no more calls than the trigger may make at once, in all its lanes; the events of calls under way are kept from
+others for as long as this process lives; what a call that came too late does is not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from typing import NamedTuple
+
+from proxyfab.errors import IntegrityError, ProxyfabError
+from proxyfab.events.broker import Broker
+from proxyfab.events.model import Start
+from proxyfab.patterns.stream.consumer import Consumer
+from proxyfab.patterns.stream.filtering import Where
+from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.trigger.event import Event, event_of
+from proxyfab.patterns.trigger.records import Book
+from proxyfab.patterns.trigger.slots import Slots
+
+_SLICE = 0.25
+"""Seconds after which a lane looks whether calls have taken too long."""
+_TURN = 0.01
+"""Seconds for which a lane looks for events where others wait for its slot."""
+_PAUSE = 0.5
+_TOLD = 500
+
+
+class Plan(NamedTuple):
+    """What a trigger does; see `Trigger`."""
+
+    fn: Callable[..., object]
+    group: str
+    where: Where
+    batch: int
+    window: float
+    start: Start
+    timeout: float | None
+    concurrency: int
+    retries: int
+    delay: Callable[[int], float]
+    dead_letter: bool
+    ack_wait: float
+
+
+class _Call:
+    """A call under way."""
+
+    __slots__ = ("began", "extended", "items", "settled")
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self.began = self.extended = time.monotonic()
+        self.settled = False
+
+
+class Lane:
+    """Runs in a thread of its own from when it is made until `stop`."""
+
+    def __init__(self, broker: Broker, topic: str, plan: Plan, book: Book, executor: Executor, slots: Slots) -> None:
+        self._plan = plan
+        self._book = book
+        self._executor = executor
+        self._slots = slots
+        self._stopped = threading.Event()
+        self._calls: list[_Call] = []
+        self._lock = threading.Lock()
+        self._consumer = Consumer(
+            broker,
+            topic,
+            group=plan.group,
+            start=plan.start,
+            ack_wait=plan.ack_wait,
+            attempts=plan.retries + 1,
+            dead_letter=plan.dead_letter,
+            where=plan.where,
+            prefetch=plan.batch * plan.concurrency,
+        )
+        self._consumer.open()
+        self._thread = threading.Thread(target=self._work, name=f"proxyfab-trigger-{topic}", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Take no more events."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        """Wait for what is under way."""
+        self._thread.join()
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                self._watch()
+                if not self._slots.take(_SLICE):
+                    continue
+                items = self._take()
+                if not items:
+                    self._slots.give()
+                    if self._consumer.over:
+                        self._stopped.wait(_PAUSE)  # all producers have ended; another one may begin
+                    continue
+                self._fire(items)
+            while self._calls:
+                self._watch()
+                time.sleep(_SLICE / 10)
+        finally:
+            with contextlib.suppress(ProxyfabError):
+                self._consumer.close()
+
+    def _take(self) -> list[Item]:
+        """Up to a batch of events, gathered for a window from the first one on."""
+        plan = self._plan
+        try:
+            items = self._consumer.fetch(plan.batch, _TURN if self._slots.wanted else _SLICE)
+            if items and plan.batch > 1:
+                until = time.monotonic() + plan.window
+                while len(items) < plan.batch and (left := until - time.monotonic()) > 0 and not self._consumer.over:
+                    items += self._consumer.fetch(plan.batch - len(items), left)
+        except ProxyfabError as error:
+            self._book.write("failed", error=str(error)[:_TOLD])
+            self._stopped.wait(_PAUSE)
+            return []
+        return items
+
+    def _fire(self, items: list[Item]) -> None:
+        call = _Call(items)
+        events: list[Event] = []
+        for item in list(items):
+            try:
+                events.append(event_of(item))
+            except IntegrityError as error:
+                item.reject(str(error))
+                items.remove(item)
+        if not items:
+            self._slots.give()
+            return
+        self._book.count(fired=1, events=len(items))
+        with self._lock:
+            self._calls.append(call)
+        try:
+            future = self._executor.submit(self._plan.fn, events if self._plan.batch > 1 else events[0])
+        except Exception as error:  # noqa: BLE001 - the pool is broken, or was shut down: the events are for others
+            self._settle(call, error)
+            self._stopped.wait(_PAUSE)
+            return
+        future.add_done_callback(lambda future: self._ended(call, future))
+
+    def _ended(self, call: _Call, future: Future[object]) -> None:
+        try:
+            error = future.exception()
+        except CancelledError as cancelled:
+            error = cancelled
+        self._settle(call, error)
+
+    def _settle(self, call: _Call, error: BaseException | None, what: str = "failed") -> None:
+        with self._lock:
+            if call.settled:
+                return
+            call.settled = True
+        seconds = time.monotonic() - call.began
+        try:
+            self._say(call, error, what, seconds)
+            for item in call.items:
+                if error is None:
+                    item.ack()
+                else:
+                    item.nack(self._plan.delay(item.attempt), error=_raised(error))
+        finally:
+            with self._lock:
+                self._calls.remove(call)
+            self._slots.give()
+
+    def _say(self, call: _Call, error: BaseException | None, what: str, seconds: float) -> None:
+        first = call.items[0]
+        last = error is not None and first.attempt > self._plan.retries
+        self._book.count(
+            seconds=seconds, succeeded=error is None, failed=error is not None, buried=len(call.items) * last
+        )
+        story = "" if error is None else f"{type(error).__name__}: {error}"[:_TOLD]
+        self._book.called(story)
+        self._book.write(
+            "succeeded" if error is None else "buried" if last else what,
+            positions=[str(item.position) for item in call.items],
+            seconds=round(seconds, 6),
+            attempt=first.attempt,
+            error=story,
+        )
+
+    def _watch(self) -> None:
+        """Keep the events of calls under way, and give up those that take too long."""
+        now, plan = time.monotonic(), self._plan
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            if plan.timeout is not None and now - call.began > plan.timeout:
+                late = TimeoutError(f"The call took longer than {plan.timeout:g} s.")
+                self._settle(call, late, "timed out")
+            elif now - call.extended > plan.ack_wait / 3:
+                call.extended = now
+                with contextlib.suppress(ProxyfabError):
+                    for item in call.items:
+                        item.extend()
+
+
+def _raised(error: BaseException) -> Exception:
+    """What a dead letter is told; a cancelled call is no interrupt of this process."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,291 @@
+"""Triggers: when the function is called, with what, and what becomes of events with which it failed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from proxyfab.brokers import open_broker
+from proxyfab.errors import ConfigurationError, TopicNotFound
+from proxyfab.events.broker import Broker
+from proxyfab.events.model import EARLIEST
+from proxyfab.patterns.stream import Producer
+from proxyfab.patterns.stream.deadletters import dead_letters
+from proxyfab.patterns.trigger import Backoff, Event, Trigger, disable, enable, logs, statistics, triggers
+from proxyfab.store import Store
+from proxyfab.testing.processes import until
+
+SOON = Backoff(0.01, 0.05)
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with open_broker("memory://triggers") as broker:
+        yield broker
+        for topic in broker.topics():
+            broker.delete(topic)
+        state = broker.state()
+        for name in state.items():
+            state.delete(name)
+
+
+class Calls:
+    """A function that remembers its calls."""
+
+    __name__ = "calls"
+
+    def __init__(self, fails: int = 0) -> None:
+        self.seen: list[Any] = []
+        self.fails = fails
+        self.lock = threading.Lock()
+
+    def __call__(self, event: Any) -> None:
+        with self.lock:
+            self.seen.append(event)
+            if len(self.seen) <= self.fails:
+                raise ValueError(f"call {len(self.seen)} fails")
+
+
+def send(broker: Broker, topic: str, *objects: object, **metadata: object) -> None:
+    with Producer(broker, topic) as out:
+        for obj in objects:
+            out.send(obj, **metadata)
+
+
+def test_it_is_called_with_each_event(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, start=EARLIEST):
+        send(broker, "frames", 1, "two", None, exposure=0.2)
+        assert until(lambda: len(calls.seen) == 3, 10)
+    first = calls.seen[0]
+    assert isinstance(first, Event)
+    assert [event.object for event in calls.seen] == [1, "two", None]
+    assert first.metadata == {"exposure": 0.2}
+    assert (first.topic, first.attempt) == ("frames", 1)
+
+
+def test_what_was_sent_before_it_first_ran_is_not_its(broker: Broker) -> None:
+    send(broker, "frames", "old")
+    calls = Calls()
+    with Trigger(broker, "frames", calls):
+        send(broker, "frames", "new")
+        assert until(lambda: calls.seen, 10)
+    assert [event.object for event in calls.seen] == ["new"]
+    send(broker, "frames", "between")
+    with Trigger(broker, "frames", calls):
+        assert until(lambda: len(calls.seen) == 2, 10), "what came while nobody ran waits for it"
+
+
+def test_large_objects_come_as_proxies(broker: Broker) -> None:
+    calls = Calls()
+    with Store("memory://t") as store, Trigger(broker, "frames", calls, start=EARLIEST):
+        with Producer(broker, "frames", store=store) as out:
+            out.send(np.arange(50_000))
+        assert until(lambda: calls.seen, 10)
+        assert calls.seen[0].object.sum() == 1249975000
+
+
+def test_events_are_chosen_by_what_is_said_of_them(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, where="exposure > `0.1`", start=EARLIEST):
+        send(broker, "frames", "dark", exposure=0.05)
+        send(broker, "frames", "bright", exposure=0.5)
+        assert until(lambda: calls.seen, 10)
+    assert [event.object for event in calls.seen] == ["bright"]
+
+
+def test_batches_and_their_window(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, batch=4, window=0.3, start=EARLIEST):
+        send(broker, "frames", *range(6))
+        assert until(lambda: sum(map(len, calls.seen)) == 6, 10)
+    assert [len(batch) for batch in calls.seen] == [4, 2]
+
+
+def test_a_call_that_fails_is_made_again(broker: Broker) -> None:
+    calls = Calls(fails=2)
+    with Trigger(broker, "frames", calls, retries=3, backoff=SOON, start=EARLIEST):
+        send(broker, "frames", "it")
+        assert until(lambda: len(calls.seen) == 3, 10)
+        assert until(lambda: statistics(broker, "calls").succeeded == 1, 10)
+    assert [event.attempt for event in calls.seen] == [1, 2, 3]
+    assert list(dead_letters(broker, "frames")) == []
+
+
+def test_what_never_works_is_a_dead_letter(broker: Broker) -> None:
+    calls = Calls(fails=100)
+    with Trigger(broker, "frames", calls, retries=1, backoff=SOON, start=EARLIEST):
+        send(broker, "frames", "it")
+        assert until(lambda: list(dead_letters(broker, "frames")), 10)
+    (letter,) = dead_letters(broker, "frames")
+    assert "call 2 fails" in letter.cause
+    assert "ValueError" in letter.traceback
+    figures = statistics(broker, "calls")
+    assert (figures.fired, figures.failed, figures.buried) == (2, 2, 1)
+    assert "call 2 fails" in figures.error
+
+
+def test_a_call_that_takes_too_long_is_made_again(broker: Broker) -> None:
+    gate, calls = threading.Event(), []
+
+    def slow(event: Event) -> None:
+        calls.append(event.attempt)
+        if event.attempt == 1:
+            gate.wait(20)
+
+    with Trigger(broker, "frames", slow, timeout=0.2, concurrency=2, backoff=SOON, start=EARLIEST):
+        send(broker, "frames", "it")
+        assert until(lambda: calls == [1, 2], 10)
+        gate.set()
+    assert "timed out" in [firing.what for firing in logs(broker, "slow")]
+
+
+def test_calls_at_once_are_limited(broker: Broker) -> None:
+    gate, now, most = threading.Event(), [0], [0]
+    lock = threading.Lock()
+
+    def hold(_event: Event) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        gate.wait(20)
+        with lock:
+            now[0] -= 1
+
+    with ThreadPoolExecutor(8) as pool, Trigger(broker, "f.*", hold, executor=pool, concurrency=3, start=EARLIEST):
+        for topic in ("f.a", "f.b"):
+            send(broker, topic, *range(5))
+        assert until(lambda: now[0] == 3, 10)
+        gate.set()
+        assert until(lambda: statistics(broker, "hold").succeeded == 10, 20)
+    assert most[0] == 3
+
+
+def test_a_pattern_finds_topics_that_come_later(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "beam.*", calls, start=EARLIEST):
+        send(broker, "beam.one", 1)
+        send(broker, "other", 2)
+        send(broker, "beam.two", 3)
+        assert until(lambda: len(calls.seen) == 2, 10)
+    assert {event.topic for event in calls.seen} == {"beam.one", "beam.two"}
+
+
+def test_many_runners_are_one_trigger(broker: Broker) -> None:
+    one, two = Calls(), Calls()
+    with (
+        Trigger(broker, "frames", one, group="shared", start=EARLIEST),
+        Trigger(broker, "frames", two, group="shared", start=EARLIEST),
+    ):
+        for number in range(40):
+            send(broker, "frames", number)
+        assert until(lambda: len(one.seen) + len(two.seen) == 40, 20)
+        assert until(lambda: statistics(broker, "shared").succeeded == 40, 10)
+    assert sorted(event.object for event in one.seen + two.seen) == list(range(40))
+    assert statistics(broker, "shared").runners == 2
+
+
+def test_it_can_be_disabled_from_elsewhere(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, start=EARLIEST) as trigger:
+        disable(broker, "calls")
+        assert not trigger.enabled
+        assert until(lambda: "disabled" in [firing.what for firing in logs(broker, "calls")], 10)
+        send(broker, "frames", "it")
+        assert broker.groups("frames")["calls"].lag == 1
+        enable(broker, "calls")
+        assert until(lambda: calls.seen, 10)
+    with pytest.raises(TopicNotFound, match="nobody"):
+        disable(broker, "nobody")
+
+
+def test_one_may_begin_disabled_and_stays_as_it_was_left(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, enabled=False) as trigger:
+        assert until(lambda: "calls" in triggers(broker), 10)
+        assert not trigger.enabled
+    with Trigger(broker, "frames", calls) as trigger:
+        assert until(lambda: triggers(broker)["calls"]["enabled"] is False, 10)
+        assert not trigger.enabled
+
+
+def test_what_is_known_of_it(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, where="a", batch=2, start=EARLIEST):
+        send(broker, "frames", 1, a=1)
+        assert until(lambda: statistics(broker, "calls").succeeded == 1, 10)
+    said = triggers(broker)["calls"]
+    assert (said["topic"], said["where"], said["batch"], said["enabled"]) == ("frames", "a", 2, True)
+    what = [firing.what for firing in logs(broker, "calls")]
+    assert what == ["started", "succeeded", "stopped"]
+    assert logs(broker, "calls")[1].positions == ("frames/0@1",)
+
+
+def total(event: Event) -> None:
+    """In another process: writes what it was called with."""
+    with open(event.metadata["place"], "a") as file:
+        file.write(f"{event.object.sum()}\n")
+
+
+def test_on_processes(broker: Broker, tmp_path: Path) -> None:
+    place = tmp_path / "sums"
+    with (
+        Store() as store,
+        ProcessPoolExecutor(2) as pool,
+        Trigger(broker, "frames", total, executor=pool, concurrency=2, start=EARLIEST),
+    ):
+        with Producer(broker, "frames", store=store) as out:
+            for number in range(4):
+                out.send(np.full(20_000, number), place=str(place))
+        assert until(lambda: place.exists() and len(place.read_text().splitlines()) == 4, 30)
+        assert until(lambda: statistics(broker, "total").succeeded == 4, 10)
+    assert sorted(map(int, place.read_text().split())) == [0, 20_000, 40_000, 60_000]
+
+
+def test_a_broken_pool_leaves_its_events_to_others(broker: Broker) -> None:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    calls = Calls()
+    with Trigger(broker, "frames", calls, group="g", executor=pool, retries=50, start=EARLIEST, backoff=SOON):
+        send(broker, "frames", "it")
+        assert until(lambda: statistics(broker, "g").failed >= 1, 10)
+        with Trigger(broker, "frames", calls, group="g", start=EARLIEST, retries=50, backoff=SOON):
+            assert until(lambda: calls.seen, 20)
+
+
+def test_run_blocks_until_it_is_told_to_stop(broker: Broker) -> None:
+    calls, stop = Calls(), threading.Event()
+    trigger = Trigger(broker, "frames", calls, start=EARLIEST)
+    thread = threading.Thread(target=trigger.run, args=(stop,))
+    thread.start()
+    send(broker, "frames", "it")
+    assert until(lambda: calls.seen, 10)
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    trigger.stop()
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"concurrency": 0}, {"retries": -1}, {"timeout": 0}, {"window": -1}])
+def test_what_makes_no_sense_is_refused(broker: Broker, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Trigger(broker, "frames", print, **wrong)
+
+
+def test_figures_add_up_over_restarts(broker: Broker) -> None:
+    calls = Calls()
+    began = time.time()
+    for number in range(2):
+        with Trigger(broker, "frames", calls, start=EARLIEST):
+            send(broker, "frames", number)
+            assert until(lambda number=number: statistics(broker, "calls").succeeded == number + 1, 10)
+    figures = statistics(broker, "calls")
+    assert figures.events == 2
+    assert figures.last >= began
