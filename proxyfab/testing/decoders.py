@@ -10,7 +10,7 @@ Promises: no input leads to I/O beyond a socket pair, to an import chosen by the
 from __future__ import annotations
 
 from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, SealError, SerializationError
-from proxyfab.testing import formats, texts
+from proxyfab.testing import formats, framing, texts
 from proxyfab.testing.decoding import Decoder
 
 
@@ -34,6 +34,7 @@ DECODERS = {
         Decoder("side", formats.read_side, formats.side_seeds, (IntegrityError,)),
         Decoder("message", formats.read_message, formats.message_seeds, (IntegrityError,)),
         Decoder("flow", formats.read_flow, formats.flow_seeds, (IntegrityError,)),
+        Decoder("events", framing.read_events, framing.event_seeds, (IntegrityError,)),
         Decoder("redis-header", formats.read_redis_header, formats.redis_header_seeds, (IntegrityError,)),
         Decoder("redis-reply", formats.read_reply, formats.reply_seeds, _foreign()),
         Decoder("url", texts.read_url, texts.url_seeds, (ConfigurationError,)),

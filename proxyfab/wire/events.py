@@ -17,7 +17,7 @@ Rules:
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -72,8 +72,8 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
     partition: int
     first: int
     source: str
-    stores: list[str]
-    events: list[Event]
+    stores: Annotated[list[str], msgspec.Meta(max_length=MAX_EVENTS)]
+    events: Annotated[list[Event], msgspec.Meta(max_length=MAX_EVENTS)]
 
     @property
     def id(self) -> str:
@@ -163,7 +163,7 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
         frame = _decoder.decode(memoryview(body)[3:])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise IntegrityError(f"A frame of events is malformed: {error}.") from error
-    if len(frame.events) > MAX_EVENTS or frame.first < 0 or frame.epoch < 0 or frame.partition < 0:
+    if frame.first < 0 or frame.epoch < 0 or frame.partition < 0:
         raise IntegrityError(f"A frame of {len(frame.events)} events from number {frame.first} makes no sense.")
     for event in frame.events:
         _check(event, len(frame.stores))
