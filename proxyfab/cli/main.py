@@ -14,6 +14,7 @@ from proxyfab.errors import ConfigurationError, ProxyfabError
 
 _COMMANDS = {
     "bench": "proxyfab.cli.bench",
+    "broker": "proxyfab.cli.broker",
     "demo": "proxyfab.cli.run",
     "doctor": "proxyfab.cli.doctor",
     "du": "proxyfab.cli.holdings",

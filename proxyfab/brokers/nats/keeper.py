@@ -7,7 +7,6 @@ rules are those of `auto`. The kernel kills the server with its keeper; both hol
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -15,10 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 from proxyfab.brokers.nats.auto import Files, lock
-from proxyfab.brokers.nats.program import Settings, port_of
+from proxyfab.brokers.nats.program import Settings, die_with, port_of, write_mine
 
 HOST = "127.0.0.1"
 LINGER = 3.0
@@ -26,8 +24,6 @@ LINGER = 3.0
 _PAUSE = 0.1
 _START = 30.0
 _END = 20.0
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Keeper:
@@ -66,7 +62,7 @@ class Keeper:
             [self._program, "-c", configuration],
             stdin=subprocess.DEVNULL,
             pass_fds=[self._held],
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - the keeper has one thread
+            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - the keeper has one thread
         )
         until = time.monotonic() + _START
         while (port := port_of(self._files.directory, self._server.pid)) is None:
@@ -77,7 +73,7 @@ class Keeper:
             time.sleep(0.005)
         self._settings = self._settings._replace(port=port)
         ready = {"address": f"{HOST}:{port}", "token": self._settings.token, "sync": self._settings.sync}
-        _write(self._files.ready, json.dumps({**ready, "pid": self._server.pid, "keeper": os.getpid()}))
+        write_mine(self._files.ready, json.dumps({**ready, "pid": self._server.pid, "keeper": os.getpid()}))
 
     def _is_over(self) -> bool:
         """Whether nobody has used the server for a while; once this is true nobody can any more."""
@@ -118,25 +114,6 @@ class Keeper:
             server.wait()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._files.directory}/nats-server_{server.pid}.ports")
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    library = ctypes.CDLL(None, use_errno=True)
-
-    def before() -> None:
-        library.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return before
-
-
-def _write(path: str, text: str) -> None:
-    temporary = f"{path}.{os.getpid()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    os.replace(temporary, path)
 
 
 def main() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from typing import NamedTuple
 
 from proxyfab.errors import ConfigurationError, MissingDependency
@@ -15,6 +18,8 @@ from proxyfab.errors import ConfigurationError, MissingDependency
 OLDEST = (2, 11)
 MAX_PAYLOAD = 8 << 20
 _NAME = "nats-server"
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 def program() -> str:
@@ -81,11 +86,28 @@ class Settings(NamedTuple):
 
     def write(self, path: str) -> None:
         """Write it to a file that only this user reads."""
-        temporary = f"{path}.{os.getpid()}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.text())
-        os.replace(temporary, path)
+        write_mine(path, self.text())
+
+
+def write_mine(path: str, text: str) -> None:
+    """Write a file that only this user reads, whole or not at all."""
+    temporary = f"{path}.{os.getpid()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def die_with(parent: int) -> Callable[[], None]:
+    """For `preexec_fn`: the kernel kills the child when its parent has ended, however it ended."""
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def before() -> None:
+        library.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before
 
 
 def port_of(directory: str, pid: int) -> int | None:
