@@ -1,0 +1,361 @@
+"""Subscriptions to a topic in Kafka: a group's member, and a reader that nobody counts.
+
+Rules:
+1. One lock around each of librdkafka's consumers, held for `_SLICE` seconds at most while something is awaited.
+2. A group is what its entry beside the topic says: who moves a group writes a new entry, with a new name for Kafka, and
+   all members follow within `_LOOK` seconds. Without an entry it was deleted.
+3. Partitions that go to another member go with their floor told; what was owed of them comes again there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from proxyfab.brokers.kafka.client import Client, abandon, in_time
+from proxyfab.brokers.kafka.errors import UNABLE, translate, translated
+from proxyfab.brokers.kafka.groups import Groups
+from proxyfab.brokers.kafka.hand import Hand
+from proxyfab.errors import CapacityError, ConnectorError
+from proxyfab.events.broker import TIMEOUT, Subscription
+from proxyfab.events.model import Delivery, GroupInfo, Position, Start
+
+MAX_NOTE = 1 << 10
+_SLICE = 0.05
+_LOOK = 0.25
+_GONE = 1.0
+_TELL = 0.05
+"""Seconds between commits that nobody waits for."""
+_GIVEN = 300.0
+"""Seconds at least that a member may be busy before its partitions are given to others."""
+
+
+class _Listening(Subscription):
+    """What both have: a consumer, of the process that made it."""
+
+    def __init__(self, client: Client, topic: str) -> None:
+        self.topic = topic
+        self._client = client
+        self._said = f"Reading {topic} at {client.place.label}"
+        self._consumer: Consumer | None = None
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._seen = time.monotonic()
+        self._closed = False
+
+    def _check(self) -> None:
+        if self._closed or self._client.closed:
+            raise ConnectorError(f"This subscription to {self.topic} was closed.")
+        if os.getpid() != self._process:
+            abandon(self._consumer)
+            raise ConnectorError(
+                f"This subscription to {self.topic} belongs to the process that made it; make one here."
+            )
+
+    def _poll(self, consumer: Consumer, most: int, timeout: float) -> list[Delivery]:
+        """What comes within the time, and up to `most` of what is there then."""
+        with translated(self._said):
+            first = consumer.poll(timeout)
+            messages = [] if first is None else [first, *(consumer.consume(most - 1, 0) if most > 1 else [])]
+        found = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                found.append(_delivery(self.topic, message))
+            elif not self._bearable(error):
+                raise translate(error, self._said)
+        return found
+
+    def _still_there(self) -> None:
+        """Look whether the topic was deleted, while nothing comes; librdkafka waits for it to come back."""
+        now = time.monotonic()
+        if now - self._seen < _GONE:
+            return
+        self._seen = now
+        with contextlib.suppress(ConnectorError):  # where nobody answers nobody has deleted anything
+            if self.topic not in self._client.topics(_GONE):
+                raise self._client.missing(self.topic)
+
+    def _bearable(self, error: KafkaError) -> bool:
+        """Whether librdkafka goes on by itself after this."""
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
+            return True
+        return not error.fatal() and (error.retriable() or error.code() == KafkaError._MAX_POLL_EXCEEDED)
+
+    def _release(self) -> Consumer | None:
+        """The consumer, which is not ours any more."""
+        with self._lock:
+            consumer, self._consumer = self._consumer, None
+        return consumer
+
+
+class Member(_Listening):
+    """A group's member."""
+
+    group: str
+
+    def __init__(
+        self,
+        client: Client,
+        groups: Groups,
+        topic: str,
+        group: str,
+        partitions: Sequence[int] | None,
+        ack_wait: float,
+        name: str,
+    ) -> None:
+        super().__init__(client, topic)
+        self.group = group
+        self._groups = groups
+        self._partitions = partitions
+        self._ack_wait = ack_wait
+        self._name = name
+        self._hand = Hand(ack_wait)
+        self._id = groups.id(group)
+        self._looked = self._last_told = time.monotonic()
+        self._untold: KafkaError | None = None
+        self._consumer = self._join()
+
+    # -- fetching ----------------------------------------------------------------------------------------------------
+
+    def fetch(self, most: int, timeout: float) -> list[Delivery]:
+        until = time.monotonic() + timeout
+        while True:
+            self._check()
+            with self._lock:
+                found = self._turn(most, until)
+            self._tell_now_and_then()
+            if found or time.monotonic() >= until:
+                return found
+            self._still_there()
+
+    def _turn(self, most: int, until: float) -> list[Delivery]:
+        self._follow()
+        found = self._hand.take(most)
+        consumer = self._consumer
+        if consumer is None or len(found) >= most:
+            return found
+        left = 0.0 if found else self._hand.patience(max(0.0, min(_SLICE, until - time.monotonic())))
+        self._hand.put(self._poll(consumer, most - len(found), left))
+        return found + self._hand.take(most - len(found))
+
+    def _follow(self) -> None:
+        """Look whether the group was moved or deleted."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        there = self._groups.glance(self.group)
+        if there != self._id:
+            self._id = self._groups.id(self.group)
+            self._rejoin()
+
+    def _rejoin(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._hand.drop()
+        if consumer is not None:
+            in_time(consumer.close)
+        self._consumer = self._join()
+
+    def _join(self) -> Consumer:
+        protocol = self._client.protocol
+        options: dict[str, object] = {
+            "client.id": self._name or "proxyfab",
+            "max.poll.interval.ms": round(1000 * max(_GIVEN, 2 * self._ack_wait)),
+            "on_commit": self._was_told,
+            "group.protocol": protocol,
+        }
+        if protocol == "classic":
+            options |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": 10_000}
+        consumer = self._client.consumer(self._id, options)
+        with translated(self._said):
+            if self._partitions is None:
+                consumer.subscribe([self.topic], on_assign=_given, on_revoke=self._taken, on_lost=self._lost)
+            else:
+                consumer.assign([TopicPartition(self.topic, number) for number in self._partitions])
+        return consumer
+
+    def _bearable(self, error: KafkaError) -> bool:
+        if error.code() in UNABLE and self._client.protocol == "consumer":
+            self._client.protocol = "classic"  # Kafka before 4.0, and Redpanda
+            self._rejoin()
+            return True
+        return super()._bearable(error)
+
+    def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = {each.partition for each in partitions}
+        floors = {number: floor for number, floor in self._hand.news().items() if number in gone}
+        if floors:
+            consumer.commit(offsets=self._spots(floors), asynchronous=True)
+        self._hand.drop(gone)
+        consumer.incremental_unassign(partitions)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._hand.drop([each.partition for each in partitions])
+        consumer.incremental_unassign(partitions)
+
+    # -- settling ----------------------------------------------------------------------------------------------------
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        self._hand.ack(deliveries)
+        self._tell_now_and_then()
+
+    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
+        if len(note) > MAX_NOTE:
+            raise CapacityError(f"A note has {len(note)} bytes, more than {MAX_NOTE}.")
+        self._hand.nack(deliveries, delay, note)
+
+    def extend(self, deliveries: Iterable[Delivery]) -> None:
+        self._hand.extend(deliveries)
+
+    def flush(self, timeout: float = TIMEOUT) -> None:
+        until = time.monotonic() + timeout
+        self._check()
+        self._tell()
+        while self._hand.news():
+            if time.monotonic() > until:
+                raise ConnectorError(
+                    f"What was acknowledged of {self.topic} by group {self.group} was not confirmed in time"
+                    f"{f': {self._untold.str()}' if self._untold is not None else ''}."
+                )
+            with self._lock:
+                consumer = self._consumer
+                if consumer is None:
+                    return
+                self._hand.put(self._poll(consumer, 1, 0.01))
+            if self._untold is not None:
+                self._tell()
+
+    def _tell_now_and_then(self) -> None:
+        now = time.monotonic()
+        if now - self._last_told >= _TELL and self._hand.news():
+            self._last_told = now
+            self._tell()
+
+    def _tell(self) -> None:
+        """Commit the floors; `_was_told` hears what came of it."""
+        floors, consumer = self._hand.news(), self._consumer
+        self._untold = None
+        if not floors or consumer is None:
+            return
+        try:
+            consumer.commit(offsets=self._spots(floors), asynchronous=True)
+        except KafkaException as error:
+            self._untold = error.args[0]
+        except RuntimeError:  # it was closed meanwhile
+            pass
+
+    def _was_told(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        done = {each.partition: each.offset for each in partitions if each.error is None and each.offset >= 0}
+        self._hand.told({} if error is not None else done)
+        self._untold = error or next((each.error for each in partitions if each.error is not None), None)
+
+    def _spots(self, floors: dict[int, int]) -> list[TopicPartition]:
+        """A floor is the last record that is done, from 1: Kafka's offset of the one behind it."""
+        return [TopicPartition(self.topic, number, floor) for number, floor in floors.items()]
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    def seek(self, start: Start) -> None:
+        self._check()
+        self._groups.move(self.group, start)
+        with self._lock:
+            self._id = self._groups.id(self.group)
+            self._rejoin()
+
+    def info(self) -> GroupInfo:
+        self.flush()
+        found = self._groups.info(self.group)
+        pending, passed = self._hand.pending()
+        return found._replace(undelivered=max(0, found.undelivered - pending - passed), pending=pending)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if os.getpid() == self._process:
+            self._tell()
+        self._closed = True
+        consumer = self._release()
+        self._hand.drop()
+        if consumer is not None and os.getpid() == self._process:
+            in_time(consumer.close)
+
+
+class Reader(_Listening):
+    """Reads without anybody counting."""
+
+    group = None
+
+    def __init__(self, client: Client, topic: str, start: Start, partitions: Sequence[int]) -> None:
+        super().__init__(client, topic)
+        self._cursors = client.starts(topic, start, partitions)
+        self._consumer = client.consumer("proxyfab", {})
+        self._assign(self._consumer)
+
+    def fetch(self, most: int, timeout: float) -> list[Delivery]:
+        until = time.monotonic() + timeout
+        while True:
+            self._check()
+            left = max(0.0, min(_SLICE, until - time.monotonic()))
+            with self._lock:
+                consumer = self._consumer
+                found = [] if consumer is None else self._poll(consumer, most, left)
+                for each in found:
+                    self._cursors[each.position.partition] = each.position.offset
+            if found or time.monotonic() >= until:
+                return found
+            self._still_there()
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        pass
+
+    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
+        pass
+
+    def extend(self, deliveries: Iterable[Delivery]) -> None:
+        pass
+
+    def seek(self, start: Start) -> None:
+        self._check()
+        with self._lock:
+            self._cursors = self._client.starts(self.topic, start, list(self._cursors))
+            if self._consumer is not None:
+                self._assign(self._consumer)
+
+    def info(self) -> GroupInfo:
+        bounds = self._client.bounds(self.topic, list(self._cursors))
+        left = [max(0, bounds[number][1] - max(at, bounds[number][0])) for number, at in self._cursors.items()]
+        return GroupInfo(dict(self._cursors), sum(left), 0)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        consumer = self._release()
+        if consumer is not None and os.getpid() == self._process:
+            in_time(consumer.close)
+
+    def _assign(self, consumer: Consumer) -> None:
+        with translated(self._said):
+            consumer.assign([TopicPartition(self.topic, number, at) for number, at in self._cursors.items()])
+
+
+def _given(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    """From where the group is."""
+    consumer.incremental_assign(partitions)
+
+
+def _delivery(topic: str, message: Any) -> Delivery:
+    headers = message.headers()
+    identity = ""
+    for name, value in headers or ():
+        if name == "id" and value is not None:
+            identity = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    position = Position(topic, message.partition(), message.offset() + 1)
+    return Delivery(message.value() or b"", position, identity, message.timestamp()[1] / 1000)
