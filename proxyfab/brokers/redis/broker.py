@@ -45,6 +45,7 @@ from proxyfab.resp.place import Place
 AT_ONCE = 256
 """Records of one round trip at most."""
 _INDEX = key("", "topics")
+_ADD = b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$3\r\n0-*\r\n$1\r\nb\r\n$%d\r\n"
 
 
 class RedisBroker(Broker):
@@ -103,9 +104,9 @@ class RedisBroker(Broker):
     # -- records -----------------------------------------------------------------------------------------------------
 
     def publish(self, topic: str, records: Sequence[Record], *, timeout: float = TIMEOUT) -> list[Position]:
-        where = key(check_topic(topic), "s")
+        check_topic(topic)
         found: list[Position] = []
-        words: list[Part] = []
+        batch: list[tuple[int, bytes, bytes]] = []
         nbytes = 0
         for record in records:
             size = len(record.body)
@@ -113,21 +114,36 @@ class RedisBroker(Broker):
                 raise CapacityError(f"A record of {size} bytes is larger than {self.max_record}.")
             if record.partition < 0:
                 raise TopicNotFound(f"Topic {topic} has no partition {record.partition}.")
-            if len(words) == 3 * AT_ONCE or (words and nbytes + size > BYTES):
-                found += self._publish(topic, where, words, timeout)
-                words, nbytes = [], 0
-            words += (b"%d" % record.partition, record.id.encode() or self._draw(), record.body)
+            if len(batch) == AT_ONCE or (batch and nbytes + size > BYTES):
+                found += self._publish(topic, batch, timeout)
+                batch, nbytes = [], 0
+            batch.append((record.partition, record.id.encode() or self._draw(), record.body))
             nbytes += size
-        if words or not records:
-            found += self._publish(topic, where, words, timeout)
-        return found
-
-    def _publish(self, topic: str, where: bytes, words: Sequence[Part], timeout: float) -> list[Position]:
-        if not words:
+        if not records:
             self.describe(topic)
-            return []
-        told = self._desk.ask(scripts.PUBLISH, where, words, "publishing", timeout=timeout)
-        return [Position(topic, *map(int, each.split())) for each in told]
+        return [*found, *self._publish(topic, batch, timeout)]
+
+    def _publish(self, topic: str, batch: list[tuple[int, bytes, bytes]], timeout: float) -> list[Position]:
+        """Where the records of one round trip lie; of two, where some were known already."""
+        found: dict[bytes, Position] = {}
+        left = {name: (partition, body) for partition, name, body in reversed(batch)}  # of two the first one counts
+        order = dict.fromkeys([name for _, name, _ in batch])
+        while names := [name for name in order if name not in found]:
+            told = self._add(topic, [(name, *left[name]) for name in names], timeout)
+            for name, place in zip(names, told, strict=False):  # "taken" may follow
+                if place:
+                    found[name] = Position(topic, *map(int, place.split()))
+        return [found[name] for _, name, _ in batch]
+
+    def _add(self, topic: str, batch: list[tuple[bytes, int, bytes]], timeout: float) -> list[bytes]:
+        parts: list[Part] = []
+        words: list[Part] = []
+        for name, partition, body in batch:
+            stream, size = key(topic, f"s:{partition}"), len(body)
+            parts += (_ADD % (len(stream), stream, size), body, b"\r\n")
+            words += (b"%d" % partition, name, b"%d" % size)
+        told: list[bytes] = self._desk.transact(parts, len(batch), scripts.PUBLISH, key(topic, "s"), words, timeout)
+        return told
 
     def _draw(self) -> bytes:
         """An id for a record that has none, so that what is sent again after a link broke is known again."""

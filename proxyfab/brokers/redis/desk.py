@@ -52,10 +52,32 @@ class Desk:
             reply = _exchange(link, script.command(key, words))
             if isinstance(reply, NoScriptError):
                 reply = _exchange(link, script.command(key, words, unknown=True))
-            ours = isinstance(reply, ResponseError) and str(reply).partition(" ")[0] in _OURS
-            return reply if ours else checked(reply)
+            return _known(reply)
 
         reply = self.fleet.run(key, work, what, timeout=timeout)
+        if isinstance(reply, ResponseError):
+            raise _meaning(str(reply).split(" "), key, words, self.fleet.place.label)
+        return reply
+
+    def transact(
+        self, parts: list[Part], count: int, script: Script, key: bytes, words: Sequence[Part], timeout: float
+    ) -> Reply:
+        """What a script answers that runs behind `count` commands, with nothing between.
+
+        Where the server does not know it yet, the commands are done without it; then it is made known, answers nothing,
+        and undoes them the next time.
+        """
+        parts = parts + script.command(key, words)
+        nbytes = sum(map(len, parts))
+
+        def work(link: Link) -> Reply:
+            done = link.transaction(parts, nbytes, count + 1)
+            assert done is not None, "nothing was watched"
+            if isinstance(done[-1], NoScriptError):
+                return _known(_exchange(link, script.command(key, [], unknown=True)))
+            return _known(done[-1])
+
+        reply = self.fleet.run(key, work, "publishing", timeout=timeout)
         if isinstance(reply, ResponseError):
             raise _meaning(str(reply).split(" "), key, words, self.fleet.place.label)
         return reply
@@ -63,6 +85,12 @@ class Desk:
     def call(self, key: bytes, words: Sequence[bytes], what: str) -> Reply:
         """What a command answers."""
         return self.fleet.run(key, lambda link: link.call(*words), what)
+
+
+def _known(reply: Reply) -> Reply:
+    """A reply, or a refusal of ours; raises other errors."""
+    ours = isinstance(reply, ResponseError) and str(reply).partition(" ")[0] in _OURS
+    return reply if ours else checked(reply)
 
 
 def _exchange(link: Link, parts: list[Part]) -> Reply:

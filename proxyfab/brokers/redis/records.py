@@ -6,27 +6,46 @@ from proxyfab.brokers.redis.scripts import HISTORY, Script
 
 PUBLISH = Script(
     """
--- words: partition, id, body of each record; an id that begins with a zero byte is not told to readers
+-- words: partition, id, size of each record, whose bodies were added to the streams just before; an id that begins with
+-- a zero byte is not told to readers
 local topic = limits()
-if not topic then return GONE end
-local now, count = clock(), #ARGV / 3
-local answers, ids, fresh, mine, more = {}, {}, {}, {}, 0
+local count = #ARGV / 3
+local added = {}
+for i = 1, count do added[ARGV[3 * i - 2]] = (added[ARGV[3 * i - 2]] or 0) + 1 end
+local function undo(answer)  -- as if they had never been there
+    for p in pairs(added) do
+        local stream, first, last = base .. 's:' .. p, ends(p)
+        if call('EXISTS', stream) == 1 then
+            local there = call('XLEN', stream)
+            for n = last + 1, first + there - 1 do call('XDEL', stream, '0-' .. whole(n)) end
+            call('XSETID', stream, '0-' .. whole(last))
+        end
+    end
+    return answer
+end
+if not topic then return undo(GONE) end
+if count == 0 then return {} end
+local now = clock()
+local answers, ids, known, more = {}, {}, false, 0
 for i = 1, count do
     ids[i] = ARGV[3 * i - 1]
+    more = more + tonumber(ARGV[3 * i])
     local p = ARGV[3 * i - 2]
-    if tonumber(p) >= topic.partitions then return redis.error_reply('NOPARTITION ' .. p) end
+    if tonumber(p) >= topic.partitions then return undo(redis.error_reply('NOPARTITION ' .. p)) end
 end
-local known = call('HMGET', base .. 's:d', unpack(ids))
-for i = 1, count do
-    local p, n, at = string.match(known[i] or '', '^(%d+) (%d+) (%d+)$')
+for i, spot in ipairs(call('HMGET', base .. 's:d', unpack(ids))) do
+    local p, n, at = string.match(spot or '', '^(%d+) (%d+) (%d+)$')
+    answers[i] = ''
     if p and tonumber(at) >= now - topic.window then
         answers[i] = p .. ' ' .. n
-    elseif not mine[ids[i]] then
-        mine[ids[i]] = i
-        fresh[#fresh + 1] = i
-        more = more + #ARGV[3 * i]
+        known = true
     end
 end
+for p, number in pairs(added) do  -- what somebody has added whose script was not known is in front of ours
+    local first, last = ends(p)
+    if call('XLEN', base .. 's:' .. p) ~= last - first + 1 + number then known = true end
+end
+if known then return undo(answers) end
 
 local function drop(p, upto, wanted)  -- oldest first, until so many bytes are free
     local first = ends(p)
@@ -42,7 +61,7 @@ local function drop(p, upto, wanted)  -- oldest first, until so many bytes are f
     end
     if at > first then
         call('LTRIM', base .. 's:z:' .. p, at - first, -1)
-        call('XTRIM', base .. 's:' .. p, 'MINID', whole(at) .. '-0')
+        call('XTRIM', base .. 's:' .. p, 'MINID', '0-' .. whole(at))
         call('HSET', counters, 'f' .. p, whole(at))
         call('HINCRBY', counters, 'b' .. p, -freed)
         call('HINCRBY', counters, 'b', -freed)
@@ -87,32 +106,30 @@ local function room(limit)
     return true
 end
 local limit = topic.bytes or HISTORY
-if #fresh > 0 and held() + more > limit and not room(limit) then
-    return redis.error_reply('FULL ' .. whole(held()) .. ' ' .. whole(more) .. ' ' .. whole(limit))
+if held() + more > limit and not room(limit) then
+    return undo(redis.error_reply('FULL ' .. whole(held()) .. ' ' .. whole(more) .. ' ' .. whole(limit)))
 end
 
-local last, sizes, seen, order, added = {}, {}, {}, {}, {}
+local last, sizes, bytes, seen, order = {}, {}, {}, {}, {}
 local stamp = whole(now)
-for _, i in ipairs(fresh) do
-    local p, id, body = ARGV[3 * i - 2], ids[i], ARGV[3 * i]
+for i, id in ipairs(ids) do
+    local p, size = ARGV[3 * i - 2], ARGV[3 * i]
     if not last[p] then
         local _, n = ends(p)
-        last[p], sizes[p], added[p] = n, {}, 0
+        last[p], sizes[p], bytes[p] = n, {}, 0
     end
-    local n = last[p] + 1
-    last[p] = n
-    local shown = string.byte(id) == 0 and '' or id
-    call('XADD', base .. 's:' .. p, whole(n) .. '-0', 'b', body, 'i', shown, 't', stamp)
-    table.insert(sizes[p], #body .. ' ' .. stamp)
-    added[p] = added[p] + #body
-    seen[#seen + 1] = id seen[#seen + 1] = p .. ' ' .. whole(n) .. ' ' .. stamp
-    order[#order + 1] = stamp .. ' ' .. id
-    answers[i] = p .. ' ' .. whole(n)
+    last[p] = last[p] + 1
+    bytes[p] = bytes[p] + tonumber(size)
+    local n = whole(last[p])
+    table.insert(sizes[p], size .. ' ' .. stamp .. ' ' .. (string.byte(id) == 0 and '' or id))
+    seen[#seen + 1] = id seen[#seen + 1] = p .. ' ' .. n .. ' ' .. stamp
+    order[i] = stamp .. ' ' .. id
+    answers[i] = p .. ' ' .. n
 end
 for p, n in pairs(last) do
     many('RPUSH', base .. 's:z:' .. p, sizes[p])
     call('HSET', counters, 'n' .. p, whole(n))
-    call('HINCRBY', counters, 'b' .. p, added[p])
+    call('HINCRBY', counters, 'b' .. p, bytes[p])
     expire(p)
 end
 while true do  -- forget the ids behind the window
@@ -129,18 +146,19 @@ while true do  -- forget the ids behind the window
     end
     if #old < 100 then break end
 end
-if #fresh > 0 then
-    call('HINCRBY', counters, 'b', more)
-    many('HSET', base .. 's:d', seen)
-    many('RPUSH', base .. 's:q', order)
-    for _, key in ipairs({'s:d', 's:q'}) do call('PEXPIRE', base .. key, whole(2 * topic.window / 1000 + 1000)) end
-    ring(base .. 'b')
-end
-for i = 1, count do answers[i] = answers[i] or answers[mine[ids[i]]] end
+call('HINCRBY', counters, 'b', more)
+many('HSET', base .. 's:d', seen)
+many('RPUSH', base .. 's:q', order)
+for _, key in ipairs({'s:d', 's:q'}) do call('PEXPIRE', base .. key, whole(2 * topic.window / 1000 + 1000)) end
+ring(base .. 'b')
+answers[count + 1] = 'taken'
 return answers
 """.replace("HISTORY", str(HISTORY))
 )
-"""To `s`; where each record lies, "<partition> <offset>"."""
+"""To `s`, in one transaction behind the bodies: where each record lies, "<partition> <offset>", and "taken" at the end.
+
+Where some are known already nothing is taken, and "" is said of those that are not.
+"""
 
 READ = Script(
     """
@@ -159,7 +177,7 @@ return found
 """,
     writes=False,
 )
-"""The bell, "", then for each record "<partition> <offset> <attempt> <time> <id>", its body, and a note."""
+"""The bell, "", then for each record "<partition> <offset> <attempt> <time> <size> <id>", a small body, and a note."""
 
 DESCRIBE = Script(
     """
@@ -205,6 +223,10 @@ if known then return known end
 call('HSET', base .. 'm', 'topic', ARGV[1], 'partitions', ARGV[2], 'retention', ARGV[3], 'max_bytes', ARGV[4],
      'full', ARGV[5], 'window', ARGV[6])
 local topic = limits()
+for p = 0, topic.partitions - 1 do  -- an empty stream: nothing is added to one that is not there
+    call('XGROUP', 'CREATE', base .. 's:' .. p, 'x', '$', 'MKSTREAM')
+    call('XGROUP', 'DESTROY', base .. 's:' .. p, 'x')
+end
 for i = 7, #ARGV do begin(ARGV[i], 'earliest', '', topic) end
 return ARGV[1]
 """

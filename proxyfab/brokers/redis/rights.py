@@ -19,45 +19,14 @@ from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import Link, pack
 from proxyfab.resp.parser import Reply
 
-_READING = [
-    "ping",
-    "select",
-    "time",
-    "evalsha_ro",
-    "eval_ro",
-    "exists",
-    "hget",
-    "hmget",
-    "hgetall",
-    "hkeys",
-    "lindex",
-    "lrange",
-    "smembers",
-    "xrange",
-    "xrevrange",
-    "xread",
-    "zcard",
-    "zrange",
-    "zrangebyscore",
-]
-_WRITING = [
-    "evalsha",
-    "eval",
-    "hdel",
-    "hincrby",
-    "hset",
-    "incr",
-    "ltrim",
-    "pexpire",
-    "rpush",
-    "sadd",
-    "srem",
-    "unlink",
-    "xadd",
-    "xtrim",
-    "zadd",
-    "zrem",
-]
+_READING = (
+    "ping select time multi exec evalsha_ro eval_ro exists hget hmget hgetall hkeys lindex lrange smembers xlen "
+    "xrange xrevrange xread zcard zrange zrangebyscore"
+)
+_WRITING = (
+    "evalsha eval hdel hincrby hset incr ltrim pexpire rpush sadd srem unlink xadd xdel xgroup|create "
+    "xgroup|destroy xsetid xtrim zadd zrem"
+)
 _KEYS = {
     "publish": ("~{pf:%}:s*", "~{pf:%}:b", "~{pf:%}:v*"),
     "subscribe": ("~{pf:%}:g*", "~{pf:%}:b", "~{pf:%}:v*"),
@@ -129,7 +98,7 @@ def _selectors(user: Reply) -> list[str]:
 
 def _selector(topic: str, actions: frozenset[str]) -> str:
     keys = dict.fromkeys(pattern.replace("%", topic) for action in sorted(actions) for pattern in _KEYS[action])
-    commands = " ".join(f"+{each}" for each in (*_READING, *_WRITING))
+    commands = " ".join(f"+{each}" for each in f"{_READING} {_WRITING}".split())
     return f"{commands} %R~{{pf:{topic}}}:* %R~{{pf:}}:topics {' '.join(keys)}"
 
 

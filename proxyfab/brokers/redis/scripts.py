@@ -4,8 +4,8 @@ Keys of a topic, all in one slot of a cluster:
 
     {pf:<topic>}:m              hash: the topic, and those of its limits that scripts look at
     {pf:<topic>}:s              hash: n<p> the last offset in partition p, f<p> the first, b<p> its bytes, b all bytes
-    {pf:<topic>}:s:<p>          stream: record n has the id n-0 and the fields b (body), i (id), t (microseconds)
-    {pf:<topic>}:s:z:<p>        list: "<bytes> <microseconds>" for each record of that stream
+    {pf:<topic>}:s:<p>          stream: record n has the id 0-n and one field, its body
+    {pf:<topic>}:s:z:<p>        list: "<bytes> <microseconds> <id>" for each record of that stream
     {pf:<topic>}:s:d, :s:q      hash: where the records with known ids lie; list: these ids, oldest first
     {pf:<topic>}:b              stream of one entry: rung when there may be something to fetch
     {pf:<topic>}:g              set: the groups
@@ -20,6 +20,8 @@ Rules:
 1. A script looks before it writes: where it refuses, nothing has changed but that expired records are gone.
 2. Its work is bounded: by what it was given, and by `BYTES` of bodies in one reply.
 3. Moments are the server's, in microseconds.
+4. Large bodies do not pass through scripts, which read each of their bytes to hash it (1.5 microseconds a KiB): they
+   are added, and read, by commands beside them.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from proxyfab.resp.link import Part
 
 BYTES = 8 << 20
 """Bytes of bodies after which a reply takes no more records."""
+INLINE = 1024
+"""Bytes of a body up to which a reply has it; others are asked for."""
 HISTORY = 256 << 20
 """Bytes of acknowledged records that a topic without a limit keeps for replay."""
 
@@ -55,11 +59,9 @@ local function ends(p)  -- the first and the last offset that are kept
     local found = call('HMGET', counters, 'f' .. p, 'n' .. p)
     return tonumber(found[1] or 1), tonumber(found[2] or 0)
 end
-local function entry(p, index)  -- bytes and moment of a record
-    local found = call('LINDEX', base .. 's:z:' .. p, index)
-    if not found then return nil end
-    local size, at = string.match(found, '^(%d+) (%d+)$')
-    return tonumber(size), tonumber(at)
+local function entry(p, index)  -- bytes, moment and id of a record
+    local size, at, id = string.match(call('LINDEX', base .. 's:z:' .. p, index) or '', '^(%d+) (%d+) (.*)$')
+    return tonumber(size), tonumber(at), id
 end
 local function since(p, moment)  -- the first kept offset that is not older
     local first, last = ends(p)
@@ -101,21 +103,28 @@ local function floor(name, p)
     local owed = call('ZRANGE', group .. ':' .. p, 0, 0)[1]
     return math.min(cursor - 1, owed and tonumber(owed) - 1 or cursor - 1), cursor
 end
-local function line(p, n, attempt, fields)  -- a record as it is told: what is known of it, and its body
-    return p .. ' ' .. n .. ' ' .. attempt .. ' ' .. fields[6] .. ' ' .. fields[4], fields[2]
+local function tell(found, p, n, attempt, size, at, id, note)  -- a record, with its body if that is small
+    local body = ''
+    if size > 0 and size <= INLINE then
+        local there = call('XRANGE', base .. 's:' .. p, '0-' .. n, '0-' .. n)[1]
+        body = there and there[2][2] or ''
+    end
+    found[#found + 1] = p .. ' ' .. n .. ' ' .. attempt .. ' ' .. whole(at) .. ' ' .. size .. ' ' .. id
+    found[#found + 1] = body
+    found[#found + 1] = note
 end
 local function range(p, from, most, found, nbytes)  -- up to `most` records from an offset on, as long as they are small
-    local left = most
+    local first, left = ends(p), most
     while left > 0 and nbytes < BYTES do
-        local entries = call('XRANGE', base .. 's:' .. p, whole(from) .. '-0', '+', 'COUNT', math.min(left, 16))
+        local at = from - first
+        local entries = call('LRANGE', base .. 's:z:' .. p, at, at + math.min(left, 64) - 1)
         if #entries == 0 then break end
         for _, each in ipairs(entries) do
-            local n = string.match(each[1], '^%d+')
-            local head, body = line(p, n, 1, each[2])
-            found[#found + 1] = head found[#found + 1] = body found[#found + 1] = ''
-            nbytes = nbytes + #body
+            local size, taken, id = string.match(each, '^(%d+) (%d+) (.*)$')
+            tell(found, p, whole(from), 1, tonumber(size), tonumber(taken), id, '')
+            nbytes = nbytes + tonumber(size)
             left = left - 1
-            from = tonumber(n) + 1
+            from = from + 1
             if nbytes >= BYTES then break end
         end
     end
@@ -125,7 +134,7 @@ local function many(command, key, words)  -- a command with any number of words
     for at = 1, #words, 1000 do call(command, key, unpack(words, at, math.min(at + 999, #words))) end
 end
 local GONE, NOGROUP = redis.error_reply('NOTOPIC'), redis.error_reply('NOGROUP')
-""".replace("BYTES", str(BYTES))
+""".replace("BYTES", str(BYTES)).replace("INLINE", str(INLINE))
 
 
 class Script:

@@ -16,9 +16,11 @@ from proxyfab.brokers.redis import turns
 from proxyfab.brokers.redis.desk import LOOK, Desk, Ended, Waiting
 from proxyfab.brokers.redis.posting import Posting
 from proxyfab.brokers.redis.records import DESCRIBE, READ, START
+from proxyfab.brokers.redis.scripts import INLINE
 from proxyfab.errors import CapacityError, ConnectorError, TopicNotFound
 from proxyfab.events.broker import TIMEOUT, Subscription
 from proxyfab.events.model import Delivery, From, GroupInfo, Position, Start
+from proxyfab.resp.link import pack
 from proxyfab.resp.parser import Reply
 
 MAX_NOTE = 1 << 10
@@ -48,7 +50,7 @@ class RedisSubscription(Subscription):
             self._open()
             rung, again, *told = self._ask(min(most, MOST))
             if told:
-                return self._taken(_deliveries(self.topic, told))
+                return self._taken(deliveries(self._desk, self.topic, told))
             left = until - monotonic()
             if left <= 0:
                 return []
@@ -248,15 +250,34 @@ def infos(desk: Desk, topic: str, group: str | None = None) -> dict[str, GroupIn
     return found
 
 
-def _deliveries(topic: str, told: list[Reply]) -> list[Delivery]:
-    found = []
+def deliveries(desk: Desk, topic: str, told: list[Reply]) -> list[Delivery]:
+    """Records as scripts tell them; large bodies are asked for, in one round trip."""
+    found: list[Delivery] = []
+    large: list[int] = []
     for at in range(0, len(told), 3):
         head, body, note = told[at : at + 3]
-        partition, offset, attempt, taken, name = head.decode().split(" ", 4)
+        partition, offset, attempt, taken, size, name = head.decode().split(" ", 5)
+        if int(size) > INLINE:
+            large.append(len(found))
         position = Position(topic, int(partition), int(offset))
-        # bytes() copies a large body out of the memory that it was received in, which is used again
         found.append(Delivery(bytes(body), position, name, int(taken) / 1e6, int(attempt), bytes(note)))
-    return found
+    if not large:
+        return found
+    bodies = _bodies(desk, topic, [found[number].position for number in large])
+    for number, whole in zip(large, bodies, strict=True):
+        found[number] = found[number]._replace(body=whole or b"")
+    gone = {number for number, whole in zip(large, bodies, strict=True) if whole is None}  # room was made meanwhile
+    return [each for number, each in enumerate(found) if number not in gone] if gone else found
+
+
+def _bodies(desk: Desk, topic: str, positions: Sequence[Position]) -> list[bytes | None]:
+    commands = []
+    for _, partition, offset, _ in positions:
+        name = b"0-%d" % offset
+        commands.append(pack(b"XRANGE", key(topic, f"s:{partition}"), name, name))
+    replies = desk.fleet.run(key(topic, "m"), lambda link: link.calls(commands), "fetching")
+    # bytes() copies a large body out of the memory that it was received in, which is used again
+    return [bytes(reply[0][1][1]) if reply else None for reply in replies]
 
 
 def _spots(deliveries: Iterable[Delivery]) -> list[bytes]:

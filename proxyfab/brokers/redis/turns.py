@@ -26,14 +26,13 @@ local function lost(p, n, spot)
     call('ZREM', group .. ':' .. p, n)
 end
 local function again(p, n, spot)
-    local record = call('XRANGE', base .. 's:' .. p, n .. '-0', n .. '-0')[1]
-    local first = kept(p, topic, now)
-    if not record or tonumber(n) < first then return lost(p, n, spot) end
+    local raw = ends(p)
+    local size, at, id = entry(p, math.max(tonumber(n) - raw, -1))
+    if tonumber(n) < kept(p, topic, now) or not size then return lost(p, n, spot) end
     local attempt, note = string.match(call('HGET', who, spot) or '', '^%S* (%d+) (.*)$')
     attempt = (tonumber(attempt) or 0) + 1
-    local head, body = line(p, n, attempt, record[2])
-    found[#found + 1] = head found[#found + 1] = body found[#found + 1] = note or ''
-    nbytes = nbytes + #body
+    tell(found, p, n, attempt, size, at, id, note or '')
+    nbytes = nbytes + size
     call('ZADD', due, whole(now + time), spot)
     call('HSET', who, spot, me .. ' ' .. attempt .. ' ')
 end
