@@ -30,6 +30,8 @@ from proxyfab.patterns.stream.identity import Identity
 from proxyfab.patterns.stream.loading import KEEP, Loader
 from proxyfab.patterns.stream.naming import Customs, Selector, Serializer, Validator, partition_of
 from proxyfab.patterns.stream.receipt import Receipt
+from proxyfab.patterns.stream.releaser import Releaser
+from proxyfab.patterns.stream.releasing import ttl_of
 from proxyfab.patterns.stream.sending import Sending
 from proxyfab.spec import nbytes
 from proxyfab.store import Store, open_store
@@ -125,6 +127,7 @@ class Producer:
         on_fork(self)
 
     def _prepare(self) -> None:
+        self._releaser: Releaser | None = None
         self._gathering = self._sending.gathering
         self._add = self._gathering.add
         self._hold = _leaving.hold(self, self._sending)
@@ -225,6 +228,9 @@ class Producer:
         if not self._gathering.room():
             self._gathering.admit()
         kind, data, url, kept, foreign = self._loader.load(obj)
+        if kept is not None and self._releaser is None:
+            self._releaser = Releaser(self._sending.broker, self._sending.topic, None)
+            self._releaser.watch()
         if foreign:
             named = {**(named or {}), KEEP: "1"}
         try:
@@ -241,6 +247,7 @@ class Producer:
                 raise self._gathering.over
             self._sending.open()
             self._customs.know(self._sending.topic)
+            self._loader.ttl = None if self.store is None else ttl_of(self._sending.topic)
             self._special = self._customs.any
             self._ready = True
 
@@ -316,6 +323,8 @@ class Producer:
         finally:
             self._hold.cancel()
             self._sending.stop(1.0)
+            if self._releaser is not None:
+                self._releaser.close()
 
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""

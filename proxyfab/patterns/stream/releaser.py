@@ -110,7 +110,7 @@ class Releaser:
         """Release what can be released, and leave the rest to others. Idempotent; raises nothing."""
         self._over = True
         self._bell.set()
-        if not self._seen and self._thread is None:
+        if not self._seen:  # also of who only sweeps: consumers do, or whoever produces or consumes next
             return
         try:
             self.work(last=True)
