@@ -18,6 +18,7 @@ _COMMANDS = {
     "demo": "proxyfab.cli.run",
     "doctor": "proxyfab.cli.doctor",
     "du": "proxyfab.cli.holdings",
+    "events": "proxyfab.cli.events",
     "gc": "proxyfab.cli.gc",
     "inspect": "proxyfab.cli.holdings",
     "keys": "proxyfab.cli.keys",
