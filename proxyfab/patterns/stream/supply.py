@@ -127,8 +127,8 @@ class Supply:
 
     def _fetched(self, want: int, timeout: float) -> Sequence[Delivery]:
         found = self.fetching.fetch(self.pace.most(want), timeout)
-        self.bind()
         if found:
+            self.bind()
             self.pace.came(found)
             self.endings.moved(found)
             self._waiting.extend(self.desk.take(found))
