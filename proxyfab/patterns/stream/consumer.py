@@ -34,6 +34,7 @@ from proxyfab.patterns.stream.endings import Endings
 from proxyfab.patterns.stream.fetching import Fetching, Pace
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.selecting import Allocator, Selector, choice_of
 from proxyfab.patterns.stream.settling import Desk
 from proxyfab.patterns.stream.supply import Supply
 from proxyfab.patterns.stream.trials import Trials
@@ -72,6 +73,9 @@ class Consumer:
         observe: Read without being counted: nothing is owed, acknowledging does nothing, and no object is kept for this
             reader.
         on_gap: Called with each Gap in what producers have sent, by a reader of whole partitions. None tells observers.
+        select: What of objects: called with metadata and item, answers None for nothing, `...` for everything, or a
+            part, of which only the bytes move: a slice, a range, a list of such (see `selecting`).
+        allocate: Called with metadata and shape, answers with the buffer that an object lands in.
         patience: Seconds for a broker that cannot be reached.
         member: A name to show.
 
@@ -97,6 +101,8 @@ class Consumer:
         timeout: float | None = None,
         observe: bool = False,
         on_gap: Callable[[Gap], None] | None = None,
+        select: Selector | None = None,
+        allocate: Allocator | None = None,
         patience: float = PATIENCE,
         member: str = "",
     ) -> None:
@@ -110,6 +116,7 @@ class Consumer:
         undertaker = Undertaker(self.broker, name, group) if dead_letter and not observe else None
         self._burying = burying = Burying(undertaker, link)
         self._desk = Desk(ack_wait=ack_wait, attempts=attempts, bury=burying.event, observing=observe)
+        self._desk.choice = choice_of(select, allocate)
         own = list(partitions) if partitions is not None else None
         continuity = Continuity(_reporter(on_gap, link) if observe or own is not None else None)
         trials = None if observe else Trials(self.broker, name, group, attempts)

@@ -16,6 +16,7 @@ import msgspec
 
 from proxyfab.errors import ConfigurationError
 from proxyfab.events.model import Delivery
+from proxyfab.patterns.stream.selecting import Choice
 from proxyfab.wire.events import Frame
 
 _NOTE = 900
@@ -46,6 +47,7 @@ class Table(Protocol):
     observing: bool
     counts: Counter[str]
     retry: Callable[[object, float], bool] | None
+    choice: Choice | None
     bury: Callable[[object, str, str], None]
 
     def finished(self, hand: Hand) -> None:

@@ -18,6 +18,8 @@ from proxyfab.coroutines import in_thread
 from proxyfab.errors import IntegrityError, KeyNotFound, ObjectReleased
 from proxyfab.events.model import Position
 from proxyfab.patterns.stream.references import ref_in
+from proxyfab.patterns.stream.selecting import Choice
+from proxyfab.proxy import resolve
 from proxyfab.ref import Ref, load
 from proxyfab.wire.events import OBJECT, Event, unpack_metadata
 from proxyfab.wire.payload import Payload
@@ -56,6 +58,9 @@ class Item:
             IntegrityError: What should refer to an object is damaged.
         """
         event = self._event
+        choice = self._hand.desk.choice
+        if choice is not None:
+            return self._chosen(choice, event)
         return self._ref(event).proxy() if event.kind == OBJECT else event.data
 
     @property
@@ -75,11 +80,22 @@ class Item:
             ProxyfabError: As `Ref.resolve`.
         """
         event = self._event
+        choice = self._hand.desk.choice
+        if choice is not None:
+            wanted = self._chosen(choice, event)
+            return resolve(wanted, timeout=timeout)
         return self._ref(event).resolve(timeout) if event.kind == OBJECT else event.data
 
     async def aget(self, timeout: float | None = None) -> Any:
         """`get`, for event loops."""
         return await in_thread(lambda: self.get(timeout))
+
+    def _chosen(self, choice: Choice, event: Event) -> Any:
+        """What the consumer wants of the object, in disguise; None for nothing."""
+        if event.kind != OBJECT:
+            return choice.plain(self, event.data)
+        part = choice.part(self, self._ref(event))
+        return None if part is None else part.proxy()
 
     def _ref(self, event: Event) -> Ref[Any]:
         try:
@@ -262,10 +278,14 @@ class EventRef(Ref[Any]):
         try:
             return super()._fetch()
         except KeyNotFound as error:
-            raise ObjectReleased(
-                f"The object of the event at {self.position} is gone: topic {self.position.topic} has released it, or "
-                f"somebody has evicted it. {error}"
-            ) from error
+            raise self.story(error) from error
+
+    def story(self, error: KeyNotFound) -> KeyNotFound:
+        """Why there is no object."""
+        return ObjectReleased(
+            f"The object of the event at {self.position} is gone: topic {self.position.topic} has released it, or "
+            f"somebody has evicted it. {error}"
+        )
 
     def reduce_proxy(self, _kind: Any, resolved: bool, target: Any) -> tuple[Any, ...]:
         now = self.current(target) if resolved else self

@@ -25,6 +25,7 @@ from proxyfab.events.model import Delivery
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.hand import Hand, spot_of
 from proxyfab.patterns.stream.keeping import BEATS, Bell, keep
+from proxyfab.patterns.stream.selecting import Choice
 
 LOST = (ConnectorError, ResolveTimeout)
 
@@ -50,6 +51,8 @@ class Desk:
         """Whom to tell, once there is one."""
         self.of: Callable[[int], Subscription | None] | None = None
         """Says it where each partition has its own."""
+        self.choice: Choice | None = None
+        """What is wanted of objects; None for all, as it comes."""
         self.retry: Callable[[object, float], bool] | None = None
         """Takes an item that is to come again, if it is done here."""
         self.told: list[Callable[[list[Hand]], None]] = []
