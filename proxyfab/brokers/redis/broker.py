@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from itertools import count
+from time import monotonic
 from typing import Any, ClassVar
 
 import msgspec
@@ -105,6 +106,7 @@ class RedisBroker(Broker):
 
     def publish(self, topic: str, records: Sequence[Record], *, timeout: float = TIMEOUT) -> list[Position]:
         check_topic(topic)
+        until = monotonic() + timeout
         found: list[Position] = []
         batch: list[tuple[int, bytes, bytes]] = []
         nbytes = 0
@@ -115,21 +117,21 @@ class RedisBroker(Broker):
             if record.partition < 0:
                 raise TopicNotFound(f"Topic {topic} has no partition {record.partition}.")
             if len(batch) == AT_ONCE or (batch and nbytes + size > BYTES):
-                found += self._publish(topic, batch, timeout)
+                found += self._publish(topic, batch, until)
                 batch, nbytes = [], 0
             batch.append((record.partition, record.id.encode() or self._draw(), record.body))
             nbytes += size
         if not records:
             self.describe(topic)
-        return [*found, *self._publish(topic, batch, timeout)]
+        return [*found, *self._publish(topic, batch, until)]
 
-    def _publish(self, topic: str, batch: list[tuple[int, bytes, bytes]], timeout: float) -> list[Position]:
+    def _publish(self, topic: str, batch: list[tuple[int, bytes, bytes]], until: float) -> list[Position]:
         """Where the records of one round trip lie; of two, where some were known already."""
         found: dict[bytes, Position] = {}
         left = {name: (partition, body) for partition, name, body in reversed(batch)}  # of two the first one counts
         order = dict.fromkeys([name for _, name, _ in batch])
         while names := [name for name in order if name not in found]:
-            told = self._add(topic, [(name, *left[name]) for name in names], timeout)
+            told = self._add(topic, [(name, *left[name]) for name in names], max(until - monotonic(), 0.001))
             for name, place in zip(names, told, strict=False):  # "taken" may follow
                 if place:
                     found[name] = Position(topic, *map(int, place.split()))

@@ -132,19 +132,16 @@ for p, n in pairs(last) do
     call('HINCRBY', counters, 'b' .. p, bytes[p])
     expire(p)
 end
-while true do  -- forget the ids behind the window
+local function past(each) return each and tonumber(string.match(each, '^%d+')) < now - topic.window end
+while past(call('LINDEX', base .. 's:q', 0)) do  -- forget the ids behind the window
     local oldest = call('LRANGE', base .. 's:q', 0, 99)
     local old = {}
     for _, each in ipairs(oldest) do
-        local at, id = string.match(each, '^(%d+) (.*)$')
-        if tonumber(at) >= now - topic.window then break end
-        old[#old + 1] = id
+        if not past(each) then break end
+        old[#old + 1] = string.match(each, '^%d+ (.*)$')
     end
-    if #old > 0 then
-        call('HDEL', base .. 's:d', unpack(old))
-        call('LTRIM', base .. 's:q', #old, -1)
-    end
-    if #old < 100 then break end
+    call('HDEL', base .. 's:d', unpack(old))
+    call('LTRIM', base .. 's:q', #old, -1)
 end
 call('HINCRBY', counters, 'b', more)
 many('HSET', base .. 's:d', seen)

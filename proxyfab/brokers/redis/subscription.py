@@ -1,24 +1,26 @@
 """Subscriptions to a topic in Redis: a group's member, and a reader that nobody counts.
 
-Promises: a fetch is one round trip while there is something; who waits is told by the server, and returns at once when
-the subscription is closed. Acknowledgements leave at once and are confirmed by the next call. What a member owes comes
-again when it is closed, or when its time is over. A subscription of a parent does nothing in its forked child.
+Promises: a fetch is one round trip while there is something, and one more for all of its large records; who waits is
+told by the server, and returns at once when the subscription is closed. An acknowledgement of any number is one round
+trip, which confirms it: there is nothing to flush. What a member owes comes again when it is closed, or when its time
+is over. A subscription of a parent does nothing in its forked child.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 
 from proxyfab.brokers.redis import turns
 from proxyfab.brokers.redis.desk import LOOK, Desk, Ended, Waiting
-from proxyfab.brokers.redis.posting import Posting
 from proxyfab.brokers.redis.records import DESCRIBE, READ, START
 from proxyfab.brokers.redis.scripts import INLINE
 from proxyfab.errors import CapacityError, ConnectorError, TopicNotFound
-from proxyfab.events.broker import TIMEOUT, Subscription
+from proxyfab.events.broker import Subscription
 from proxyfab.events.model import Delivery, From, GroupInfo, Position, Start
 from proxyfab.resp.link import pack
 from proxyfab.resp.parser import Reply
@@ -43,14 +45,20 @@ class RedisSubscription(Subscription):
         self._desk = desk
         self._waiting = Waiting(desk)
         self._pid = os.getpid()
+        self._turn = 0
+        """Counts a reader's seeks."""
 
     def fetch(self, most: int, timeout: float) -> list[Delivery]:
         until = monotonic() + timeout
         while True:
             self._open()
+            turn = self._turn
             rung, again, *told = self._ask(min(most, MOST))
             if told:
-                return self._taken(deliveries(self._desk, self.topic, told))
+                found = self._taken(deliveries(self._desk, self.topic, told), turn)
+                if found or self._waiting.ended:
+                    return found
+                continue  # another thread was faster
             left = until - monotonic()
             if left <= 0:
                 return []
@@ -64,8 +72,8 @@ class RedisSubscription(Subscription):
         """What there is: the bell, when something comes again, and records."""
 
     @abstractmethod
-    def _taken(self, found: list[Delivery]) -> list[Delivery]:
-        """What was found, as it is handed out."""
+    def _taken(self, found: list[Delivery], turn: int) -> list[Delivery]:
+        """What of it is handed out; `turn` is as it was asked for."""
 
     def _open(self) -> None:
         if self._pid != os.getpid():
@@ -104,16 +112,16 @@ class Member(RedisSubscription):
         self._me = f"{name.replace(' ', '_')[:64]}~{os.urandom(8).hex()}".encode()
         self._ack_wait = _micros(max(ack_wait, 0.001))
         self._partitions = [b"%d" % number for number in partitions]
-        self._posting = Posting(desk, turns.ACK, self._key)
         self._left = left
 
     def _ask(self, most: int) -> list[bytes]:
         # the next fetch begins with another partition, so that a busy one does not keep the others waiting
         turned = self._partitions = [*self._partitions[1:], *self._partitions[:1]]
         words = [self._me, b"%d" % most, self._ack_wait, *turned]
-        return self._posting.ask(turns.FETCH, words, "fetching")
+        reply: list[bytes] = self._desk.ask(turns.FETCH, self._key, words, "fetching")
+        return reply
 
-    def _taken(self, found: list[Delivery]) -> list[Delivery]:
+    def _taken(self, found: list[Delivery], turn: int) -> list[Delivery]:  # noqa: ARG002 - the server keeps count
         if not self._waiting.ended:
             return found
         self._leave()  # who closed it meanwhile knew nothing of these
@@ -122,7 +130,7 @@ class Member(RedisSubscription):
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         spots = _spots(deliveries)
         if spots:
-            self._posting.post(spots)
+            self._desk.ask(turns.ACK, self._key, spots, "acknowledging")
 
     def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
         if len(note) > MAX_NOTE:
@@ -138,19 +146,14 @@ class Member(RedisSubscription):
             self._desk.ask(turns.KEEP, self._key, [self._me, micros, bytes(note), how, *spots], "settling")
 
     def seek(self, start: Start) -> None:
-        self._posting.flush(TIMEOUT)
         words = [self.group.encode(), b"seek", *start_words(start), b"0"]
         self._desk.ask(turns.GROUP, self._key, words, "seeking")
 
     def info(self) -> GroupInfo:
-        self._posting.flush(TIMEOUT)
         found = infos(self._desk, self.topic, self.group).get(self.group)
         if found is None:
             raise TopicNotFound(f"Topic {self.topic} has no group {self.group!r}: it was deleted.")
         return found
-
-    def flush(self, timeout: float = TIMEOUT) -> None:
-        self._posting.flush(timeout)
 
     def close(self) -> None:
         if self._waiting.ended:
@@ -159,20 +162,15 @@ class Member(RedisSubscription):
         self._left(self)
         if self._pid != os.getpid():
             return
-        try:
-            self._posting.flush(TIMEOUT)
+        with contextlib.suppress(TopicNotFound):  # then nothing is owed any more
             self._leave()
-        except TopicNotFound:  # then nothing is owed any more
-            pass
-        finally:
-            self._posting.close()
 
     def _leave(self) -> None:
         self._desk.ask(turns.LEAVE, self._key, [self._me], "leaving", timeout=_LEAVE)
 
 
 class Reader(RedisSubscription):
-    """Reads without anybody counting. For one thread at a time.
+    """Reads without anybody counting.
 
     Args:
         desk: Asks the server.
@@ -183,20 +181,26 @@ class Reader(RedisSubscription):
     def __init__(self, desk: Desk, topic: str, cursors: dict[int, int]) -> None:
         super().__init__(desk, topic, None)
         self._cursors = cursors
+        self._lock = threading.Lock()
 
     def _ask(self, most: int) -> list[bytes]:
         words = [b"%d" % most]
-        for number, cursor in self._cursors.items():
+        for number, cursor in list(self._cursors.items()):
             words += [b"%d" % number, b"%d" % cursor]
         reply: list[bytes] = self._desk.ask(READ, key(self.topic, "m"), words, "reading")
         return reply
 
-    def _taken(self, found: list[Delivery]) -> list[Delivery]:
-        for each in found:
-            self._cursors[each.position.partition] = each.position.offset + 1
-        last = found[-1].position.partition  # the others come first next time
-        self._cursors[last] = self._cursors.pop(last)
-        return found
+    def _taken(self, found: list[Delivery], turn: int) -> list[Delivery]:
+        with self._lock:
+            if turn != self._turn:
+                return []
+            mine = [each for each in found if each.position.offset >= self._cursors[each.position.partition]]
+            for each in mine:
+                self._cursors[each.position.partition] = each.position.offset + 1
+            if mine:  # the others come first next time
+                last = mine[-1].position.partition
+                self._cursors[last] = self._cursors.pop(last)
+            return mine
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         pass
@@ -208,15 +212,19 @@ class Reader(RedisSubscription):
         pass
 
     def seek(self, start: Start) -> None:
-        self._cursors = cursors(self._desk, self.topic, start, list(self._cursors))
+        found = cursors(self._desk, self.topic, start, list(self._cursors))
+        with self._lock:
+            self._turn += 1
+            self._cursors = found
 
     def info(self) -> GroupInfo:
         _, *told = self._desk.ask(DESCRIBE, key(self.topic, "m"), [], "asking how far it is")
         left = 0
-        for number, cursor in self._cursors.items():
+        now = dict(self._cursors)
+        for number, cursor in now.items():
             first, last = int(told[3 * number]), int(told[3 * number + 1])
             left += max(0, last + 1 - max(cursor, first))
-        return GroupInfo({number: cursor - 1 for number, cursor in sorted(self._cursors.items())}, left, 0)
+        return GroupInfo({number: cursor - 1 for number, cursor in sorted(now.items())}, left, 0)
 
     def close(self) -> None:
         self._waiting.end()
