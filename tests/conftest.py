@@ -22,7 +22,9 @@ pytest.register_assert_rewrite("proxyfab.testing")
 from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # after assertions are rewritten
 from proxyfab.testing.natsserver import NatsServer  # noqa: E402  # as above
 from proxyfab.testing.nodes import NodeServer  # noqa: E402, F401  # as above; pyzmq starts a thread of its own with it
+from proxyfab.testing.processes import Child  # noqa: E402  # as above
 from proxyfab.testing.servers import RedisServer  # noqa: E402  # as above
+from proxyfab.testing.zygote import Zygote  # noqa: E402  # as above
 
 __all__ = ["no_leaks"]
 
@@ -44,6 +46,11 @@ settings.register_profile("dev", max_examples=30, stateful_step_count=30, **_COM
 settings.register_profile("thorough", max_examples=1000, stateful_step_count=60, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
+PACKAGES = [
+    *("asyncio", "concurrent.futures.process", "ctypes", "multiprocessing.pool", "pytest", "hypothesis", "numpy"),
+    *("cryptography.hazmat.primitives.ciphers.aead", "msgpack", "redis", "redis.asyncio", "zmq"),
+]
+"""What children load beforehand."""
 _bad_skips: list[str] = []
 _failed: list[pytest.TestReport | pytest.CollectReport] = []
 STRAYS = "processes that have ended left unnamed namespaces behind"
@@ -59,6 +66,15 @@ def shared_memory_root() -> Iterator[Path]:
     strays = stray_places(root)
     shutil.rmtree(root, ignore_errors=True)
     assert strays == [], STRAYS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_children() -> Iterator[None]:
+    """Children that find other people's packages loaded; they are started by the thousand."""
+    with Zygote(PACKAGES) as zygote:
+        start, Child.start = Child.start, staticmethod(zygote.start)
+        yield
+        Child.start = staticmethod(start)
 
 
 @pytest.fixture(scope="session")

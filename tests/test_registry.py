@@ -110,4 +110,4 @@ def test_a_failure_is_not_remembered(installed: None, tmp_path: Path) -> None:
 
 
 def test_a_name_imports_nothing_but_its_own() -> None:
-    assert run(roles.imported_by, "proxyfab.registry", "memory") == []
+    assert run(roles.imported_by, "proxyfab.registry", "memory", fresh=True) == []

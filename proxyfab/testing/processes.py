@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from typing import Self
@@ -41,28 +41,54 @@ class _Returned(NamedTuple):
     value: Any
 
 
+class Process(Protocol):
+    """A process of ours, as `subprocess.Popen` shows one."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def terminate(self) -> None: ...
+
+
+def interpreter(talk: int, said: IO[bytes]) -> Process:
+    """A fresh interpreter that talks over a descriptor and prints into a file."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, str(talk)],
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        pass_fds=[talk],
+    )
+
+
 class Child:
     """A fresh interpreter that runs `role(talk, *args)`; `talk` is a `multiprocessing.connection.Connection` to us.
 
     Args:
         role: A function of an importable module.
         args: Its arguments; they are pickled.
+        fresh: Whether it must be an interpreter of its own where a suite has others (`start`).
 
     Raises:
         ChildFailed: From `receive` and `result`, with the child's own traceback, when it raised, died or was too late.
     """
 
-    def __init__(self, role: Callable[..., Any], *args: Any) -> None:
+    start: ClassVar[staticmethod[[int, IO[bytes]], Process]] = staticmethod(interpreter)
+    """How one is started; a suite of many children may have something faster (`proxyfab.testing.zygote`)."""
+
+    def __init__(self, role: Callable[..., Any], *args: Any, fresh: bool = False) -> None:
         self.role = f"{role.__module__}.{role.__qualname__}"
         ours, theirs = os_pair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN, str(theirs)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._errors,
-            stderr=self._errors,
-            pass_fds=[theirs],
-        )
+        self.process = (interpreter if fresh else self.start)(theirs, self._errors)
         os.close(theirs)
         self.talk = Connection(ours)
         self.talk.send(sys.path)
@@ -138,9 +164,9 @@ class Child:
         return f" It printed:\n{said}" if said else ""
 
 
-def run(role: Callable[..., Any], *args: Any, timeout: float = DEADLINE) -> Any:
+def run(role: Callable[..., Any], *args: Any, timeout: float = DEADLINE, fresh: bool = False) -> Any:
     """What `role(talk, *args)` returns in a fresh interpreter that then ended by itself."""
-    with Child(role, *args) as child:
+    with Child(role, *args, fresh=fresh) as child:
         return child.result(timeout)
 
 

@@ -13,6 +13,12 @@ import pytest
 import proxyfab
 
 PACKAGES = Path(proxyfab.__file__).parents[1]
+SHORT = """
+from hypothesis import settings
+
+settings.register_profile("short", max_examples=10, stateful_step_count=30, deadline=None)
+settings.load_profile("short")
+"""
 PAGE = Path(__file__).parents[2] / "docs" / "testing-connectors.md"
 
 
@@ -22,11 +28,12 @@ def test_the_docs_connector_passes_the_suite(tmp_path: Path) -> None:
         (tmp_path / name).write_text(body)
     config = "[pytest]\nmarkers = slow\ntimeout = 100\nfilterwarnings = ignore:This process:DeprecationWarning\n"
     (tmp_path / "pytest.ini").write_text(config)
+    (tmp_path / "conftest.py").write_text(SHORT)  # a table is opened anew for each operation
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "test_sqlite.py"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGES}", "HYPOTHESIS_PROFILE": "ci"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGES}"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,82 @@
+"""Forked children are what interpreters of their own are, and end with their zygote."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyfab.testing.processes import Child, ChildFailed, run, until
+from proxyfab.testing.zygote import Forked, Zygote
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote(["json.tool", "no_such_module"]) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _start(zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Child, "start", staticmethod(zygote.start))
+
+
+def about(talk: Connection) -> tuple[bool, str, str | None]:
+    return "json.tool" in sys.modules, os.getcwd(), os.environ.get("PROXYFAB_SHM_DIR")
+
+
+def idle(talk: Connection) -> None:
+    talk.send("here")
+    signal.pause()
+
+
+def say(talk: Connection) -> None:
+    print("the last words", flush=True)
+    os._exit(3)
+
+
+def test_a_child_is_forked_where_the_test_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYFAB_SHM_DIR", "/there")
+    monkeypatch.chdir(tmp_path)
+
+    assert run(about) == (True, str(tmp_path), "/there")
+
+
+def test_an_interpreter_is_started_where_a_fork_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(about, fresh=True)[0] is False
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    assert run(about)[0] is False
+
+
+def test_its_end_is_told() -> None:
+    with Child(idle) as child:
+        assert child.receive() == "here"
+        assert child.process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.process.wait(0.01)
+        child.process.terminate()
+        assert child.process.wait(30) == -signal.SIGTERM
+        assert child.process.returncode == -signal.SIGTERM
+    with Child(say) as child, pytest.raises(ChildFailed, match=r"status 3.*\n.*the last words"):
+        child.receive()
+
+
+def test_none_outlives_it() -> None:
+    with Zygote([]) as other:
+        children: list[Any] = []
+        Child.start = staticmethod(other.start)  # the fixture puts it back
+        with Child(idle) as child:
+            children.append(child)
+            assert isinstance(child.process, Forked)
+            child.receive()
+            other._process.kill()
+            place = Path(f"/proc/{child.pid}/stat")
+            assert until(lambda: not place.exists() or " Z " in place.read_text())
+            child.process.returncode = -signal.SIGKILL  # nobody is left to ask
