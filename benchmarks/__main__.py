@@ -43,6 +43,7 @@ BENCHES = (
     "executor",
     "lifetimes",
     "ownership",
+    "events",
 )
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
