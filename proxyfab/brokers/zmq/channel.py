@@ -25,6 +25,10 @@ _FRESH = 0.5
 """Seconds since the last answer in which a connection is taken to stand."""
 
 
+class Unsent(Broken):
+    """The connection had ended before anything of a request was on its way."""
+
+
 class Channel:
     """A connection. Belongs to one thread at a time.
 
@@ -74,14 +78,20 @@ class Channel:
     def _send(self, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[bytes | memoryview]) -> None:
         header = encode(verb, request, fields)
         try:
-            if not body:
-                self._socket.send(header)
-            else:
-                self._socket.send(header, _MORE)
-                for view in body[:-1]:
-                    self._socket.send(view, _MORE, copy=len(view) < _COPIED)
-                self._socket.send(body[-1], copy=len(body[-1]) < _COPIED)
+            self._socket.send(header, _MORE if body else 0)
         except zmq.Again:  # its queue has no limit: there is no connection any more, and there will be none
+            try:
+                self._connection.check()
+            except Broken as broken:
+                raise Unsent(str(broken), again=broken.again) from None
+            raise Unsent("has closed the connection") from None
+        if not body:
+            return
+        try:
+            for view in body[:-1]:
+                self._socket.send(view, _MORE, copy=len(view) < _COPIED)
+            self._socket.send(body[-1], copy=len(body[-1]) < _COPIED)
+        except zmq.Again:
             self._connection.check()
             raise Broken("has closed the connection") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import zmq
 
-from proxyfab.brokers.zmq.channel import Channel
+from proxyfab.brokers.zmq.channel import Channel, Unsent
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.wire.messages import Message
@@ -96,7 +96,7 @@ class Link:
                 channel = self._take(until)
                 return self._ask(channel, verb, fields, body, until)
             except Broken as broken:
-                undone = channel is None or twice
+                undone = channel is None or twice or isinstance(broken, Unsent)
                 if number == _TRIES or not (broken.again and undone) or time.monotonic() >= until:
                     raise self.failed(verb, broken) from broken
             except zmq.ZMQError as error:

@@ -96,6 +96,8 @@ class Member(ZmqSubscription):
         self._incarnation = ""
         self._told = 0
         """One-way messages of this connection."""
+        self._confirmed = 0
+        """How many of them were done for sure: any later answer on the same way says so."""
         self._lost = False
         """Whether some of them may not have arrived."""
         with self._turn:
@@ -129,14 +131,14 @@ class Member(ZmqSubscription):
             seat.close()
             raise
         self._incarnation = seat.incarnation
-        self._seat, self._told = seat, 0
+        self._seat, self._told, self._confirmed = seat, 0, 0
         return seat
 
     def _stand(self) -> None:
         """The connection is of no use any more."""
         seat, self._seat = self._seat, None
         if seat is not None:
-            self._lost = self._lost or self._told > 0
+            self._lost = self._lost or self._told > self._confirmed
             seat.close()
 
     def _ask(self, most: int, timeout: float) -> list[Delivery] | None:
@@ -153,15 +155,18 @@ class Member(ZmqSubscription):
 
     def _seated(self, seat: Channel, verb: str, fields: dict[str, Any], timeout: float) -> Message:
         try:
-            return seat.ask(verb, fields, (), time.monotonic() + timeout)
-        except ProxyfabError:
-            raise  # an answer
+            answer = seat.ask(verb, fields, (), time.monotonic() + timeout)
+        except ProxyfabError:  # an answer, too
+            self._confirmed = self._told
+            raise
         except zmq.ZMQError as error:
             self._stand()
             raise Broken(f"cannot be reached: {error.strerror}") from error
         except BaseException:
             self._stand()
             raise
+        self._confirmed = self._told
+        return answer
 
     # -- settling ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +215,7 @@ class Member(ZmqSubscription):
         if self._closed:
             return
         self._check()
-        if self._told:
+        if self._told > self._confirmed:
             told, said = self._told, {"m": self._token, "n": self._told, "t": timeout}
             if self._turn.acquire(blocking=False):
                 try:
