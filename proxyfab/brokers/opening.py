@@ -1,17 +1,29 @@
 """From a URL to this process's live broker for it.
 
 Promises: one broker for each URL, which is opened again if it was closed; nothing is imported before its scheme is
-asked for.
+asked for; a URL that came from elsewhere is opened as far as this process's policy allows.
 """
 
 from __future__ import annotations
 
-from proxyfab import registry
+import os
+import threading
+
+from proxyfab import policy, registry
 from proxyfab.errors import ConfigurationError
 from proxyfab.events.broker import Broker, opener
 from proxyfab.spec import ConnectorSpec
 
 _live: dict[str, Broker] = {}
+_opening = threading.RLock()
+
+
+def _unlock() -> None:
+    global _opening
+    _opening = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 def open_broker(url: str | None = None) -> Broker:
@@ -27,15 +39,37 @@ def open_broker(url: str | None = None) -> Broker:
     """
     if url is None:
         url = "nats://auto"
+    return _usable(url) or _open(url)
+
+
+def received_broker(url: str) -> Broker:
+    """The same for a URL that came from elsewhere.
+
+    Raises:
+        AccessDenied: This process's policy does not allow it.
+    """
+    policy.check_connector(url)
+    with policy.received():
+        return open_broker(url)
+
+
+def _usable(url: str) -> Broker | None:
     found = _live.get(url)
-    if found is not None and not found.closed:
-        return found
+    return None if found is None or found.closed else found
+
+
+def _open(url: str) -> Broker:
     scheme = ConnectorSpec.parse(url).scheme
     if scheme not in registry.names("brokers"):
         raise ConfigurationError(f"There is no broker {scheme}://; known here: {', '.join(registry.names('brokers'))}.")
-    broker: Broker = registry.load("brokers", scheme).from_url(url)
-    _live[url] = _live[broker.url] = broker
-    return broker
+    kind = registry.load("brokers", scheme)
+    with _opening:
+        found = _usable(url)
+        if found is None:
+            made: Broker = kind.from_url(url)
+            found = _usable(made.url) or made
+            _live[url] = _live[made.url] = found
+        return found
 
 
-opener.append(open_broker)
+opener.append(received_broker)

@@ -1,0 +1,138 @@
+"""From a URL to a broker: one for each, of whatever is installed, and received ones as far as a policy allows."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxyfab import policy, registry
+from proxyfab.brokers import open_broker
+from proxyfab.brokers.memory import MemoryBroker
+from proxyfab.brokers.opening import received_broker
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, TopicNotFound
+from proxyfab.events.model import Topic
+from proxyfab.testing import in_fork
+from proxyfab.testing.processes import ChildFailed, at_once, run
+from proxyfab.testing.roles import give_back
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Somebody else's package with a broker in it, as pip would have installed it."""
+    (tmp_path / "strangebroker.py").write_text(
+        "from proxyfab.brokers.memory import MemoryBroker\n"
+        "class Strange(MemoryBroker):\n"
+        "    @classmethod\n"
+        "    def from_url(cls, url):\n"
+        "        self = cls('strange')\n"
+        "        self.url = url\n"
+        "        return self\n"
+    )
+    info = tmp_path / "strangebroker-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strangebroker\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[proxyfab.brokers]\nstrange = strangebroker:Strange\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_loaded", {})
+    yield
+    sys.modules.pop("strangebroker", None)
+
+
+def test_one_for_each_url() -> None:
+    with open_broker("memory://opening-one") as one:
+        assert open_broker("memory://opening-one") is one
+        assert open_broker(one.url) is one
+        assert pickle.loads(pickle.dumps(one)) is one
+    with open_broker("memory://opening-one") as again:
+        assert again is not one
+        assert not again.closed
+
+
+def test_threads_open_the_same_one() -> None:
+    found = at_once([lambda: open_broker("memory://opening-threads")] * 8)
+
+    assert len(set(map(id, found))) == 1
+    found[0].close()
+
+
+def test_without_a_name_it_is_this_process_s_own() -> None:
+    with open_broker("memory://") as one, MemoryBroker() as two:
+        one.ensure(Topic("t"))
+        assert two.topics() == []
+        assert open_broker("memory://") is open_broker(one.url) is one
+
+
+def test_names_are_shared() -> None:
+    with MemoryBroker("opening-shared") as one, MemoryBroker("opening-shared") as two:
+        one.ensure(Topic("t"))
+        assert two.topics() == ["t"]
+        assert two.delete("t")
+
+
+def test_topics_of_no_name_go_with_the_last_of_their_brokers() -> None:
+    one = MemoryBroker()
+    one.ensure(Topic("t"))
+    two = MemoryBroker.from_url(one.url)
+    assert two.topics() == ["t"]
+    one.close()
+    assert two.topics() == ["t"]
+    two.close()
+    with MemoryBroker.from_url(one.url) as late, pytest.raises(TopicNotFound):
+        late.describe("t")
+
+
+def test_another_process_is_told_where_it_lies() -> None:
+    with MemoryBroker() as one:
+        one.ensure(Topic("t"))
+        with pytest.raises(ChildFailed, match="which is not this one"):
+            run(_topics, one)
+        assert in_fork(one.topics) == ["t"]
+        assert run(give_back, one).url == one.url  # through it, it comes home
+
+
+def _topics(talk: object, broker: MemoryBroker) -> list[str]:
+    return broker.topics()
+
+
+def test_a_stranger_s_broker(stranger: None) -> None:
+    with open_broker("strange://here") as broker:
+        assert type(broker).__name__ == "Strange"
+        assert pickle.loads(pickle.dumps(broker)) is broker
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "os.path://x", "memory", "", "memory://x?nonsense=1", "memory://a b"])
+def test_what_cannot_be_opened(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        open_broker(url)
+
+
+def test_what_is_known_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"memory.*zmq"):
+        open_broker("nonsense://x")
+
+
+def test_a_received_broker_is_what_the_policy_allows() -> None:
+    with open_broker("memory://opening-policy") as broker:
+        packed = pickle.dumps(broker)
+        policy.restrict(schemes={"zmq"}, hosts=["*.lab.org"])
+        try:
+            with pytest.raises(AccessDenied, match="memory"):
+                pickle.loads(packed)
+            with pytest.raises(AccessDenied, match="evil"):
+                received_broker("zmq://evil.org:1")
+            with received_broker("zmq://a.lab.org:1") as allowed:
+                assert allowed.url == "zmq://a.lab.org:1"
+            assert open_broker("memory://opening-policy") is broker  # what this process opens itself is its own affair
+        finally:
+            policy.lift()
+
+
+def test_a_closed_one_says_so() -> None:
+    broker = MemoryBroker("opening-closed")
+    broker.close()
+    with pytest.raises(ConnectorError, match="closed"):
+        broker.topics()
