@@ -13,19 +13,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from proxyfab.brokers.kafka.errors import REFUSED, translate, translated
+from proxyfab.brokers.kafka.errors import PASSING, REFUSED, translate, translated
 from proxyfab.brokers.kafka.place import Place
 from proxyfab.errors import AccessDenied, ConnectorError, TopicNotFound
 from proxyfab.events.model import EARLIEST, LATEST, From, Start
 from proxyfab.fork import on_fork
 
 R = TypeVar("R")
+_PAUSE = 0.02
+_TRY = 5.0
+"""Seconds after which a question is asked again: it may have gone out by a connection that was just breaking."""
 _GRACE = 1.0
 """Seconds that a request's own deadline comes before that of who waits for it."""
-_CLOSING = 10.0
+CLOSING = 10.0
+"""Seconds that closing takes at most; what takes longer goes on by itself."""
 
 
 class Client:
@@ -193,11 +197,21 @@ class Client:
         self, said: str, ask: Callable[[AdminClient, float], Mapping[Any, Future[Any]]], timeout: float | None = None
     ) -> dict[Any, Any]:
         """What an administrator's request is answered, all of it."""
-        seconds = self.place.timeout if timeout is None else timeout
-        until = time.monotonic() + seconds + _GRACE
+        until = time.monotonic() + (self.place.timeout if timeout is None else timeout)
         with self.asking(said):
-            futures = ask(self.admin(), seconds)
-            return {name: future.result(max(0.0, until - time.monotonic())) for name, future in futures.items()}
+            while True:
+                left = max(0.05, until - time.monotonic())
+                try:
+                    futures = ask(self.admin(), min(left, _TRY))
+                    return {name: future.result(left + _GRACE) for name, future in futures.items()}
+                except KafkaException as error:
+                    if error.args[0].code() not in PASSING or time.monotonic() > until:
+                        raise
+                    if error.args[0].code() == KafkaError._TIMED_OUT:
+                        with self._lock:
+                            self._admin = None
+                self.admin().list_topics(timeout=left)  # who leads what now
+                time.sleep(_PAUSE)
 
     def asking(self, said: str) -> _Asking:
         """Around a call: its errors are translated, and a refusal that was told elsewhere is said."""
@@ -241,11 +255,11 @@ class _Asking:
             raise ConnectorError(f"{self._said} was not answered in time; is the cluster running?") from error
 
 
-def in_time(close: Callable[[], object], seconds: float = _CLOSING) -> None:
+def in_time(close: Callable[[], object], seconds: float | None = None) -> None:
     """Call it; when it takes longer than that, which librdkafka does where nobody answers, leave it to itself."""
     thread = threading.Thread(target=close, name="proxyfab-kafka-closing", daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(CLOSING if seconds is None else seconds)
 
 
 def abandon(handle: object) -> None:

@@ -20,7 +20,7 @@ from proxyfab.brokers.kafka.errors import ABSENT, translate, translated
 from proxyfab.brokers.kafka.fold import Fold, Outcome, attempt
 from proxyfab.brokers.kafka.naming import values_topic
 from proxyfab.brokers.kafka.sending import Sender
-from proxyfab.brokers.kafka.topics import make_topic
+from proxyfab.brokers.kafka.topics import make_topic, request_cut
 from proxyfab.errors import CapacityError, Conflict, ConnectorError, ProxyfabError
 from proxyfab.events.broker import State
 from proxyfab.events.model import Kept, Record, check_name
@@ -194,11 +194,7 @@ class Journal:
         for part in parts:
             self._sender.publish(self._topic, [Record(part)], self._client.place.timeout)
         if self._client.place.admin:
-            spot = TopicPartition(self._topic, 0, position)
-            self._client.answers(
-                f"Cutting {self._topic} at {self._client.place.label}",
-                lambda admin, seconds: admin.delete_records([spot], request_timeout=seconds),
-            )
+            request_cut(self._client, self._topic, position)
 
 
 class KafkaState(State):

@@ -182,7 +182,8 @@ class Member(_Listening):
         return consumer
 
     def _bearable(self, error: KafkaError) -> bool:
-        if error.code() in UNABLE and self._client.protocol == "consumer":
+        unable = error.code() in UNABLE or (error.code() == KafkaError._FATAL and "not supported" in error.str())
+        if unable and self._client.protocol == "consumer":
             self._client.protocol = "classic"  # Kafka before 4.0, and Redpanda
             self._rejoin()
             return True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from proxyfab.brokers.kafka.client import Client
@@ -59,6 +59,15 @@ def request_topic(client: Client, said: str, wanted: NewTopic) -> None:
 def request_end(client: Client, said: str, name: str) -> None:
     """Ask for a topic's end."""
     client.answers(said, lambda admin, seconds: admin.delete_topics([name], request_timeout=seconds))
+
+
+def request_cut(client: Client, name: str, before: int) -> None:
+    """Ask for the end of all records of its one partition before an offset."""
+    spot = TopicPartition(name, 0, before)
+    client.answers(
+        f"Cutting {name} at {client.place.label}",
+        lambda admin, seconds: admin.delete_records([spot], request_timeout=seconds),
+    )
 
 
 def settings(topic: Topic) -> tuple[dict[str, str], int]:
