@@ -33,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start interpreters by the hundred, which must not compile the package each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow kills soak fuzz bench lint docs format clean
+.PHONY: help ready demo test test-slow kills soak fuzz bench lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,13 +48,16 @@ $(VENV)/.installed-%: pyproject.toml $(wildcard proxyfab/proxy/_core*.[ch]) | $(
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
+ready: $(VENV)/.installed-lint $(VENV)/.installed-test
+
 demo: $(VENV)/.installed-demo
 	@$(BIN)/proxyfab demo $(ARGS)
 
 # Most of the tests' time is spent waiting for processes and servers.
 WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 4 ? 2 * cores : 8 )))
 
-test: $(VENV)/.installed-test
+EXTRA ?= test
+test: $(VENV)/.installed-$(EXTRA)
 	@tools/get-redis
 	@tools/run-tests $(BIN)/python $(WORKERS) $(ARGS)
 
