@@ -52,65 +52,43 @@ def covers(grant: Grant, topic: str) -> bool:
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
-REDIS_READ = (
-    "xread",
-    "xrange",
-    "xrevrange",
-    "xlen",
-    "xinfo",
-    "hget",
-    "hgetall",
-    "hmget",
-    "hexists",
-    "get",
-    "mget",
-    "exists",
-    "type",
-    "zrange",
+_REDIS_READING = (
+    "ping select time multi exec evalsha_ro eval_ro exists hget hmget hgetall hkeys lindex lrange smembers xlen "
+    "xrange xrevrange xread zcard zrange zrangebyscore"
 )
-REDIS_GROUP = ("xreadgroup", "xack", "xclaim", "xautoclaim", "xpending", "xgroup")
-REDIS_ALWAYS = (
-    "hello",
-    "auth",
-    "ping",
-    "client|setname",
-    "client|id",
-    "script|load",
-    "time",
-    "select",
-    "info",
+_REDIS_WRITING = (
+    "evalsha eval hdel hincrby hset incr ltrim pexpire rpush sadd srem unlink xadd xdel xgroup|create "
+    "xgroup|destroy xsetid xtrim zadd zrem"
 )
+_REDIS_KEYS = {
+    PUBLISH: ("~{pf:%}:s*", "~{pf:%}:b", "~{pf:%}:v*"),
+    SUBSCRIBE: ("~{pf:%}:g*", "~{pf:%}:b", "~{pf:%}:v*"),
+    ADMIN: ("~{pf:%}:*", "~{pf:}:topics"),
+}
+_REDIS_ENTRY = ("hello", "auth", "client|setname", "client|id", "info")
 
 
-def redis_rules(grants: Iterable[Grant], prefix: str = "pf:") -> dict[str, list[str]]:
+def redis_rules(grants: Iterable[Grant]) -> dict[str, list[str]]:
     """By principal, the words of an `ACL SETUSER` (Redis 7.0 or later, for `%R~` and selectors), without a password.
 
-    All keys of a topic begin with `prefix`, the topic and `:`. Who may subscribe writes among a topic's keys, as a
-    group's place is kept there: a script cannot be told from another, so that this is trust among members of a topic.
-
-    Args:
-        grants: All grants of the principals concerned.
-        prefix: What the names of all keys begin with.
+    For a site that keeps its users in a file: a selector for each grant, and nothing else but a way in.
     """
-    rules: dict[str, list[str]] = {}
-    for principal, mine in _by_principal(grants).items():
-        words = ["reset", "on", "resetkeys", "resetchannels", "-@all", *(f"+{name}" for name in REDIS_ALWAYS)]
-        for grant in mine:
-            keys = f"{prefix}{grant.topic}" if grant.topic.endswith("*") else f"{prefix}{grant.topic}:*"
-            words.append(f"({' '.join(_redis_selector(grant.actions, keys))})")
-        rules[principal] = words
-    return rules
+    return {
+        principal: [
+            *("reset", "on", "-@all"),
+            *(f"+{name}" for name in _REDIS_ENTRY),
+            *(f"({redis_selector(grant)})" for grant in mine),
+        ]
+        for principal, mine in _by_principal(grants).items()
+    }
 
 
-def _redis_selector(actions: frozenset[str], keys: str) -> list[str]:
-    if ADMIN in actions:
-        return [f"~{keys}", "+@all", "-@admin", "-@dangerous"]
-    words = [f"~{keys}", *(f"+{name}" for name in REDIS_READ), "+eval", "+evalsha", "+fcall"]
-    if PUBLISH in actions:
-        words += ["+xadd", "+xtrim", "+hset", "+hdel", "+set", "+del", "+pexpire", "+publish"]
-    if SUBSCRIBE in actions:
-        words += [f"+{name}" for name in REDIS_GROUP] + ["+hset", "+hdel", "+set", "+del", "+pexpire", "+publish"]
-    return list(dict.fromkeys(words))
+def redis_selector(grant: Grant) -> str:
+    """One grant as a selector: reading of all of a topic's keys, writing of those that the actions concern."""
+    actions = sorted(check_grant(grant).actions)
+    keys = dict.fromkeys([key.replace("%", grant.topic) for action in actions for key in _REDIS_KEYS[action]])
+    commands = " ".join([f"+{each}" for each in f"{_REDIS_READING} {_REDIS_WRITING}".split()])
+    return f"{commands} %R~{{pf:{grant.topic}}}:* %R~{{pf:}}:topics {' '.join(keys)}"
 
 
 # -- NATS --------------------------------------------------------------------------------------------------------------
@@ -131,10 +109,10 @@ class NatsTopic(NamedTuple):
 
 
 def nats_topic(topic: str) -> NatsTopic:
-    """A topic as the NATS broker calls it: dots in a stream's name are not allowed and become `_-`."""
+    """A topic as the NATS broker calls it: names of streams have no dots."""
     if topic.endswith("*"):
         return NatsTopic(f"pf.{topic[:-1]}>", "*", "*")
-    plain = topic.replace(".", "_-")
+    plain = topic.replace("_", "__").replace(".", "_-")
     return NatsTopic(f"pf.{topic}.>", f"pf_{plain}", f"pf_{plain}")
 
 

@@ -6,6 +6,7 @@
 | ConnectorTests | the conformance suite of connectors: subclass it, say how to open yours, run pytest |
 | BrokerTests | the conformance suite of brokers: likewise |
 | ConnectorMachine | a Hypothesis state machine that compares a connector with a dict |
+| KafkaCluster | a Kafka to test with: librdkafka's mock cluster, in a process of its own |
 | FaultyConnector | a connector around a connector: counts, delays, fails on demand |
 | Cable | a cable between a client and a real server, to be cut, silenced, slowed and spoiled |
 | Child, in_fork | processes with a deadline, to talk to and to kill at a chosen moment |
@@ -25,6 +26,7 @@ _HOMES = {
     "ConnectorMachine": "stateful",
     "ConnectorTests": "connectors",
     "FaultyConnector": "faults",
+    "KafkaCluster": "kafka",
     "Kills": "kills",
     "in_fork": "processes",
     "leaked_keys": "leaks",
@@ -40,6 +42,7 @@ __all__ = [
     "ConnectorMachine",
     "ConnectorTests",
     "FaultyConnector",
+    "KafkaCluster",
     "Kills",
     "in_fork",
     "leaked_keys",
