@@ -12,7 +12,14 @@ from time import monotonic
 from redis.exceptions import NoScriptError, ResponseError
 
 from proxyfab.brokers.redis.scripts import Script
-from proxyfab.errors import BackPressureError, ConfigurationError, Conflict, ProxyfabError, TopicNotFound
+from proxyfab.errors import (
+    BackPressureError,
+    CapabilityError,
+    ConfigurationError,
+    Conflict,
+    ProxyfabError,
+    TopicNotFound,
+)
 from proxyfab.resp.errors import FOREIGN
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import Link, Part, pack
@@ -89,8 +96,13 @@ class Desk:
 
 def _known(reply: Reply) -> Reply:
     """A reply, or a refusal of ours; raises other errors."""
-    ours = isinstance(reply, ResponseError) and str(reply).partition(" ")[0] in _OURS
-    return reply if ours else checked(reply)
+    if isinstance(reply, ResponseError):
+        said = str(reply)
+        if said.partition(" ")[0] in _OURS:
+            return reply
+        if said.startswith("unknown command"):
+            raise CapabilityError(f"A broker needs Redis 7.0 or later, or Valkey; this server says: {said}.") from reply
+    return checked(reply)
 
 
 def _exchange(link: Link, parts: list[Part]) -> Reply:

@@ -103,12 +103,15 @@ local function floor(name, p)
     local owed = call('ZRANGE', group .. ':' .. p, 0, 0)[1]
     return math.min(cursor - 1, owed and tonumber(owed) - 1 or cursor - 1), cursor
 end
-local function tell(found, p, n, attempt, size, at, id, note)  -- a record, with its body if that is small
-    local body = ''
-    if size > 0 and size <= INLINE then
-        local there = call('XRANGE', base .. 's:' .. p, '0-' .. n, '0-' .. n)[1]
-        body = there and there[2][2] or ''
+local function bodies(p, from, to)  -- of small records, in order
+    local found = {}
+    for i, each in ipairs(call('XRANGE', base .. 's:' .. p, '0-' .. whole(from), '0-' .. whole(to))) do
+        found[i] = each[2][2]
     end
+    return found
+end
+local function tell(found, p, n, attempt, size, at, id, note, body)  -- a record, with its body if that is small
+    if size > INLINE then body = '' elseif not body then body = bodies(p, tonumber(n), tonumber(n))[1] or '' end
     found[#found + 1] = p .. ' ' .. n .. ' ' .. attempt .. ' ' .. whole(at) .. ' ' .. size .. ' ' .. id
     found[#found + 1] = body
     found[#found + 1] = note
@@ -119,9 +122,12 @@ local function range(p, from, most, found, nbytes)  -- up to `most` records from
         local at = from - first
         local entries = call('LRANGE', base .. 's:z:' .. p, at, at + math.min(left, 64) - 1)
         if #entries == 0 then break end
-        for _, each in ipairs(entries) do
+        local small = true
+        for _, each in ipairs(entries) do small = small and tonumber(string.match(each, '^%d+')) <= INLINE end
+        local body = small and bodies(p, from, from + #entries - 1) or {}
+        for i, each in ipairs(entries) do
             local size, taken, id = string.match(each, '^(%d+) (%d+) (.*)$')
-            tell(found, p, whole(from), 1, tonumber(size), tonumber(taken), id, '')
+            tell(found, p, whole(from), 1, tonumber(size), tonumber(taken), id, '', body[i])
             nbytes = nbytes + tonumber(size)
             left = left - 1
             from = from + 1

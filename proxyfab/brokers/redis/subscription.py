@@ -109,7 +109,7 @@ class Member(RedisSubscription):
     ) -> None:
         super().__init__(desk, topic, group)
         self._key = key(topic, f"g:{group}")
-        self._me = f"{name.replace(' ', '_')[:64]}~{os.urandom(8).hex()}".encode()
+        self._me = f"{'_'.join(name.split())[:64]}~{os.urandom(8).hex()}".encode()
         self._ack_wait = _micros(max(ack_wait, 0.001))
         self._partitions = [b"%d" % number for number in partitions]
         self._left = left
