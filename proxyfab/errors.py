@@ -79,6 +79,9 @@ class SerializationError(ProxyfabError, ValueError):
 class CapacityError(ProxyfabError, MemoryError):
     """A disk, a memory or a quota is full."""
 
+    # MemoryError's refuses, and who makes errors anew beside their tracebacks, as Dask does, calls what he finds.
+    __new__ = Exception.__new__  # type: ignore[assignment]  # it takes more than object's
+
 
 class AccessDenied(ProxyfabError, PermissionError):
     """The place where the bytes lie refuses this process."""

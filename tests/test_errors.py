@@ -105,6 +105,15 @@ def test_each_says_what_it_means(kind: type[ProxyfabError]) -> None:
     assert repr(kind(SENTENCE)) == f"{kind.__name__}({SENTENCE!r})"
 
 
+@pytest.mark.parametrize("kind", ALL, ids=by_name)
+def test_each_is_made_by_its_own_new(kind: type[ProxyfabError]) -> None:
+    """As packages do that make errors anew beside their tracebacks."""
+    made = kind.__new__(kind, SENTENCE)
+
+    assert made.args == (SENTENCE,)
+    assert type(made) is kind
+
+
 def test_an_empty_error_pickles_too() -> None:
     assert [type(pickle.loads(pickle.dumps(kind()))) for kind in ALL] == ALL
 
