@@ -18,7 +18,7 @@ import pytest
 from proxyfab.brokers.nats.auto import Files
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.brokers.opening import open_broker
-from proxyfab.errors import ConfigurationError
+from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Record, Topic
 from proxyfab.testing import Child, in_fork, until
@@ -169,3 +169,11 @@ def test_sync_is_the_servers(place: Path) -> None:
         broker.topics()
         with NatsBroker.from_url("nats://auto?sync=always") as strict, pytest.raises(ConfigurationError, match="sync"):
             strict.topics()
+
+
+def test_a_store_that_somebody_else_uses_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_broker() as broker:
+        broker.topics()
+        monkeypatch.setenv("PROXYFAB_SHM_DIR", str(place / "elsewhere"))
+        with NatsBroker.from_url("nats://auto") as other, pytest.raises(ConnectorError, match="PROXYFAB_BROKER_DIR"):
+            other.ping(10)

@@ -36,11 +36,12 @@ from proxyfab.brokers.nats.program import check_directory, program
 from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.fork import on_fork
 from proxyfab.osio.files import make_directory, names_it, read_small
-from proxyfab.osio.shared import default_root
+from proxyfab.osio.shared import check_mine, default_root
 
 STORE = "PROXYFAB_BROKER_DIR"
 """Environment variable: where the embedded server keeps topics."""
 _PAUSE = 0.01
+_STARTS = 2
 _DETACH = (
     "import os, sys\nif os.fork(): os._exit(0)\nos.setsid()\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
@@ -72,6 +73,11 @@ class Files(NamedTuple):
         """What was printed."""
         return f"{self.directory}/log"
 
+    @property
+    def claim(self) -> str:
+        """Locked by the keeper too: others may see the store who do not see this directory."""
+        return f"{self.store}/.lock"
+
     @classmethod
     def here(cls) -> Files:
         """Those of this user and machine."""
@@ -83,6 +89,7 @@ class Files(NamedTuple):
         for path in (self.directory, self.store):
             make_directory(path, parents=True)
             check_directory(path)
+        check_mine(default_root())
 
 
 def lock(path: str, kind: int = fcntl.LOCK_EX) -> int | None:
@@ -129,10 +136,14 @@ class Embedded:
             files.make()
             while not self._used(files):
                 _wait(files, deadline)
+            started = 0
             while True:
                 keeper = lock(files.keeper)
                 if keeper is not None:
+                    started += 1
                     try:
+                        if started > _STARTS:
+                            raise _failed(files)
                         _start(files, keeper, self._sync)
                     finally:
                         os.close(keeper)
@@ -198,10 +209,13 @@ def _start(files: Files, keeper: int, sync: str) -> None:
 
 
 def _wait(files: Files, deadline: float) -> None:
-    if time.monotonic() < deadline:
-        time.sleep(_PAUSE)
-        return
+    if time.monotonic() >= deadline:
+        raise _failed(files)
+    time.sleep(_PAUSE)
+
+
+def _failed(files: Files) -> ConnectorError:
     said = ""
     with contextlib.suppress(OSError), open(files.log, errors="replace") as log:
         said = log.read(2000).strip()
-    raise ConnectorError(f"The server of nats://auto in {files.store} did not become ready. It printed: {said!r}")
+    return ConnectorError(f"The server of nats://auto in {files.store} did not become ready. It printed: {said!r}")

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from proxyfab.brokers.nats.auto import Files, lock
 from proxyfab.brokers.nats.program import Settings, die_with, port_of, write_mine
@@ -31,12 +32,12 @@ class Keeper:
 
     Args:
         files: Where.
-        held: The lock, to be inherited by the server.
+        held: Locks, to be inherited by the server.
         program: The server's path.
         sync: "always", or "".
     """
 
-    def __init__(self, files: Files, held: int, program: str, sync: str) -> None:
+    def __init__(self, files: Files, held: Sequence[int], program: str, sync: str) -> None:
         self._files = files
         self._held = held
         self._program = program
@@ -61,7 +62,7 @@ class Keeper:
         self._server = subprocess.Popen(
             [self._program, "-c", configuration],
             stdin=subprocess.DEVNULL,
-            pass_fds=[self._held],
+            pass_fds=self._held,
             preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - the keeper has one thread
         )
         until = time.monotonic() + _START
@@ -120,7 +121,13 @@ def main() -> None:
     """What the process runs."""
     directory, store, held, program, sync = sys.argv[1:]
     os.set_inheritable(int(held), False)
-    keeper = Keeper(Files(directory, store), int(held), program, sync)
+    files = Files(directory, store)
+    claim = lock(files.claim)
+    if claim is None:
+        sys.exit(
+            f"Another machine or container runs a server on {store}; set PROXYFAB_BROKER_DIR to another directory."
+        )
+    keeper = Keeper(files, (int(held), claim), program, sync)
 
     def stop(*_: object) -> None:
         keeper.wanted = False

@@ -21,7 +21,7 @@ from proxyfab.brokers.nats.auto import Embedded
 from proxyfab.brokers.nats.loop import runner
 from proxyfab.brokers.nats.place import Place
 from proxyfab.brokers.nats.session import Lost, Session
-from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
+from proxyfab.errors import AccessDenied, ConnectorError
 from proxyfab.fork import on_fork
 
 T = TypeVar("T")
@@ -59,6 +59,8 @@ class Link:
         self._holding = False
         self._session: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
+        self._trouble: AccessDenied | ConnectorError | None = None
+        """Why there was none the last time."""
         self.lost: set[Callable[[], None]] = set()
         """Called when the session is lost."""
 
@@ -119,11 +121,16 @@ class Link:
         while self._session is None or not self._session.alive:
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.get_running_loop().create_task(self._open(deadline))
+                self._opening.add_done_callback(_seen)
             opening = self._opening
             await asyncio.wait([opening], timeout=max(deadline - now(), 0))
             if not opening.done():
-                raise ConnectorError(f"{self.place.label} did not answer in time; check that it runs.")
-            opening.result()
+                raise self._trouble or ConnectorError(f"{self.place.label} did not answer in time; check that it runs.")
+            try:
+                opening.result()
+            except ConnectorError:
+                if now() >= deadline - _PAUSE:  # otherwise it was somebody else's time that was over
+                    raise
         return self._session
 
     async def _open(self, deadline: float) -> Session:
@@ -131,15 +138,15 @@ class Link:
         while True:
             try:
                 session = await self._try(max(0.1, min(CONNECT, deadline - now())))
-            except (AccessDenied, ConfigurationError):
-                raise
-            except ConnectorError:
-                if now() + pause >= deadline:
+            except (AccessDenied, ConnectorError) as error:
+                self._trouble = type(error)(str(error))
+                refused = isinstance(error, AccessDenied) and self._embedded is None  # whose token may just change
+                if refused or now() + pause >= deadline:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST)
             else:
-                self._session = session
+                self._session, self._trouble = session, None
                 return session
 
     async def _try(self, seconds: float) -> Session:
@@ -206,6 +213,12 @@ class Link:
     def api(self) -> str:
         """What JetStream's subjects begin with."""
         return f"$JS.{self.place.domain}.API" if self.place.domain else "$JS.API"
+
+
+def _seen(opening: asyncio.Task[Session]) -> None:
+    """Whether or not anybody still waits for it, what went wrong is nothing for asyncio's log."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 def now() -> float:

@@ -83,9 +83,12 @@ class Runner:
         future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result(timeout + _GRACE)
-        except BaseException:
+        except TimeoutError:
             if future.cancel():
                 raise ConnectorError(f"NATS was not heard of for {timeout + _GRACE:.0f} s.") from None
+            raise
+        except BaseException:  # an interrupt: nobody waits any more
+            future.cancel()
             raise
 
     def post(self, call: Callable[..., object], *args: object) -> None:

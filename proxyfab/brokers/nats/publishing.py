@@ -23,6 +23,7 @@ from proxyfab.events.model import Position, Record
 _WINDOW = 16 << 20
 """Bytes that are sent before their confirmations are waited for."""
 _MOST = 1024
+_SOON = 256 << 10
 _HEAD = 1024
 """Bytes that a message has besides a record's body, at most."""
 _FULL = frozenset((10047, 10077, 10023, 10002, 10122))
@@ -102,8 +103,13 @@ class Batch:
         session = await self._desk.link.session(deadline)
         asked: list[tuple[int, Asked]] = []
         try:
+            unsent = 0
             for index in piece:
                 asked.append((index, await self._one(session, index)))
+                unsent += len(self._records[index].body)
+                if unsent > _SOON:
+                    unsent = 0
+                    await asyncio.sleep(0)  # what was said so far goes while we say more
         except Lost:
             pass
         if asked:

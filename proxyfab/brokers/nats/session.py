@@ -21,6 +21,7 @@ from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 _PING = 3.0
 """Seconds between pings; a server that misses two is gone."""
 _OLDEST = (2, 11)
+_LOOK = 1.0
 _PENDING = 1 << 30
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
 _UNWANTED = ("authorization violation", "authentication", "account", "revoked")
@@ -35,6 +36,24 @@ class Asked(NamedTuple):
 
     token: str
     answer: asyncio.Future[Any]
+
+
+class _Client(Client):  # type: ignore[misc]  # nats-py is not typed
+    """nats-py's, which tells nobody that it is closed where closing it fails, and leaves its socket open then."""
+
+    def __init__(self, over: Callable[[], None]) -> None:
+        super().__init__()
+        self._told_over = over
+
+    async def _process_op_err(self, e: Exception) -> None:
+        try:
+            await super()._process_op_err(e)
+        except OSError:
+            transport = getattr(self, "_transport", None)
+            if transport is not None:
+                transport.close()
+        finally:
+            self._told_over()
 
 
 class Session:
@@ -53,8 +72,9 @@ class Session:
         """Subjects, in small letters, that were refused, and what was tried."""
         self._servers = servers
         self._lost = lost
-        self._client = Client()
+        self._client: Client = _Client(self._over)
         self._waiting: dict[str, tuple[asyncio.Future[Any], str]] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._count = 0
         self._prefix = ""
 
@@ -99,6 +119,14 @@ class Session:
             await self.close()
             raise ConfigurationError(f"{self.place.label} runs nats-server {version!r}; 2.11 or newer is needed.")
         self.alive = True
+        self._look()
+
+    def _look(self) -> None:
+        """Once in a while, whether nats-py has closed it and not said so."""
+        if self.alive and self._client.is_closed:
+            self._over()
+        if self.alive:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     async def ask(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> Asked:
         """Send a message that is answered."""
@@ -171,6 +199,8 @@ class Session:
 
     def _over(self) -> None:
         was, self.alive = self.alive, False
+        if self._looking is not None:
+            self._looking.cancel()
         for answer, _ in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Lost())
