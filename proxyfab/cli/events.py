@@ -14,6 +14,7 @@ import msgspec
 
 from proxyfab.brokers.opening import open_broker
 from proxyfab.cli.output import age, as_json, finite, public, show, show_json, size, working
+from proxyfab.cli.upkeep import at, delete, forward, sweep
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Start
@@ -23,15 +24,6 @@ from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.trigger import disable, enable, logs, statistics, triggers
 
 _LINE = 100
-_at = click.option(
-    "-b",
-    "--broker",
-    "url",
-    default="nats://auto",
-    envvar="PROXYFAB_BROKER",
-    show_default=True,
-    help="URL of the broker.",
-)
 
 
 @click.group()
@@ -39,9 +31,13 @@ def events() -> None:
     """Look at topics, follow and publish events, and deal with what never worked."""
 
 
+for each in (delete, forward, sweep):
+    events.add_command(each)
+
+
 @events.command()
 @click.argument("pattern", default="*")
-@_at
+@at
 @as_json
 def topics(pattern: str, url: str, as_json: bool) -> None:
     """List topics; PATTERN may have *."""
@@ -70,7 +66,7 @@ def topics(pattern: str, url: str, as_json: bool) -> None:
 
 @events.command()
 @click.argument("topic")
-@_at
+@at
 @as_json
 def lag(topic: str, url: str, as_json: bool) -> None:
     """Say how far the groups of TOPIC are, in frames of up to 64 events, and who produces into it."""
@@ -114,7 +110,7 @@ def _floor(floor: dict[int, int]) -> str:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until all producers have ended.")
 @click.option("--where", help="Only events for which this JMESPath expression over the metadata is true.")
 @click.option("--since", help="From a moment on: seconds since 1970, or as 10s, 5min or 2h before now.")
-@_at
+@at
 @as_json
 def tail(topic: str, count: int, follow: bool, where: str | None, since: str | None, url: str, as_json: bool) -> None:
     """Show the last events of TOPIC. No object is fetched; nobody's position changes."""
@@ -195,7 +191,7 @@ def _moment(text: str) -> float:
     "-m", "--meta", multiple=True, metavar="NAME=VALUE", help="Metadata; a value that is JSON is taken as such."
 )
 @click.option("--end", is_flag=True, help="Say that nothing more comes from this producer.")
-@_at
+@at
 def publish(topic: str, values: tuple[str, ...], key: str | None, meta: tuple[str, ...], end: bool, url: str) -> None:
     """Send each of VALUES as text, or each line of standard input where there are none."""
     metadata = dict(map(_pair, meta))
@@ -237,7 +233,7 @@ _most = click.option("-n", "--most", type=int, help="So many at most, the oldest
 @_which
 @_most
 @click.option("--traceback", is_flag=True, help="With what was raised.")
-@_at
+@at
 @as_json
 def list_(topic: str, where: str | None, most: int | None, traceback: bool, url: str, as_json: bool) -> None:
     """List the dead letters of TOPIC: cause, position and how often it was tried."""
@@ -265,7 +261,7 @@ def _letter(letter: DeadLetter) -> dict[str, Any]:
 @click.argument("topic")
 @_which
 @_most
-@_at
+@at
 def replay_(topic: str, where: str | None, most: int | None, url: str) -> None:
     """Send the dead letters of TOPIC to it once more, under new ids that name the old ones."""
     with working(f"replaying into {topic}"):
@@ -277,7 +273,7 @@ def replay_(topic: str, where: str | None, most: int | None, url: str) -> None:
 @click.argument("topic")
 @_which
 @_most
-@_at
+@at
 def purge_(topic: str, where: str | None, most: int | None, url: str) -> None:
     """Delete dead letters of TOPIC, and the copies of their objects."""
     with working(f"purging {topic_of(topic)}"):
@@ -297,7 +293,7 @@ def _cause(text: str | None) -> Any:
 @click.option("--enable", "switch", flag_value="on", help="Have its runners go on.")
 @click.option("--disable", "switch", flag_value="off", help="Have its runners make no more calls.")
 @click.option("--log", "lines", type=int, help="Show so many of the newest lines of its log.")
-@_at
+@at
 @as_json
 def triggers_(name: str | None, switch: str | None, lines: int | None, url: str, as_json: bool) -> None:
     """List triggers and what they have done; with NAME switch one on or off, or show its log."""

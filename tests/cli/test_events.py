@@ -41,6 +41,7 @@ def frames(broker: Broker) -> Iterator[Broker]:
         out.send(None)
         out.end()
         yield broker
+        store.clear()
 
 
 def run(*arguments: str, given: str | None = None) -> Result:
@@ -111,6 +112,28 @@ def test_dead_letters(frames: Broker) -> None:
     assert "1 events sent to frames once more" in run("dlq", "replay", "frames", "-n", "1").output
     assert "2 dead letters of frames deleted" in run("dlq", "purge", "frames").output
     assert json.loads(run("dlq", "list", "frames", "--json").output) == []
+
+
+def test_a_topic_is_forwarded_once(frames: Broker) -> None:
+    way = ("forward", "frames", "memory://cli-other", "--to", "copies", "--copy-into", "memory://cli-far", "--json")
+    with open_broker("memory://cli-other") as other:
+        assert json.loads(run(*way).output)["events"] >= 3
+        assert json.loads(run(*way).output)["events"] == 0
+        with Consumer(other, "copies") as consumer:
+            assert len([item.ack() for item in consumer]) == 3
+    assert "release" in run("forward", "frames", "memory://cli-other", "--name", "again").output, (
+        "objects would be lost"
+    )
+
+
+def test_a_topic_is_deleted_with_its_objects(frames: Broker) -> None:
+    with Store("memory://cli") as store:
+        with Consumer(frames, "frames", group="slow"):
+            pass
+        assert "0 objects" in run("sweep", "frames", "--dry-run").output, "the group has to read it"
+        assert "1 objects" in run("delete", "frames", "--yes").output
+        assert frames.topics() == []
+        assert store.clear() == 0
 
 
 def test_triggers(broker: Broker) -> None:

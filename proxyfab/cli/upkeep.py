@@ -1,0 +1,105 @@
+"""`events forward`, `sweep` and `delete`: topics copied between brokers, and what is left of their objects."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import Any
+
+import click
+
+from proxyfab.abc import Reclaimed
+from proxyfab.brokers.opening import open_broker
+from proxyfab.cli.output import as_json, public, show, show_json, size, working
+from proxyfab.patterns.stream.deadletters import topic_of
+from proxyfab.patterns.stream.forwarding import forward as copy
+from proxyfab.patterns.stream.releasing import sweep as take_back
+
+at = click.option(
+    "-b",
+    "--broker",
+    "url",
+    default="nats://auto",
+    envvar="PROXYFAB_BROKER",
+    show_default=True,
+    help="URL of the broker.",
+)
+
+
+@click.command()
+@click.argument("topic")
+@click.argument("target")
+@click.option("--to", help="Its name at the target; the same, if not given.")
+@click.option("--name", default="forward", show_default=True, help="Who forwards: the same name goes on where it was.")
+@click.option("--copy-into", "store", help="URL of a store to copy objects into; otherwise their references travel.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
+@at
+@as_json
+def forward(
+    topic: str, target: str, to: str | None, name: str, store: str | None, follow: bool, url: str, as_json: bool
+) -> None:
+    """Copy TOPIC to the broker at TARGET, each frame once, also over restarts."""
+    stopped = threading.Event()
+    if follow:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: stopped.set())
+    with working(f"forwarding {topic} to {public(target)}"):
+        done = copy(
+            open_broker(url),
+            topic,
+            open_broker(target),
+            to,
+            name=name,
+            copy_objects=store is not None,
+            store=store,
+            follow=follow,
+            stop=stopped.is_set,
+        )
+    said: dict[str, Any] = done._asdict()
+    if as_json:
+        show_json(said)
+    else:
+        click.echo(f"{', '.join(f'{count} {what}' for what, count in said.items())}: {topic} to {public(target)}")
+
+
+@click.command()
+@click.argument("topic")
+@click.option("-n", "--dry-run", is_flag=True, help="Only report.")
+@at
+@as_json
+def sweep(topic: str, dry_run: bool, url: str, as_json: bool) -> None:
+    """Take back objects of TOPIC that nobody is to read any more: what consumers that died have left."""
+    with working(f"sweeping {topic}"):
+        found = take_back(open_broker(url), topic, dry_run=dry_run)
+    _report(found, topic, dry_run, as_json)
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--keep-objects", is_flag=True, help="Leave its objects where they are.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@at
+@as_json
+def delete(topic: str, keep_objects: bool, yes: bool, url: str, as_json: bool) -> None:
+    """Delete TOPIC with its events, groups and dead letters, and the objects that belong to it."""
+    broker = open_broker(url)
+    held = broker.describe(topic)
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Delete {topic} with {held.records} frames, {size(held.nbytes)}, at {public(url)}?", abort=True)
+    found: list[Reclaimed] = []
+    for name in (topic_of(topic), topic):
+        if name in broker.topics():
+            found += [] if keep_objects else take_back(broker, name, everything=True)
+            broker.delete(name)
+    _report(found, topic, False, as_json)
+
+
+def _report(found: list[Reclaimed], topic: str, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        show_json([item._asdict() for item in found])
+        return
+    if found:
+        show(("what", "size", "why"), [(item.what, size(item.nbytes), item.reason) for item in found])
+    verb = "would reclaim" if dry_run else "reclaimed"
+    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {len(found)} objects of {topic}")
