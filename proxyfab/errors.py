@@ -27,6 +27,8 @@ A message is a sentence: what failed, on what, what to do. It is the only argume
 process boundary whole.
 """
 
+from typing import TYPE_CHECKING
+
 
 class ProxyfabError(Exception):
     """Root of the tree: catch this to catch everything proxyfab raises."""
@@ -80,7 +82,8 @@ class CapacityError(ProxyfabError, MemoryError):
     """A disk, a memory or a quota is full."""
 
     # MemoryError's refuses, and who makes errors anew beside their tracebacks, as Dask does, calls what he finds.
-    __new__ = Exception.__new__  # type: ignore[assignment]  # it takes more than object's
+    if not TYPE_CHECKING:
+        __new__ = Exception.__new__
 
 
 class AccessDenied(ProxyfabError, PermissionError):
