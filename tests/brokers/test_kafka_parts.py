@@ -7,13 +7,14 @@ import pickle
 import pytest
 from hypothesis import given, strategies
 
-from proxyfab.brokers.kafka import KafkaBroker, register_tokens
+from proxyfab.brokers.kafka import KafkaBroker, acls, register_tokens
 from proxyfab.brokers.kafka.fold import Fold, attempt
 from proxyfab.brokers.kafka.hand import Hand
 from proxyfab.brokers.kafka.place import VARIABLE, Place
 from proxyfab.brokers.kafka.topics import settings
 from proxyfab.errors import AccessDenied, ConfigurationError, IntegrityError
-from proxyfab.events.model import Delivery, Position, Topic
+from proxyfab.events.access import kafka_rules
+from proxyfab.events.model import Capability, Delivery, Grant, Position, Topic
 
 # -- the URL -----------------------------------------------------------------------------------------------------------
 
@@ -224,3 +225,21 @@ def test_what_goes_to_others_is_not_owed() -> None:
 
     assert hand.news() == {1: 1}
     assert hand.pending() == (0, 0)
+
+
+# -- rights ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", ["frames", "site.*", "*"])
+def test_rules_are_bindings(topic: str) -> None:
+    """Confluent's own classes take each word, and give it back."""
+    rules = kafka_rules(Grant("alice", topic, frozenset({"publish", "subscribe", "admin"})))
+
+    assert [acls._rule(acls._binding(rule)) for rule in rules] == rules
+    assert len({repr(acls._filter(rule)) for rule in rules}) == len(rules)
+
+
+def test_without_an_administrator_there_are_no_rights() -> None:
+    with KafkaBroker.from_url("kafka://b1?admin=0") as without, KafkaBroker.from_url("kafka://b1") as whole:
+        assert Capability.ACL not in without.capabilities
+        assert Capability.ACL in whole.capabilities

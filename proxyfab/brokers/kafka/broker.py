@@ -65,6 +65,8 @@ class KafkaBroker(Broker):
     def __init__(self, place: Place) -> None:
         self.url = place.url
         self.max_record = place.max
+        if not place.admin:
+            self.capabilities = self.capabilities & ~Capability.ACL  # type: ignore[misc]  # this one cannot
         self._client = Client(place)
         self._sender = Sender(self._client)
         self._journals: dict[str, Journal] = {}

@@ -23,7 +23,7 @@ from proxyfab.brokers.kafka.sending import Sender
 from proxyfab.brokers.kafka.topics import make_topic, request_cut
 from proxyfab.errors import CapacityError, Conflict, ConnectorError, ProxyfabError
 from proxyfab.events.broker import State
-from proxyfab.events.model import Kept, Record, check_name
+from proxyfab.events.model import LATEST, Kept, Record, check_name
 from proxyfab.fork import on_fork
 
 MAX_VALUE = 512 << 10
@@ -128,7 +128,7 @@ class Journal:
                 raise self._client.missing(self._of)
             return Fold()
         until = time.monotonic() + self._client.place.timeout
-        end = self._client.bounds(self._topic, [0])[0][1]
+        end = self._client.starts(self._topic, LATEST, [0])[0]
         with self._lock:
             return self._until(end, until, exactly=end)
 

@@ -32,6 +32,8 @@ _LOOK = 0.25
 _GONE = 1.0
 _TELL = 0.05
 """Seconds between commits that nobody waits for."""
+_SESSION = 10_000
+"""Milliseconds after which a silent member is none, where members say so themselves: in the classic protocol."""
 _GIVEN = 300.0
 """Seconds at least that a member may be busy before its partitions are given to others."""
 
@@ -172,7 +174,8 @@ class Member(_Listening):
             "group.protocol": protocol,
         }
         if protocol == "classic":
-            options |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": 10_000}
+            session = dict(self._client.place.tuning).get("session.timeout.ms", _SESSION)
+            options |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": session}
         consumer = self._client.consumer(self._id, options)
         with translated(self._said):
             if self._partitions is None:
