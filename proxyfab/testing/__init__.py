@@ -6,6 +6,7 @@
 | ConnectorTests | the conformance suite of connectors: subclass it, say how to open yours, run pytest |
 | BrokerTests | the conformance suite of brokers: likewise |
 | ConnectorMachine | a Hypothesis state machine that compares a connector with a dict |
+| NatsServer | a real nats-server with JetStream, in a process of its own |
 | KafkaCluster | a Kafka to test with: librdkafka's mock cluster, in a process of its own |
 | FaultyConnector | a connector around a connector: counts, delays, fails on demand |
 | Cable | a cable between a client and a real server, to be cut, silenced, slowed and spoiled |
@@ -28,6 +29,7 @@ _HOMES = {
     "FaultyConnector": "faults",
     "KafkaCluster": "kafka",
     "Kills": "kills",
+    "NatsServer": "natsserver",
     "in_fork": "processes",
     "leaked_keys": "leaks",
     "no_leaks": "leaks",
@@ -44,6 +46,7 @@ __all__ = [
     "FaultyConnector",
     "KafkaCluster",
     "Kills",
+    "NatsServer",
     "in_fork",
     "leaked_keys",
     "no_leaks",

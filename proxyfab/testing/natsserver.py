@@ -117,6 +117,8 @@ class NatsServer:
     def stop(self) -> None:
         """SIGSTOP: it answers nobody, and nobody is told."""
         os.kill(self.pid, signal.SIGSTOP)
+        stat = Path(f"/proc/{self.pid}/stat")
+        assert until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T"), "the server was not stopped"
 
     def go_on(self) -> None:
         """SIGCONT."""

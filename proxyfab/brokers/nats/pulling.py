@@ -90,6 +90,8 @@ class Intake(ABC):
         again = False
         while not self.ready and not self.closed:
             if again and now() >= until:
+                if self._session is None:
+                    raise ConnectorError(f"The connection to {self.link.place.label} was lost; it is tried again.")
                 break
             again = True
             session = await self._attached(max(until, now() + _SILENT))
