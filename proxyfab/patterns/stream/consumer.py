@@ -34,6 +34,7 @@ from proxyfab.patterns.stream.endings import Endings
 from proxyfab.patterns.stream.fetching import Fetching, Pace
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.lanes import Lanes
 from proxyfab.patterns.stream.selecting import Allocator, Selector, choice_of
 from proxyfab.patterns.stream.settling import Desk
 from proxyfab.patterns.stream.supply import Supply
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 PATIENCE = 60.0
+LEASE = 10.0
+"""Seconds of silence after which a member of an ordered group is taken for dead."""
 EVENTS = 4096
 NBYTES = "8 MiB"
 
@@ -67,6 +70,9 @@ class Consumer:
         where: Which events: JMESPath over their metadata (see `filtering`), or a function of an item. Others are
             acknowledged without a look at their data.
         partitions: Just these; None for all.
+        ordered: Members claim whole partitions, so that the order of each key holds across all of them; whoever dies,
+            or is silent for ten seconds (or `ack_wait`, if that is less), is replaced. An event that is given back
+            comes again before all others of its partition.
         prefetch: Events that are fetched ahead at most, about.
         prefetch_bytes: Bytes likewise, as a number or `"8 MiB"`. Of objects only what travels in events counts.
         timeout: Seconds without an event after which iteration raises; None waits.
@@ -99,6 +105,7 @@ class Consumer:
         prefetch: int = EVENTS,
         prefetch_bytes: int | str = NBYTES,
         timeout: float | None = None,
+        ordered: bool = False,
         observe: bool = False,
         on_gap: Callable[[Gap], None] | None = None,
         select: Selector | None = None,
@@ -118,7 +125,10 @@ class Consumer:
         self._desk = Desk(ack_wait=ack_wait, attempts=attempts, bury=burying.event, observing=observe)
         self._desk.choice = choice_of(select, allocate)
         own = list(partitions) if partitions is not None else None
-        continuity = Continuity(_reporter(on_gap, link) if observe or own is not None else None)
+        if ordered and (observe or own is not None):
+            raise ConfigurationError("Members of an ordered group claim partitions: give none, and do not observe.")
+        alone = observe or ordered or own is not None
+        continuity = Continuity(_reporter(on_gap, link) if alone else None)
         trials = None if observe else Trials(self.broker, name, group, attempts)
         fetching = Fetching(
             self.broker,
@@ -132,7 +142,12 @@ class Consumer:
         )
         unpacking = Unpacking(self._desk, burying, continuity, trials, wanted_by(where))
         endings = Endings(self.broker, name, own)
-        self._supply = Supply(fetching, self._desk, unpacking, endings, Pace(prefetch, nbytes(prefetch_bytes)))
+        pace = Pace(prefetch, nbytes(prefetch_bytes))
+        if ordered:
+            me, lease = f"{member or here()}.{os.urandom(6).hex()}", min(ack_wait, LEASE)
+            self._supply: Supply = Lanes(fetching, self._desk, unpacking, endings, pace, member=me, lease=lease)
+        else:
+            self._supply = Supply(fetching, self._desk, unpacking, endings, pace)
         on_fork(self)
 
     def after_fork(self) -> None:
@@ -250,13 +265,13 @@ class Consumer:
             return to if isinstance(to, From | float) or not isinstance(to, int) else float(to)
         if to.topic != self.topic.name:
             raise ConfigurationError(f"{to} is a position of topic {to.topic}; this consumer reads {self.topic.name}.")
-        floors = self._supply.fetching.subscription().info().floor
+        floors = self._supply.info().floor
         return {**{number: floor + 1 for number, floor in floors.items()}, to.partition: to.offset}
 
     def lag(self) -> int:
         """Frames (of up to 64 events) that the group, or this reader, has not acknowledged."""
         self._desk.flush()
-        return self._supply.fetching.subscription().info().lag
+        return self._supply.info().lag
 
     def flush(self, timeout: float = TIMEOUT) -> None:
         """Return when the broker knows what was settled.
@@ -272,7 +287,7 @@ class Consumer:
 
     def open(self) -> Self:
         """Begin the subscription now; what `with` does."""
-        self._supply.bind()
+        self._supply.open()
         return self
 
     def close(self) -> None:

@@ -11,12 +11,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from proxyfab.events.broker import Broker, Subscription
-from proxyfab.events.model import Delivery
+from proxyfab.events.broker import Broker
+from proxyfab.events.model import Delivery, GroupInfo
 from proxyfab.patterns.stream.settling import Desk
 
 PRODUCERS = "producers/"
@@ -67,28 +67,27 @@ class Endings:
         self._pause = min(2 * pause, _LONGEST)
         return pause
 
-    def over(self, subscription: Subscription, desk: Desk) -> bool:
+    def over(self, info: Callable[[], GroupInfo], desk: Desk) -> bool:
         """Whether nothing comes any more.
 
         Raises:
             ConnectorError: The broker cannot be reached.
         """
-        return self.all_ended() and self._nothing_left(subscription, desk)
+        return self.all_ended() and self._nothing_left(info(), desk)
 
     def all_ended(self) -> bool:
         """Whether there was a producer, and each has ended."""
         found = self._broker.state(self._topic).items(PRODUCERS).values()
         return bool(found) and all([_ended(kept.value) for kept in found])
 
-    def _nothing_left(self, subscription: Subscription, desk: Desk) -> bool:
+    def _nothing_left(self, info: GroupInfo, desk: Desk) -> bool:
         if self.partitions is None or desk.observing:
-            info = subscription.info()
             return info.undelivered == 0 and (desk.observing or info.pending <= len(desk.held()))
-        return self._all_mine(subscription, desk)
+        return self._all_mine(info, desk)
 
-    def _all_mine(self, subscription: Subscription, desk: Desk) -> bool:
+    def _all_mine(self, info: GroupInfo, desk: Desk) -> bool:
         """Of partitions that nobody else reads: all was fetched, and the oldest that is not acknowledged is held."""
-        floors = subscription.info().floor
+        floors = info.floor
         extents = self._broker.describe(self._topic).extents
         held: dict[int, list[int]] = {}
         for partition, offset in desk.held():

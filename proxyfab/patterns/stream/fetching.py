@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.events.broker import Broker, Subscription
-from proxyfab.events.model import Delivery, Start, Topic
+from proxyfab.events.model import Delivery, GroupInfo, Start, Topic
 from proxyfab.patterns.stream.settling import LOST
 
 AHEAD = 0.5
@@ -54,7 +54,7 @@ class Fetching:
         self.topic = topic
         self.group = group
         self.partitions = partitions
-        self._start = start
+        self.start = start
         self._ack_wait = ack_wait
         self._patience = patience
         self._member = member
@@ -80,7 +80,7 @@ class Fetching:
             found = self.broker.subscribe(
                 self.topic.name,
                 group=self.group,
-                start=self._start,
+                start=self.start,
                 partitions=self.partitions,
                 ack_wait=self._ack_wait,
                 member=self._member,
@@ -94,6 +94,19 @@ class Fetching:
                 self.check()
                 return self.subscription()
         return found
+
+    def info(self) -> GroupInfo:
+        """How far the group, or this reader, is."""
+        if self.group is not None and not (self.partitions is None or self.partitions):
+            return self.broker.groups(self.topic.name)[self.group]
+        return self.subscription().info()
+
+    def reopen(self, partitions: Sequence[int]) -> Subscription | None:
+        """Read other partitions from now on; the subscription that there was, to be closed."""
+        with self._lock:
+            former, self._subscription = self._subscription, None
+            self.partitions = partitions
+        return former
 
     def confirm(self) -> None:
         """Return when the broker knows what it was told."""
@@ -119,14 +132,15 @@ class Fetching:
                 found = self.subscription().fetch(most, left)
             except LOST as error:
                 self.check()
-                self._again(error, left)
+                self.failed(error, left)
                 if left <= 0:
                     return []
                 continue
             self._lost, self._pause = None, _FIRST_PAUSE
             return found
 
-    def _again(self, error: Exception, left: float) -> None:
+    def failed(self, error: Exception, left: float) -> None:
+        """Wait a little, `left` seconds at most, for a broker that is lost; raise when that was long enough."""
         now = time.monotonic()
         self._lost = since = now if self._lost is None else self._lost
         if now - since >= self._patience:

@@ -55,6 +55,8 @@ class Desk:
         """What is wanted of objects; None for all, as it comes."""
         self.retry: Callable[[object, float], bool] | None = None
         """Takes an item that is to come again, if it is done here."""
+        self.alone = False
+        """Whether what waits here could be nobody else's."""
         self.told: list[Callable[[list[Hand]], None]] = []
         """Called with the frames that the broker was just told are done."""
         self.counts: Counter[str] = Counter()
@@ -107,6 +109,11 @@ class Desk:
         for spot in [spot for spot, deadline in list(self._owed.items()) if deadline <= now]:
             self._owed.pop(spot, None)
         return list(self._owed)
+
+    def working(self) -> bool:
+        """Whether something that was handed out is not settled, and has not lapsed."""
+        now = time.monotonic()
+        return any([not hand.over and not hand.waits and hand.deadline > now for hand in list(self._hands)])
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +182,7 @@ class Desk:
             hands: Some of those held.
             begun: Also those that were begun; what of them is done is noted.
         """
-        for hand in hands:
+        for hand in sorted(hands, key=spot_of):
             waits = hand.begin()
             if (waits or begun) and hand.drop():
                 self._returned.add(spot_of(hand))
@@ -228,7 +235,7 @@ class Desk:
             if hand.over or hand.deadline <= now:
                 self._hands.discard(hand) if not hand.over else None
             elif hand.waits:
-                (vain if now - max(self.asked, hand.moved) > self.ack_wait else more).append(hand)
+                (vain if not self.alone and now - max(self.asked, hand.moved) > self.ack_wait else more).append(hand)
             elif settled != hand.mark:
                 hand.mark, hand.moved = settled, now
                 more.append(hand)

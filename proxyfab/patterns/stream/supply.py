@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from proxyfab.errors import ResolveTimeout
 from proxyfab.events.broker import Subscription
-from proxyfab.events.model import Delivery, Start
+from proxyfab.events.model import Delivery, GroupInfo, Start
 from proxyfab.exit import Drain, Hold
 from proxyfab.patterns.stream.endings import Endings
 from proxyfab.patterns.stream.fetching import Fetching, Pace
@@ -93,7 +93,7 @@ class Supply:
             left = None if until is None else max(0.0, until - time.monotonic())
             if not self._refill(left, want):
                 return None
-            if left == 0.0 and not self._waiting:
+            if left == 0.0 and not self._waits():
                 raise ResolveTimeout(f"No event came to {self.who} for {timeout:g} s.")
         return items
 
@@ -115,7 +115,7 @@ class Supply:
     def _refill(self, left: float | None, want: int) -> bool:
         """Fetch something, or wait a while for it; False when the stream is over."""
         with self._turn:  # held while talking: who waits here wants just what is fetched
-            if self._waiting:
+            if self._waits():
                 return True
             self._settle()
             pause = self.endings.pause()
@@ -124,6 +124,10 @@ class Supply:
             self.desk.asked = time.monotonic()
             self.over = not found and self._is_over()
             return not self.over
+
+    def _waits(self) -> bool:
+        """Whether there is something to hand out, perhaps."""
+        return bool(self._waiting)
 
     def _fetched(self, want: int, timeout: float) -> Sequence[Delivery]:
         found = self.fetching.fetch(self.pace.most(want), timeout)
@@ -143,16 +147,26 @@ class Supply:
     def _is_over(self) -> bool:
         try:
             self.endings.seen = self.unpacking.ends > 0
-            return self.endings.over(self.fetching.subscription(), self.desk)
+            return self.endings.over(self.info, self.desk)
         except LOST:
             return False
+
+    def open(self) -> None:
+        """Begin the subscription."""
+        self.bind()
+
+    def info(self) -> GroupInfo:
+        """How far the group, or this reader, is."""
+        return self.fetching.info()
 
     def bind(self) -> None:
         """What is owed to the subscription is owed by the desk, whoever forgets us."""
         subscription = self.fetching.subscription()
         if self.desk.subscription is not subscription:
             self.desk.subscription = subscription
-            if self.fetching.group is not None:
+            if self._hold is not None:
+                self._hold.cancel()
+            if self.fetching.group is not None and self._releaser is None:
                 fetching = self.fetching
                 self._releaser = Releaser(fetching.broker, fetching.topic, fetching.group, fetching.confirm)
                 self.desk.told = [self._releaser.told]

@@ -1,0 +1,166 @@
+"""An ordered group: each key's events in their order, whichever members come, go or die."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxyfab.brokers import open_broker
+from proxyfab.brokers.memory import MemoryBroker
+from proxyfab.errors import ConfigurationError
+from proxyfab.events.broker import Broker
+from proxyfab.events.model import Topic
+from proxyfab.patterns import Consumer, Producer
+from proxyfab.patterns.stream.claiming import Table, joined, share
+from proxyfab.testing import Child, until
+from proxyfab.testing.natsserver import NatsServer
+from proxyfab.testing.servers import RedisServer
+from tests.patterns.stream.frames import Writer
+from tests.patterns.stream.stream_roles import consume
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with MemoryBroker() as broker:
+        yield broker
+
+
+def claimed(consumer: Consumer) -> frozenset[int]:
+    return frozenset(consumer._supply._lanes)  # type: ignore[attr-defined]  # it is ordered
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40), st.integers(1, 7))
+def test_partitions_are_shared_evenly_and_never_twice(steps: list[tuple[str, bool]], partitions: int) -> None:
+    table = Table({}, {})
+    for me, dies in steps:
+        mine = [number for number, name in table.owners.items() if name == me]
+        others = [name for name in table.members if name != me]
+        target = share([*others, me], me, partitions)
+        table = joined(table, me, partitions, dead=others[:1] if dies else (), given=sorted(mine)[target:])
+        assert set(table.owners.values()) <= set(table.members)
+    for _ in range(2):
+        for me in sorted(table.members):
+            mine = sorted(number for number, name in table.owners.items() if name == me)
+            table = joined(table, me, partitions, dead=(), given=mine[share(table.members, me, partitions) :])
+    counts = [list(table.owners.values()).count(name) for name in table.members]
+    assert sum(counts) == (partitions if table.members else 0)
+    assert not counts or max(counts) - min(counts) <= 1
+
+
+def test_what_is_given_back_comes_before_all_others_of_its_partition(broker: Broker) -> None:
+    out = Writer(broker, partitions=2)
+    out.send("a1", "a2", "a3", partition=0)
+    out.send("a4", partition=0)
+    out.send("b1", "b2", partition=1)
+    out.end()
+    seen: list[str] = []
+    with Consumer(broker, "t", ordered=True) as consumer:
+        for item in consumer:
+            seen.append(f"{item.get()}.{item.attempt}")
+            item.nack(0.1) if seen[-1] == "a2.1" else item.ack()
+    assert [each for each in seen if each[0] == "a"] == ["a1.1", "a2.1", "a2.2", "a3.2", "a4.1"]
+    assert [each for each in seen if each[0] == "b"] == ["b1.1", "b2.1"]
+    assert broker.groups("t")["default"].lag == 0
+    assert broker.state("t").get("claims/default").value == b"\x92\x80\x80"  # type: ignore[union-attr]
+
+
+def test_what_never_works_is_buried_and_lets_the_others_pass(broker: Broker) -> None:
+    out = Writer(broker)
+    out.send(1, 2)
+    out.end()
+    seen = []
+    with Consumer(broker, "t", ordered=True, attempts=3) as consumer:
+        for item in consumer:
+            seen.append(item.get())
+            item.nack() if item.get() == 1 else item.ack()
+        assert consumer.stats()["buried"] == 1
+    assert seen == [1, 1, 1, 2]
+
+
+def test_members_share_and_take_over_without_losing_the_order(broker: Broker) -> None:
+    out = Writer(broker, partitions=4)
+    seen: dict[object, list[int]] = defaultdict(list)
+    lock = threading.Lock()
+    stop = threading.Event()
+
+    def work(member: Consumer, until_told: bool) -> None:
+        with member:
+            for item in member:
+                with lock:
+                    seen[item.key].append(item.get())
+                item.ack()
+                if until_told and stop.is_set():
+                    return
+
+    members = [Consumer(broker, "t", ordered=True, ack_wait=2) for _ in range(3)]
+    threads = [threading.Thread(target=work, args=(member, n == 0)) for n, member in enumerate(members)]
+    for thread in threads[:2]:
+        thread.start()
+    number = 0
+
+    def send(count: int) -> None:
+        nonlocal number
+        for _ in range(count):
+            for partition in range(4):
+                out.send(number, number + 1, partition=partition, key=f"k{partition}")
+            number += 2
+
+    send(50)
+    assert until(lambda: {len(claimed(member)) for member in members[:2]} == {2})
+    threads[2].start()
+    assert until(lambda: sorted(len(claimed(member)) for member in members) == [1, 1, 2])
+    assert frozenset.union(*map(claimed, members)) == {0, 1, 2, 3}
+    stop.set()
+    send(50)
+    threads[0].join(30)
+    assert until(lambda: sorted(len(claimed(member)) for member in members[1:]) == [2, 2])
+    send(50)
+    out.end()
+    for thread in threads[1:]:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert dict(seen) == {f"k{partition}": list(range(number)) for partition in range(4)}
+
+
+def test_an_ordered_group_says_what_it_cannot_be() -> None:
+    with MemoryBroker() as broker:
+        for wrong in ({"observe": True}, {"partitions": [0]}):
+            with pytest.raises(ConfigurationError, match="ordered group"):
+                Consumer(broker, "t", ordered=True, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["redis", "nats"])
+def test_a_member_that_is_killed_is_replaced_in_order(
+    kind: str, redis_server: RedisServer, nats_server: NatsServer
+) -> None:
+    url = {"redis": redis_server.url, "nats": nats_server.url}[kind]
+    topic = f"ordered-{kind}"
+    with open_broker(url) as broker:
+        broker.ensure(Topic(topic, partitions=2))
+        with Producer(broker, topic) as out:
+            for number in range(400):
+                out.send(number, key=f"k{number % 5}")
+            out.end()
+        seen: dict[object, list[int]] = defaultdict(list)
+        with Child(consume, url, topic, 1.5, True) as child:
+            for _ in range(60):
+                key, number, _ = child.receive()
+                seen[key].append(number)
+            child.kill()
+            for message in child.pending():
+                if not isinstance(message, int):
+                    seen[message[0]].append(message[1])
+        with Consumer(broker, topic, ordered=True, ack_wait=1.5) as consumer:
+            for item in consumer:
+                seen[item.key].append(item.get())
+                item.ack()
+        for index in range(5):
+            numbers = seen[f"k{index}"]
+            first_seen = list(dict.fromkeys(numbers))
+            assert first_seen == list(range(index, 400, 5)), "what comes twice comes in order both times"
+        broker.delete(topic)
