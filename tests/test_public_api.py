@@ -31,6 +31,10 @@ CORE = [
 ERRORS = {
     "KeyNotFound": "LookupError",
     "ObjectLost": "LookupError",
+    "ObjectReleased": "LookupError",
+    "TopicNotFound": "LookupError",
+    "Conflict": "ValueError",
+    "WorkerDied": "RuntimeError",
     "KeyExists": "ValueError",
     "ConnectorError": "ConnectionError",
     "ResolveTimeout": "TimeoutError",

@@ -51,7 +51,7 @@ KEEP = "keep"
 """An attribute of events whose objects are not the topic's."""
 FLOOR = "release/floor"
 LEASE = "release/lease"
-LEASED = 30.0
+LEASED = 10.0
 """Seconds that a sweeper's lease outlives it."""
 BATCH = 256
 RUNS = 1000
