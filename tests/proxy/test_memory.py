@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-LIVES = 10_000
+LIVES = 3_000
 SLACK = 80_000
 """Bytes that may stay: free lists of the interpreter, and what other threads do. Of LIVES leaks each would be more."""
 
