@@ -154,11 +154,13 @@ class Broker(ABC):
         url: Names it anywhere.
         capabilities: What it can do.
         max_record: Bytes of a record's body at most.
+        one_count: Whether offsets are counted over all partitions of a topic, so that those of one have gaps.
     """
 
     capabilities: ClassVar[Capability] = Capability.NONE
     url: str
     max_record: int = 1 << 20
+    one_count: ClassVar[bool] = False
 
     # -- topics ------------------------------------------------------------------------------------------------------
 

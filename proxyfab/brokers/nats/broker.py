@@ -56,6 +56,7 @@ class NatsBroker(Broker):
         place: Where it is.
     """
 
+    one_count: ClassVar[bool] = True  # a stream's sequence
     capabilities: ClassVar[Capability] = _EVERYTHING
     max_record = (1 << 20) - 1024
 

@@ -23,7 +23,7 @@ from proxyfab.errors import ProxyfabError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Delivery, Topic
 from proxyfab.fork import on_fork
-from proxyfab.patterns.stream.releasing import Held, Marker, evict, objects_of, releasable, sweep
+from proxyfab.patterns.stream.releasing import RUNS, Held, Marker, evict, objects_of, releasable, sweep
 from proxyfab.patterns.stream.spans import Spans
 from proxyfab.wire.events import Frame
 
@@ -79,6 +79,9 @@ class Releaser:
         self._new: deque[Waiting] = deque()
         self._waiting: list[Waiting] = []
         self._done: dict[int, Spans] = {}
+        self._met = Spans()
+        """Offsets that came here, of all partitions: where they share one count, these are no gaps in another one."""
+        self._last: dict[int, int] = {}
         self._limits: Mapping[int, int] = {}
         self._marked = 0.0
         self._seen = False
@@ -157,8 +160,12 @@ class Releaser:
         self._waiting += fresh
         for _ in fresh:
             self._new.popleft()
+        if self.broker.one_count:
+            for each in fresh:
+                self._met.add(each.offset)
         if len(self._waiting) > MOST:
             del self._waiting[: len(self._waiting) - MOST]
+            self._met = Spans()
         floors = self._others()
         go: list[Waiting] = []
         stay: list[Waiting] = []
@@ -179,6 +186,7 @@ class Releaser:
 
     def _clean(self, sweep_to: Mapping[int, int] | None) -> Mapping[int, int]:
         """Write down what was released, and sweep what nobody released; how far objects may be gone now."""
+        self._close_gaps()
         done, self._done = self._done, {}
         try:
             known = Marker(self.broker.state(self.topic.name)).merge(done)
@@ -191,6 +199,18 @@ class Releaser:
         if left and Capability.REPLAY in self.broker.capabilities:
             self.released += len(sweep(self.broker, self.topic.name, upto=upto))
         return limits
+
+    def _close_gaps(self) -> None:
+        """Take numbers between those that were released for such if they came here for another partition."""
+        for number, spans in self._done.items() if self.broker.one_count else ():
+            waiting = Spans([(each.offset, each.offset) for each in self._waiting if each.partition == number])
+            last = max(high for _, high in spans)
+            for low, high in spans.gaps(self._last.get(number, 0) + 1, last):
+                if not self._met.gaps(low, high) and waiting.gaps(low, high) == [(low, high)]:
+                    spans.add(low, high)
+            self._last[number] = last
+        if len(self._met) > RUNS:
+            self._met = Spans()
 
 
 def _release(weak: weakref.ref[Releaser], bell: threading.Event) -> None:

@@ -138,3 +138,22 @@ def test_frames_are_copied_once_whoever_is_killed(world: World) -> None:
             item.ack()
     assert found == list(range(COUNT))
     assert until(lambda: _swept(world, to) and objects(world, "copies") == 0, 20)
+
+
+def test_whoever_reads_alone_leaves_nothing_to_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.broker.ensure(Topic(world.topic, partitions=3))
+    feed(world)
+    readers = []
+    original = type(world.broker).subscribe
+
+    def counted(self: Broker, topic: str, *, group: str | None, **options: Any) -> Any:
+        readers.append(group)
+        return original(self, topic, group=group, **options)
+
+    monkeypatch.setattr(type(world.broker), "subscribe", counted)
+    with Consumer(world.broker, world.topic) as consumer:
+        for item in consumer:
+            item.ack()
+
+    assert objects(world, "inputs") == 0
+    assert readers == ["default"], "nothing was read twice"
