@@ -130,6 +130,8 @@ class Zygote:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            self._line.shutdown(socket.SHUT_RDWR)  # forks of this process may have the line, too
         self._line.close()
         self._process.wait(DEADLINE)
 
