@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,8 +18,14 @@ from proxyfab.events.model import Position
 from proxyfab.keys import Key
 from proxyfab.store import Store
 
-if TYPE_CHECKING:
-    from proxyfab.patterns.stream.gathering import Gathering
+
+class Waking(Protocol):
+    """What a draft's waiters are woken by: its gathering."""
+
+    @property
+    def topic(self) -> str: ...
+    def wait_for(self, drafts: list[Draft], timeout: float | None) -> bool: ...
+    def tell(self, draft: Draft, settled: Callable[[], None]) -> bool: ...
 
 
 class Draft:
@@ -53,7 +59,7 @@ class Draft:
         "told",
     )
 
-    def __init__(self, gathering: Gathering, partition: int) -> None:
+    def __init__(self, gathering: Waking, partition: int) -> None:
         self.gathering = gathering
         self.partition = partition
         self.events = bytearray()
