@@ -94,7 +94,7 @@ class Claims:
 
     def after_fork(self) -> None:
         """A child claims nothing."""
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self.changed = threading.Event()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -164,16 +164,17 @@ class Claims:
 
     def look(self) -> None:
         """After `wait`: beat if it is time, or if there is something to take or give."""
-        table, self._revision = self._read()
-        self._dead(table)
-        wanted = share({**table.members, self._me: 0}, self._me, self._partitions)
-        mine = sum([name == self._me for name in table.owners.values()])
-        free = any([number not in table.owners for number in range(self._partitions)])
-        due = time.monotonic() - self._heard.get(self._me, (0, 0.0))[1] >= self.lease / BEATS * 0.9
-        if due or self._me not in table.members or (mine < wanted and free):
-            self.beat()
-        else:
-            self._learn(table)
+        with self._turn:
+            table, self._revision = self._read()
+            self._dead(table)
+            wanted = share({**table.members, self._me: 0}, self._me, self._partitions)
+            mine = sum([name == self._me for name in table.owners.values()])
+            free = any([number not in table.owners for number in range(self._partitions)])
+            due = time.monotonic() - self._heard.get(self._me, (0, 0.0))[1] >= self.lease / BEATS * 0.9
+            if due or self._me not in table.members or (mine < wanted and free):
+                self.beat()
+            else:
+                self._learn(table)
 
     def leave(self) -> None:
         """Give everything back. Idempotent."""
