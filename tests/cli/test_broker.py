@@ -53,7 +53,8 @@ def test_what_it_keeps_is_there_again(tmp_path: Path) -> None:
             assert process.wait(30) == 0
 
 
-def test_its_server_does_not_outlive_it() -> None:
+def test_its_server_does_not_outlive_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # who is killed leaves his files
     with start("nats://127.0.0.1:0", "--json") as process:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
