@@ -9,32 +9,23 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import process_time
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-import proxyfab
 from proxyfab.demo.carrier import carrier
 from proxyfab.demo.channel import Channel, Hangup, Silence
-from proxyfab.demo.role import HUNG_UP, now, report
+from proxyfab.demo.crew import Crew
+from proxyfab.demo.role import now, report
 from proxyfab.demo.setup import Setup
 from proxyfab.demo.trip import Trip
 from proxyfab.errors import ProxyfabError
 
 if TYPE_CHECKING:
     from typing import Self
-
-_GRACE = 3.0
-"""Seconds a process gets to end when the pass is over."""
 
 Progress = Callable[[int, int], None]
 
@@ -89,14 +80,14 @@ class Pipeline:
     def __init__(self, setup: Setup, keep: int = 48) -> None:
         self.setup = setup
         self._keep = keep
-        self._stderr: dict[str, IO[bytes]] = {}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._crew = Crew()
+        self.processes = self._crew.processes
 
     def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:
-            self._stop()
+            self._crew.stop()
             raise
         return self
 
@@ -104,7 +95,7 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._channel.close()
-        self._stop()
+        self._crew.stop()
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Collect everything.
@@ -161,62 +152,14 @@ class Pipeline:
 
     def _launch(self, name: str, channels: Mapping[str, int]) -> None:
         module = f"proxyfab.demo.{name.partition('-')[0]}"
-        package = str(Path(proxyfab.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self._stderr[name] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _stop
-        self.processes[name] = subprocess.Popen(
-            # -P: a file in the working directory must not stand in for a module.
-            [sys.executable, "-P", "-m", module, self.setup.to_json(), json.dumps(channels)],
-            pass_fds=tuple(channels.values()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr[name],
-            env={**os.environ, "PYTHONPATH": path},
-            process_group=0,  # Ctrl-C goes to the main process alone, which ends the others
-        )
-
-    def _stop(self) -> None:
-        """Wait for all processes for a moment, then end them."""
-        self._wait()
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        for file in self._stderr.values():
-            file.close()
+        self._crew.launch(name, module, [self.setup.to_json(), json.dumps(channels)], channels.values())
 
     def _why(self, error: OSError) -> str:
         """What to tell of a pass that broke: who failed first, and its last words."""
         if isinstance(error, Hangup):
-            self._wait()
-        codes = {name: process.poll() for name, process in self.processes.items()}
-        for name, code in codes.items():
-            if code not in (None, 0, HUNG_UP):
-                return f"The {name} process {_ending(code)}. {self._last_words(name)}".rstrip()
-        states = ", ".join(f"{name} {'runs' if code is None else _ending(code)}" for name, code in codes.items())
-        return f"{error} The pass was given up ({states})."
-
-    def _wait(self) -> None:
-        """Give all processes together a moment to end by themselves."""
-        patience = now() + _GRACE
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.0, patience - now()))
-            except subprocess.TimeoutExpired:
-                continue
-
-    def _last_words(self, name: str) -> str:
-        file = self._stderr[name]
-        file.seek(0)
-        lines = file.read().decode(errors="replace").strip().splitlines()
-        return f"It said: {lines[-1].strip()}" if lines else "It said nothing."
+            self._crew.wait()
+        return self._crew.failed() or f"{error} The pass was given up ({self._crew.states()})."
 
 
 def _nobody(_done: int, _total: int) -> None:
     """Hears of progress and does nothing."""
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
