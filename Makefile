@@ -9,6 +9,7 @@
 #   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/
 #   make lint       ruff, mypy, pyright and the floors
 #   make docs       the documentation, into site/
+#   make ready      what lint and test need, installed beforehand
 #   make format     rewrite the code as ruff formats it
 #   make clean      remove everything that was made here
 #
