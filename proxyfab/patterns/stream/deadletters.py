@@ -25,6 +25,7 @@ import msgspec
 from proxyfab.errors import Conflict, IntegrityError, ProxyfabError, TopicNotFound
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Delivery, Position, Record, Topic
+from proxyfab.patterns.stream.naming import opened
 from proxyfab.patterns.stream.references import ref_in, state_of
 from proxyfab.ref import Ref
 from proxyfab.wire.events import OBJECT, VALUE, Event, Frame, decode, encode, unpack_metadata
@@ -228,7 +229,7 @@ def _read(delivery: Delivery) -> DeadLetter | None:
             attempts=int(said.get("dlqattempts", "0")),
             time=float(said.get("dlqtime", "0")),
             key=event.key,
-            metadata=unpack_metadata(event.metadata),
+            metadata=opened(unpack_metadata(event.metadata)),
             attributes=said,
             nbytes=event.data[-4] if event.kind == OBJECT and len(event.data) > 3 else 0,
             _frame=frame,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from proxyfab.coroutines import in_thread
 from proxyfab.errors import IntegrityError, KeyNotFound, ObjectReleased
 from proxyfab.events.model import Position
+from proxyfab.patterns.stream.naming import opened
 from proxyfab.patterns.stream.references import ref_in
 from proxyfab.patterns.stream.selecting import Choice
 from proxyfab.proxy import resolve
@@ -122,11 +123,12 @@ class Item:
 
         Raises:
             IntegrityError: It is damaged.
+            ConfigurationError: Its topic has a serializer that is not known here.
         """
         try:
             return self._metadata
         except AttributeError:
-            self._metadata = found = unpack_metadata(self._event.metadata)
+            self._metadata = found = opened(unpack_metadata(self._event.metadata))
             return found
 
     @property

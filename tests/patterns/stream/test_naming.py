@@ -12,6 +12,7 @@ import pytest
 from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ConfigurationError, IntegrityError, SerializationError
 from proxyfab.patterns.stream import Producer
+from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.naming import (
     opened,
     register_selector,
@@ -105,6 +106,12 @@ def test_serializers(broker: MemoryBroker, serializer: Any) -> None:
 
     assert all("exposure" not in str(each) or each == {} for each in packed if "fields" not in str(each))
     assert [opened(each) for each in packed] == [{"exposure": 0.5}, {"exposure": 0.5, "run": "a"}, {}]
+    with Consumer(broker, "frames") as consumer:
+        assert [item.metadata for item in consumer.fetch(3, 5)] == [
+            {"exposure": 0.5},
+            {"exposure": 0.5, "run": "a"},
+            {},
+        ]
 
 
 def test_metadata_that_no_serializer_wrote_are_what_they_are() -> None:
