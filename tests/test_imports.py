@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import proxyfab
+from proxyfab import patterns
 
 PACKAGE = Path(proxyfab.__file__).parent
 NOT_CORE = ["proxyfab.demo", "proxyfab.serialize.codecs"]  # loaded only beside the packages they need
@@ -50,6 +51,7 @@ HEAVY = [
     "xarray",
 ]
 OTHERS = ["click", "cryptography", "hypothesis", "msgpack", "numpy", "pytest", "redis", "rich", "zmq"]
+LAZY = ["resilient", "stream", "trigger"]  # rooms of proxyfab.patterns that stand on brokers
 BUDGET = 0.060
 
 
@@ -97,6 +99,23 @@ def test_the_root_loads_nothing_optional_and_nothing_slow() -> None:
     ours = "import sys, urllib.parse; old = {*sys.modules}; import proxyfab; print(*{*sys.modules} - old, sep='\\n')"
 
     assert sorted(set(run(ours).split()).intersection(HEAVY)) == []
+
+
+def test_patterns_without_a_broker_load_nothing_of_the_event_plane() -> None:
+    loaded = run("import sys; from proxyfab.patterns import own; print(*sys.modules, sep='\\n')").split()
+
+    assert [name for name in loaded if name in ("msgpack", "msgspec", "ctypes", "subprocess")] == []
+    assert [name for name in loaded if name.startswith(tuple(f"proxyfab.patterns.{room}" for room in LAZY))] == []
+
+
+@pytest.mark.parametrize("first", ["proxyfab.patterns", *(f"proxyfab.patterns.{room}" for room in LAZY)])
+def test_each_name_of_patterns_is_there_whatever_was_loaded_first(first: str) -> None:
+    names = "from proxyfab import patterns; print(*(callable(getattr(patterns, name)) for name in patterns.__all__))"
+
+    assert set(run(f"import {first}\n{names}").split()) == {"True"}
+    assert run("from proxyfab.patterns import *; print(Consumer.__name__)").strip() == "Consumer"
+    with pytest.raises(AttributeError, match=r"'proxyfab\.patterns' has no attribute 'Consumr'"):
+        getattr(patterns, "Consumr")  # noqa: B009 - mypy need not know that it is not there
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
