@@ -3,6 +3,10 @@
 stream     pf_<topic>         subjects pf.<topic>.<partition>, description in its metadata
 consumer   <group>=<n>=<partition>; n grows when the group moves, and only the largest whole n counts
 bucket     KV_pf_<topic>      subjects $KV.pf_<topic>.<name>; notes of a group under ~<group>.<partition>.<offset>
+gathered   pf.<topic>.~.<server>.<name>    a producer's value on its way up, behind all that it sent; see `gathering`
+
+The name of a value that begins with a word and a slash has its word as a token of its own, so that kinds of values can
+be told apart by subject: `producers/cam` is `producers./cam`.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import ConfigurationError, IntegrityError
 from proxyfab.events.model import Topic
 
 _TOPIC = "proxyfab"
 _SAFE = "!#$&'()*+,/:;<=>?@[]^_`{|}~-."
+_KIND, _KIND_KEY = re.compile(r"^([A-Za-z0-9_=-]+)/"), re.compile(r"^([A-Za-z0-9_=-]+)\./")
 OWN = "%-"
 """Begins the id of a record that has none, so that it can be sent again; `quote` makes no such thing."""
 
@@ -59,6 +64,18 @@ def escape(topic: str) -> str:
 def unescape(name: str) -> str:
     """The inverse."""
     return re.sub(r"_[_-]", lambda match: "_" if match[0] == "__" else ".", name)
+
+
+def key_of(value: str) -> str:
+    """A value's name as a bucket has it; raises ConfigurationError."""
+    if _KIND_KEY.match(value):
+        raise ConfigurationError(f"{value!r} cannot name a value here: leave out its first dot.")
+    return _KIND.sub(r"\1./", value)
+
+
+def value_of(key: str) -> str:
+    """The inverse."""
+    return _KIND_KEY.sub(r"\1/", key)
 
 
 class Seat(NamedTuple):

@@ -141,14 +141,16 @@ async def describe(desk: Desk, name: str, deadline: float) -> Description:
     """What a topic is and holds."""
     topic, info = await look(desk, name, deadline)
     state = info["state"]
-    if topic.partitions == 1:
+    counts, subjects = state.get("subjects") or {}, desk.names.subjects(topic)
+    if topic.partitions == 1 and counts.keys() <= {*subjects}:
         extents = {0: Extent(int(state["first_seq"]) or 1, int(state["last_seq"]))}
         if not state["messages"]:
             extents = {0: Extent(int(state["last_seq"]) + 1, int(state["last_seq"]))}
     else:
         work = [_extent(desk, topic, number, state, deadline) for number in range(topic.partitions)]
         extents = dict(enumerate(await asyncio.gather(*work)))
-    return Description(topic, extents, int(state["messages"]), int(state["bytes"]))
+    records = sum(int(counts.get(subject, 0)) for subject in subjects)  # what is gathered has more than records
+    return Description(topic, extents, records, int(state["bytes"]))
 
 
 async def _extent(desk: Desk, topic: Topic, partition: int, state: dict[str, Any], deadline: float) -> Extent:

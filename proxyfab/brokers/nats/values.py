@@ -22,6 +22,7 @@ import msgspec
 
 from proxyfab.brokers.nats import topics
 from proxyfab.brokers.nats.link import STATUS, Refusal, now, status_of
+from proxyfab.brokers.nats.naming import key_of, value_of
 from proxyfab.brokers.nats.session import Lost
 from proxyfab.brokers.nats.topics import Desk
 from proxyfab.errors import CapacityError, Conflict, ConnectorError
@@ -119,7 +120,7 @@ class Values(State):
     # -- in the loop -------------------------------------------------------------------------------------------------
 
     def _subject(self, name: str) -> str:
-        return f"$KV.{self._bucket}.{name}"
+        return f"$KV.{self._bucket}.{key_of(name)}"
 
     async def _find(self, name: str, deadline: float) -> _Found:
         link = self._desk.link
@@ -205,7 +206,7 @@ class Values(State):
                 raise topics.unwilling(self._desk, "list values", refusal) from refusal
             await self._ensure(deadline)
             return {}
-        every = sorted(subject[len(start) :] for subject in info["state"].get("subjects") or {})
+        every = sorted(value_of(subject[len(start) :]) for subject in info["state"].get("subjects") or {})
         names = [name for name in every if name.startswith(prefix) and not name.startswith("~")]
         found: dict[str, Kept] = {}
         for low in range(0, len(names), _AT_ONCE):
