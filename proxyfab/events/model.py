@@ -190,11 +190,13 @@ class GroupInfo(NamedTuple):
         floor: In each partition, the offset up to which it has acknowledged everything.
         undelivered: Records that nobody in it has fetched.
         pending: Records that were fetched and are not acknowledged.
+        owed: How many of these are of each partition; None where the broker does not tell.
     """
 
     floor: Mapping[int, int]
     undelivered: int
     pending: int
+    owed: Mapping[int, int] | None = None
 
     @property
     def lag(self) -> int:

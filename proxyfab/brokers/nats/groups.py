@@ -178,4 +178,5 @@ def told(consumers: Mapping[int, Any]) -> GroupInfo:
     """How far a group is, of what JetStream says of its consumers."""
     floor = {number: int(info["ack_floor"]["stream_seq"]) for number, info in sorted(consumers.items())}
     undelivered = sum(int(info["num_pending"]) for info in consumers.values())
-    return GroupInfo(floor, undelivered, sum(int(info["num_ack_pending"]) for info in consumers.values()))
+    owed = {number: int(info["num_ack_pending"]) for number, info in consumers.items()}
+    return GroupInfo(floor, undelivered, sum(owed.values()), owed)

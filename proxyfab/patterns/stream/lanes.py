@@ -15,6 +15,7 @@ import itertools
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from proxyfab.errors import ProxyfabError
@@ -253,14 +254,16 @@ class Lanes(Supply):
                     heapq.heappush(lane.waiting, (at.offset, next(_order), hand))
 
     def _lift(self) -> None:
-        """Nobody else owes anything: there is nothing to wait for."""
+        """Nobody else owes anything, of all partitions or of one: there is nothing to wait for."""
         if any([lane.blocked(time.monotonic()) and not lane.again for lane in self._lanes.values()]):
             try:
-                nothing = self.fetching.subscription().info().pending <= len(self.desk.held())
+                info = self.fetching.subscription().info()
             except LOST:
                 return
-            for lane in self._lanes.values() if nothing else ():
-                lane.barrier = 0.0
+            held = Counter([partition for partition, _ in self.desk.held()])
+            for number, lane in self._lanes.items():
+                if info.pending <= held.total() or (info.owed is not None and info.owed.get(number, 0) <= held[number]):
+                    lane.barrier = 0.0
 
     # -- partitions --------------------------------------------------------------------------------------------------
 

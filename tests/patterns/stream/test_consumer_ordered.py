@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from queue import Queue
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import Topic
 from proxyfab.patterns import Consumer, Producer
 from proxyfab.patterns.stream.claiming import Table, joined, share
+from proxyfab.patterns.stream.item import Item
 from proxyfab.testing import Child, until
 from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.servers import RedisServer
@@ -163,4 +165,44 @@ def test_a_member_that_is_killed_is_replaced_in_order(
             numbers = seen[f"k{index}"]
             first_seen = list(dict.fromkeys(numbers))
             assert first_seen == list(range(index, 400, 5)), "what comes twice comes in order both times"
+        broker.delete(topic)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "nats"])
+def test_a_member_waits_for_nobody_who_owes_nothing_of_its_partitions(
+    kind: str, redis_server: RedisServer, nats_server: NatsServer
+) -> None:
+    url = {"memory": "memory://", "redis": redis_server.url, "nats": nats_server.url}[kind]
+    topic = f"gaps-{kind}"
+    with open_broker(url) as broker:
+        out = Writer(broker, topic, partitions=2)
+        came: dict[Consumer, Queue[Item]] = {}
+
+        def work(member: Consumer) -> None:
+            with member:
+                for item in member:
+                    came[member].put(item)
+
+        one, two = (Consumer(broker, topic, ordered=True, ack_wait=20) for _ in range(2))
+        came.update({one: Queue(), two: Queue()})
+        threads = [threading.Thread(target=work, args=(member,)) for member in came]
+        for thread in threads:
+            thread.start()
+        assert until(lambda: len(claimed(one)) == len(claimed(two)) == 1)
+        (number,) = claimed(two)
+        out.send("held", partition=number)
+        held = [came[two].get(timeout=10)]
+        for turn in range(5):
+            out.send("theirs", partition=number)  # where offsets are counted over both partitions, one's have gaps
+            out.send(turn, partition=1 - number)
+            item = came[one].get(timeout=10)
+            assert item.get() == turn
+            item.ack()
+        out.end()
+        held += [came[two].get(timeout=10) for _ in range(5)]
+        for item in held:
+            item.ack()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
         broker.delete(topic)
