@@ -59,6 +59,11 @@ def _usable(url: str) -> Broker | None:
 
 
 def _open(url: str) -> Broker:
+    if "://" not in url:
+        raise ConfigurationError(
+            f"{url!r} is not a broker's URL: it looks like nats://host:4222 or redis://host:6379/0; open_broker() is "
+            f"for this machine's own."
+        )
     scheme = ConnectorSpec.parse(url).scheme
     if scheme not in registry.names("brokers"):
         raise ConfigurationError(f"There is no broker {scheme}://; known here: {', '.join(registry.names('brokers'))}.")

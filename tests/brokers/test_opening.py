@@ -110,6 +110,12 @@ def test_what_cannot_be_opened(url: str) -> None:
         open_broker(url)
 
 
+@pytest.mark.parametrize("url", ["", "lab", "nats//host"])
+def test_what_is_no_url_is_told_what_a_broker_s_looks_like(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not a broker's URL: .* nats://host:4222 .*open_broker\(\)"):
+        open_broker(url)
+
+
 def test_what_is_known_is_told() -> None:
     with pytest.raises(ConfigurationError, match=r"memory.*zmq"):
         open_broker("nonsense://x")
