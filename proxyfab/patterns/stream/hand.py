@@ -7,7 +7,6 @@ once, whoever comes at the same time. An event's first verdict counts.
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -16,6 +15,7 @@ import msgspec
 
 from proxyfab.errors import ConfigurationError
 from proxyfab.events.model import Delivery
+from proxyfab.patterns.raised import story_of, traceback_of
 from proxyfab.patterns.stream.selecting import Choice
 from proxyfab.wire.events import Frame
 
@@ -165,7 +165,7 @@ class Hand:
             return
         desk = self.desk
         if self.attempt >= desk.attempts and (error is None or isinstance(error, Exception)):
-            cause = f"given back at attempt {self.attempt}" + (f": {_told(error)}" if error is not None else "")
+            cause = f"given back at attempt {self.attempt}" + (f": {story_of(error)}" if error is not None else "")
             self.bury(item, index, cause, error)
             return
         if desk.retry is not None and desk.retry(item, delay):
@@ -179,7 +179,7 @@ class Hand:
         """An event never will work."""
         if index not in self.done:
             if not self.desk.observing:
-                self.desk.bury(item, cause, _trace(error))
+                self.desk.bury(item, cause, "" if error is None else traceback_of(error))
             self.settle(index)
 
     def extend(self) -> None:
@@ -199,11 +199,3 @@ def _once(token: list[bool]) -> bool:
 def spot_of(hand: Hand) -> tuple[int, int]:
     """Partition and offset."""
     return hand.delivery.position.partition, hand.delivery.position.offset
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
-
-
-def _trace(error: BaseException | None) -> str:
-    return "" if error is None else "".join(traceback.format_exception(error))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from itertools import repeat
 
 from proxyfab.errors import IntegrityError, ProxyfabError
+from proxyfab.patterns.raised import story_of, traceback_of
 from proxyfab.patterns.stream.continuity import Continuity
 from proxyfab.patterns.stream.deadletters import Undertaker
 from proxyfab.patterns.stream.hand import Hand
@@ -173,8 +173,7 @@ class Unpacking:
             try:
                 wanted = self._wanted(Item(hand, index))
             except Exception as error:  # noqa: BLE001 - a filter's, or of what it looked at: the event's end, not ours
-                trace = "".join(traceback.format_exception(error))
-                self._bury(hand, index, f"its filter failed: {type(error).__name__}: {error}", trace)
+                self._bury(hand, index, f"its filter failed: {story_of(error)}", traceback_of(error))
                 continue
             if wanted:
                 found.append(index)

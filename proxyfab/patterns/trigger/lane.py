@@ -16,6 +16,7 @@ from typing import NamedTuple
 from proxyfab.errors import IntegrityError, ProxyfabError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Start
+from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.filtering import Where
 from proxyfab.patterns.stream.item import Item
@@ -28,7 +29,6 @@ _SLICE = 0.25
 _TURN = 0.01
 """Seconds for which a lane looks for events where others wait for its slot."""
 _PAUSE = 0.5
-_TOLD = 500
 
 
 class Plan(NamedTuple):
@@ -51,12 +51,13 @@ class Plan(NamedTuple):
 class _Call:
     """A call under way."""
 
-    __slots__ = ("began", "extended", "items", "settled")
+    __slots__ = ("began", "extended", "future", "items", "settled")
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
         self.began = self.extended = time.monotonic()
         self.settled = False
+        self.future: Future[object] | None = None
 
 
 class Lane:
@@ -68,6 +69,8 @@ class Lane:
         self._executor = executor
         self._slots = slots
         self._stopped = threading.Event()
+        self.broken: Exception | None = None
+        """What was raised by an executor that runs nothing any more."""
         self._calls: list[_Call] = []
         self._lock = threading.Lock()
         self._consumer = Consumer(
@@ -130,7 +133,7 @@ class Lane:
                 while len(items) < plan.batch and (left := until - time.monotonic()) > 0 and not self._consumer.over:
                     items += self._consumer.fetch(plan.batch - len(items), left)
         except ProxyfabError as error:
-            self._book.write("failed", error=str(error)[:_TOLD])
+            self._book.write("failed", error=story_of(error))
             self._stopped.wait(_PAUSE)
             return []
         return items
@@ -151,19 +154,36 @@ class Lane:
         with self._lock:
             self._calls.append(call)
         try:
-            future = self._executor.submit(self._plan.fn, events if self._plan.batch > 1 else events[0])
-        except Exception as error:  # noqa: BLE001 - the pool is broken, or was shut down: the events are for others
+            call.future = self._executor.submit(self._plan.fn, events if self._plan.batch > 1 else events[0])
+        except RuntimeError as error:  # the pool is broken, or was shut down: the events are for others
+            self._break(call, error)
+            return
+        except Exception as error:  # noqa: BLE001 - it does not take these
             self._settle(call, error)
+            self._slots.give()
             self._stopped.wait(_PAUSE)
             return
-        future.add_done_callback(lambda future: self._ended(call, future))
+        call.future.add_done_callback(lambda future: self._ended(call, future))
+
+    def _break(self, call: _Call, error: Exception) -> None:
+        """Nothing runs here any more: what this lane holds is given back when it ends."""
+        with self._lock:
+            call.settled = True
+            self._calls.remove(call)
+        self._slots.give()
+        self._book.write("broken", error=story_of(error))
+        self.broken = error
+        self._stopped.set()
 
     def _ended(self, call: _Call, future: Future[object]) -> None:
         try:
             error = future.exception()
         except CancelledError as cancelled:
             error = cancelled
-        self._settle(call, error)
+        try:
+            self._settle(call, error)
+        finally:
+            self._slots.give()  # not before: a call that has taken too long is a call under way
 
     def _settle(self, call: _Call, error: BaseException | None, what: str = "failed") -> None:
         with self._lock:
@@ -176,12 +196,12 @@ class Lane:
             for item in call.items:
                 if error is None:
                     item.ack()
-                else:
+                    continue
+                with contextlib.suppress(ProxyfabError):  # no dead letter can be written now: it comes again
                     item.nack(self._plan.delay(item.attempt), error=_raised(error))
         finally:
             with self._lock:
                 self._calls.remove(call)
-            self._slots.give()
 
     def _say(self, call: _Call, error: BaseException | None, what: str, seconds: float) -> None:
         first = call.items[0]
@@ -189,7 +209,7 @@ class Lane:
         self._book.count(
             seconds=seconds, succeeded=error is None, failed=error is not None, buried=len(call.items) * last
         )
-        story = "" if error is None else f"{type(error).__name__}: {error}"[:_TOLD]
+        story = "" if error is None else story_of(error)
         self._book.called(story)
         self._book.write(
             "succeeded" if error is None else "buried" if last else what,
@@ -208,6 +228,8 @@ class Lane:
             if plan.timeout is not None and now - call.began > plan.timeout:
                 late = TimeoutError(f"The call took longer than {plan.timeout:g} s.")
                 self._settle(call, late, "timed out")
+                if call.future is not None:
+                    call.future.cancel()  # if nobody has begun it
             elif now - call.extended > plan.ack_wait / 3:
                 call.extended = now
                 with contextlib.suppress(ProxyfabError):
@@ -217,4 +239,4 @@ class Lane:
 
 def _raised(error: BaseException) -> Exception:
     """What a dead letter is told; a cancelled call is no interrupt of this process."""
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+    return error if isinstance(error, Exception) else RuntimeError(story_of(error))

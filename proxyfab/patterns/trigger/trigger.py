@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxyfab.brokers.opening import open_broker
-from proxyfab.errors import ConfigurationError, ProxyfabError
+from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError, ResolveTimeout, WorkerDied
 from proxyfab.events.broker import ACK_WAIT, Broker
 from proxyfab.events.model import LATEST, Start, check_group
-from proxyfab.patterns.stream.filtering import Where
+from proxyfab.patterns.raised import story_of
+from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.trigger.lane import Lane, Plan
 from proxyfab.patterns.trigger.records import Book, disable, enable, is_enabled, register
 from proxyfab.patterns.trigger.slots import Slots
@@ -97,6 +99,12 @@ class Trigger:
                 f"A trigger takes 1 event or more at once, makes 1 call or more at once, and waits for seconds: not "
                 f"{batch=}, {concurrency=}, {retries=}, {window=}, {timeout=}."
             )
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
+            raise ConfigurationError(
+                f"{_name_of(fn)} is a coroutine function: executors call functions, and nobody would await what it "
+                "returns. Give a function that runs it: lambda event: asyncio.run(...)."
+            )
+        wanted_by(where)  # an expression that makes no sense is said here
         self.broker = broker if isinstance(broker, Broker) else open_broker(broker)
         self.topic = topic
         self.name = check_group(group or _name_of(fn))
@@ -120,19 +128,28 @@ class Trigger:
         self._book: Book | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._error: ProxyfabError | None = None
 
     # -- to run it ---------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Run in the background; nothing happens if it runs."""
+        """Run in the background; nothing happens if it runs.
+
+        Raises:
+            ProxyfabError: It cannot be run: it may not read there, or its topic cannot be had.
+        """
         if self._thread is None:
             self._stop.clear()
+            self._error = None
             ready = threading.Event()
             self._thread = threading.Thread(
                 target=self._work, args=(ready,), name=f"proxyfab-trigger-{self.name}", daemon=True
             )
             self._thread.start()
             ready.wait(_READY)  # events that are sent from now on are its, with LATEST, too
+            if self.error is not None:
+                self.stop()
+                raise self.error
         return self
 
     def stop(self, timeout: float | None = 30.0) -> None:
@@ -143,14 +160,21 @@ class Trigger:
             thread.join(timeout)
 
     def run(self, stop: threading.Event | None = None) -> None:
-        """Run in this thread, until `stop` is set, or an interrupt."""
+        """Run in this thread, until `stop` is set, or an interrupt.
+
+        Raises:
+            WorkerDied: Its executor is broken, or was shut down. Its events wait.
+            ProxyfabError: As `start`.
+        """
         stop = stop or threading.Event()
         self.start()
         try:
-            while not stop.wait(_LOOK) and self._thread is not None:
+            while not stop.wait(_LOOK) and self._thread is not None and self._thread.is_alive():
                 pass
         finally:
             self.stop()
+        if self.error is not None:
+            raise self.error
 
     def __enter__(self) -> Self:
         return self.start()
@@ -175,6 +199,11 @@ class Trigger:
         """Whether it is to make calls."""
         return is_enabled(self.broker, self.name)
 
+    @property
+    def error(self) -> ProxyfabError | None:
+        """Why it runs no more, though nobody has stopped it; None if it was not so."""
+        return self._error
+
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _work(self, ready: threading.Event) -> None:
@@ -184,11 +213,19 @@ class Trigger:
         slots = Slots(self._plan.concurrency)
         try:
             while not self._stop.is_set():
+                broken = [lane.broken for lane in lanes.values() if lane.broken is not None]
+                if broken:
+                    self._break(broken[0])
+                    return
                 try:
                     self._look(lanes, book, executor, slots)
                     ready.set()
-                except ProxyfabError:  # the broker cannot be reached now
+                except (ConnectorError, ResolveTimeout):  # the broker cannot be reached now
                     pass
+                except ProxyfabError as error:
+                    if not ready.is_set():  # it never ran: whoever starts it is told
+                        self._error = error
+                        return
                 self._stop.wait(_LOOK)
         finally:
             ready.set()
@@ -200,6 +237,13 @@ class Trigger:
                 executor.shutdown(wait=False, cancel_futures=True)
             book.write("stopped")
             book.flush()
+
+    def _break(self, error: Exception) -> None:
+        """Its executor runs nothing any more: its events are for others, or for later."""
+        self._error = WorkerDied(
+            f"The trigger {self.name} runs no more: its executor is broken, or was shut down. Its events wait: start "
+            f"it again with another executor. {story_of(error)}"
+        )
 
     def _look(self, lanes: dict[str, Lane], book: Book, executor: Executor, slots: Slots) -> None:
         """Begin and end lanes, as there are topics, and as it is enabled."""
