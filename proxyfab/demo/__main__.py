@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from proxyfab.demo.experiment import Tell, run
+from proxyfab.demo.experiment import AUTO, Tell, run
 from proxyfab.demo.summary import show
 from proxyfab.errors import ProxyfabError
 
@@ -23,17 +23,20 @@ from proxyfab.errors import ProxyfabError
 @click.option("--out", default="demo", show_default=True, help="Directory for report.html and report.png.")
 @click.option("--store", default="shm://", show_default=True, help="URL of the store that references point into.")
 @click.option("--compare/--no-compare", default=True, help="Run again with the arrays themselves in the messages.")
+@click.option("--stream/--no-stream", default=True, help="Run the second act: a stream, and a worker killed in it.")
+@click.option("--broker", default=AUTO, show_default=True, help="URL of the second act's broker.")
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds that a process waits for another.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures as JSON in place of the summary.")
 def demo(
-    frames: int, size: int, workers: int, out: str, store: str, compare: bool, deadline: float, as_json: bool
-) -> None:
+    frames: int, size: int, workers: int, out: str, store: str, compare: bool, stream: bool, broker: str,
+    deadline: float, as_json: bool,
+) -> None:  # fmt: skip
     """Stream a tomography scan of a real volume through the fabric and write a report."""
     try:
         with _progress() as tell:
             result = run(
                 frames=frames, size=size, workers=workers, out=out, store=store,
-                compare=compare, deadline=deadline, tell=tell,
+                compare=compare, stream=stream, broker=broker, deadline=deadline, tell=tell,
             )  # fmt: skip
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; all processes have ended and the store is gone.")

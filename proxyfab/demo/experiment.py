@@ -1,16 +1,19 @@
-"""The demonstration as a whole: the same scan twice, by reference and by value, then figures and report."""
+"""The demonstration as a whole: the same scan by reference, by value and as a stream, then figures and report."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxyfab.demo.pipeline import Outcome, Pipeline
 from proxyfab.demo.result import Merit, Result
 from proxyfab.demo.role import now
 from proxyfab.demo.setup import Passing, Setup
+from proxyfab.demo.stream.course import Course
 from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
 from proxyfab.store import Store
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+AUTO = "nats://auto"
 _NEEDED = ("numpy", "scipy", "nibabel", "skimage", "matplotlib")
 Tell = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done and how much there is."""
@@ -31,6 +35,8 @@ def run(
     out: str | Path = "demo",
     store: str = "shm://",
     compare: bool = True,
+    stream: bool = True,
+    broker: str = AUTO,
     deadline: float = 30.0,
     tell: Tell | None = None,
 ) -> Result:
@@ -43,6 +49,8 @@ def run(
         out: Directory for the report; made if it is not there.
         store: URL of the store that references point into.
         compare: Run the same scan a second time with the arrays themselves in the messages.
+        stream: Run the second act: the same scan as a stream, with a worker killed in the middle.
+        broker: URL of its broker; by default this machine's own NATS, which is started for it.
         deadline: Seconds that any process waits for another.
         tell: Hears of progress.
 
@@ -55,11 +63,34 @@ def run(
     begun = now()
     tell = tell or _nobody
     setup = _checked(Setup(frames, size, 3 * size // 2, workers, store=store, deadline=deadline))
+    if stream:
+        _check_broker(broker)
     folder = _writable(Path(out))
     passes = [_one_pass(setup, "reference", tell)]
     if compare:
         passes.append(_one_pass(setup, "value", tell))
-    return _written(passes, folder, begun, tell)
+    course, without = _second_act(setup, broker, tell) if stream else (None, "")
+    return _written(passes, course, without, folder, begun, tell)
+
+
+def _check_broker(url: str) -> None:
+    """Whether it can be, before the work is done rather than after; what is missing is told in the report."""
+    from proxyfab.demo.stream.act import own_broker  # here, because it needs NumPy
+
+    with suppress(MissingDependency), own_broker(url) as broker:
+        if url != AUTO:  # which is started when it is needed
+            broker.ping()
+
+
+def _second_act(setup: Setup, broker: str, tell: Tell) -> tuple[Course | None, str]:
+    """How the second act went; or nothing, and why it could not be."""
+    from proxyfab.demo.stream.act import perform  # here, because it needs NumPy
+
+    tell("as a stream", 0, setup.frames)
+    try:
+        return perform(setup, broker, lambda done, total: tell("as a stream", done, total)), ""
+    except MissingDependency as error:
+        return None, str(error)
 
 
 def _nobody(_what: str, _done: int, _total: int) -> None:
@@ -77,7 +108,9 @@ def _one_pass(setup: Setup, passing: Passing, tell: Tell) -> Outcome:
             store.clear()  # now, not at exit: whoever calls this may live on
 
 
-def _written(passes: list[Outcome], folder: Path, begun: float, tell: Tell) -> Result:
+def _written(
+    passes: list[Outcome], course: Course | None, without: str, folder: Path, begun: float, tell: Tell
+) -> Result:
     """Compare with the specimen, draw, write."""
     # Here, because whoever only wants to know what the demonstration is need not have the packages it runs on.
     from proxyfab.demo import figures, page
@@ -89,11 +122,16 @@ def _written(passes: list[Outcome], folder: Path, begun: float, tell: Tell) -> R
     program = specimen.slices(setup.frames)
     originals = {frame: specimen.image(which) for frame, which in enumerate(program[: len(passes[0].pictures)])}
     merit = _merit(originals, passes)
+    if course is not None:
+        merit = replace(merit, streamed=_same(passes[0].pictures, course.pictures))
     picture, report = folder / "report.png", folder / "report.html"
     drawn = figures.draw(passes, originals, merit)
+    if course is not None:
+        drawn["course"] = figures.course(course)
     result = Result(
-        specimen.source, specimen.shape, len(set(program)), passes, merit, now() - begun, str(report), str(picture)
-    )
+        specimen.source, specimen.shape, len(set(program)), passes, merit, now() - begun, str(report), str(picture),
+        course, without,
+    )  # fmt: skip
     picture.write_bytes(drawn["picture"])
     report.write_text(page.render(result, drawn), encoding="utf-8")
     tell("report", 1, 1)
@@ -109,8 +147,13 @@ def _merit(originals: Mapping[int, npt.NDArray[np.float32]], passes: list[Outcom
     ssim = [structural_similarity(image, pictures[frame], data_range=1) for frame, image in originals.items()]
     identical: bool | None = None
     if len(passes) > 1:
-        identical = all(np.array_equal(pictures[frame], passes[1].pictures[frame]) for frame in pictures)
+        identical = _same(pictures, passes[1].pictures)
     return Merit(float(np.median(psnr)), float(np.median(ssim)), float(min(psnr)), identical)
+
+
+def _same(some: Mapping[int, Any], others: Mapping[int, Any]) -> bool:
+    """Whether they are the same pictures, bit for bit."""
+    return some.keys() == others.keys() and all(some[frame].tobytes() == others[frame].tobytes() for frame in some)
 
 
 def _checked(setup: Setup) -> Setup:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from proxyfab.demo.instrument import Instrument
 from proxyfab.demo.pipeline import Outcome
 from proxyfab.demo.result import Merit, stage_medians
+from proxyfab.demo.stream.course import Course, Kill, Slice
 from proxyfab.demo.tomography import line_integrals
 from proxyfab.demo.trip import STAGES
 
@@ -21,6 +22,7 @@ Image = npt.NDArray[np.float32]
 COLOURS = {"reference": "#0f766e", "value": "#b45309"}
 STAGE_COLOURS = dict(zip(STAGES, ("#64748b", "#0f766e", "#b45309", "#cbd5e1", "#7c3aed", "#1d4ed8"), strict=True))
 _INK, _FAINT = "#1e293b", "#94a3b8"
+_KILL, _AGAIN = "#dc2626", "#f59e0b"
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -196,3 +198,43 @@ def _timeline(outcome: Outcome) -> bytes:
     handles = [axes.barh(0, 0, color=STAGE_COLOURS[stage], label=stage) for stage in shown]
     axes.legend(handles=handles, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), fontsize=9)
     return _png(figure)
+
+
+def course(course: Course) -> bytes:
+    """The second act: who did which slice, where the kill was, and what came again."""
+    kill, start = course.kill, course.started
+    rows = ["instrument", *sorted({kill.worker, kill.replaced_by, *course.shares}), "main"]
+    with _styled():
+        figure = _figure(13.2, 0.55 * len(rows) + 1.0)
+        axes = figure.subplots()
+        for each in course.slices:
+            exposed = (each.begun - start, each.measured - each.begun)
+            axes.broken_barh([exposed], (rows.index("instrument") - 0.31, 0.62), color=STAGE_COLOURS["acquire"])
+            _bar(axes, rows.index(each.worker), each.taken - start, each.reconstructed - start, each)
+            axes.plot(each.collected - start, rows.index("main"), "|", ms=14, color=STAGE_COLOURS["load"])
+        _killed(axes, rows.index(kill.worker), kill, start)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.set(xlim=(0, course.seconds * 1.01), xlabel="seconds since the first rotation began")
+        axes.set_title(f"Who did which slice, and what {kill.worker}'s death changed")
+        return _png(figure)
+
+
+def _bar(axes: Any, row: int, begin: float, end: float, what: Slice) -> None:
+    """A slice under work, with its number."""
+    again = {"edgecolor": _AGAIN, "linewidth": 1.8} if what.attempt > 1 else {"edgecolor": "white", "linewidth": 0.3}
+    colour = STAGE_COLOURS["reconstruct"] if what.first else _FAINT
+    axes.broken_barh([(begin, end - begin)], (row - 0.31, 0.62), facecolor=colour, **again)
+    axes.text(
+        (begin + end) / 2, row, str(what.frame), ha="center", va="center", fontsize=6, color="white", clip_on=True
+    )
+
+
+def _killed(axes: Any, row: int, kill: Kill, start: float) -> None:
+    """Where a worker ended, and what it was at."""
+    begin, end = kill.taken - start, kill.at - start
+    axes.broken_barh([(begin, max(end - begin, 0.01))], (row - 0.31, 0.62), color=_KILL)
+    axes.axvline(end, color=_KILL, lw=1, ls=":")
+    axes.plot(end, row, "x", ms=9, mew=2.5, color=_KILL)
+    axes.annotate(f"SIGKILL at frame {kill.frame}", (end, row), (8, 0), textcoords="offset points", va="center",
+                  fontsize=9, color=_KILL)  # fmt: skip

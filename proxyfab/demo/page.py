@@ -9,7 +9,7 @@ from typing import Any
 
 from proxyfab.demo.result import Result, busy, machine, versions
 from proxyfab.demo.result import figures as numbers
-from proxyfab.demo.summary import size, table_of_passes
+from proxyfab.demo.summary import size, table_of_passes, table_of_stream, verdict_of_stream
 from proxyfab.demo.trip import STAGES
 
 _CSS = """
@@ -53,6 +53,7 @@ def render(result: Result, drawn: Mapping[str, bytes]) -> str:
             f'<div class="card">{_table(*table_of_passes(result.passes))}</div>',
             f'<div class="two">{_figure(drawn["stages"])}{_figure(drawn["throughput"])}</div>',
             _figure(drawn["timeline"]),
+            _stream(result, drawn),
             "<h2>The stages</h2>",
             f'<div class="card">{_table(("stage", "what it is"), STAGES.items(), plain=True)}</div>',
             "<h2>What ran, what is real, what is computed</h2>",
@@ -113,6 +114,22 @@ def _flow(result: Result) -> str:
     return f'<h2>The way of a frame</h2><div class="card">{note}<div class="flow">{boxes}</div></div>'
 
 
+def _stream(result: Result, drawn: Mapping[str, bytes]) -> str:
+    """The second act."""
+    if result.course is None:
+        missing = f"<p>{escape(verdict_of_stream(result))}</p>"
+        return f'<h2>The second act</h2><div class="card">{missing}</div>' if result.without else ""
+    kill = result.course.kill
+    return f"""<h2>The second act: a stream, and a worker killed in it</h2>
+<p>The same scan once more. There is no dispatcher: the instrument sends each rotation as an event to a topic at
+<code>{escape(result.course.broker)}</code>, workers share them as members of a group, and acknowledge a slice when the
+broker has the event of its picture. While {kill.worker} worked on frame {kill.frame} it was killed with SIGKILL, and
+{kill.replaced_by} was started. What {kill.worker} had not acknowledged came again to the others.
+<b>{escape(verdict_of_stream(result))}</b></p>
+{_figure(drawn["course"], caption="Outlined: delivered more than once. Red: what was under work at the kill.")}
+<div class="card">{_table(("", ""), table_of_stream(result.course))}</div>"""
+
+
 def _honesty(result: Result) -> str:
     setup = result.passes[0].setup
     voxels = " &times; ".join(map(str, result.shape))
@@ -130,10 +147,21 @@ X-rays and no beamline were involved. {again}</p>
 <p><b>The comparison:</b> the second pass is the same program with one switch thrown: the body of a message is the
 pickled array in place of a pickled reference. Both have the same processes, channels, frames and noise. Bytes are
 counted at every channel, each hop once. Times are those of this one run, and other work on the machine shows in
-them. <b>{busy()}</b></p>
+them. <b>{busy()}</b></p>{_second(result)}
 <p><b>Machine:</b> {here["system"]}, {here["processor"]}, {here["cores"]} cores, Python {here["python"]};
 {packages}. The references pointed into <code>{escape(setup.store)}</code>. The whole run took {result.seconds:.1f}
 s.</p>"""
+
+
+def _second(result: Result) -> str:
+    if result.course is None:
+        return ""
+    return f"""
+<p><b>The second act:</b> real processes, a real broker, a real kill. Bytes at the broker are those of its records, with
+references and what is said of each event; acknowledgements and what the protocol adds are not among them. Bytes moved
+count the arrays of {len(result.course.slices)} pictures and of the counts behind them; what the killed worker had
+fetched and not finished is not known, and not counted. Rate and time begin with the first rotation and hold the pause
+until what the dead worker held comes again.</p>"""
 
 
 def _figure(png: bytes, style: str = "card", caption: str = "") -> str:

