@@ -216,7 +216,7 @@ class Checkpoint:
         """Count what was read since the last commit, and send outputs on: all of it, once, or nothing.
 
         When it returns this holds whatever happens. An output that the broker does not take just now is published by
-        the next commit, `flush`, or whoever opens the checkpoint next.
+        the next commit (before that commits anything), `flush`, or whoever opens the checkpoint next.
 
         Args:
             state: The new one; the old one is kept if it is not given. It is serialized now.
@@ -230,8 +230,7 @@ class Checkpoint:
             ConnectorError: The broker cannot be reached. Open the checkpoint anew to learn whether it was committed.
         """
         self.open()
-        if self._owed:
-            self._deliver()
+        self._deliver(again=True, strict=True)  # what is still owed would be forgotten by the next value
         items = [items for items in self._pending.values() if not _returned(items[-1])]
         sent = [as_output(each) for each in outputs]
         if self._body.ended and sent:

@@ -260,6 +260,29 @@ def test_where_outputs_go(broker: Broker) -> None:
     assert {item.metadata["n"] for item in found} == set(range(6))
 
 
+def test_what_could_not_be_published_is_not_forgotten_by_the_next_commit(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(broker, 3)
+    original = MemoryBroker.publish
+
+    def away(self: MemoryBroker, *args: Any, **options: Any) -> Any:
+        raise ConnectorError("away")
+
+    with Consumer(broker, "in", group="g", timeout=5) as consumer, Checkpoint(consumer, "sum", initial=0) as point:
+        items = iter(point)
+        for number in range(3):
+            assert next(items).get() == number
+            monkeypatch.setattr(MemoryBroker, "publish", away if number < 2 else original)
+            if number == 1:  # nothing is committed over what is still to be published
+                with pytest.raises(ConnectorError, match="away"):
+                    point.commit(number, [("out", number)])
+                assert point.state == 0
+            else:
+                point.commit(number, [("out", number)] if number == 0 else [("out", 1), ("out", 2)])
+    assert outputs(broker) == [0, 1, 2]
+
+
 def test_a_broker_that_is_away_for_a_moment(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(broker, 3, end=False)
     with Consumer(broker, "in", group="g") as consumer, Checkpoint(consumer, "c") as point:
