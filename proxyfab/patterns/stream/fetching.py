@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from proxyfab.errors import ConfigurationError, ConnectorError
-from proxyfab.events.broker import Broker, Subscription
+from proxyfab.events.broker import TIMEOUT, Broker, Subscription
 from proxyfab.events.model import Delivery, GroupInfo, Start, Topic
 from proxyfab.patterns.stream.settling import LOST
 
@@ -76,6 +76,8 @@ class Fetching:
         """The one there is, opened now if it was not; raises as `Broker.subscribe`."""
         found = self._subscription
         if found is None:
+            if self._patience < TIMEOUT:  # so long would the calls below wait for a broker that is lost
+                self.broker.ping(max(self._patience, _FIRST_PAUSE))
             self.topic = self.broker.ensure(self.topic)
             found = self.broker.subscribe(
                 self.topic.name,
