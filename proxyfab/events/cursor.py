@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -61,6 +61,10 @@ class Group:
     def pending(self) -> int:
         """Records that were fetched and are not acknowledged."""
         return len(self._owed) + len(self._returned)
+
+    def counted(self) -> dict[int, int]:
+        """The same in each partition that has any."""
+        return dict(Counter([number for some in (self._owed, self._returned) for number, _ in some]))
 
     def lend(self, spot: Spot, member: int, now: float, wait: float, again: Returned | None = None) -> None:
         """A member has it until then, for the first time or again."""

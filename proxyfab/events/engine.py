@@ -276,7 +276,7 @@ class Log:
     def info(self, group: str) -> GroupInfo:
         """How far a group is."""
         there = self._group(group)
-        return GroupInfo(there.floor(), self._behind(there.cursors), there.pending)
+        return GroupInfo(there.floor(), self._behind(there.cursors), there.pending, there.counted())
 
     def read_info(self, cursors: Mapping[int, int]) -> GroupInfo:
         """How far a reader is."""

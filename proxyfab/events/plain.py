@@ -121,11 +121,17 @@ def cursors_in(plain: object) -> dict[int, int]:
 
 def info_out(info: GroupInfo) -> list[Any]:
     """How far a group is, as a list."""
-    return [[[partition, floor] for partition, floor in info.floor.items()], info.undelivered, info.pending]
+    owed = None if info.owed is None else _pairs(info.owed)
+    return [_pairs(info.floor), info.undelivered, info.pending, owed]
+
+
+def _pairs(numbers: Mapping[int, int]) -> list[list[int]]:
+    return [[partition, number] for partition, number in numbers.items()]
 
 
 def info_in(plain: Any) -> GroupInfo:
     """The inverse; raises IntegrityError."""
-    if not isinstance(plain, list) or len(plain) != 3 or plain[1].__class__ is not int or plain[2].__class__ is not int:
+    if not isinstance(plain, list) or len(plain) != 4 or plain[1].__class__ is not int or plain[2].__class__ is not int:
         raise IntegrityError("How far a group is, is malformed.")
-    return GroupInfo(cursors_in(plain[0]), plain[1], plain[2])
+    owed = None if plain[3] is None else cursors_in(plain[3])
+    return GroupInfo(cursors_in(plain[0]), plain[1], plain[2], owed)

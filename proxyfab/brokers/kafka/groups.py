@@ -85,7 +85,7 @@ class Groups:
         told = self._client.committed(entry.id, self._topic, list(bounds))
         floor = {number: told.get(number, entry.start.get(number, 0)) for number in bounds}
         left = [max(0, high - max(floor[number], low)) for number, (low, high) in bounds.items()]
-        return GroupInfo(floor, sum(left), 0)
+        return GroupInfo(floor, sum(left), 0, {})
 
     def _write(self, group: str, start: Start, expected: int | None) -> None:
         partitions = range(self._client.partitions(self._topic))

@@ -250,11 +250,12 @@ def infos(desk: Desk, topic: str, group: str | None = None) -> dict[str, GroupIn
     """How far groups are."""
     words = [] if group is None else [group.encode()]
     count, *told = desk.ask(turns.GROUPS, key(topic, "m"), words, "asking how far groups are")
-    step = 3 + int(count)
+    step = 3 + 2 * int(count)
     found = {}
     for at in range(0, len(told), step):
-        name, pending, left, *floors = told[at : at + step]
-        found[name.decode()] = GroupInfo(dict(enumerate(map(int, floors))), int(left), int(pending))
+        name, pending, left, *each = told[at : at + step]
+        floors, owed = dict(enumerate(map(int, each[::2]))), dict(enumerate(map(int, each[1::2])))
+        found[name.decode()] = GroupInfo(floors, int(left), int(pending), owed)
     return found
 
 

@@ -186,7 +186,8 @@ for _, name in ipairs(names) do
             local below, cursor = floor(name, p)
             local first, last = kept(p, topic, now)
             left = left + math.max(0, last + 1 - math.max(cursor, first))
-            found[at + 3 + p] = whole(below)
+            found[at + 3 + 2 * p] = whole(below)
+            found[at + 4 + 2 * p] = whole(call('ZCARD', base .. 'g:' .. name .. ':' .. p))
         end
         found[at + 2] = whole(left)
     end
@@ -195,4 +196,5 @@ return found
 """,
     writes=False,
 )
-"""How many partitions; then for each group its name, what is pending, what nobody fetched, and all floors."""
+"""How many partitions; then for each group its name, what is pending, what nobody fetched, and of
+each partition the floor and what is pending."""

@@ -73,24 +73,24 @@ class Endings:
         Raises:
             ConnectorError: The broker cannot be reached.
         """
-        return self.all_ended() and self._nothing_left(info(), desk)
+        return self.all_ended() and self._nothing_left(*desk.compared(info), desk)
 
     def all_ended(self) -> bool:
         """Whether there was a producer, and each has ended."""
         found = self._broker.state(self._topic).items(PRODUCERS).values()
         return bool(found) and all([_ended(kept.value) for kept in found])
 
-    def _nothing_left(self, info: GroupInfo, desk: Desk) -> bool:
+    def _nothing_left(self, info: GroupInfo, spots: list[tuple[int, int]], desk: Desk) -> bool:
         if self.partitions is None or desk.observing:
-            return info.undelivered == 0 and (desk.observing or info.pending <= len(desk.held()))
-        return self._all_mine(info, desk)
+            return info.undelivered == 0 and (desk.observing or info.pending <= len(spots))
+        return self._all_mine(info, spots, desk)
 
-    def _all_mine(self, info: GroupInfo, desk: Desk) -> bool:
+    def _all_mine(self, info: GroupInfo, spots: list[tuple[int, int]], desk: Desk) -> bool:
         """Of partitions that nobody else reads: all was fetched, and the oldest that is not acknowledged is held."""
         floors = info.floor
         extents = self._broker.describe(self._topic).extents
         held: dict[int, list[int]] = {}
-        for partition, offset in desk.held():
+        for partition, offset in spots:
             held.setdefault(partition, []).append(offset)
         for number in self.partitions or ():
             last, floor = extents[number].last, floors.get(number, 0)

@@ -138,11 +138,19 @@ class Fetching:
                 if left <= 0:
                     return []
                 continue
-            self._lost, self._pause = None, _FIRST_PAUSE
+            self.fine()
             return found
+
+    def fine(self) -> None:
+        """The broker is there."""
+        self._lost, self._pause = None, _FIRST_PAUSE
 
     def failed(self, error: Exception, left: float) -> None:
         """Wait a little, `left` seconds at most, for a broker that is lost; raise when that was long enough."""
+        if self.broker.closed:
+            raise ConnectorError(
+                f"Topic {self.topic.name} cannot be read: broker {self.broker.url} was closed; open another one."
+            ) from error
         now = time.monotonic()
         self._lost = since = now if self._lost is None else self._lost
         if now - since >= self._patience:

@@ -4,8 +4,10 @@ Rules:
 1. Of a partition nothing is handed out before what came before it was; an event that is given back comes again here,
    before all others of its partition, which wait for it.
 2. What another member left behind comes again when the broker knows of its death. Until it is here, or nobody owes
-   anything any more, or for a minute (or `ack_wait` and a half), later frames of a partition that was taken over wait.
-3. Partitions change hands between frames: frames that were begun are handed out first, and settled.
+   anything of that partition any more, or for a minute (or `ack_wait` and a half), what came later waits.
+3. Partitions change hands between frames: frames that were begun are handed out first, and settled. What waits to be
+   tried again goes back as it is.
+4. Who may have been taken for dead hands nothing out before he has asked; if he was, he gives back all that he has.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.events.broker import ACK_WAIT
@@ -24,8 +25,8 @@ from proxyfab.events.model import Delivery, GroupInfo, Start
 from proxyfab.patterns.stream.claiming import Claims
 from proxyfab.patterns.stream.endings import Endings
 from proxyfab.patterns.stream.fetching import Fetching, Pace
-from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.lane import Lane, Run
 from proxyfab.patterns.stream.settling import LOST, Desk
 from proxyfab.patterns.stream.supply import Supply
 from proxyfab.patterns.stream.unpacking import Unpacking
@@ -34,51 +35,6 @@ _STEP = 0.05
 """Seconds between two looks whether what is under way is settled, before partitions change hands."""
 _LONGEST = 2 * ACK_WAIT
 _order = itertools.count()
-
-
-class Lane:
-    """One partition's frames."""
-
-    def __init__(self, expected: int, barrier: float) -> None:
-        self.waiting: list[tuple[int, int, Hand]] = []
-        self.again: list[tuple[tuple[int, int], float, Item]] = []
-        self.items: Iterator[Item] = iter(())
-        self.head: Item | None = None
-        self.expected = expected
-        self.barrier = barrier
-
-    def begun(self) -> bool:
-        """Whether there are more items of the frame that was opened last."""
-        if self.head is None:
-            self.head = next(self.items, None)
-        return self.head is not None
-
-    def blocked(self, now: float) -> bool:
-        """Whether what waits here has to wait for something else."""
-        if self.again:
-            return self.again[0][1] > now
-        return bool(self.waiting) and self.waiting[0][0] > self.expected and now < self.barrier
-
-    def due(self, now: float) -> float:
-        """Seconds until something that is given back may come."""
-        return max(0.0, self.again[0][1] - now) if self.again else float("inf")
-
-
-class _Run:
-    """Items of one lane, as long as none of them is given back."""
-
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        lane = self._lane
-        if lane.again:
-            raise StopIteration
-        head, lane.head = lane.head, None
-        return next(lane.items) if head is None else head
 
 
 class Lanes(Supply):
@@ -116,53 +72,60 @@ class Lanes(Supply):
             lanes = weak()
             return lanes is not None and isinstance(item, Item) and lanes.give_back(item, delay)
 
-        desk.retry, desk.alone = retry, True
+        desk.retry = retry
 
     def after_fork(self) -> None:
         super().after_fork()
         self._lanes: dict[int, Lane] = {}
         self._changing = threading.RLock()
         self._last = -1
+        self._life = 0
+        """The life of our claims that the lanes are of."""
+        self._looked = self._asked = 0.0
+        """When it was asked what others owe, and whether the stream is over."""
 
     # -- handing out -------------------------------------------------------------------------------------------------
 
     def put_back(self, items: Iterator[Item]) -> None:
         """What is left of it is in its lane; but one that was given back is nowhere else."""
-        if not isinstance(items, _Run):
+        if not isinstance(items, Run):
             super().put_back(items)
 
     def ready(self) -> Iterator[Item] | None:
         self.desk.asked = time.monotonic()
+        if self._claims is None or not self._claims.live(self._life):
+            return None
         if self._begun:
             return self._begun.popleft()
         with self._changing:
             numbers = sorted(self._lanes)
             ahead = [number for number in numbers if number > self._last]
             for number in [*ahead, *numbers[: len(numbers) - len(ahead)]]:
-                items = self._of(self._lanes[number])
+                items = self._of(self._lanes[number], self._claims)
                 if items is not None:
                     self._last = number
                     return items
         return None
 
-    def _of(self, lane: Lane) -> Iterator[Item] | None:
+    def _of(self, lane: Lane, claims: Claims) -> Iterator[Item] | None:
         now = time.monotonic()
         if lane.blocked(now):
             return None
         if lane.again:
             return iter([heapq.heappop(lane.again)[2]])
         if lane.begun():
-            return _Run(lane)
+            return Run(lane, claims)
         while lane.waiting and not lane.blocked(now) and self._target() is None:
             offset, _, hand = heapq.heappop(lane.waiting)
+            if not hand.begin():  # nobody asked for long, so it was given back: all that is here is looked at anew
+                self._life = -1
+                return None
             lane.expected = max(lane.expected, offset + 1)
-            if not hand.begin():
-                continue
             items = self.unpacking.open(hand)
             self.pace.opened(hand.total)
             if items is not None:
-                lane.items = items
-                return _Run(lane)
+                lane.items, lane.hand = items, hand
+                return Run(lane, claims)
         return None
 
     def give_back(self, item: Item, delay: float) -> bool:
@@ -171,7 +134,7 @@ class Lanes(Supply):
         spot = hand.delivery.position.offset, item._index
         with self._changing:
             lane = self._lanes.get(hand.delivery.position.partition)
-            if lane is None:
+            if lane is None or hand.over:
                 return False
             now = time.monotonic()
             hand.attempt += 1
@@ -182,26 +145,22 @@ class Lanes(Supply):
     # -- fetching ----------------------------------------------------------------------------------------------------
 
     def _waits(self) -> bool:
+        if self._claims is None or not self._claims.live(self._life) or self._target() is not None:
+            return False
         now = time.monotonic()
-        return any([lane.waiting and not lane.blocked(now) for lane in self._lanes.values()]) and self._target() is None
+        return any([lane.waiting and not lane.blocked(now) for lane in self._lanes.values()])
 
     def _fetched(self, want: int, timeout: float) -> Sequence[Delivery]:
         try:
-            claims = self._joined()
+            if not self._claimed(timeout):
+                return ()
         except LOST as error:
             self.fetching.failed(error, timeout)
             return ()
         now = time.monotonic()
-        timeout = min([timeout, *(lane.due(now) for lane in self._lanes.values())])
-        target = self._target()
-        if target is not None and not self._change(target):
-            self.fetching.closing.wait(min(timeout, _STEP))
-            return ()
-        if not self.fetching.partitions:
-            claims.changed.wait(timeout)
-            claims.changed.clear()
-            return ()
-        found = self.fetching.fetch(self.pace.most(want), timeout)
+        stuck = [_STEP for lane in self._lanes.values() if lane.stuck()]
+        wait = min([timeout, *stuck, *(lane.due(now) for lane in self._lanes.values())])
+        found = self.fetching.fetch(self.pace.most(want), wait)
         if found:
             self.bind()
             self.pace.came(found)
@@ -210,9 +169,33 @@ class Lanes(Supply):
         self._lift()
         return found
 
+    def _claimed(self, timeout: float) -> bool:
+        """Whether there are partitions to read, and they are ours; if not, a while has passed, or something changed."""
+        claims = self._joined()
+        if not claims.sure:
+            claims.look(asked=True)
+        target = self._target()
+        if target is not None:
+            if not self._change(claims, target):
+                self.fetching.closing.wait(min(timeout, _STEP))
+            return False
+        if self.fetching.partitions:
+            return True
+        self.fetching.fine()
+        claims.changed.wait(timeout)
+        claims.changed.clear()
+        return False
+
     def _is_over(self) -> bool:
         lanes = list(self._lanes.values())
-        return not any([lane.again or lane.waiting or lane.begun() for lane in lanes]) and super()._is_over()
+        if any([lane.again or lane.waiting or lane.begun() for lane in lanes]):
+            return False
+        now = time.monotonic()
+        if now - self._asked < _STEP:
+            return False
+        over = super()._is_over()
+        self._asked = time.monotonic()
+        return over
 
     def open(self) -> None:
         self._joined()
@@ -229,9 +212,10 @@ class Lanes(Supply):
                 broker, group = self.fetching.broker, self.fetching.group or ""
                 self.fetching.topic = topic = broker.ensure(self.fetching.topic)
                 broker.ensure_group(topic.name, group, self.fetching.start)
-                claims = Claims(broker, topic.name, group, self._member, topic.partitions, self._lease)
+                works, lease = _works(self.desk), self._lease
+                claims = Claims(broker, topic.name, group, self._member, topic.partitions, lease, works)
                 claims.begin()
-                self._claims = claims
+                self._claims, self._life = claims, claims.share.life
             return self._claims
 
     def seek(self, start: Start, skip: dict[tuple[int, int], int]) -> None:
@@ -242,67 +226,102 @@ class Lanes(Supply):
             name, group = self.fetching.topic.name, self.fetching.group
             with self.fetching.broker.subscribe(name, group=group) as another:
                 another.seek(start)
-        with self._changing:
-            self._lanes = {number: Lane(0, 0.0) for number in self._lanes}
+        self._life = -1
 
     def _take(self, found: Sequence[Delivery]) -> None:
+        hands = self.desk.take(found)
         with self._changing:
-            for hand in self.desk.take(found):
+            for hand in hands:
                 at = hand.delivery.position
                 lane = self._lanes.get(at.partition)
                 if lane is not None:
                     heapq.heappush(lane.waiting, (at.offset, next(_order), hand))
 
     def _lift(self) -> None:
-        """Nobody else owes anything, of all partitions or of one: there is nothing to wait for."""
-        if any([lane.blocked(time.monotonic()) and not lane.again for lane in self._lanes.values()]):
-            try:
-                info = self.fetching.subscription().info()
-            except LOST:
-                return
-            held = Counter([partition for partition, _ in self.desk.held()])
-            for number, lane in self._lanes.items():
-                if info.pending <= held.total() or (info.owed is not None and info.owed.get(number, 0) <= held[number]):
-                    lane.barrier = 0.0
+        """Look whether anybody owes what a partition waits for."""
+        stuck = {number: lane for number, lane in self._lanes.items() if lane.stuck()}
+        now = time.monotonic()
+        if not stuck or now - self._looked < _STEP / 2:
+            return
+        try:
+            info, spots = self.desk.compared(self.fetching.info)
+        except LOST:
+            return
+        self._looked = time.monotonic()
+        longest = self._lease + max(1.5 * self.desk.ack_wait, _LONGEST)
+        for number, lane in stuck.items():
+            held = [offset for partition, offset in spots if partition == number]
+            lane.since = lane.since or now
+            if _all_here(info, number, held, len(spots)) or now - lane.since > longest:
+                lane.lift(clear=self.fetching.broker.one_count)
 
     # -- partitions --------------------------------------------------------------------------------------------------
 
     def _target(self) -> frozenset[int] | None:
-        """The partitions to read from now on; None where they are those that are read."""
+        """The partitions to read from now on; None where nothing is to be done."""
         claims = self._claims
         if claims is None:
             return None
-        now = frozenset(self._lanes)
-        mine = sorted(claims.mine, key=lambda number: (number not in now, number))
-        target = frozenset(mine[: claims.allowed])
-        return None if target == now else target
+        share = claims.share
+        target = share.kept(self._lanes)
+        same = target == self._lanes.keys() and share.life == self._life and target == share.mine
+        return None if same else target
 
-    def _change(self, target: Collection[int]) -> bool:
+    def _change(self, claims: Claims, target: frozenset[int]) -> bool:
         """Read other partitions, if nothing is under way; whether that is done."""
-        assert self._claims is not None
+        share = claims.share
+        if target != self._lanes.keys() or share.life != self._life:
+            if share.life == self._life and self._under_way():
+                return False
+            self._settle()
+            self._let_go(everything=share.life != self._life)
+            self._read(target, share.life)
+        given = share.mine - target
+        if given:
+            claims.beat(given)
+        return True
+
+    def _under_way(self) -> bool:
+        """Whether there is more of a frame that was begun, or somebody works on what he was given."""
+        now = time.monotonic()
         with self._changing:
-            under_way = [lane for lane in self._lanes.values() if lane.again or lane.begun()]
-        if under_way or self.desk.working():
-            return False
-        self._settle()
-        old = set(self._lanes)
+            lanes = list(self._lanes.values())
+            later = [lane for lane in lanes if lane.again and lane.again[0][1] > now]
+            more = any([lane not in later and (lane.again or lane.begun()) for lane in lanes])
+            back = {hand for lane in later for hand in lane.tried()}
+            return bool(self._begun) or more or self.desk.working(back)
+
+    def _let_go(self, *, everything: bool) -> None:
+        """Give back what is not under way, or everything there is."""
         with self._changing:
-            waiting = [hand for lane in self._lanes.values() for _, _, hand in sorted(lane.waiting)]
-            self._lanes = {}
+            lanes, self._lanes = list(self._lanes.values()), {}
+            for lane in lanes:
+                lane.lost = True
+            waiting = [hand for lane in lanes for _, _, hand in lane.waiting]
+            tried = [hand for lane in lanes if lane.again for hand in lane.tried()]
+            if everything:
+                self._begun.clear()
         self.desk.give_back(waiting)
+        self.desk.give_back(self.desk.hands() if everything else tried, begun=True)
+
+    def _read(self, target: frozenset[int], life: int) -> None:
         former = self.fetching.reopen(sorted(target))
         if former is not None:
             former.close()
-        floors = self.fetching.broker.groups(self.fetching.topic.name)[self.fetching.group or ""].floor
-        barrier = time.monotonic() + self._claims.lease + max(1.5 * self.desk.ack_wait, _LONGEST)
-        with self._changing:
-            self._lanes = {number: Lane(floors.get(number, 0) + 1, barrier) for number in target}
         if target:
             self.bind()
-        given = old - set(target)
-        if given:
-            self._claims.beat(given)
-        return True
+        info = self.fetching.broker.groups(self.fetching.topic.name)[self.fetching.group or ""]
+        gaps, owed = self.fetching.broker.one_count, info.owed
+        with self._changing:
+            self._life = life
+            self._lanes = {
+                number: Lane(
+                    life,
+                    info.floor.get(number, 0) + 1,
+                    clear=gaps and (info.pending == 0 or (owed is not None and not owed.get(number))),
+                )
+                for number in target
+            }
 
     def close(self) -> None:
         try:
@@ -313,3 +332,20 @@ class Lanes(Supply):
                     self._claims.leave()
                 except ProxyfabError:  # who is silent is taken for dead
                     pass
+
+
+def _all_here(info: GroupInfo, partition: int, held: list[int], all_held: int) -> bool:
+    """Whether nobody else owes what comes before the offsets that we have of a partition."""
+    if held and info.floor.get(partition, 0) + 1 >= min(held):
+        return True
+    return info.pending <= all_held if info.owed is None else info.owed.get(partition, 0) <= len(held)
+
+
+def _works(desk: Desk) -> Callable[[], bool]:
+    weak = weakref.ref(desk)
+
+    def works() -> bool:
+        there = weak()
+        return there is not None and (time.monotonic() - there.asked < there.ack_wait or there.working())
+
+    return works

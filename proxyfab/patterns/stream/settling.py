@@ -17,11 +17,11 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from proxyfab.errors import ConnectorError, ResolveTimeout
 from proxyfab.events.broker import Subscription
-from proxyfab.events.model import Delivery
+from proxyfab.events.model import Delivery, GroupInfo
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.hand import Hand, spot_of
 from proxyfab.patterns.stream.keeping import BEATS, Bell, keep
@@ -55,8 +55,6 @@ class Desk:
         """What is wanted of objects; None for all, as it comes."""
         self.retry: Callable[[object, float], bool] | None = None
         """Takes an item that is to come again, if it is done here."""
-        self.alone = False
-        """Whether what waits here could be nobody else's."""
         self.told: list[Callable[[list[Hand]], None]] = []
         """Called with the frames that the broker was just told are done."""
         self.counts: Counter[str] = Counter()
@@ -110,10 +108,21 @@ class Desk:
             self._owed.pop(spot, None)
         return list(self._owed)
 
-    def working(self) -> bool:
-        """Whether something that was handed out is not settled, and has not lapsed."""
+    def compared(self, info: Callable[[], GroupInfo]) -> tuple[GroupInfo, list[tuple[int, int]]]:
+        """What the broker says of the group, and what is held here, with nothing told in between."""
+        with self._turn:
+            self.flush()
+            return info(), self.held()
+
+    def hands(self) -> list[Hand]:
+        """The frames that are held."""
+        return list(self._hands)
+
+    def working(self, but: Container[Hand] = ()) -> bool:
+        """Whether something that was handed out is not settled, and has not lapsed; not counting some frames."""
         now = time.monotonic()
-        return any([not hand.over and not hand.waits and hand.deadline > now for hand in list(self._hands)])
+        hands = [hand for hand in list(self._hands) if hand not in but]
+        return any([not hand.over and not hand.waits and hand.deadline > now for hand in hands])
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -235,7 +244,7 @@ class Desk:
             if hand.over or hand.deadline <= now:
                 self._hands.discard(hand) if not hand.over else None
             elif hand.waits:
-                (vain if not self.alone and now - max(self.asked, hand.moved) > self.ack_wait else more).append(hand)
+                (vain if now - max(self.asked, hand.moved) > self.ack_wait else more).append(hand)
             elif settled != hand.mark:
                 hand.mark, hand.moved = settled, now
                 more.append(hand)

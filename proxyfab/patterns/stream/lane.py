@@ -1,0 +1,84 @@
+"""One partition of an ordered group, at the member that reads it: what waits, what is begun, what is tried again.
+
+Promises: bookkeeping only; whoever uses a lane holds the lock of all (`lanes.Lanes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proxyfab.patterns.stream.claiming import Claims
+from proxyfab.patterns.stream.hand import Hand
+from proxyfab.patterns.stream.item import Item
+
+
+class Lane:
+    """One partition's frames.
+
+    Args:
+        life: Of our claims, in which it became ours.
+        expected: The offset that comes next, where each has one.
+        clear: Nobody else owes anything of it, and offsets of its own have gaps.
+    """
+
+    def __init__(self, life: int, expected: int, *, clear: bool = False) -> None:
+        self.waiting: list[tuple[int, int, Hand]] = []
+        self.again: list[tuple[tuple[int, int], float, Item]] = []
+        self.items: Iterator[Item] = iter(())
+        self.head: Item | None = None
+        self.hand: Hand | None = None
+        """The frame that was opened last."""
+        self.life = life
+        self.expected = expected
+        self.clear = clear
+        self.since = 0.0
+        """Since when it waits for what others owe."""
+        self.lost = False
+        """Whether it is not read any more."""
+
+    def begun(self) -> bool:
+        """Whether there are more items of the frame that was opened last."""
+        if self.head is None:
+            self.head = next(self.items, None)
+        return self.head is not None
+
+    def stuck(self) -> bool:
+        """Whether what waits here comes after something that others may owe."""
+        return bool(self.waiting) and not self.again and not self.clear and self.waiting[0][0] > self.expected
+
+    def blocked(self, now: float) -> bool:
+        """Whether what waits here has to wait for something else."""
+        return self.again[0][1] > now if self.again else self.stuck()
+
+    def due(self, now: float) -> float:
+        """Seconds until something that is given back may come."""
+        return max(0.0, self.again[0][1] - now) if self.again else float("inf")
+
+    def tried(self) -> set[Hand]:
+        """Frames of which something waits to be tried again, and the one that is amid being handed out."""
+        found = {item._hand for _, _, item in self.again}
+        return found if self.hand is None else {*found, self.hand}
+
+    def lift(self, *, clear: bool) -> None:
+        """Nobody owes what would come first."""
+        if self.waiting:
+            self.expected = max(self.expected, self.waiting[0][0])
+        self.clear, self.since = clear, 0.0
+
+
+class Run:
+    """Items of one lane, as long as none of them is given back, and the lane is ours."""
+
+    def __init__(self, lane: Lane, claims: Claims) -> None:
+        self._lane = lane
+        self._claims = claims
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        lane = self._lane
+        if lane.again or lane.lost or not self._claims.live(lane.life):
+            raise StopIteration
+        head, lane.head = lane.head, None
+        return next(lane.items) if head is None else head
