@@ -91,7 +91,12 @@ def test_python_blocks_run(page: Path, tmp_path: Path, redis_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", FORK, "-X", "faulthandler", script.name],
         cwd=tmp_path,
-        env={**os.environ, "PROXYFAB_SHM_DIR": str(tmp_path / "shm"), "REDIS_URL": redis_url},
+        env={
+            **os.environ,
+            "PROXYFAB_SHM_DIR": str(tmp_path / "shm"),
+            "PROXYFAB_BROKER_DIR": str(tmp_path / "broker"),
+            "REDIS_URL": redis_url,
+        },
         capture_output=True,
         text=True,
         timeout=90,
