@@ -7,10 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
 from rich.console import Console, Group
@@ -18,14 +18,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from proxyfab.abc import Connector, Status, SupportsStatus
-from proxyfab.background import aside
+from proxyfab.abc import Status, SupportsStatus
 from proxyfab.census import status_of
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.output import age, as_json, finite, public, show_json, size, store_url
+from proxyfab.cli.top_broker import BrokerWatch, is_broker
+from proxyfab.cli.top_watch import Watch, in_time, number, table
 from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError
 
-_ANSWER = 10.0
+if TYPE_CHECKING:
+    from proxyfab.integrations.prometheus import Collector
+
+S = TypeVar("S")
 _SKEW = 5.0  # some places tell for how many seconds they run, not since when
 _MOST_ROWS = 30
 _BYTES = "bytes"
@@ -50,25 +54,32 @@ class Sample(NamedTuple):
 )
 @click.option("--once", is_flag=True, help="Look once and end.")
 @click.option("--prometheus", metavar="[HOST:]PORT", help="Serve metrics there instead (`-`: print them once).")
+@click.option("--broker", is_flag=True, help="URL is a broker's, as nats:// and kafka:// always are: watch its topics.")
 @as_json
-def top(url: str, interval: float, once: bool, prometheus: str | None, as_json: bool) -> None:
-    """Watch a store or server: objects, bytes, rates, peers. Ctrl-C ends it.
+def top(url: str, interval: float, once: bool, prometheus: str | None, broker: bool, as_json: bool) -> None:
+    """Watch a store or server: objects, bytes, rates, peers; or a broker's topics. Ctrl-C ends it.
 
     On a terminal the table is drawn anew at each look; into a pipe or file each look is a line.
     """
-    connector, url = connect(url), public(url)
+    if is_broker(url, broker):
+        _watch(BrokerWatch(url), interval, once, prometheus, as_json)
+    else:
+        _watch(StoreWatch(url), interval, once, prometheus, as_json)
+
+
+def _watch(watch: Watch[S], interval: float, once: bool, prometheus: str | None, as_json: bool) -> None:
     try:
         with _until_told():
             if prometheus is not None:
-                _export(url, connector, prometheus)
+                _export(watch, prometheus)
             elif once:
-                _print_once(_look(connector, url, None), as_json)
+                _print_once(watch, as_json)
             elif as_json or not sys.stdout.isatty():
-                _print_lines(connector, url, interval, as_json)
+                _print_lines(watch, interval, as_json)
             else:
-                _draw(connector, url, interval)
+                _draw(watch, interval)
     finally:
-        connector.close()
+        watch.close()
 
 
 @contextmanager
@@ -94,29 +105,56 @@ def _until_told() -> Iterator[None]:
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
-def _ask(connector: Connector, url: str) -> Status:
-    """The status, or ResolveTimeout: a server that hangs does not hang those who watch it."""
-    status = aside(lambda: status_of(connector), f"The status of {url}").result(_ANSWER)
-    # A connector without a namespace in its URL draws one, which is not what was asked about.
-    return status if isinstance(connector, SupportsStatus) else status._replace(what=url)
+class StoreWatch(Watch[Sample]):
+    """A store's place.
+
+    Args:
+        url: The store's URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._connector = connect(url)
+        self.url = public(url)
+
+    def ask(self) -> Status:
+        """The status, or ResolveTimeout."""
+        status = in_time(lambda: status_of(self._connector), f"The status of {self.url}")
+        # A connector without a namespace in its URL draws one, which is not what was asked about.
+        return status if isinstance(self._connector, SupportsStatus) else status._replace(what=self.url)
+
+    def look(self, before: Sample | None) -> Sample:
+        status, moment = self.ask(), time.time()
+        if before is None or (status.started or 0) > (before.status.started or 0) + _SKEW:  # it started anew
+            return Sample(moment, status, {})
+        passed, old = max(moment - before.moment, 0.001), before.status.counters
+        rates = {name: max(0.0, now - old[name]) / passed for name, now in status.counters.items() if name in old}
+        return Sample(moment, status, rates)
+
+    def document(self, sample: Sample) -> dict[str, object]:
+        return {"time": sample.moment, **sample.status._asdict(), "rates": sample.rates}
+
+    def line(self, sample: Sample) -> str:
+        return _line(sample)
+
+    def picture(self, sample: Sample) -> Group:
+        return _picture(sample)
+
+    def collector(self) -> Collector:
+        from proxyfab.integrations.prometheus import StatusCollector
+
+        return StatusCollector(self.url, self.ask)
+
+    def close(self) -> None:
+        self._connector.close()
 
 
-def _look(connector: Connector, url: str, before: Sample | None) -> Sample:
-    status, moment = _ask(connector, url), time.time()
-    if before is None or (status.started or 0) > (before.status.started or 0) + _SKEW:  # it started anew
-        return Sample(moment, status, {})
-    passed, old = max(moment - before.moment, 0.001), before.status.counters
-    rates = {name: max(0.0, now - old[name]) / passed for name, now in status.counters.items() if name in old}
-    return Sample(moment, status, rates)
-
-
-def _looks(connector: Connector, url: str, interval: float) -> Iterator[Sample | ProxyfabError]:
+def _looks(watch: Watch[S], interval: float) -> Iterator[S | ProxyfabError]:
     """A sample every `interval` seconds, for ever; an error in its place while the place does not answer.
 
     Raises:
         ProxyfabError: The first look failed, or no look can ever succeed.
     """
-    last = _look(connector, url, None)
+    last = watch.look(None)
     yield last
     following = time.monotonic()
     while True:
@@ -124,7 +162,7 @@ def _looks(connector: Connector, url: str, interval: float) -> Iterator[Sample |
         following = max(following, now - interval / 2) + interval  # what a late answer has cost is not made up for
         time.sleep(max(0.0, following - now))
         try:
-            last = _look(connector, url, last)
+            last = watch.look(last)
             yield last
         except (CapabilityError, ConfigurationError):
             raise
@@ -135,39 +173,36 @@ def _looks(connector: Connector, url: str, interval: float) -> Iterator[Sample |
 # -- showing ---------------------------------------------------------------------------------------------------------
 
 
-def _print_once(sample: Sample, as_json: bool) -> None:
+def _print_once(watch: Watch[S], as_json: bool) -> None:
+    sample = watch.look(None)
     if as_json:
-        show_json(_document(sample))
+        show_json(watch.document(sample))
         return
     console = Console()
     if not console.is_terminal:
         console.width = 200
-    console.print(_picture(sample))
+    console.print(watch.picture(sample))
 
 
-def _print_lines(connector: Connector, url: str, interval: float, as_json: bool) -> None:
-    for sample in _looks(connector, url, interval):
+def _print_lines(watch: Watch[S], interval: float, as_json: bool) -> None:
+    for sample in _looks(watch, interval):
         if isinstance(sample, ProxyfabError):
             click.echo(f"no answer: {sample}", err=True)
         else:
-            click.echo(json.dumps(finite(_document(sample))) if as_json else _line(sample))
+            click.echo(json.dumps(finite(watch.document(sample))) if as_json else watch.line(sample))
         sys.stdout.flush()
 
 
-def _draw(connector: Connector, url: str, interval: float) -> None:
+def _draw(watch: Watch[S], interval: float) -> None:
     with Live(auto_refresh=False) as live:
-        last: Sample | None = None
-        for sample in _looks(connector, url, interval):
+        last: S | None = None
+        for sample in _looks(watch, interval):
             if isinstance(sample, ProxyfabError):
                 trouble = Text(f"no answer: {sample}", style="red")
-                live.update(Group(trouble, _picture(last)) if last is not None else trouble, refresh=True)
+                live.update(Group(trouble, watch.picture(last)) if last is not None else trouble, refresh=True)
             else:
                 last = sample
-                live.update(_picture(sample), refresh=True)
-
-
-def _document(sample: Sample) -> dict[str, object]:
-    return {"time": sample.moment, **sample.status._asdict(), "rates": sample.rates}
+                live.update(watch.picture(sample), refresh=True)
 
 
 def _line(sample: Sample) -> str:
@@ -190,10 +225,10 @@ def _picture(sample: Sample) -> Group:
         held += f", up {age(status.started)}"
     parts: list[Text | Table] = [Text(status.what, style="bold"), Text(held)]
     if status.counters:
-        parts.append(_table(("counter", "total", "a second"), [_counter(sample, name) for name in status.counters]))
+        parts.append(table(("counter", "total", "a second"), [_counter(sample, name) for name in status.counters]))
     if status.gauges:
         rows = [(name, _shown(name)(level)) for name, level in status.gauges.items()]
-        parts.append(_table(("level", "now"), rows))
+        parts.append(table(("level", "now"), rows))
     if status.peers:
         parts.append(_peers(status))
     return Group(*parts)
@@ -206,7 +241,7 @@ def _counter(sample: Sample, name: str) -> tuple[str, str, str]:
 
 
 def _shown(name: str) -> Callable[[float], str]:
-    return size if _BYTES in name else _number
+    return size if _BYTES in name else number
 
 
 def _peers(status: Status) -> Table:
@@ -214,7 +249,7 @@ def _peers(status: Status) -> Table:
     rows = [[_cell(name, peer.get(name, "")) for name in columns] for peer in status.peers[:_MOST_ROWS]]
     if len(status.peers) > _MOST_ROWS:
         rows.append([f"and {len(status.peers) - _MOST_ROWS} more", *[""] * (len(columns) - 1)])
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _cell(name: str, value: str | float) -> str:
@@ -223,30 +258,17 @@ def _cell(name: str, value: str | float) -> str:
     return _shown(name)(value)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
-
-
-def _table(columns: list[str] | tuple[str, ...], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*[Text(cell) for cell in row])
-    return table
-
-
 # -- exporting -------------------------------------------------------------------------------------------------------
 
 
-def _export(url: str, connector: Connector, address: str) -> None:
-    from proxyfab.integrations.prometheus import StatusCollector, exposition, publish
+def _export(watch: Watch[S], address: str) -> None:
+    from proxyfab.integrations.prometheus import exposition, publish
 
-    collector = StatusCollector(url, lambda: _ask(connector, url))
+    collector = watch.collector()
     if address == "-":
-        _ask(connector, url)  # an error here is one, and not a gauge
+        watch.look(None)  # an error here is one, and not a gauge
         click.echo(exposition(collector), nl=False)
         return
     with publish(address, collector) as where:
-        click.echo(f"metrics of {url} at {where}", err=True)
+        click.echo(f"metrics of {watch.url} at {where}", err=True)
         threading.Event().wait()
