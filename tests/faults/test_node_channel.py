@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from proxyfab.zeromq.connection import Broken
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.dealer import Dealer
 from proxyfab.errors import AccessDenied, ConnectorError
 from proxyfab.keys import Key
 from proxyfab.testing.processes import at_once, until
+from proxyfab.zeromq.connection import Broken
 
 
 @pytest.fixture
