@@ -15,6 +15,7 @@ from proxyfab.cli.output import as_json, public, show, show_json, size, working
 from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.stream.forwarding import forward as copy
 from proxyfab.patterns.stream.releasing import sweep as take_back
+from proxyfab.patterns.stream.strays import OLD, sweep_strays
 
 at = click.option(
     "-b",
@@ -66,12 +67,14 @@ def forward(
 @click.command()
 @click.argument("topic")
 @click.option("-n", "--dry-run", is_flag=True, help="Only report.")
+@click.option("--older", default=OLD, show_default=True, help="Seconds that objects without an event have lain there.")
 @at
 @as_json
-def sweep(topic: str, dry_run: bool, url: str, as_json: bool) -> None:
-    """Take back objects of TOPIC that nobody is to read any more: what consumers that died have left."""
+def sweep(topic: str, dry_run: bool, older: float, url: str, as_json: bool) -> None:
+    """Take back objects of TOPIC that nobody is to read any more: what consumers and producers that died have left."""
     with working(f"sweeping {topic}"):
         found = take_back(open_broker(url), topic, dry_run=dry_run)
+        found += sweep_strays(open_broker(url), topic, older=older, dry_run=dry_run)
     _report(found, topic, dry_run, as_json)
 
 
@@ -90,7 +93,8 @@ def delete(topic: str, keep_objects: bool, yes: bool, url: str, as_json: bool) -
     found: list[Reclaimed] = []
     for name in (topic_of(topic), topic):
         if name in broker.topics():
-            found += [] if keep_objects else take_back(broker, name, everything=True)
+            if not keep_objects:
+                found += [*take_back(broker, name, everything=True), *sweep_strays(broker, name, older=0.0)]
             broker.delete(name)
     _report(found, topic, False, as_json)
 

@@ -7,6 +7,7 @@ from proxyfab.patterns.stream.naming import register_selector, register_serializ
 from proxyfab.patterns.stream.outputs import Output
 from proxyfab.patterns.stream.producer import Producer
 from proxyfab.patterns.stream.releasing import sweep
+from proxyfab.patterns.stream.strays import sweep_strays
 
 __all__ = [
     "Checkpoint",
@@ -19,4 +20,5 @@ __all__ = [
     "register_serializer",
     "register_validator",
     "sweep",
+    "sweep_strays",
 ]

@@ -17,6 +17,7 @@ from proxyfab.inline import close_inline
 from proxyfab.keys import Key
 from proxyfab.opening import seal_of
 from proxyfab.patterns.stream.references import NOWHERE, packed_kind, state_of
+from proxyfab.patterns.stream.strays import draw
 from proxyfab.proxy import Kind, is_proxy, is_resolved, kind_of, unwrap
 from proxyfab.ref import Ref, ref_of
 from proxyfab.serialize import dumps
@@ -68,6 +69,8 @@ class Loader:
         """Bytes below which plain values stand in events as they are."""
         self.ttl: float | None = None
         """Seconds that objects are stored for, as the topic says (`releasing.ttl_of`); None for as long as needed."""
+        self.mark = ""
+        """How the ids of stored objects begin (`strays`)."""
 
     def load(self, obj: object) -> Load:
         """What stands in an event for an object.
@@ -109,7 +112,9 @@ class Loader:
     def put(self, payload: Payload) -> Key:
         """Store an object."""
         assert self.store is not None
-        return self.store.put_payload(payload, None, ttl=self.ttl)
+        if not self.mark:
+            return self.store.put_payload(payload, None, ttl=self.ttl)
+        return self.store.put_payload(payload, draw(self.mark), ttl=self.ttl).plain()
 
 
 def _reference(obj: object) -> Ref[Any] | None:

@@ -247,7 +247,8 @@ class Producer:
                 raise self._gathering.over
             self._sending.open()
             self._customs.know(self._sending.topic)
-            self._loader.ttl = None if self.store is None else ttl_of(self._sending.topic)
+            if self.store is not None:
+                self._loader.ttl, self._loader.mark = ttl_of(self._sending.topic), self._sending.marked(self.store.url)
             self._special = self._customs.any
             self._ready = True
 

@@ -17,10 +17,11 @@ from typing import TypeVar
 
 from proxyfab.errors import BackPressureError, ConnectorError, ProxyfabError, ResolveTimeout
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import Position, Record, Topic
+from proxyfab.events.model import Capability, Position, Record, Topic
 from proxyfab.patterns.stream.gathering import Gathering, Limits
 from proxyfab.patterns.stream.identity import Identity
 from proxyfab.patterns.stream.receipt import Draft
+from proxyfab.patterns.stream.strays import marked
 from proxyfab.retry import Backoff
 from proxyfab.trace import Link, here, span
 from proxyfab.wire.events import END, Frame, joined
@@ -82,6 +83,13 @@ class Sending:
             self._trying(lambda: self.identity.register(self.broker, self.topic.name), until)
             self.gathering.partitions = self.topic.partitions
             self.opened = True
+
+    def marked(self, store: str) -> str:
+        """How the ids of the topic's objects begin; "" where the broker keeps no values."""
+        if Capability.STATE not in self.broker.capabilities:
+            return ""
+        until = time.monotonic() + self.timeout
+        return self._trying(lambda: marked(self.broker, self.topic.name, store), until)
 
     def _trying(self, call: Callable[[], R], until: float) -> R:
         """What `call` answers, which is tried again while the place cannot be reached."""

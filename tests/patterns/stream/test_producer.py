@@ -323,7 +323,7 @@ def test_a_name_that_is_used_again_has_the_next_epoch(broker: Moody) -> None:
             out.send(1)
             out.end()
     old = Producer(broker, "frames", name="detector")
-    old.send(2)
+    old.send(2).result(10)
     with Producer(broker, "frames", name="detector") as new:
         new.send(3)
         new.flush()
