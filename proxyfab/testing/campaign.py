@@ -1,7 +1,8 @@
 """Many kills of everything on every place, with a table and a JSON report: `python -m proxyfab.testing.campaign`.
 
-Ends with status 1 when a promise was broken or a run shows nothing; the logs of such a run are kept, and it is said
-where. A run is repeated with its seed, which decides who is hit when.
+`--plane data` kills who puts and gets objects, and servers of objects; `--plane events` who sends and consumes events,
+and brokers. Ends with status 1 when a promise was broken or a run shows nothing; the logs of such a run are kept, and
+it is said where. A run is repeated with its seed, which decides who is hit when.
 """
 
 from __future__ import annotations
@@ -12,18 +13,41 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, Protocol, cast
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from proxyfab.testing.kills import Kills, Report, Victims
+from proxyfab.testing.streamkills import places as brokers
+from proxyfab.testing.streamkills.running import Report as StreamReport
+from proxyfab.testing.streamkills.running import StreamKills
 from proxyfab.testing.subjects import kinds, names, subject
 
 _SHOWN = ("place", "killed", "kills", "inside a call", "acknowledged", "read", "lost", "silent", "torn", "stale")
 _ALSO = ("resurrected", "hang", "undeclared", "refused", "left behind", "slowest answer [s]", "seconds", "ok")
+_EVENTS = ("place", "killed", "kills", "inside a call", "acknowledged", "taken", "again", "relayed", "lost")
+_EVENTS_ALSO = ("duplicate", "invented", "disorder", "torn", "released")
+
+
+class Row(Protocol):
+    """What a run came to."""
+
+    @property
+    def ok(self) -> bool: ...
+    def row(self) -> dict[str, object]: ...
+
+
+class Plane(NamedTuple):
+    """What can be killed where, and how that is shown."""
+
+    names: Callable[[], list[str]]
+    kinds: Callable[[str], Sequence[str]]
+    run: Callable[[str, str, int, int], tuple[Row, Path | None]]
+    columns: tuple[str, ...]
 
 
 def one_run(place: str, victims: Victims, count: int, seed: int) -> tuple[Report, Path | None]:
@@ -36,47 +60,86 @@ def one_run(place: str, victims: Victims, count: int, seed: int) -> tuple[Report
         return report, None if report.ok else kills.logs
 
 
-def table(reports: list[Report]) -> Table:
+def one_stream_run(place: str, struck: brokers.Struck, count: int, seed: int) -> tuple[StreamReport, Path | None]:
+    """The same at a fresh broker."""
+    directory = tempfile.TemporaryDirectory(prefix="proxyfab-place-")
+    with directory as name, brokers.place(place, Path(name)) as at:
+        with StreamKills(at, seed=seed) as kills:
+            report = kills.run(struck, count)
+        if report.ok:
+            kills.forget()
+        return report, None if report.ok else kills.logs
+
+
+PLANES = {
+    "data": Plane(
+        names, kinds, lambda place, *how: one_run(place, *cast("tuple[Victims, int, int]", how)), _SHOWN + _ALSO
+    ),
+    "events": Plane(
+        brokers.names,
+        brokers.kinds,
+        lambda place, *how: one_stream_run(place, *cast("tuple[brokers.Struck, int, int]", how)),
+        _EVENTS + _EVENTS_ALSO + _ALSO[1:],
+    ),
+}
+
+
+def table(reports: Sequence[Row], columns: Sequence[str] = _SHOWN + _ALSO) -> Table:
     """The figures of all runs."""
     shown = Table(title="kill -9 at random moments")
-    for column in (*_SHOWN, *_ALSO):
+    for column in columns:
         shown.add_column(column, justify="right" if column not in ("place", "killed") else "left")
     for report in reports:
         row = report.row()
-        shown.add_row(*(str(row[column]) for column in (*_SHOWN, *_ALSO)))
+        shown.add_row(*(str(row[column]) for column in columns))
     return shown
 
 
-def write(output: Path, reports: list[Report]) -> None:
+def write(output: Path, reports: Sequence[Row]) -> None:
     """The figures of all runs, as JSON."""
     machine = f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
     made = {"at": time.time(), "machine": machine, "runs": [report.row() for report in reports]}
     output.write_text(json.dumps(made, indent=1))
 
 
+def _offered(pick: Callable[[Plane], Sequence[str]]) -> click.Choice[str]:
+    return click.Choice(sorted({name for plane in PLANES.values() for name in pick(plane)}))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--place", "places", multiple=True, type=click.Choice(names()), help="Which places; all without it.")
-@click.option("--victims", multiple=True, type=click.Choice(get_args(Victims)), help="Whom; all without it.")
+@click.option("--plane", type=click.Choice(list(PLANES)), default="data", show_default=True, help="Objects or streams.")
+@click.option(
+    "--place", "places", multiple=True, type=_offered(lambda plane: plane.names()), help="Which; all without it."
+)
+@click.option(
+    "--victims",
+    multiple=True,
+    type=_offered(lambda plane: [kind for name in plane.names() for kind in plane.kinds(name)]),
+    help="Whom; all without it.",
+)
 @click.option("--count", default=1000, show_default=True, help="Kills of each kind.")
 @click.option("--seed", type=int, help="Repeats an earlier run.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON report goes.")
-def main(places: tuple[str, ...], victims: tuple[str, ...], count: int, seed: int | None, output: Path | None) -> None:
-    """Kill writers, readers, owners and servers at random moments and judge what others saw."""
+def main(
+    plane: str, places: tuple[str, ...], victims: tuple[str, ...], count: int, seed: int | None, output: Path | None
+) -> None:
+    """Kill those at work and their servers at random moments, and judge what others saw."""
     seed = secrets.randbelow(10**6) if seed is None else seed
     console = Console(width=240, markup=False)
-    reports = []
-    for place in places or names():
-        for kind in kinds(place):
+    reports: list[Row] = []
+    chosen = PLANES[plane]
+    for place in [name for name in chosen.names() if not places or name in places]:
+        for kind in chosen.kinds(place):
             if victims and kind not in victims:
                 continue
             console.print(f"{place}: {count} {kind}, seed {seed} ...")
-            report, kept = one_run(place, kind, count, seed)
+            report, kept = chosen.run(place, kind, count, seed)
             reports.append(report)
             if not report.ok:
                 console.print(f"{report}\nlogs: {kept}")
             if output is not None:  # after each, so that an interrupted campaign has shown what it has shown
                 write(output, reports)
-    console.print(table(reports))
+    console.print(table(reports, chosen.columns))
     sys.exit(0 if reports and all(report.ok for report in reports) else 1)
 
 

@@ -1,0 +1,92 @@
+"""Kill -9 at a stream: nothing acknowledged lost, nothing relayed twice, keys in order, every object reclaimed.
+
+The short form of what `make kills ARGS="--plane events"` does. A seed is printed with every failure.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyfab.testing.campaign import one_stream_run
+from proxyfab.testing.history import Event, History, Record
+from proxyfab.testing.streamkills.judging import Verdict, judge
+from proxyfab.testing.streamkills.places import kinds, names
+from proxyfab.testing.streamkills.running import Report
+
+SEED = 20261121
+RUNS = [(place, struck) for place in names() for struck in kinds(place)]
+GROUPS = ("plain", "ordered", "relay")
+
+
+@pytest.mark.parametrize("place", names())
+def test_some_kills(place: str) -> None:
+    report, _ = one_stream_run(place, "everybody", 4, SEED)
+
+    assert report.ok, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("place", "struck"), RUNS)
+def test_many_kills(place: str, struck: str) -> None:
+    report, _ = one_stream_run(place, struck, 200, SEED + 1)  # type: ignore[arg-type]  # it is one of them
+
+    assert report.ok, str(report)
+
+
+def send(number: int, at: float, result: str | None = "t/0@1", who: str = "producer-a-1") -> Record:
+    done = None if result is None else at + 0.1
+    return Record(who, "send", (f"{who}:{number}",), 0, None, at, done, () if result is None else (result,))
+
+
+def take(group: str, number: int, at: float, result: str = "whole") -> Record:
+    return Record(f"{group}-a-3", "take", (f"producer-a-1:{number}",), 0, None, at, at + 0.1, (result,))
+
+
+def judged(*records: Record, output: tuple[int, ...] = (0, 3), kills: tuple[Event, ...] = ()) -> Verdict:
+    """Of a stream of two events, and what went wrong with it."""
+    ordinary = [send(0, 0.0), send(3, 1.0), *[take(group, n, 2.0 + n) for group in GROUPS for n in (0, 3)]]
+    given = {(record.who, record.ids) for record in records}
+    kept = [record for record in ordinary if (record.who, record.ids) not in given]
+    history = History(sorted([*kept, *records], key=lambda record: record.invoked), list(kills))
+    ids = [f"producer-a-1:{number}" for number in output]
+    return judge(history, ids, deadline=10.0, errors=frozenset({"ConnectorError"}))
+
+
+def test_an_ordinary_stream_breaks_nothing() -> None:
+    found = judged(send(4, 5.0, "!ConnectorError"), send(7, 6.0, None), take("plain", 0, 9.0))
+
+    assert found.violations == []
+    assert (found.acknowledged, found.inside, found.taken, found.relayed) == (2, 1, 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "records", "output"),
+    [
+        ("lost", (send(6, 1.5),), (0, 3, 6)),
+        ("lost", (), (0,)),
+        ("duplicate", (), (0, 3, 0)),
+        ("invented", (), (0, 3, 9)),
+        ("disorder", (), (3, 0)),
+        ("disorder", (take("ordered", 0, 8.0), take("ordered", 3, 7.0)), (0, 3)),
+        ("torn", (take("plain", 0, 2.0), take("plain", 0, 3.0, "torn")), (0, 3)),
+        ("released", (take("plain", 0, 2.0, "!ObjectReleased"),), (0, 3)),
+        ("refused", (send(4, 5.0, "!CapacityError"),), (0, 3)),
+        ("undeclared", (send(4, 5.0, "!!ValueError"),), (0, 3)),
+    ],
+)
+def test_each_broken_promise_is_found(rule: str, records: tuple[Record, ...], output: tuple[int, ...]) -> None:
+    assert rule in {violation.rule for violation in judged(*records, output=output).violations}
+
+
+def test_an_answer_that_does_not_come_is_a_hang() -> None:
+    found = judged(send(4, 5.0, None), kills=(Event(50.0, "kill", "producer-a-1"),))
+
+    assert [violation.rule for violation in found.violations] == ["hang"]
+
+
+def test_a_run_without_faults_or_work_shows_nothing() -> None:
+    report = Report("redis", "producers", SEED)
+
+    assert not report.ok
+    assert len(report.void) == 4
