@@ -105,10 +105,10 @@ class MemoryBroker(Broker):
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
-    def ensure(self, topic: Topic) -> Topic:
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:  # noqa: ARG002 - nothing to wait for
         return self._space.ensure(topic)
 
-    def describe(self, topic: str) -> Description:
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:  # noqa: ARG002 - nothing to wait for
         return self._space.log(topic).look(Log.describe)
 
     def delete(self, topic: str) -> bool:
@@ -134,6 +134,7 @@ class MemoryBroker(Broker):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",  # noqa: ARG002 - nobody looks
+        timeout: float = TIMEOUT,  # noqa: ARG002 - nothing to wait for
     ) -> Subscription:
         log = self._space.log(topic)
         wanted = log.thing.wanted(partitions)
@@ -150,17 +151,25 @@ class MemoryBroker(Broker):
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:  # noqa: ARG002 - nothing to wait for
         return self._space.log(topic).look(Log.groups)
 
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,  # noqa: ARG002 - said with each fetch
+        timeout: float = TIMEOUT,  # noqa: ARG002 - nothing to wait for
+    ) -> None:
         check_group(group)
         self._space.log(topic).change(lambda log: log.ensure_group(group, start))
 
     def delete_group(self, topic: str, group: str) -> bool:
         return self._space.log(topic).change(lambda log: log.delete_group(group))
 
-    def state(self, topic: str = "") -> State:
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:  # noqa: ARG002 - nothing to wait for
         return _State(lambda: self._space.values(topic))
 
     # -- the end -----------------------------------------------------------------------------------------------------

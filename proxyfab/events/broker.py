@@ -165,7 +165,7 @@ class Broker(ABC):
     # -- topics ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def ensure(self, topic: Topic) -> Topic:
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
         """Make a topic; what it is, if it exists.
 
         Raises:
@@ -173,7 +173,7 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    def describe(self, topic: str) -> Description:
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
         """What a topic is and holds; raises TopicNotFound."""
 
     @abstractmethod
@@ -212,6 +212,7 @@ class Broker(ABC):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",
+        timeout: float = TIMEOUT,
     ) -> Subscription:
         """A member of a group, which begins at `start` if it is new; None for a reader that nobody counts.
 
@@ -222,20 +223,38 @@ class Broker(ABC):
             partitions: Just these; None for all.
             ack_wait: Seconds until a record that was fetched comes again.
             member: A name to show.
+            timeout: Seconds for the call.
 
         Raises:
             TopicNotFound: There is no such topic.
+            ConnectorError: The broker cannot be reached in time.
         """
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
         """How far each group of a topic is."""
 
     @abstractmethod
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
-        """Make a group, to begin at `start`; nothing happens if it exists."""
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """Make a group, to begin at `start`; nothing happens if it exists.
+
+        Args:
+            topic: Of which topic.
+            group: Its name.
+            start: Where it begins.
+            ack_wait: Seconds that its members will have for a record.
+            timeout: Seconds for the call.
+        """
 
     @abstractmethod
     def delete_group(self, topic: str, group: str) -> bool:
@@ -244,8 +263,8 @@ class Broker(ABC):
     # -- values ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def state(self, topic: str = "") -> State:
-        """The values beside a topic, which go with it; or beside the broker."""
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
+        """The values beside a topic, which go with it; or beside the broker. `timeout` is for each call of them."""
 
     # -- who may -----------------------------------------------------------------------------------------------------
 

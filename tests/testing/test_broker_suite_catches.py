@@ -83,8 +83,8 @@ class ForgetsIds(MemoryBroker):
 
 
 class NeverFull(MemoryBroker):
-    def ensure(self, topic: Topic) -> Topic:
-        return super().ensure(Topic(topic.name, topic.partitions, groups=topic.groups))
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
+        return super().ensure(Topic(topic.name, topic.partitions, groups=topic.groups), timeout=timeout)
 
 
 class SwallowsFullness(MemoryBroker):
@@ -96,8 +96,8 @@ class SwallowsFullness(MemoryBroker):
 
 
 class CountsNothing(MemoryBroker):
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
-        return {name: GroupInfo(info.floor, 0, 0) for name, info in super().groups(topic).items()}
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
+        return {name: GroupInfo(info.floor, 0, 0) for name, info in super().groups(topic, timeout=timeout).items()}
 
 
 class DeletesOnClose(MemoryBroker):

@@ -86,25 +86,27 @@ class KafkaBroker(Broker):
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
-    def ensure(self, topic: Topic) -> Topic:
-        config, replicas = settings(topic)
-        count = self._client.partitions(topic.name, fresh=True)
-        if not count:
-            count = make_topic(self._client, topic.name, topic.partitions, config, replicas)
-        known = self._kept(topic.name, count)
-        if known is None:
-            made = replace(topic, partitions=count)
-            self._journal(topic.name).put(DESCRIPTION, pack(made), 0)
-            known = self._kept(topic.name, count) or made
-        begin_all(self._groups(topic.name), known.groups)
-        return same_topic(known, topic)
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
+        with self._client.within(timeout):
+            config, replicas = settings(topic)
+            count = self._client.partitions(topic.name, fresh=True)
+            if not count:
+                count = make_topic(self._client, topic.name, topic.partitions, config, replicas)
+            known = self._kept(topic.name, count)
+            if known is None:
+                made = replace(topic, partitions=count)
+                self._journal(topic.name).put(DESCRIPTION, pack(made), 0)
+                known = self._kept(topic.name, count) or made
+            begin_all(self._groups(topic.name), known.groups)
+            return same_topic(known, topic)
 
-    def describe(self, topic: str) -> Description:
-        count = self._there(topic)
-        bounds = self._client.bounds(topic, range(count))
-        extents = {number: Extent(low + 1, high) for number, (low, high) in bounds.items()}
-        records = sum([high - low for low, high in bounds.values()])
-        return Description(self._kept(topic, count) or Topic(topic, count), extents, records, 0)
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
+        with self._client.within(timeout):
+            count = self._there(topic)
+            bounds = self._client.bounds(topic, range(count))
+            extents = {number: Extent(low + 1, high) for number, (low, high) in bounds.items()}
+            records = sum([high - low for low, high in bounds.values()])
+            return Description(self._kept(topic, count) or Topic(topic, count), extents, records, 0)
 
     def delete(self, topic: str) -> bool:
         if not self._client.partitions(check_topic(topic), fresh=True):
@@ -137,6 +139,13 @@ class KafkaBroker(Broker):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",
+        timeout: float = TIMEOUT,
+    ) -> Subscription:
+        with self._client.within(timeout):
+            return self._subscribe(topic, group, start, partitions, ack_wait, member)
+
+    def _subscribe(
+        self, topic: str, group: str | None, start: Start, partitions: Sequence[int] | None, ack_wait: float, name: str
     ) -> Subscription:
         count = self._there(topic)
         if partitions is not None and any(not 0 <= number < count for number in partitions):
@@ -147,7 +156,7 @@ class KafkaBroker(Broker):
         else:
             groups = self._groups(topic)
             groups.ensure(check_group(group), start)
-            made = Member(self._client, groups, topic, group, partitions, ack_wait, member)
+            made = Member(self._client, groups, topic, group, partitions, ack_wait, name)
         with self._lock:
             self._members = [each for each in self._members if not getattr(each, "_closed", False)]
             self._members.append(made)
@@ -155,20 +164,30 @@ class KafkaBroker(Broker):
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
-        self._there(topic)
-        return self._groups(topic).all()
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
+        with self._client.within(timeout):
+            self._there(topic)
+            return self._groups(topic).all()
 
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
-        self._there(topic)
-        self._groups(topic).ensure(group, start)
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,  # noqa: ARG002 - Kafka counts nothing
+        timeout: float = TIMEOUT,
+    ) -> None:
+        with self._client.within(timeout):
+            self._there(topic)
+            self._groups(topic).ensure(group, start)
 
     def delete_group(self, topic: str, group: str) -> bool:
         self._there(topic)
         return self._groups(topic).delete(check_group(group))
 
-    def state(self, topic: str = "") -> State:
-        return KafkaState(self._journal(check_topic(topic) if topic else ""))
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
+        return KafkaState(self._journal(check_topic(topic) if topic else ""), self._client, timeout)
 
     # -- who may -----------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ left alone, as their threads are not there, and new ones are opened. Offsets are
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from proxyfab.brokers.kafka.errors import PASSING, REFUSED, translate, translated
 from proxyfab.brokers.kafka.place import Place
 from proxyfab.errors import AccessDenied, ConnectorError, TopicNotFound
+from proxyfab.events.broker import TIMEOUT
 from proxyfab.events.model import EARLIEST, LATEST, From, Start
 from proxyfab.fork import on_fork
 
@@ -43,6 +45,7 @@ class Client:
         self._counts: dict[str, int] = {}
         self._refused = ""
         self.closed = False
+        self._own = threading.local()
         self._lock = threading.Lock()
         on_fork(self)
 
@@ -52,6 +55,22 @@ class Client:
             abandon(handle)
         self._producer = self._admin = None
         self._lock = threading.Lock()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call of this thread has."""
+        limit: float = getattr(self._own, "limit", TIMEOUT)
+        return self.place.timeout if limit >= TIMEOUT else min(limit, self.place.timeout)
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Calls of this thread have so long, if that is less."""
+        before = getattr(self._own, "limit", TIMEOUT)
+        self._own.limit = min(before, seconds)
+        try:
+            yield
+        finally:
+            self._own.limit = before
 
     # -- handles -----------------------------------------------------------------------------------------------------
 
@@ -79,7 +98,7 @@ class Client:
             if self._admin is not None:
                 return self._admin
             made = self._admin = self._open(AdminClient, self.place.config())
-        made.list_topics(timeout=self.place.timeout)  # what is asked before it is connected may take a second longer
+        made.list_topics(timeout=self.timeout)  # what is asked before it is connected may take a second longer
         return made
 
     def consumer(self, group: str, options: Mapping[str, object]) -> Consumer:
@@ -107,7 +126,7 @@ class Client:
         """All topics and how many partitions they have."""
         said = f"Asking {self.place.label} for its topics"
         with self.asking(said):
-            found = self.producer().list_topics(timeout=self.place.timeout if timeout is None else timeout)
+            found = self.producer().list_topics(timeout=self.timeout if timeout is None else timeout)
         self._counts = {name: len(topic.partitions) for name, topic in found.topics.items() if topic.partitions}
         return dict(self._counts)
 
@@ -126,10 +145,10 @@ class Client:
 
     def bring_about(self, topic: str) -> int:
         """Have a topic come into being by asking for it; how many partitions it has got."""
-        until = time.monotonic() + self.place.timeout
+        until = time.monotonic() + self.timeout
         with self.asking(f"Making topic {topic} at {self.place.label}"):
             while time.monotonic() < until:
-                found = self.producer().list_topics(topic, timeout=self.place.timeout).topics[topic]
+                found = self.producer().list_topics(topic, timeout=self.timeout).topics[topic]
                 if found.partitions:
                     self._counts[topic] = len(found.partitions)
                     return len(found.partitions)
@@ -197,7 +216,7 @@ class Client:
         self, said: str, ask: Callable[[AdminClient, float], Mapping[Any, Future[Any]]], timeout: float | None = None
     ) -> dict[Any, Any]:
         """What an administrator's request is answered, all of it."""
-        until = time.monotonic() + (self.place.timeout if timeout is None else timeout)
+        until = time.monotonic() + (self.timeout if timeout is None else timeout)
         with self.asking(said):
             while True:
                 left = max(0.05, until - time.monotonic())

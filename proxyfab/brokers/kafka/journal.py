@@ -71,13 +71,13 @@ class Journal:
 
     def put(self, name: str, value: bytes | None, expected: int | None, ttl: float | None = None) -> Outcome:
         """Set a value, or delete it, and say what came of it."""
-        until = time.monotonic() + self._client.place.timeout
+        until = time.monotonic() + self._client.timeout
         self._begin()
         nonce, body = attempt(name, value, expected, ttl)
         with self._lock:
             self._fold.watched[nonce] = None
         try:
-            (position,) = self._sender.publish(self._topic, [Record(body)], self._client.place.timeout)
+            (position,) = self._sender.publish(self._topic, [Record(body)], self._client.timeout)
             with self._lock:
                 if self._fold.position >= position.offset and self._fold.watched[nonce] is None:
                     self._again()  # it was deleted, and made again
@@ -127,7 +127,7 @@ class Journal:
             if self._of and not self._client.partitions(self._of, fresh=True):
                 raise self._client.missing(self._of)
             return Fold()
-        until = time.monotonic() + self._client.place.timeout
+        until = time.monotonic() + self._client.timeout
         end = self._client.starts(self._topic, LATEST, [0])[0]
         with self._lock:
             return self._until(end, until, exactly=end)
@@ -192,7 +192,7 @@ class Journal:
             parts, position = self._fold.snapshot(), self._fold.position
             self._fold.size = 0
         for part in parts:
-            self._sender.publish(self._topic, [Record(part)], self._client.place.timeout)
+            self._sender.publish(self._topic, [Record(part)], self._client.timeout)
         if self._client.place.admin:
             request_cut(self._client, self._topic, position)
 
@@ -200,30 +200,37 @@ class Journal:
 class KafkaState(State):
     """The values beside a topic."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, client: Client, timeout: float) -> None:
         self._journal = journal
+        self._client = client
+        self._timeout = timeout
 
     def get(self, name: str) -> Kept | None:
-        return self._journal.get(check_name(name))
+        with self._client.within(self._timeout):
+            return self._journal.get(check_name(name))
 
     def put(self, name: str, value: bytes, *, revision: int | None = None, ttl: float | None = None) -> int:
         if len(value) > MAX_VALUE:
             raise CapacityError(f"The value {name} has {len(value)} bytes, more than {MAX_VALUE}.")
-        outcome = self._journal.put(check_name(name), bytes(value), revision, ttl)
+        with self._client.within(self._timeout):
+            outcome = self._journal.put(check_name(name), bytes(value), revision, ttl)
         _check(name, outcome, revision)
         return outcome.revision
 
     def delete(self, name: str, *, revision: int | None = None) -> bool:
-        outcome = self._journal.put(check_name(name), None, revision)
+        with self._client.within(self._timeout):
+            outcome = self._journal.put(check_name(name), None, revision)
         _check(name, outcome, revision)
         return outcome.before > 0
 
     def items(self, prefix: str = "") -> dict[str, Kept]:
-        found = self._journal.items()
+        with self._client.within(self._timeout):
+            found = self._journal.items()
         return {name: kept for name, kept in found.items() if name.startswith(prefix) and not name.startswith(".")}
 
     def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
-        return self._journal.wait(known, timeout)
+        with self._client.within(self._timeout):
+            return self._journal.wait(known, timeout)
 
 
 def _check(name: str, outcome: Outcome, expected: int | None) -> None:

@@ -24,7 +24,7 @@ def make_topic(client: Client, name: str, partitions: int, config: Mapping[str, 
         return client.bring_about(name)
     said = f"Making topic {name} at {client.place.label}"
     request_topic(client, said, NewTopic(name, partitions, replicas, config=dict(config)))
-    until = time.monotonic() + client.place.timeout
+    until = time.monotonic() + client.timeout
     while not (count := client.partitions(name, fresh=True)):
         if time.monotonic() > until:
             raise ConnectorError(f"{said}: it was made, and its servers do not show it yet; try again.")
@@ -39,7 +39,7 @@ def delete_topic(client: Client, name: str) -> None:
     said = f"Deleting topic {name} at {client.place.label}"
     request_end(client, said, name)
     client.forget(name)
-    until = time.monotonic() + client.place.timeout
+    until = time.monotonic() + client.timeout
     while client.partitions(name, fresh=True):
         if time.monotonic() > until:
             raise ConnectorError(f"{said}: its servers still show it; look again later.")

@@ -75,12 +75,12 @@ class NatsBroker(Broker):
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
-    def ensure(self, topic: Topic) -> Topic:
-        return self._run(lambda deadline: topics.ensure(self._desk, topic, deadline))
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
+        return self._run(lambda deadline: topics.ensure(self._desk, topic, deadline), timeout)
 
-    def describe(self, topic: str) -> Description:
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
         check_topic(topic)
-        return self._run(lambda deadline: topics.describe(self._desk, topic, deadline))
+        return self._run(lambda deadline: topics.describe(self._desk, topic, deadline), timeout)
 
     def delete(self, topic: str) -> bool:
         check_topic(topic)
@@ -109,6 +109,7 @@ class NatsBroker(Broker):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",  # noqa: ARG002 - consumers of JetStream do not know their members
+        timeout: float = TIMEOUT,
     ) -> Subscription:
         check_topic(topic)
         if group is not None:
@@ -126,34 +127,42 @@ class NatsBroker(Broker):
             await groups.occupied(self._link, self._desk.names, known, group, deadline, start, min(LEASE, ack_wait))
             return Member(self._desk, known, group, wanted, ack_wait)
 
-        made = self._run(work)
+        made = self._run(work, timeout)
         self._subscriptions.add(made)
         return made
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
         async def work(deadline: float) -> dict[str, GroupInfo]:
             known, _ = await topics.look(self._desk, check_topic(topic), deadline)
             return await groups.infos(self._link, self._desk.names, known, deadline)
 
-        return self._run(work)
+        return self._run(work, timeout)
 
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,
+        timeout: float = TIMEOUT,
+    ) -> None:
         check_group(group)
 
         async def work(deadline: float) -> None:
             known, _ = await topics.look(self._desk, check_topic(topic), deadline)
-            await groups.occupied(self._link, self._desk.names, known, group, deadline, start)
+            await groups.occupied(self._link, self._desk.names, known, group, deadline, start, min(LEASE, ack_wait))
 
-        self._run(work)
+        self._run(work, timeout)
 
     def delete_group(self, topic: str, group: str) -> bool:
         check_topic(topic)
         return self._run(lambda deadline: groups.delete(self._link, self._desk.names, topic, group, deadline))
 
-    def state(self, topic: str = "") -> State:
-        return Values(self._desk, check_topic(topic) if topic else "")
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
+        return Values(self._desk, check_topic(topic) if topic else "", timeout)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -165,6 +174,10 @@ class NatsBroker(Broker):
             return now() - started
 
         return self._run(work, timeout)
+
+    def account(self) -> dict[str, Any]:
+        """What JetStream says of this account: what it uses, and its limits."""
+        return self._run(lambda deadline: self._link.call("INFO", None, deadline), 5.0)
 
     def close(self) -> None:
         for each in list(self._subscriptions):  # what they hold is for others

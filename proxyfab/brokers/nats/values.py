@@ -58,10 +58,12 @@ class Values(State):
     Args:
         desk: Where to.
         topic: Its name; "" for the broker's.
+        timeout: Seconds of a call.
     """
 
-    def __init__(self, desk: Desk, topic: str) -> None:
+    def __init__(self, desk: Desk, topic: str, timeout: float = TIMEOUT) -> None:
         self._desk = desk
+        self._timeout = timeout
         self._topic = topic
         self._bucket = desk.names.bucket(topic)
         self._clock = 0.0, -math.inf
@@ -74,7 +76,7 @@ class Values(State):
         async def work(deadline: float) -> Kept | None:
             return (await self._find(name, deadline)).kept
 
-        return self._desk.link.run(work, TIMEOUT)
+        return self._desk.link.run(work, self._timeout)
 
     def put(self, name: str, value: bytes, *, revision: int | None = None, ttl: float | None = None) -> int:
         check_name(name)
@@ -85,7 +87,7 @@ class Values(State):
         async def work(deadline: float) -> int:
             return await self._set(name, bytes(value), headers, revision, deadline)
 
-        return self._desk.link.run(work, TIMEOUT)
+        return self._desk.link.run(work, self._timeout)
 
     def delete(self, name: str, *, revision: int | None = None) -> bool:
         check_name(name)
@@ -100,13 +102,13 @@ class Values(State):
                     return True
             raise ConnectorError(f"The value {name} is being changed by others all the time.")
 
-        return self._desk.link.run(work, TIMEOUT)
+        return self._desk.link.run(work, self._timeout)
 
     def items(self, prefix: str = "") -> dict[str, Kept]:
         async def work(deadline: float) -> dict[str, Kept]:
             return await self._all(prefix, deadline)
 
-        return self._desk.link.run(work, TIMEOUT)
+        return self._desk.link.run(work, self._timeout)
 
     def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
         for name in known:
@@ -228,7 +230,7 @@ class Values(State):
 
         hints: tuple[float, ...] = ()
         session, listening = None, list[Any]()
-        late = max(deadline, now() + 5.0)
+        late = max(deadline, now() + min(5.0, self._timeout))
         try:
             while True:
                 if session is None or not session.alive:

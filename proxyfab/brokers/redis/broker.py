@@ -77,15 +77,17 @@ class RedisBroker(Broker):
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
-    def ensure(self, topic: Topic) -> Topic:
-        there = self._desk.call(key(topic.name, "m"), [b"HGET", key(topic.name, "m"), b"topic"], "describing")
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
+        desk = self._desk.within(timeout)
+        there = desk.call(key(topic.name, "m"), [b"HGET", key(topic.name, "m"), b"topic"], "describing")
         if there is None:
-            self._desk.call(_INDEX, [b"SADD", _INDEX, topic.name.encode()], "making a topic")
-            there = self._desk.ask(scripts.ENSURE, key(topic.name, "m"), _topic_words(topic), "making a topic")
+            desk.call(_INDEX, [b"SADD", _INDEX, topic.name.encode()], "making a topic")
+            there = desk.ask(scripts.ENSURE, key(topic.name, "m"), _topic_words(topic), "making a topic")
         return same_topic(_topic(there), topic)
 
-    def describe(self, topic: str) -> Description:
-        what, *told = self._desk.ask(scripts.DESCRIBE, key(check_topic(topic), "m"), [], "describing")
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
+        desk = self._desk.within(timeout)
+        what, *told = desk.ask(scripts.DESCRIBE, key(check_topic(topic), "m"), [], "describing")
         firsts, lasts, sizes = ([int(each) for each in told[at::3]] for at in range(3))
         extents = {number: Extent(*both) for number, both in enumerate(zip(firsts, lasts, strict=True))}
         held = sum([extent.last + 1 - extent.first for extent in extents.values()])
@@ -160,10 +162,11 @@ class RedisBroker(Broker):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",
+        timeout: float = TIMEOUT,
     ) -> Subscription:
         made: Subscription
         if group is None:
-            every = cursors(self._desk, check_topic(topic), start, None)
+            every = cursors(self._desk.within(timeout), check_topic(topic), start, None)
             wanted = list(every) if partitions is None else list(partitions)
             if not all(number in every for number in wanted):
                 raise ConfigurationError(f"Topic {topic} has {len(every)} partitions; {wanted} are not all there.")
@@ -172,7 +175,7 @@ class RedisBroker(Broker):
             highest = max(partitions, default=0) if partitions is not None else 0
             if partitions is not None and min(partitions, default=0) < 0:
                 raise ConfigurationError(f"Partitions are counted from 0; {list(partitions)} are not all there.")
-            number = self._group(topic, group, start, highest)
+            number = self._group(topic, group, start, highest, timeout)
             mine = range(number) if partitions is None else partitions
             made = Member(self._desk, topic, group, mine, ack_wait, member, self._members.discard)
             self._members.add(made)
@@ -180,23 +183,31 @@ class RedisBroker(Broker):
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
-        return infos(self._desk, check_topic(topic))
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
+        return infos(self._desk.within(timeout), check_topic(topic))
 
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
-        self._group(topic, group, start, 0)
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,  # noqa: ARG002 - said with each fetch
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._group(topic, group, start, 0, timeout)
 
-    def _group(self, topic: str, group: str, start: Start, highest: int) -> int:
+    def _group(self, topic: str, group: str, start: Start, highest: int, timeout: float) -> int:
         where = key(check_topic(topic), f"g:{check_group(group)}")
         words = [group.encode(), b"ensure", *start_words(start), b"%d" % highest]
-        return int(self._desk.ask(turns.GROUP, where, words, "making a group"))
+        return int(self._desk.within(timeout).ask(turns.GROUP, where, words, "making a group"))
 
     def delete_group(self, topic: str, group: str) -> bool:
         where = key(check_topic(topic), f"g:{check_group(group)}")
         return bool(self._desk.ask(turns.FORGET, where, [group.encode()], "deleting a group"))
 
-    def state(self, topic: str = "") -> State:
-        return RedisState(self._desk, check_topic(topic) if topic else "")
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
+        return RedisState(self._desk.within(timeout), check_topic(topic) if topic else "")
 
     # -- who may -----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from proxyfab.errors import (
     ProxyfabError,
     TopicNotFound,
 )
+from proxyfab.events.broker import TIMEOUT
 from proxyfab.resp.errors import FOREIGN
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import Link, Part, pack
@@ -40,10 +41,16 @@ class Desk:
 
     Args:
         fleet: The links.
+        timeout: Seconds of a call; None for the fleet's own.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, timeout: float | None = None) -> None:
         self.fleet = fleet
+        self._timeout = timeout
+
+    def within(self, timeout: float) -> Desk:
+        """One whose calls have less time, if it is less."""
+        return self if timeout >= TIMEOUT else Desk(self.fleet, timeout)
 
     def ask(
         self, script: Script, key: bytes, words: Sequence[Part], what: str, *, timeout: float | None = None
@@ -61,7 +68,7 @@ class Desk:
                 reply = _exchange(link, script.command(key, words, unknown=True))
             return _known(reply)
 
-        reply = self.fleet.run(key, work, what, timeout=timeout)
+        reply = self.fleet.run(key, work, what, timeout=self._timeout if timeout is None else timeout)
         if isinstance(reply, ResponseError):
             raise _meaning(str(reply).split(" "), key, words, self.fleet.place.label)
         return reply
@@ -91,7 +98,7 @@ class Desk:
 
     def call(self, key: bytes, words: Sequence[bytes], what: str) -> Reply:
         """What a command answers."""
-        return self.fleet.run(key, lambda link: link.call(*words), what)
+        return self.fleet.run(key, lambda link: link.call(*words), what, timeout=self._timeout)
 
 
 def _known(reply: Reply) -> Reply:

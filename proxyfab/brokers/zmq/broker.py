@@ -96,11 +96,11 @@ class ZmqBroker(Broker):
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
-    def ensure(self, topic: Topic) -> Topic:
-        return topic_in(self._link.call("ensure", topic_out(topic)).fields)
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
+        return topic_in(self._link.call("ensure", topic_out(topic), timeout=self._within(timeout)).fields)
 
-    def describe(self, topic: str) -> Description:
-        message = self._link.call("describe", {"topic": check_topic(topic)})
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
+        message = self._link.call("describe", {"topic": check_topic(topic)}, timeout=self._within(timeout))
         extents: dict[int, Extent] = {}
         for item in message.items("extents"):
             if not isinstance(item, list) or len(item) != 3:
@@ -114,11 +114,15 @@ class ZmqBroker(Broker):
     def topics(self) -> list[str]:
         return list(self._paged("topics", {}))
 
-    def _paged(self, verb: str, fields: dict[str, Any]) -> list[Any]:
+    def _within(self, timeout: float) -> float:
+        """Seconds of a call: the broker's own, or less."""
+        return min(timeout, self._link.timeout) if timeout < TIMEOUT else self._link.timeout
+
+    def _paged(self, verb: str, fields: dict[str, Any], timeout: float = TIMEOUT) -> list[Any]:
         found: list[Any] = []
         after = ""
         while True:
-            message = self._link.call(verb, {**fields, "after": after})
+            message = self._link.call(verb, {**fields, "after": after}, timeout=self._within(timeout))
             found += _unpacked(message)
             after = message.text("after")
             if not message.flag("more"):
@@ -166,34 +170,43 @@ class ZmqBroker(Broker):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",  # noqa: ARG002 - nobody looks
+        timeout: float = TIMEOUT,
     ) -> Subscription:
         fields: dict[str, Any] = {"topic": check_topic(topic), "start": start_out(start)}
         if partitions is not None:
             fields["partitions"] = [_partition(number, topic) for number in partitions]
         made: ZmqSubscription
         if group is None:
-            made = Reader(self._link, fields, self._subscriptions.discard)
+            made = Reader(self._link, fields, self._subscriptions.discard, self._within(timeout))
         else:
             fields |= {"group": check_group(group), "wait": float(ack_wait)}
-            made = Member(self._link, fields, self._subscriptions.discard)
+            made = Member(self._link, fields, self._subscriptions.discard, self._within(timeout))
         self._subscriptions.add(made)
         return made
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
-        return {name: info_in(info) for name, info in self._paged("groups", {"topic": check_topic(topic)})}
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
+        return {name: info_in(info) for name, info in self._paged("groups", {"topic": check_topic(topic)}, timeout)}
 
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,  # noqa: ARG002 - said with each fetch
+        timeout: float = TIMEOUT,
+    ) -> None:
         fields = {"topic": check_topic(topic), "group": check_group(group), "start": start_out(start)}
-        self._link.call("ensure-group", fields)
+        self._link.call("ensure-group", fields, timeout=self._within(timeout))
 
     def delete_group(self, topic: str, group: str) -> bool:
         fields = {"topic": check_topic(topic), "group": group}
         return self._link.call("delete-group", fields, twice=False).flag("was")
 
-    def state(self, topic: str = "") -> State:
-        return _State(self._link, topic)
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
+        return _State(self._link, topic, self._within(timeout))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -218,12 +231,13 @@ class ZmqBroker(Broker):
 
 
 class _State(State):
-    def __init__(self, link: Link, topic: str) -> None:
+    def __init__(self, link: Link, topic: str, timeout: float) -> None:
         self._link = link
+        self._timeout = timeout
         self._topic = topic and check_topic(topic)
 
     def get(self, name: str) -> Kept | None:
-        message = self._link.call("get", {"topic": self._topic, "name": check_name(name)})
+        message = self._link.call("get", {"topic": self._topic, "name": check_name(name)}, timeout=self._timeout)
         return kept_in(message)[name]
 
     def put(self, name: str, value: bytes, *, revision: int | None = None, ttl: float | None = None) -> int:
@@ -233,19 +247,21 @@ class _State(State):
         if revision is not None:
             fields["revision"] = revision
         body = [bytes(value)] if value else []
-        return self._link.call("put", fields, body, twice=revision is None).count("revision")
+        return self._link.call("put", fields, body, timeout=self._timeout, twice=revision is None).count("revision")
 
     def delete(self, name: str, *, revision: int | None = None) -> bool:
         fields: dict[str, Any] = {"topic": self._topic, "name": check_name(name)}
         if revision is not None:
             fields["revision"] = revision
-        return self._link.call("drop", fields, twice=False).flag("was")
+        return self._link.call("drop", fields, timeout=self._timeout, twice=False).flag("was")
 
     def items(self, prefix: str = "") -> dict[str, Kept]:
         found: dict[str, Kept] = {}
         after = ""
         while True:
-            message = self._link.call("items", {"topic": self._topic, "prefix": prefix, "after": after})
+            message = self._link.call(
+                "items", {"topic": self._topic, "prefix": prefix, "after": after}, timeout=self._timeout
+            )
             page = {name: kept for name, kept in kept_in(message).items() if kept is not None}
             found |= page
             if not message.flag("more") or not page:
@@ -258,7 +274,7 @@ class _State(State):
         while True:
             left = max(0.0, until - time.monotonic())
             fields = {"topic": self._topic, "known": names, "t": min(left, _SLICE)}
-            found = kept_in(self._link.call("watch", fields, timeout=min(left, _SLICE) + self._link.timeout))
+            found = kept_in(self._link.call("watch", fields, timeout=min(left, _SLICE) + self._timeout))
             if found or left <= _SLICE:
                 return found
 

@@ -88,7 +88,9 @@ class ZmqSubscription(Subscription):
 class Member(ZmqSubscription):
     """A group's member."""
 
-    def __init__(self, link: Link, fields: dict[str, Any], closing: Callable[[ZmqSubscription], None]) -> None:
+    def __init__(
+        self, link: Link, fields: dict[str, Any], closing: Callable[[ZmqSubscription], None], timeout: float
+    ) -> None:
         super().__init__(link, fields, closing)
         self.group: str = fields["group"]
         self._seat: Channel | None = None
@@ -101,7 +103,7 @@ class Member(ZmqSubscription):
         self._lost = False
         """Whether some of them may not have arrived."""
         with self._turn:
-            self._sit(time.monotonic() + link.timeout)
+            self._sit(time.monotonic() + timeout)
 
     def _sit(self, until: float) -> Channel:
         """The connection, made anew if need be; under `_turn`."""
@@ -297,15 +299,17 @@ class Member(ZmqSubscription):
 class Reader(ZmqSubscription):
     """Reads without anybody counting; where it is, it knows itself."""
 
-    def __init__(self, link: Link, fields: dict[str, Any], closing: Callable[[ZmqSubscription], None]) -> None:
+    def __init__(
+        self, link: Link, fields: dict[str, Any], closing: Callable[[ZmqSubscription], None], timeout: float
+    ) -> None:
         super().__init__(link, fields, closing)
         self.group = None
         self._cursors: dict[int, int] = {}
         self._log = 0
-        self._begin(fields)
+        self._begin(fields, timeout)
 
-    def _begin(self, fields: dict[str, Any]) -> None:
-        answer = self._link.call("cursors", fields)
+    def _begin(self, fields: dict[str, Any], timeout: float | None = None) -> None:
+        answer = self._link.call("cursors", fields, timeout=timeout)
         self._cursors = cursors_in(answer.fields.get("c"))
         self._log = answer.count("log")
 

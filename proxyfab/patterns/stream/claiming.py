@@ -26,12 +26,14 @@ from typing import NamedTuple
 import msgspec
 
 from proxyfab.errors import Conflict, ProxyfabError
-from proxyfab.events.broker import Broker
+from proxyfab.events.broker import TIMEOUT, Broker
 from proxyfab.events.model import Capability
 from proxyfab.fork import on_fork
 
 BEATS = 3
 _SOON = 0.01
+_LEAST = 5.0
+"""Seconds that a call has at least, however short the lease is, unless it is told otherwise."""
 
 
 class Table(NamedTuple):
@@ -104,6 +106,7 @@ class Claims:
         lease: Seconds of silence after which a member is dead.
         works: Whether the member does anything, or waits for something to do.
         clock: For tests of time.
+        timeout: Seconds of a call.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class Claims:
         lease: float,
         works: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        timeout: float = TIMEOUT,
     ) -> None:
-        self._state = broker.state(topic)
+        self._state = broker.state(topic, timeout=min(timeout, max(lease, _LEAST)))
         self._told = Capability.LAST_VALUE in broker.capabilities
         self._name = f"claims/{group}"
         self._me = member

@@ -141,7 +141,7 @@ class Consumer:
             member=member or f"{here()}.{os.getpid()}",
         )
         unpacking = Unpacking(self._desk, burying, continuity, trials, wanted_by(where))
-        endings = Endings(self.broker, name, own)
+        endings = Endings(self.broker, name, own, fetching.timeout)
         pace = Pace(prefetch, nbytes(prefetch_bytes))
         if ordered:
             me, lease = f"{member or here()}.{os.urandom(6).hex()}", min(ack_wait, LEASE)

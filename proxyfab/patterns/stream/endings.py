@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from proxyfab.events.broker import Broker
+from proxyfab.events.broker import TIMEOUT, Broker
 from proxyfab.events.model import Delivery, GroupInfo
 from proxyfab.patterns.stream.settling import Desk
 
@@ -38,11 +38,13 @@ class Endings:
         broker: Where the topic is.
         topic: Its name.
         partitions: Those that this consumer alone reads; None where it takes from all what others leave.
+        timeout: Seconds of a call.
     """
 
-    def __init__(self, broker: Broker, topic: str, partitions: list[int] | None) -> None:
+    def __init__(self, broker: Broker, topic: str, partitions: list[int] | None, timeout: float = TIMEOUT) -> None:
         self._broker = broker
         self._topic = topic
+        self._timeout = timeout
         self.partitions = partitions
         self._top: dict[int, int] = {}
         """The highest offset that was fetched of each partition."""
@@ -77,7 +79,7 @@ class Endings:
 
     def all_ended(self) -> bool:
         """Whether there was a producer, and each has ended."""
-        found = self._broker.state(self._topic).items(PRODUCERS).values()
+        found = self._broker.state(self._topic, timeout=self._timeout).items(PRODUCERS).values()
         return bool(found) and all([_ended(kept.value) for kept in found])
 
     def _nothing_left(self, info: GroupInfo, spots: list[tuple[int, int]], desk: Desk) -> bool:
@@ -88,7 +90,7 @@ class Endings:
     def _all_mine(self, info: GroupInfo, spots: list[tuple[int, int]], desk: Desk) -> bool:
         """Of partitions that nobody else reads: all was fetched, and the oldest that is not acknowledged is held."""
         floors = info.floor
-        extents = self._broker.describe(self._topic).extents
+        extents = self._broker.describe(self._topic, timeout=self._timeout).extents
         held: dict[int, list[int]] = {}
         for partition, offset in spots:
             held.setdefault(partition, []).append(offset)

@@ -57,6 +57,8 @@ class Fetching:
         self.start = start
         self._ack_wait = ack_wait
         self._patience = patience
+        self.timeout = min(TIMEOUT, max(patience, _FIRST_PAUSE))
+        """Seconds of a call to the broker."""
         self._member = member
         self._lock = threading.Lock()
         self._subscription: Subscription | None = None
@@ -76,9 +78,7 @@ class Fetching:
         """The one there is, opened now if it was not; raises as `Broker.subscribe`."""
         found = self._subscription
         if found is None:
-            if self._patience < TIMEOUT:  # so long would the calls below wait for a broker that is lost
-                self.broker.ping(max(self._patience, _FIRST_PAUSE))
-            self.topic = self.broker.ensure(self.topic)
+            self.topic = self.broker.ensure(self.topic, timeout=self.timeout)
             found = self.broker.subscribe(
                 self.topic.name,
                 group=self.group,
@@ -86,6 +86,7 @@ class Fetching:
                 partitions=self.partitions,
                 ack_wait=self._ack_wait,
                 member=self._member,
+                timeout=self.timeout,
             )
             with self._lock:  # two threads may have come at once: the second one's is given back
                 mine = self._subscription is None and not self.closing.is_set()
@@ -100,7 +101,7 @@ class Fetching:
     def info(self) -> GroupInfo:
         """How far the group, or this reader, is."""
         if self.group is not None and not (self.partitions is None or self.partitions):
-            return self.broker.groups(self.topic.name)[self.group]
+            return self.broker.groups(self.topic.name, timeout=self.timeout)[self.group]
         return self.subscription().info()
 
     def reopen(self, partitions: Sequence[int]) -> Subscription | None:

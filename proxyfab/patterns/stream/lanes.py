@@ -209,11 +209,11 @@ class Lanes(Supply):
         with self._changing:
             self.fetching.check()
             if self._claims is None:
-                broker, group = self.fetching.broker, self.fetching.group or ""
-                self.fetching.topic = topic = broker.ensure(self.fetching.topic)
-                broker.ensure_group(topic.name, group, self.fetching.start)
+                broker, group, limit = self.fetching.broker, self.fetching.group or "", self.fetching.timeout
+                self.fetching.topic = topic = broker.ensure(self.fetching.topic, timeout=limit)
+                broker.ensure_group(topic.name, group, self.fetching.start, ack_wait=self.desk.ack_wait, timeout=limit)
                 works, lease = _works(self.desk), self._lease
-                claims = Claims(broker, topic.name, group, self._member, topic.partitions, lease, works)
+                claims = Claims(broker, topic.name, group, self._member, topic.partitions, lease, works, timeout=limit)
                 claims.begin()
                 self._claims, self._life = claims, claims.share.life
             return self._claims
@@ -310,7 +310,9 @@ class Lanes(Supply):
             former.close()
         if target:
             self.bind()
-        info = self.fetching.broker.groups(self.fetching.topic.name)[self.fetching.group or ""]
+        info = self.fetching.broker.groups(self.fetching.topic.name, timeout=self.fetching.timeout)[
+            self.fetching.group or ""
+        ]
         gaps, owed = self.fetching.broker.one_count, info.owed
         with self._changing:
             self._life = life

@@ -89,11 +89,11 @@ class DoomedBroker(Broker):
         self.capabilities = real.capabilities  # type: ignore[misc]  # of this one
         self.url = real.url
 
-    def ensure(self, topic: Topic) -> Topic:
-        return self.real.ensure(topic)
+    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
+        return self.real.ensure(topic, timeout=timeout)
 
-    def describe(self, topic: str) -> Description:
-        return self.doom.do("describe", lambda: self.real.describe(topic))
+    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
+        return self.doom.do("describe", lambda: self.real.describe(topic, timeout=timeout))
 
     def delete(self, topic: str) -> bool:
         return self.real.delete(topic)
@@ -113,24 +113,33 @@ class DoomedBroker(Broker):
         partitions: Sequence[int] | None = None,
         ack_wait: float = ACK_WAIT,
         member: str = "",
+        timeout: float = TIMEOUT,
     ) -> Subscription:
         real = self.real.subscribe(
-            topic, group=group, start=start, partitions=partitions, ack_wait=ack_wait, member=member
+            topic, group=group, start=start, partitions=partitions, ack_wait=ack_wait, member=member, timeout=timeout
         )
         self.doom.ends.append(real.close)
         return _Doomed(real, self.doom)
 
-    def groups(self, topic: str) -> dict[str, GroupInfo]:
-        return self.doom.do("groups", lambda: self.real.groups(topic))
+    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
+        return self.doom.do("groups", lambda: self.real.groups(topic, timeout=timeout))
 
-    def ensure_group(self, topic: str, group: str, start: Start = EARLIEST) -> None:
-        self.real.ensure_group(topic, group, start)
+    def ensure_group(
+        self,
+        topic: str,
+        group: str,
+        start: Start = EARLIEST,
+        *,
+        ack_wait: float = ACK_WAIT,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.real.ensure_group(topic, group, start, ack_wait=ack_wait, timeout=timeout)
 
     def delete_group(self, topic: str, group: str) -> bool:
         return self.real.delete_group(topic, group)
 
-    def state(self, topic: str = "") -> State:
-        return _DoomedState(self.real.state(topic), self.doom)
+    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
+        return _DoomedState(self.real.state(topic, timeout=timeout), self.doom)
 
     def close(self) -> None:
         """The real one stays open."""
