@@ -25,6 +25,7 @@ _COMMANDS = {
     "ls": "proxyfab.cli.holdings",
     "serve": "proxyfab.cli.serve",
     "top": "proxyfab.cli.top",
+    "topology": "proxyfab.cli.topology",
 }
 
 

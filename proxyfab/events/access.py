@@ -134,6 +134,7 @@ def nats_permissions(grants: Iterable[Grant], inbox: str = "_INBOX") -> dict[str
         for grant in mine:
             topic = nats_topic(grant.topic)
             publish += [subject for action in ACTIONS if action in grant.actions for subject in _nats(action, topic)]
+            subscribe.append(f"$KV.{topic.values}.>")  # who waits for a value is told
         found[principal] = {
             "publish": {"allow": _unique(publish)},
             "subscribe": {"allow": _unique(subscribe)},

@@ -78,8 +78,8 @@ def test_nats_allows_what_its_api_needs_and_an_inbox_of_one_s_own() -> None:
     found = nats_permissions([_grant("site.frames", "subscribe"), _grant("logs", "publish", who="bob@x")])
     alice, bob = found["alice"], found["bob@x"]
 
-    assert alice["subscribe"] == {"allow": ["_INBOX.alice.>"]}
-    assert bob["subscribe"] == {"allow": ["_INBOX.bob_x.>"]}
+    assert alice["subscribe"] == {"allow": ["_INBOX.alice.>", "$KV.pf_site_-frames.>"]}
+    assert bob["subscribe"] == {"allow": ["_INBOX.bob_x.>", "$KV.pf_logs.>"]}
     assert "pf.site.frames.>" not in alice["publish"]["allow"]
     assert "$JS.API.CONSUMER.MSG.NEXT.pf_site_-frames.>" in alice["publish"]["allow"]
     assert "pf.logs.>" in bob["publish"]["allow"]

@@ -1,0 +1,143 @@
+"""`proxyfab topology` on real servers: principals, a link that needs a password, and a hub that is started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.cli.main import main
+from proxyfab.errors import ProxyfabError
+from proxyfab.events.topology import Topology
+from proxyfab.patterns.stream.consumer import Consumer
+from proxyfab.patterns.stream.producer import Producer
+from proxyfab.testing import until
+from proxyfab.testing.natsserver import NatsServer
+from proxyfab.testing.servers import free_port
+
+TWO = """
+[servers.hub]
+role = "hub"
+address = "127.0.0.1:{hub}"
+leaf = "127.0.0.1:{leaf}"
+store = "{store}/hub"
+
+[servers.edge]
+role = "edge"
+address = "127.0.0.1:{edge}"
+upstream = "hub"
+link = "env:EDGE_LINK"
+store = "{store}/edge"
+
+[principals.operator]
+password = "env:OPERATOR"
+grants = {{ "*" = ["admin"] }}
+
+[principals.camera]
+password = "env:CAMERA"
+servers = ["edge"]
+grants = {{ frames = ["publish"] }}
+
+[principals.viewer]
+password = "env:VIEWER"
+grants = {{ frames = ["subscribe"] }}
+
+[topics.frames]
+from = ["edge"]
+to = "hub"
+"""
+
+
+def run(*arguments: str, code: int = 0) -> Any:
+    """What a command says as JSON."""
+    result = CliRunner().invoke(main, ["topology", *arguments, "--json"])
+    assert result.exit_code == code, result.output
+    return json.loads(result.output) if code < 2 else result.output
+
+
+@pytest.fixture
+def ports() -> dict[str, int]:
+    return {name: free_port() for name in ("hub", "leaf", "edge")}
+
+
+@pytest.fixture
+def file(tmp_path: Path, ports: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The description, and secrets in the environment."""
+    for who in ("operator", "camera", "viewer"):
+        monkeypatch.setenv(who.upper(), f"word-of-{who}")
+    monkeypatch.setenv("EDGE_LINK", "word-of-link")
+    monkeypatch.setenv("EDGE_LINK_URL_MAIN", f"nats-leaf://edge.main:word-of-link@127.0.0.1:{ports['leaf']}")
+    path = tmp_path / "lab.toml"
+    path.write_text(TWO.format(**ports, store=tmp_path))
+    return str(path)
+
+
+@pytest.fixture
+def servers(file: str, tmp_path: Path, ports: dict[str, int]) -> Iterator[dict[str, NatsServer]]:
+    """Both, from what was rendered."""
+    written = run("render", file, str(tmp_path / "made"))
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for name, path in written.items():
+            assert "word-of" not in Path(path).read_text()
+            found[name] = server = NatsServer(Path(path).read_text())
+            server.port = ports[name]
+            stack.enter_context(server)
+        yield found
+
+
+def test_checked_by_a_server(file: str) -> None:
+    said = run("check", file)
+    assert said["tested"] == ["hub", "edge"]
+    assert set(said["needs"]["edge"]) == {"OPERATOR", "CAMERA", "VIEWER", "EDGE_LINK_URL_MAIN"}
+    text = Path(file).read_text()
+    Path(file).write_text(text.replace('upstream = "hub"', 'upstream = "hug"'))
+    assert "speaks of a server 'hug'" in run("check", file, code=2)
+
+
+def test_applied_watched_and_cured(file: str, servers: dict[str, NatsServer]) -> None:
+    topology = Topology.parse(Path(file).read_text())
+    with contextlib.suppress(ProxyfabError):
+        assert until(lambda: all(each["link"] is not False for each in run_status(file)["servers"]))
+    assert run("apply", file) == run("apply", file)
+    assert until(lambda: run_status(file)["well"])
+    with NatsBroker.from_url(topology.url("edge", "camera")) as camera, Producer(camera, "frames") as producer:
+        producer.send("before")
+        producer.flush()
+        servers["hub"].kill()
+        down = run_status(file)
+        assert [each["reached"] for each in down["servers"]] == [False, True]
+        servers["hub"].start()
+        producer.send("after")
+        producer.end()
+    assert until(lambda: run_status(file)["servers"][1]["link"])
+    assert {each["state"] for each in run_status(file)["sources"] if each["source"] == "edge"} == {"stalled"}
+    cured = run_status(file, "--cure")
+    assert {each["state"] for each in cured["sources"]} <= {"well", "cured"}
+    with (
+        NatsBroker.from_url(topology.url("hub", "viewer")) as viewer,
+        Consumer(viewer, "frames", group="g") as consumer,
+    ):
+        assert list(consumer.objects()) == ["before", "after"]
+
+
+def run_status(file: str, *more: str) -> Any:
+    """What `status` says, and whether all is well."""
+    result = CliRunner().invoke(main, ["topology", "status", file, "--json", *more])
+    assert result.exit_code in (0, 1), result.output
+    return {**json.loads(result.output), "well": result.exit_code == 0}
+
+
+def test_as_a_table(file: str, servers: dict[str, NatsServer]) -> None:
+    assert servers
+    for command in (("check", file), ("apply", file), ("status", file), ("status", file, "--as", "operator")):
+        result = CliRunner().invoke(main, ["topology", *command])
+        assert result.exit_code in (0, 1) and "Traceback" not in result.output, result.output
+    assert "EDGE_LINK_URL_MAIN" in CliRunner().invoke(main, ["topology", "check", file]).output
+    assert CliRunner().invoke(main, ["topology", "status", file, "--as", "nobody"]).exit_code == 2
