@@ -15,9 +15,12 @@ import click
 
 from proxyfab.abc import Finding, SupportsDiagnosis
 from proxyfab.background import aside
+from proxyfab.brokers.opening import open_broker
+from proxyfab.cli.doctor_broker import examine_broker
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.machine import examine_machine
 from proxyfab.cli.output import as_json, public, show, show_json, store_url, working
+from proxyfab.cli.top_broker import is_broker
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.spec import StoreSpec
 from proxyfab.store import open_store
@@ -36,11 +39,13 @@ _PAYLOAD = 2**20
     show_default=True,
     help="Seconds that a place may take for each step.",
 )
+@click.option("--broker", is_flag=True, help="URL is a broker's, as nats:// and kafka:// always are.")
 @as_json
-def doctor(url: str, timeout: float, as_json: bool) -> None:
-    """Check this machine and a store's place, step by step. Exit status 1 when something is broken."""
+def doctor(url: str, timeout: float, broker: bool, as_json: bool) -> None:
+    """Check this machine and a store's place, or a broker, step by step. Exit status 1 when something is broken."""
+    examine = _examine_broker if is_broker(url, broker) else _examine_place
     with working(f"looking at {public(url)}"):
-        found = [*examine_machine(), *_examine_place(url, timeout)]
+        found = [*examine_machine(), *examine(url, timeout)]
     if as_json:
         show_json([finding._asdict() for finding in found])
     else:
@@ -64,6 +69,22 @@ def _examine_place(url: str, timeout: float) -> Iterator[Finding]:
             failed = failed or finding.state == "fail"
             yield finding
     connector.close()
+
+
+def _examine_broker(url: str, timeout: float) -> Iterator[Finding]:
+    """The same for a broker."""
+    try:
+        broker = open_broker(url)
+    except ConfigurationError:
+        raise
+    except ProxyfabError as error:
+        yield Finding(url.partition(":")[0], "fail", str(error))
+        return
+    for name, steps in examine_broker(broker):
+        for finding in _in_time(steps, timeout, name):
+            yield finding
+            if finding.state == "fail":
+                return
 
 
 def _in_time(steps: Iterator[Finding], timeout: float, name: str) -> Iterator[Finding]:

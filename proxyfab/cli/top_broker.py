@@ -23,7 +23,6 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability
 from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.trigger import statistics, triggers
-from proxyfab.spec import ConnectorSpec
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -36,7 +35,7 @@ _DEAD = topic_of("")
 
 def is_broker(url: str, said: bool) -> bool:
     """Whether a URL is a broker's: as it was said, or because no store has its scheme."""
-    scheme = ConnectorSpec.parse(url).scheme
+    scheme = url.partition(":")[0]
     return said or (scheme in registry.names("brokers") and scheme not in registry.names("connectors"))
 
 

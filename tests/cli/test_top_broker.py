@@ -133,6 +133,7 @@ def test_a_broker_that_is_not_there() -> None:
         ("redis://host", False, False),
         ("redis://host", True, True),
         ("shm://", False, False),
+        ("lz4+file:///place#seal=encrypt:lab", False, False),
     ],
 )
 def test_which_urls_are_brokers(url: str, said: bool, broker: bool) -> None:
