@@ -8,15 +8,16 @@ from multiprocessing.connection import Connection
 from proxyfab.patterns import Consumer
 
 
-def consume(talk: Connection, url: str, topic: str, ack_wait: float, ordered: bool) -> int:
-    """Tell each event, acknowledge it, and say how many there were when the stream is over."""
+def consume(talk: Connection, url: str, topic: str, ack_wait: float, ordered: bool) -> None:
+    """Tell each event, acknowledge it, and say how many there were when the stream is over; then wait to be killed."""
     count = 0
     with Consumer(url, topic, ack_wait=ack_wait, **({"ordered": True} if ordered else {})) as consumer:
         for item in consumer:
             talk.send((item.key, item.get(), item.attempt))
             item.ack()
             count += 1
-    return count
+    talk.send(count)
+    time.sleep(600)
 
 
 def hang(talk: Connection, url: str, topic: str, ack_wait: float) -> None:
