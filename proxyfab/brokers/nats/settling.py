@@ -1,7 +1,8 @@
 """What members say of what they fetched: done, give it to somebody else, I am still at it. In the loop's thread.
 
 Promises: it is said in the order of the calls; the last of each call is confirmed by the server, which stands for all
-before it; what a lost connection swallowed is said again. Nobody waits for that but `flush`.
+before it; what a lost connection swallowed is said again. Nobody waits for that but `flush`. A server alone confirms
+what it has in memory, and writes it to its file within a tenth of a second: `written` waits for that, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from proxyfab.errors import ConnectorError, ProxyfabError
 ACK = b"+ACK"
 EXTEND = b"+WPI"
 _LASTS = 60.0
+_WRITES = 0.15
+"""Seconds after which a server has written what it confirmed: it does so ten times a second, whatever it is asked."""
 
 
 def nak(delay: float) -> bytes:
@@ -36,6 +39,7 @@ class Settling:
         self._link = link
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: ProxyfabError | None = None
+        self._confirmed = -_WRITES
 
     def say(self, payload: bytes, tokens: Sequence[str]) -> None:
         """Say so of each, soon."""
@@ -62,6 +66,11 @@ class Settling:
         if failed is not None:
             raise failed
 
+    async def written(self, deadline: float) -> None:
+        """Return when what was confirmed outlives the server's process. Raises as `flush`."""
+        await self.flush(deadline)
+        await asyncio.sleep(max(0.0, min(self._confirmed + _WRITES, deadline) - now()))
+
     async def _tell(self, payload: bytes, tokens: Sequence[str]) -> None:
         last = list({consumer_of(token): token for token in tokens}.values())
         rest = [token for token in tokens if token not in last] if len(tokens) > len(last) else []
@@ -76,6 +85,7 @@ class Settling:
                 continue
             await asyncio.wait([each.answer for each in asked], timeout=max(0.0, min(5.0, deadline - now())))
             if all(each.answer.done() for each in asked) and not _lost(asked):
+                self._confirmed = now()
                 return
             for each in asked:
                 session.forget(each.token)

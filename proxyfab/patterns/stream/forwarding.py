@@ -187,8 +187,7 @@ class _Way:
             number, offset = delivery.position.partition, delivery.position.offset
             self._done.setdefault(number, Spans()).add(offset)
         self._write()
-        subscription.ack(batch)
-        subscription.flush()
+        subscription.ack(batch)  # what of this is lost comes again, and is known to be done
 
     def _write(self) -> None:
         self._progress.done = {number: spans.packed() for number, spans in self._done.items()}
