@@ -3,7 +3,8 @@
 #   make demo       stream a real data set through the fabric; writes demo/report.html
 #   make test       the test suite                    (ARGS="-k name" goes to pytest)
 #   make test-slow  the tests marked slow or timing
-#   make kills      a thousand kill -9 of writers, readers and servers on every place (ARGS="--place shm --count 100")
+#   make kills      a thousand kill -9 of writers, readers and servers on every place (ARGS="--place shm --count 100"),
+#                   or of producers, consumers and brokers (ARGS="--plane events --count 200")
 #   make soak       mixed load with kills, cuts and pauses on Redis and a node server (MINUTES=30 for each)
 #   make fuzz       every decoder of bytes from outside, with coverage guidance (RUNS=100000 or SECONDS=60 for each)
 #   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/

@@ -46,7 +46,7 @@ class Plane(NamedTuple):
 
     names: Callable[[], list[str]]
     kinds: Callable[[str], Sequence[str]]
-    run: Callable[[str, str, int, int], tuple[Row, Path | None]]
+    run: Callable[[str, str, int, int, float | None], tuple[Row, Path | None]]
     columns: tuple[str, ...]
 
 
@@ -60,27 +60,32 @@ def one_run(place: str, victims: Victims, count: int, seed: int) -> tuple[Report
         return report, None if report.ok else kills.logs
 
 
-def one_stream_run(place: str, struck: brokers.Struck, count: int, seed: int) -> tuple[StreamReport, Path | None]:
-    """The same at a fresh broker."""
+def one_stream_run(
+    place: str, struck: brokers.Struck, count: int, seed: int, minutes: float | None = None
+) -> tuple[StreamReport, Path | None]:
+    """The same at a fresh broker; with `minutes` fewer, if they take longer."""
     directory = tempfile.TemporaryDirectory(prefix="proxyfab-place-")
     with directory as name, brokers.place(place, Path(name)) as at:
         with StreamKills(at, seed=seed) as kills:
-            report = kills.run(struck, count)
+            report = kills.run(struck, count, minutes)
         if report.ok:
             kills.forget()
         return report, None if report.ok else kills.logs
 
 
+def _data(place: str, kind: str, count: int, seed: int, minutes: float | None) -> tuple[Row, Path | None]:
+    if minutes is not None:
+        raise click.UsageError("Of the data plane every kill is made, however long that takes.")
+    return one_run(place, cast("Victims", kind), count, seed)
+
+
+def _events(place: str, kind: str, count: int, seed: int, minutes: float | None) -> tuple[Row, Path | None]:
+    return one_stream_run(place, cast("brokers.Struck", kind), count, seed, minutes)
+
+
 PLANES = {
-    "data": Plane(
-        names, kinds, lambda place, *how: one_run(place, *cast("tuple[Victims, int, int]", how)), _SHOWN + _ALSO
-    ),
-    "events": Plane(
-        brokers.names,
-        brokers.kinds,
-        lambda place, *how: one_stream_run(place, *cast("tuple[brokers.Struck, int, int]", how)),
-        _EVENTS + _EVENTS_ALSO + _ALSO[1:],
-    ),
+    "data": Plane(names, kinds, _data, _SHOWN + _ALSO),
+    "events": Plane(brokers.names, brokers.kinds, _events, _EVENTS + _EVENTS_ALSO + _ALSO[1:]),
 }
 
 
@@ -118,10 +123,17 @@ def _offered(pick: Callable[[Plane], Sequence[str]]) -> click.Choice[str]:
     help="Whom; all without it.",
 )
 @click.option("--count", default=1000, show_default=True, help="Kills of each kind.")
+@click.option("--minutes", type=float, help="Fewer kills of each kind, if they take longer (events).")
 @click.option("--seed", type=int, help="Repeats an earlier run.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the JSON report goes.")
 def main(
-    plane: str, places: tuple[str, ...], victims: tuple[str, ...], count: int, seed: int | None, output: Path | None
+    plane: str,
+    places: tuple[str, ...],
+    victims: tuple[str, ...],
+    count: int,
+    minutes: float | None,
+    seed: int | None,
+    output: Path | None,
 ) -> None:
     """Kill those at work and their servers at random moments, and judge what others saw."""
     seed = secrets.randbelow(10**6) if seed is None else seed
@@ -133,7 +145,7 @@ def main(
             if victims and kind not in victims:
                 continue
             console.print(f"{place}: {count} {kind}, seed {seed} ...")
-            report, kept = chosen.run(place, kind, count, seed)
+            report, kept = chosen.run(place, kind, count, seed, minutes)
             reports.append(report)
             if not report.ok:
                 console.print(f"{report}\nlogs: {kept}")

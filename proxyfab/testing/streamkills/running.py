@@ -134,14 +134,14 @@ class StreamKills:
         broker = ConnectorSpec.parse(at.url).scheme
         self._nursery = Nursery(schemes, [produce.__module__, f"proxyfab.brokers.{broker}"])
 
-    def run(self, struck: Struck, count: int) -> Report:
-        """Kill as many, one after the other, and judge."""
+    def run(self, struck: Struck, count: int, minutes: float | None = None) -> Report:
+        """Kill as many, one after the other, or as many as are possible in some minutes, and judge."""
         report = Report(self.place.name, struck, self.seed)
         begun = time.monotonic()
         run = _Run(self.place, self.logs / struck, self._nursery, self.seed, self._pause)
         try:
             run.begin()
-            for _ in range(count):
+            while report.kills < count and (minutes is None or time.monotonic() - begun < 60 * minutes):
                 run.strike(struck)
                 report.kills += 1
             run.finish()

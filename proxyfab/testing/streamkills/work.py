@@ -123,6 +123,11 @@ def judged(item: Item) -> list[str]:
 def consume(job: Job) -> None:
     """Look at each event, acknowledge it, until the stream is over."""
     log = Log(job.where, job.who)
+    log.call("over", [job.slot], partial(_consume, job, log))
+    log.close()
+
+
+def _consume(job: Job, log: Log) -> list[str]:
     ordered = job.slot == ORDERED
     with Consumer(
         job.broker, job.topic, group=job.slot, ack_wait=job.ack_wait, attempts=_ATTEMPTS, ordered=ordered
@@ -130,8 +135,7 @@ def consume(job: Job) -> None:
         for item in consumer:
             log.call("take", [item.metadata["about"]], partial(judged, item))
             item.ack()
-    log.call("over", [job.slot], lambda: ["true"])
-    log.close()
+    return ["true"]
 
 
 def relay(job: Job) -> None:
