@@ -5,9 +5,16 @@ The short form of what `make kills ARGS="--plane events"` does. A seed is printe
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from proxyfab.brokers import open_broker
+from proxyfab.errors import ProxyfabError, TopicNotFound
+from proxyfab.events.model import Topic
+from proxyfab.patterns import Consumer, Producer
 from proxyfab.testing.campaign import one_stream_run
+from proxyfab.testing.events import EventServer
 from proxyfab.testing.history import Event, History, Record
 from proxyfab.testing.streamkills.judging import Verdict, judge
 from proxyfab.testing.streamkills.places import kinds, names
@@ -90,3 +97,25 @@ def test_a_run_without_faults_or_work_shows_nothing() -> None:
 
     assert not report.ok
     assert len(report.void) == 4
+
+
+def test_a_broker_that_keeps_nothing_says_what_is_lost() -> None:
+    with EventServer() as server, open_broker(server.url) as broker:
+        broker.ensure(Topic("t", groups=("g",)))
+        consumer = Consumer(broker, "t", group="g", patience=10.0)
+        out = Producer(broker, "t", timeout=10.0)
+        try:
+            out.send(1).result(10)
+            (item,) = consumer.fetch(1, 10.0)
+            server.restart()
+
+            with pytest.raises(TopicNotFound):
+                out.send(2).result(30)
+            with pytest.raises(TopicNotFound):
+                consumer.fetch(1, 10.0)
+            item.ack()  # of what is gone: nothing, and no error
+        finally:
+            with contextlib.suppress(ProxyfabError):
+                out.abort()
+            with contextlib.suppress(ProxyfabError):
+                consumer.close()
