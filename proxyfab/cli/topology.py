@@ -219,7 +219,20 @@ def _sources(found: Topology, servers: _Servers, held: Held, cure: bool) -> Iter
         cured = recovered(broker, held, stalled, _TIMEOUT * 5)
         states = {flow: "cured" if flow.stream in cured else state for flow, state in states.items()}
     for flow, state in states.items():
-        yield _Source(topic, server, flow.server if flow.server != server else "its producers", flow.lag, state)
+        lag = _lag(servers, flow, account) if flow.server != server else flow.lag
+        yield _Source(topic, server, flow.server if flow.server != server else "its producers", lag, state)
+
+
+def _lag(servers: _Servers, flow: Flow, account: str) -> int | None:
+    """What is still to come; of a source that is quiet, what the other server has and this one has not, if it tells."""
+    from proxyfab.brokers.nats.gathering import last
+
+    if flow.lag is not None:
+        return flow.lag
+    try:
+        return max(last(servers.reach(flow.server, account), flow.stream) - flow.at, 0) if flow.at else None
+    except ProxyfabError:
+        return None
 
 
 def _state(servers: _Servers, flow: Flow, server: str, account: str) -> str:

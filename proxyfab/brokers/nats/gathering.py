@@ -39,6 +39,7 @@ class Flow(NamedTuple):
         heard: Seconds since something was heard; None for never.
         lag: Records that are still to come; None where that is not known.
         error: What JetStream says is wrong.
+        at: The last record of the other stream that is here; 0 where the server does not tell.
     """
 
     stream: str
@@ -46,6 +47,7 @@ class Flow(NamedTuple):
     heard: float | None
     lag: int | None
     error: str = ""
+    at: int = 0
 
     @property
     def quiet(self) -> bool:
@@ -72,6 +74,18 @@ def flows(broker: NatsBroker, held: Held, *, timeout: float = TIMEOUT) -> list[F
 def nudge(broker: NatsBroker, stream: str, *, timeout: float = TIMEOUT) -> None:
     """Have a stream's sources begin anew, where they were."""
     broker._run(lambda deadline: _nudge(broker._desk, stream, deadline), timeout)
+
+
+def last(broker: NatsBroker, stream: str, *, timeout: float = TIMEOUT) -> int:
+    """The number of the last record of a stream."""
+
+    async def work(deadline: float) -> int:
+        try:
+            return int((await broker._desk.link.call(f"STREAM.INFO.{stream}", None, deadline))["state"]["last_seq"])
+        except Refusal as refusal:
+            raise topics.unwilling(broker._desk, f"describe {stream}", refusal) from refusal
+
+    return broker._run(work, timeout)
 
 
 def recovered(broker: NatsBroker, held: Held, streams: Collection[str], timeout: float) -> set[str]:
@@ -150,7 +164,14 @@ def _flow(stream: str, here: str, said: dict[str, Any]) -> Flow:
     heard = said["active"] / 1e9 if said.get("active", -1) >= 0 else None
     quiet = heard is None or heard > QUIET
     error = (said.get("error") or {}).get("description", "")
-    return Flow(stream, api.split(".")[1] if api else here, heard, None if quiet else int(said.get("lag", 0)), error)
+    return Flow(
+        stream,
+        api.split(".")[1] if api else here,
+        heard,
+        None if quiet else int(said.get("lag", 0)),
+        error,
+        int(said.get("seq") or 0),
+    )
 
 
 async def _nudge(desk: Desk, stream: str, deadline: float) -> None:
