@@ -7,6 +7,7 @@ again is started with growing pauses; every end is told to the journal.
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import subprocess
 import sys
@@ -52,7 +53,7 @@ class Crew:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "proxyfab.patterns.resilient.crew"],
+            [sys.executable, "-c", f"from {__name__} import main; main()"],
             stdin=subprocess.PIPE,
             start_new_session=True,  # an interrupt at the terminal is the executor's to handle
         )
@@ -108,12 +109,9 @@ def main() -> None:
     stop = threading.Event()
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not by `sys.stdin`, whose lock an interpreter that ends would find taken
+            pass
         stop.set()
 
     threading.Thread(target=watch, name="proxyfab-parent", daemon=True).start()
     work(url, name, terms, stop)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,20 +15,22 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Executor, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Future as PlainFuture
 from typing import Any, ParamSpec, TypeVar
 
 from proxyfab.brokers.opening import open_broker
-from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError
+from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError, WorkerDied
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Topic, check_topic
 from proxyfab.keys import Key
 from proxyfab.patterns.future.handle import Future
+from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.resilient.crew import Crew
+from proxyfab.patterns.resilient.errands import Janitor, Outbox
 from proxyfab.patterns.resilient.failures import Quarantine, Retries
 from proxyfab.patterns.resilient.journal import Journal
 from proxyfab.patterns.resilient.nodes import Roll, Worker
@@ -40,8 +42,8 @@ from proxyfab.store import Store
 P = ParamSpec("P")
 T = TypeVar("T")
 _NEEDED = Capability.GROUPS | Capability.PER_EVENT_ACK | Capability.STATE
-_FRAMES = 64
 _REVIVE = 0.5
+_LOOK = 0.02
 _PRESENT = 30.0
 _RESULTS = 7 * 86400.0
 """Seconds that results stay whose futures were let go before they came."""
@@ -79,10 +81,10 @@ class ResilientExecutor(Executor):
         timeout: float | None = None,
     ) -> None:
         self.broker = broker if isinstance(broker, Broker) else open_broker(broker)
-        if _NEEDED & ~self.broker.capabilities:
-            raise CapabilityError(f"{self.broker.url} cannot lease single tasks and keep values; take redis or nats.")
         if lease <= 0:
             raise ConfigurationError(f"A lease of {lease} s makes no sense.")
+        own = (0 if pools else os.cpu_count() or 1) if workers is None else workers
+        _check(self.broker, own, pools or {})
         self.name = check_topic(name or f"tasks-{Key.draw().id[:12]}")
         self.timeout = timeout
         self._keeps = name is not None
@@ -94,21 +96,26 @@ class ResilientExecutor(Executor):
         self.broker.ensure_group(self._topic, GROUP)
         self._id = Key.draw().id[:16]
         self._journal = Journal(self.broker, self.name, f"executor/{self._id}")
-        self._outbox = _Outbox(self.broker, self._topic)
-        self._janitor = _Janitor()
+        self._outbox = Outbox(self.broker, self._topic)
+        self._janitor = Janitor()
         self._open: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._submitted = 0
         self._shut = False
+        self._ended = threading.Event()
+        self._broken: WorkerDied | None = None
         self._terms = self._terms._replace(of=self._id)
         self._roll.present(self._id, _PRESENT)
         self._presence = threading.Thread(target=self._stay, name="proxyfab-executor", daemon=True)
         self._presence.start()
-        own = (0 if pools else os.cpu_count() or 1) if workers is None else workers
         self._crew = Crew(self.broker.url, self.name, self._terms, own, self._told) if own else None
+        self._loops: list[_Revived] = []
         self._loops = [
             _Revived(self, pool, executor) for pool, (executor, n) in (pools or {}).items() for _ in range(n)
         ]
+        self._look_at_pools()
+        _open.add(self)
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -117,11 +124,14 @@ class ResilientExecutor(Executor):
 
         Raises:
             SerializationError: The call cannot become bytes.
+            WorkerDied: All its pools are broken, and it has no workers of its own.
             RuntimeError: It was shut down.
         """
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            self._refuse()
+            self._submitted += 1
         id = Key.draw().id
         call: Ref[Call] = self.store.ref(Call(fn, args, kwargs), once=True)
         future: Future[T] = Future(self.store, broker=self.broker, key=id, timeout=None)
@@ -131,27 +141,54 @@ class ResilientExecutor(Executor):
         weakref.finalize(future, self._janitor.add, future.ref().evict).atexit = False
         self._outbox.add(Task(id, call, self.store.url, self.timeout, _RESULTS), future)
         self._journal.task(id, "submitted")
+        if self._broken is not None:  # since a moment ago
+            self._fail(self._broken, [future])
         return future
+
+    def _refuse(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End it, after the tasks that were submitted or, with `cancel_futures`, after those that run.
 
-        Without a name its topic goes with it. Pools are their makers' to end.
+        With `wait=False` that is done in the background, and the process stays until then. Without a name its topic
+        goes with it. Pools are their makers' to end.
         """
         with self._lock:
             first, self._shut = not self._shut, True
-        if not first:
-            return
-        self._outbox.flush()
-        left = list(self._open)
-        if cancel_futures:
-            for future in left:
-                with contextlib.suppress(ProxyfabError):
-                    future.cancel()
+        if first and wait:
+            self._end(cancel_futures)
+        elif first:
+            threading.Thread(target=self._end, args=(cancel_futures,), name="proxyfab-executor-ending").start()
         elif wait:
-            for future in left:
-                with contextlib.suppress(BaseException):
-                    future.exception()
+            self._ended.wait()
+
+    def _end(self, cancel: bool) -> None:
+        try:
+            self._outbox.flush()
+            self._cancel() if cancel else self._wait()
+        finally:
+            self._close()
+            self._ended.set()
+
+    def _cancel(self) -> None:
+        for future in list(self._open):
+            with contextlib.suppress(ProxyfabError):
+                future.cancel()
+
+    def _wait(self) -> None:
+        left = list(self._open)
+        for future in left:
+            with contextlib.suppress(Exception):
+                future.exception()
+        if len(left) == self._submitted or self._keeps:
+            return
+        with contextlib.suppress(ProxyfabError):  # tasks are to be done also if nobody waits for their outcome
+            while self._broken is None and self.broker.groups(self._topic)[GROUP].lag:
+                time.sleep(_LOOK)
+
+    def _close(self) -> None:
         self._stop.set()
         self._presence.join()
         if self._crew is not None:
@@ -160,11 +197,32 @@ class ResilientExecutor(Executor):
             loop.close()
         self._journal.flush(2.0)
         self._janitor.close()
-        if not self._keeps and wait:
+        if not self._keeps:
             with contextlib.suppress(ProxyfabError):
                 self.broker.delete(self._topic)
-        if self._owned is not None and wait:
+        if self._owned is not None:
             self._owned.close()
+
+    def _leave(self) -> None:
+        """The interpreter ends and waits for pools: their workers are not to wait for us."""
+        if not self._shut:
+            self._stop.set()
+
+    def _look_at_pools(self) -> None:
+        """Where nobody is left to run a task, and nobody may come who knows our name, those who wait are told."""
+        broken = [loop.broken for loop in self._loops if loop.broken is not None]
+        if self._keeps or self._crew is not None or not broken or len(broken) < len(self._loops):
+            return
+        self._broken = WorkerDied(
+            f"The executor {self.name} runs nothing any more: all its pools are broken, or were shut down. Make "
+            f"another one with other pools, or with workers of its own, which are started again. {story_of(broken[0])}"
+        )
+        self._fail(self._broken, list(self._open))
+
+    def _fail(self, error: WorkerDied, futures: list[Future[Any]]) -> None:
+        for future in futures:
+            with contextlib.suppress(ProxyfabError, InvalidStateError):
+                future.set_exception(error)
 
     # -- what it knows -----------------------------------------------------------------------------------------------
 
@@ -202,6 +260,17 @@ class ResilientExecutor(Executor):
         self._journal.health(f"worker/{pid}", what, pid=pid)
 
 
+def _check(broker: Broker, workers: int, pools: Mapping[str, tuple[Executor, int]]) -> None:
+    if _NEEDED & ~broker.capabilities:
+        raise CapabilityError(f"{broker.url} cannot lease single tasks and keep values; take redis or nats.")
+    apart = workers > 0 or any([isinstance(pool, ProcessPoolExecutor) for pool, _ in pools.values()])
+    if apart and broker.url.startswith("memory:"):
+        raise ConfigurationError(
+            f"{broker.url} is this process's own: workers in other processes would never see its tasks. Take redis:// "
+            "or nats://, or give pools of threads."
+        )
+
+
 def work_for(broker: Broker | str, name: str, **terms: Any) -> None:
     """Work for the executor of that name, in this process, until it ends: for workers that are started elsewhere.
 
@@ -214,81 +283,6 @@ def work_for(broker: Broker | str, name: str, **terms: Any) -> None:
     work(url, name, Terms(**terms))
 
 
-class _Outbox:
-    """Publishes tasks in the background, all that have gathered at once."""
-
-    def __init__(self, broker: Broker, topic: str) -> None:
-        self._broker = broker
-        self._topic = topic
-        self._producer = Key.draw().id[:16]
-        self._number = 0
-        self._waiting: deque[tuple[Task, Future[Any]]] = deque()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def add(self, task: Task, future: Future[Any]) -> None:
-        with self._lock:
-            self._waiting.append((task, future))
-            if self._thread is not None:
-                return
-            self._thread = threading.Thread(target=self._work, name="proxyfab-tasks", daemon=True)
-            self._thread.start()
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _FRAMES))]
-                if not batch:
-                    self._thread = None
-                    return
-            try:
-                records = [task.record(self._producer, self._number + n) for n, (task, _) in enumerate(batch)]
-                self._number += len(batch)
-                self._broker.publish(self._topic, records)
-            except Exception as error:  # noqa: BLE001 - whatever it is, who waits is told
-                for _, future in batch:
-                    with contextlib.suppress(ProxyfabError, InvalidStateError):
-                        future.set_exception(error)
-
-    def flush(self) -> None:
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-
-
-class _Janitor:
-    """Deletes what nobody needs, in a thread by need: who lets go of a future is not held up."""
-
-    def __init__(self) -> None:
-        self._calls: deque[Callable[[], object]] = deque()
-        self._lock = threading.RLock()  # a future may be let go at any instruction, also under it
-        self._thread: threading.Thread | None = None
-
-    def add(self, call: Callable[[], object]) -> None:
-        self._calls.append(call)
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="proxyfab-janitor", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # the interpreter ends
-                    self._thread = None
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._calls:
-                    self._thread = None
-                    return
-            with contextlib.suppress(ProxyfabError):  # it expires, or `proxyfab gc` finds it
-                self._calls.popleft()()
-
-    def close(self) -> None:
-        thread = self._thread
-        if thread is not None:
-            thread.join(5.0)
-
-
 class _Revived:
     """A worker in somebody's pool, which is given to it again when it ends before its time."""
 
@@ -297,6 +291,9 @@ class _Revived:
         self._executor = executor
         self._url, self._name, self._terms = of.broker.url, of.name, of._terms._replace(pool=pool)
         self._journal, self._stopped = of._journal, of._stop
+        self._of = weakref.ref(of)
+        self.broken: Exception | None = None
+        """Why its pool takes it no more."""
         self._timer: threading.Timer | None = None
         self._future: PlainFuture[None] | None = None
         self._give()
@@ -308,14 +305,18 @@ class _Revived:
         try:
             self._future = self._executor.submit(work, self._url, self._name, self._terms, stop)
         except RuntimeError as error:  # the pool is broken, or was shut down
-            self._journal.health(self._pool, "pool broken", error=repr(error)[:200])
+            self.broken = error
+            self._journal.health(self._pool, "pool broken", error=story_of(error, 200))
+            of = self._of()
+            if of is not None:
+                of._look_at_pools()
             return
         self._future.add_done_callback(self._ended)
 
     def _ended(self, future: PlainFuture[None]) -> None:
         if self._stopped.is_set() or future.cancelled():
             return
-        self._journal.health(self._pool, "worker ended", error=repr(future.exception())[:200])
+        self._journal.health(self._pool, "worker ended", error=_why(future))
         self._timer = threading.Timer(_REVIVE, self._give)
         self._timer.daemon = True
         self._timer.start()
@@ -327,6 +328,25 @@ class _Revived:
             self._future.cancel()
 
 
+def _why(future: PlainFuture[None]) -> str:
+    error = future.exception()
+    return "" if error is None else story_of(error, 200)
+
+
 def _shares_memory(executor: Executor) -> bool:
     """Whether an Event of ours means something to what runs there."""
     return isinstance(executor, ThreadPoolExecutor)
+
+
+_open: weakref.WeakSet[ResilientExecutor] = weakref.WeakSet()
+
+
+def _leave() -> None:
+    for executor in list(_open):
+        executor._leave()
+
+
+_before_pools_end = getattr(threading, "_register_atexit", None)
+"""How concurrent.futures is told of the interpreter's end; `atexit` comes after it has waited for all its workers."""
+if _before_pools_end is not None:
+    _before_pools_end(_leave)

@@ -23,6 +23,7 @@ from proxyfab.events.broker import Broker, Subscription, received
 from proxyfab.events.model import Delivery
 from proxyfab.keys import Key
 from proxyfab.patterns.future.handle import Future, load
+from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.resilient.failures import Failure, Quarantine, Retries, avoids
 from proxyfab.patterns.resilient.journal import Journal
 from proxyfab.patterns.resilient.nodes import Roll, Worker
@@ -33,6 +34,8 @@ GROUP = "workers"
 _BEATS = 3
 _SLICE = 1.0
 _PASSED_ON = 0.05
+_FRESH = 0.05
+"""Seconds for which it is known that this node is not left alone."""
 _PAUSE = 0.2
 _SEEN = 3.0
 """Leases that a worker is seen after its last sign of life."""
@@ -107,7 +110,11 @@ class Loop:
                 if alone:
                     self._stop.wait(min(alone, _SLICE))
                     continue
+                asked = time.monotonic()
                 got = tasks.fetch(1, _SLICE)
+                if got and time.monotonic() - asked > _FRESH and self._roll.left_alone(self._me.node):
+                    tasks.nack(got)  # that was decided while this one waited
+                    continue
                 for delivery in got:
                     self._handle(tasks, delivery)
                 if not got and terms.of and not self._roll.is_present(terms.of):
@@ -172,7 +179,7 @@ class Loop:
             if self._again(tasks, delivery, task, past, outcome):
                 return
             self._settle(lambda: future.set_exception(outcome))
-            self._journal.task(task.id, "failed", node=self._me.node, error=repr(outcome)[:500])
+            self._journal.task(task.id, "failed", node=self._me.node, error=story_of(outcome))
         self._done(tasks, delivery, task)
 
     def _called(self, task: Task, future: Future[Any]) -> BaseException | None:
@@ -201,7 +208,7 @@ class Loop:
         if delay is None:
             return False
         self._roll.remember(task.id, Past(past.attempt, "", "", past.history.failed(self._me.node, self._me.pool)))
-        self._journal.task(task.id, "retried", node=self._me.node, attempt=past.attempt, error=repr(error)[:500])
+        self._journal.task(task.id, "retried", node=self._me.node, attempt=past.attempt, error=story_of(error))
         tasks.nack([delivery], delay=delay)
         return True
 

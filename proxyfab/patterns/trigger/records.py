@@ -206,8 +206,9 @@ class Book:
         with self._lock:
             self._lines.append(event)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="proxyfab-trigger-log", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="proxyfab-trigger-log", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def count(self, **more: float) -> None:
         """Add to the figures."""
@@ -246,6 +247,7 @@ class Book:
 
     def flush(self, timeout: float = _PATIENCE) -> None:
         """Return when what was written is told, or after `timeout` seconds."""
-        thread = self._thread
+        with self._lock:  # under which it is started
+            thread = self._thread
         if thread is not None:
             thread.join(timeout)

@@ -191,6 +191,24 @@ def test_what_does_not_pickle_is_told(make: Make) -> None:
         executor.submit(lock).result(10)
 
 
+class Unreadable(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+    __str__ = __repr__
+
+
+def unreadable() -> None:
+    raise Unreadable
+
+
+def test_what_cannot_be_told_ends_no_worker(make: Make) -> None:
+    with make(workers=1) as executor:
+        with pytest.raises(Unreadable):
+            executor.submit(unreadable).result(10)
+        assert executor.submit(square, 4).result(10) == 16
+
+
 def test_shutdown(make: Make, broker: Broker) -> None:
     with make() as executor:
         future = executor.submit(square, 4)
@@ -204,6 +222,8 @@ def test_shutdown(make: Make, broker: Broker) -> None:
 def test_what_makes_no_sense_is_refused(broker: Broker, store: Store) -> None:
     with pytest.raises(ConfigurationError):
         ResilientExecutor(broker, store, workers=0, lease=0)
+    with pytest.raises(ConfigurationError, match="this process's own"):
+        ResilientExecutor(broker, store, workers=1)
 
     class Bare(type(broker)):  # type: ignore[misc]  # of whatever class it is
         capabilities = Capability.GROUPS

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from proxyfab.brokers import open_broker
+from proxyfab.errors import WorkerDied
 from proxyfab.events.broker import Broker
 from proxyfab.patterns.resilient.executor import ResilientExecutor, work_for
 from proxyfab.patterns.resilient.failures import Retries
@@ -159,3 +160,69 @@ def test_workers_may_be_started_elsewhere(broker: Broker, store: Store) -> None:
         broker.delete("shared.tasks")
         worker.join(30)
         assert not worker.is_alive()
+
+
+def leave(place: str, n: int) -> None:
+    time.sleep(0.02)
+    Path(place, str(n)).touch()
+
+
+def test_tasks_that_nobody_waits_for_are_done_before_it_ends(broker: Broker, store: Store, tmp_path: Path) -> None:
+    with ResilientExecutor(broker, store, workers=1) as executor:
+        for n in range(20):
+            executor.submit(leave, str(tmp_path), n)
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_without_waiting_it_ends_when_its_tasks_are_done(broker: Broker) -> None:
+    executor = ResilientExecutor(broker, workers=1)
+    futures = [executor.submit(square, n) for n in range(10)]
+    executor.shutdown(wait=False)
+    assert [future.result(60) for future in futures] == [n * n for n in range(10)]
+    executor.shutdown()  # waits for what is going on
+    assert executor.pids == []
+    assert not [topic for topic in broker.topics() if topic.endswith(".tasks")]
+
+
+def end_worker() -> None:
+    os._exit(1)
+
+
+def test_where_all_pools_are_broken_who_waits_is_told(broker: Broker, store: Store) -> None:
+    with (
+        ProcessPoolExecutor(1) as pool,
+        ResilientExecutor(broker, store, pools={"only": (pool, 1)}, lease=LEASE) as executor,
+    ):
+        with pytest.raises(WorkerDied, match="pools are broken"):
+            executor.submit(end_worker).result(60)
+        with pytest.raises(WorkerDied, match="pools are broken"):
+            executor.submit(square, 3)
+
+
+@pytest.mark.parametrize("pool", ["ThreadPoolExecutor", "ProcessPoolExecutor"])
+def test_an_interpreter_ends_though_nobody_has_shut_it_down(broker: Broker, pool: str) -> None:
+    script = (
+        "import sys\n"
+        "from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor\n"
+        "from proxyfab.patterns import ResilientExecutor\n"
+        f"executor = ResilientExecutor(sys.argv[1], pools={{'p': ({pool}(1), 1)}})\n"
+        "print(executor.submit(pow, 2, 3).result(60))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, broker.url], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert (done.stdout, done.stderr) == ("8\n", "")
+
+
+def test_workers_print_nothing_when_they_begin_and_end(broker: Broker) -> None:
+    script = (
+        "import os, sys\n"
+        "from proxyfab.patterns import ResilientExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    with ResilientExecutor(sys.argv[1], workers=2, retries=0, lease=1.0) as executor:\n"
+        "        print(executor.submit(pow, 2, 3).result(60))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, broker.url], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert (done.stdout, done.stderr) == ("8\n", "")
