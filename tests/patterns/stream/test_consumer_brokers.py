@@ -135,7 +135,7 @@ def test_members_killed_at_random_lose_nothing(remote: Broker, topic: str) -> No
         out.end()
     found: set[object] = set()
     chance = random.Random(4)
-    for _ in range(8):
+    for _ in range(5):
         with Child(consume, remote.url, topic, 1.0, False) as child:
             for _ in range(chance.randrange(1, 120)):
                 message = child.receive()

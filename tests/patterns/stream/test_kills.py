@@ -22,7 +22,7 @@ from proxyfab.testing.servers import RedisServer
 from tests.patterns.stream.checkpoint_roles import consume, copy, sum_up
 
 COUNT = 90
-KILLS = 6
+KILLS = 4
 
 
 class World(NamedTuple):
@@ -48,7 +48,9 @@ def world(request: pytest.FixtureRequest, redis_server: RedisServer, nats_server
 
 
 def feed(world: World, *, groups: tuple[str, ...] = ()) -> None:
-    world.broker.ensure(Topic(world.topic, groups=groups))
+    world.broker.ensure(Topic(world.topic))
+    for group in groups:
+        world.broker.ensure_group(world.topic, group, ack_wait=1.0)
     with Producer(world.broker, world.topic, store=world.stores["inputs"], above=100) as out:
         for number in range(COUNT):
             out.send(np.full(500, number))
