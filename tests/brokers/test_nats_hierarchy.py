@@ -11,6 +11,8 @@ import pytest
 
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.brokers.nats.gathering import flows, gather, nudge
+from proxyfab.brokers.nats.naming import key_of, value_of
+from proxyfab.errors import ConfigurationError
 from proxyfab.events.topology import Held, Topology
 from proxyfab.events.topology_text import render
 from proxyfab.patterns.stream.consumer import Consumer
@@ -192,3 +194,15 @@ def test_references_cross_and_objects_stay(three: Hierarchy, tmp_path: Path) -> 
         with Consumer(three.brokers["hub"], "frames") as consumer:
             assert [bytes(each) for each in consumer.objects()] == [payload]
     assert three.brokers["hub"].describe("frames").nbytes < 10_000
+
+
+@pytest.mark.parametrize("name", ["producers/cam", "a/b/c", "a/", "/a", "a.b/c", "plain", "=x/y.z"])
+def test_kinds_of_values_are_told_apart_by_subject(name: str) -> None:
+    assert value_of(key_of(name)) == name
+    kind, slash, _ = name.partition("/")
+    assert key_of(name).startswith(f"{kind}./") == bool(slash and kind and "." not in kind)
+
+
+def test_no_two_values_have_one_key() -> None:
+    with pytest.raises(ConfigurationError, match="leave out its first dot"):
+        key_of("producers./cam")
