@@ -123,11 +123,22 @@ def judged(item: Item) -> list[str]:
 def consume(job: Job) -> None:
     """Look at each event, acknowledge it, until the stream is over."""
     log = Log(job.where, job.who)
-    log.call("over", [job.slot], partial(_consume, job, log))
+    trouble: list[Exception] = []
+    try:
+        _consume(job, log)
+    except Exception as error:  # noqa: BLE001 - whatever ends it is in the history
+        trouble.append(error)
+    log.call("over", [job.slot], partial(_over, trouble))
     log.close()
 
 
-def _consume(job: Job, log: Log) -> list[str]:
+def _over(trouble: list[Exception]) -> list[str]:
+    for error in trouble:
+        raise error
+    return ["true"]
+
+
+def _consume(job: Job, log: Log) -> None:
     ordered = job.slot == ORDERED
     with Consumer(
         job.broker, job.topic, group=job.slot, ack_wait=job.ack_wait, attempts=_ATTEMPTS, ordered=ordered
@@ -135,7 +146,6 @@ def _consume(job: Job, log: Log) -> list[str]:
         for item in consumer:
             log.call("take", [item.metadata["about"]], partial(judged, item))
             item.ack()
-    return ["true"]
 
 
 def relay(job: Job) -> None:
