@@ -64,8 +64,11 @@ def register_serializer(serializer: Serializer) -> None:
 
 @lru_cache(4096)
 def partition_of(key: str, partitions: int) -> int:
-    """Where the events of a key go."""
-    return xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) % partitions
+    """Where the events of a key go; raises SerializationError."""
+    try:
+        return xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) % partitions
+    except AttributeError:
+        raise SerializationError(f"An event's key is text, not {key!r}.") from None
 
 
 # -- what is built in ------------------------------------------------------------------------------------------------

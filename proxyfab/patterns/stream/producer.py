@@ -211,8 +211,9 @@ class Producer:
             named = _attributes(id, type, subject, attributes)
         if self._special:
             partition, fields = self._customs.apply(obj, fields, key, partition, self._sending.topic)
-        if key is not None and partition is None:
-            partition = partition_of(key, gathering.partitions)
+        if key is not None:  # hashed in any case: that refuses what is no text
+            goes = partition_of(key, gathering.partitions)
+            partition = goes if partition is None else partition
         if _type(obj) is bytes and len(obj) < self._loader.plain:
             return self._add(VALUE, obj, partition, key, fields or None, named)
         return self._send(obj, partition, key, fields or None, named)

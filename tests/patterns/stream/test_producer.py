@@ -416,3 +416,12 @@ def test_a_forked_child_is_another_producer_and_sends_nothing_of_its_parents(bro
     assert name.startswith("detector.")
     assert there == [b"child"]
     assert objects(broker, "frames") == [b"parent"]
+
+
+@pytest.mark.parametrize("partition", [None, 0])
+@pytest.mark.parametrize("key", [5, b"k"])
+def test_a_key_that_is_no_text_is_refused(broker: Moody, key: object, partition: int | None) -> None:
+    with Producer(broker, "frames") as out:
+        with pytest.raises(SerializationError, match="key is text"):
+            out.send(1, key=key, partition=partition)  # type: ignore[arg-type]
+        out.send(2)
