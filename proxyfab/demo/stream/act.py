@@ -123,7 +123,7 @@ class _Act:
 
     def _launch(self, name: str) -> None:
         module = f"proxyfab.demo.stream.{name.partition('-')[0]}"
-        self._crew.launch(name, module, [self._plan.to_json(), name])
+        self._crew.launch(name, module, [self._plan.to_json(), name, str(os.getpid())])
 
     def _finished(self) -> bool:
         """Whether every slice is there, and everybody who lives has said the last word."""

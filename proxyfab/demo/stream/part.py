@@ -9,6 +9,7 @@ from time import process_time
 from typing import Any
 
 from proxyfab.brokers import open_broker
+from proxyfab.brokers.nats.program import die_with
 from proxyfab.demo.role import now, report
 from proxyfab.demo.stream.plan import ABOVE, Plan
 from proxyfab.patterns.stream import Producer
@@ -51,11 +52,12 @@ class Part:
 
 
 def play(role: Callable[[Part], None]) -> None:
-    """Run a role in this process, which was started with a Plan and its name on the command line.
+    """Run a role in this process, which was started with a Plan, its name and its parent on the command line.
 
     A Ctrl-C is the main process's to handle, which ends this one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(int(sys.argv[3]))()  # no channel would tell that the main process was killed
     part = Part(Plan.from_json(sys.argv[1]), sys.argv[2])
     with part.broker:
         role(part)
