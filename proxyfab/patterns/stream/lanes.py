@@ -252,7 +252,7 @@ class Lanes(Supply):
         for number, lane in stuck.items():
             held = [offset for partition, offset in spots if partition == number]
             lane.since = lane.since or now
-            if _all_here(info, number, held, len(spots)) or now - lane.since > longest:
+            if _all_here(info, number, lane.waiting[0][0], held, len(spots)) or now - lane.since > longest:
                 lane.lift(clear=self.fetching.broker.one_count)
 
     # -- partitions --------------------------------------------------------------------------------------------------
@@ -336,9 +336,10 @@ class Lanes(Supply):
                     pass
 
 
-def _all_here(info: GroupInfo, partition: int, held: list[int], all_held: int) -> bool:
-    """Whether nobody else owes what comes before the offsets that we have of a partition."""
-    if held and info.floor.get(partition, 0) + 1 >= min(held):
+def _all_here(info: GroupInfo, partition: int, first: int, held: list[int], all_held: int) -> bool:
+    """Whether nobody else owes what comes before `first`, the offset that waits; `held` are those that we have."""
+    floor = info.floor.get(partition, 0)
+    if first - floor - 1 <= sum([floor < offset < first for offset in held]):
         return True
     return info.pending <= all_held if info.owed is None else info.owed.get(partition, 0) <= len(held)
 

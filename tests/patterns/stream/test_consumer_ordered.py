@@ -15,10 +15,11 @@ from proxyfab.brokers import open_broker
 from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ConfigurationError
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import Topic
+from proxyfab.events.model import GroupInfo, Topic
 from proxyfab.patterns import Consumer, Producer
 from proxyfab.patterns.stream.claiming import Table, joined, share
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.lanes import _all_here
 from proxyfab.testing import Child, until
 from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.servers import RedisServer
@@ -207,3 +208,21 @@ def test_a_member_waits_for_nobody_who_owes_nothing_of_its_partitions(
             thread.join(30)
             assert not thread.is_alive()
         broker.delete(topic)
+
+
+@pytest.mark.parametrize(
+    ("floor", "held", "here"),
+    [
+        (9, [15], False),
+        (14, [15], True),
+        (9, [10, 15], False),  # 10 is being worked on, and 11 to 14 came to a connection that broke
+        (9, [10, 11, 12, 13, 14, 15], True),
+        (9, [11, 12, 13, 14, 15, 16], False),
+    ],
+)
+def test_what_was_on_its_way_when_the_broker_died_comes_before_what_follows(
+    floor: int, held: list[int], here: bool
+) -> None:
+    info = GroupInfo({0: floor}, undelivered=0, pending=20)
+
+    assert _all_here(info, 0, 15, held, len(held)) is here
