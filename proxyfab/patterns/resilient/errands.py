@@ -78,7 +78,7 @@ class Janitor:
         self._calls.append(call)
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="proxyfab-janitor", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="proxyfab-background-janitor", daemon=True)
                 try:
                     self._thread.start()
                 except RuntimeError:  # the interpreter ends
