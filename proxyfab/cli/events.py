@@ -237,7 +237,10 @@ _most = click.option("-n", "--most", type=int, help="So many at most, the oldest
 @as_json
 def list_(topic: str, where: str | None, most: int | None, traceback: bool, url: str, as_json: bool) -> None:
     """List the dead letters of TOPIC: cause, position and how often it was tried."""
-    found = [letter for letter in dead_letters(open_broker(url), topic) if not where or where in letter.cause][:most]
+    broker = open_broker(url)
+    if topic_of(topic) not in broker.topics():
+        broker.describe(topic)  # which raises if there is no such topic
+    found = [letter for letter in dead_letters(broker, topic) if not where or where in letter.cause][:most]
     if as_json:
         show_json([_letter(each) for each in found])
         return

@@ -160,6 +160,7 @@ def test_triggers(broker: Broker) -> None:
     [
         (("lag", "nothing"), 1, "nothing"),
         (("tail", "nothing"), 1, "nothing"),
+        (("dlq", "list", "nothing"), 1, "nothing"),
         (("tail", "no topic"), 2, "cannot name a topic"),
         (("publish", "notes", "x", "-m", "meta"), 2, "name=value"),
         (("triggers", "--enable"), 2, "which trigger"),

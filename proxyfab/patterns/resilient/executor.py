@@ -32,7 +32,7 @@ from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.resilient.crew import Crew
 from proxyfab.patterns.resilient.errands import Janitor, Outbox
 from proxyfab.patterns.resilient.failures import Quarantine, Retries
-from proxyfab.patterns.resilient.journal import Journal
+from proxyfab.patterns.resilient.journal import UNNAMED, Journal
 from proxyfab.patterns.resilient.nodes import Roll, Worker
 from proxyfab.patterns.resilient.task import Call, Task
 from proxyfab.patterns.resilient.worker import GROUP, Terms, work
@@ -85,7 +85,7 @@ class ResilientExecutor(Executor):
             raise ConfigurationError(f"A lease of {lease} s makes no sense.")
         own = (0 if pools else os.cpu_count() or 1) if workers is None else workers
         _check(self.broker, own, pools or {})
-        self.name = check_topic(name or f"tasks-{Key.draw().id[:12]}")
+        self.name = check_topic(name or f"{UNNAMED}{Key.draw().id[:12]}")
         self.timeout = timeout
         self._keeps = name is not None
         self._owned = Store() if store is None else None

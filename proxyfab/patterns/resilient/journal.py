@@ -1,7 +1,7 @@
 """What happens to tasks and nodes, told as events: to watch, to count, and for triggers to act on.
 
-Topics: `<name>.events` for tasks (submitted, started, done, failed, retried, lost) and `fabric.health` for nodes and
-pools.
+Topics: `<name>.events` for tasks (submitted, started, done, failed, retried, lost), `fabric.tasks` for those of executors
+without a name, and `fabric.health` for nodes and pools.
 
 Promises: telling holds up nobody: a thread by need publishes what has gathered; what cannot be told within seconds is
 dropped and counted. The journal is told of work, it is not what work rests on.
@@ -21,10 +21,18 @@ from proxyfab.keys import Key
 from proxyfab.wire.events import VALUE, Event, Frame, encode, pack_metadata
 
 HEALTH = "fabric.health"
+TASKS = "fabric.tasks"
+UNNAMED = "tasks-"
+"""Begins the names of executors that were given none."""
 _KEPT = 7 * 86400.0
 _MOST = 10_000
 _FRAME = 64
 _PATIENCE = 5.0
+
+
+def topic_of(name: str) -> str:
+    """Where the steps of an executor's tasks are told: those of executors without a name of their own in one topic."""
+    return TASKS if name.startswith(UNNAMED) else f"{name}.events"
 
 
 class Journal:
@@ -39,7 +47,7 @@ class Journal:
     def __init__(self, broker: Broker, name: str, source: str) -> None:
         self.dropped = 0
         self._broker = broker
-        self._topics = {"task": f"{name}.events", "health": HEALTH}
+        self._topics = {"task": topic_of(name), "health": HEALTH}
         self._source = source
         self._producer = Key.draw().id[:16]
         self._numbers = dict.fromkeys(self._topics.values(), 0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -78,7 +78,7 @@ class DeadLetter:
     metadata: dict[str, object]
     attributes: dict[str, str]
     nbytes: int
-    _frame: Frame
+    _frame: Frame = field(repr=False)
 
     @property
     def raw(self) -> bool:
