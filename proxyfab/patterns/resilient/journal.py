@@ -1,7 +1,7 @@
 """What happens to tasks and nodes, told as events: to watch, to count, and for triggers to act on.
 
-Topics: `<name>.events` for tasks (submitted, started, done, failed, retried, lost), `fabric.tasks` for those of executors
-without a name, and `fabric.health` for nodes and pools.
+Topics: `<name>.events` for tasks (submitted, started, done, failed, retried, lost), `fabric.tasks` for those of
+executors without a name, and `fabric.health` for nodes and pools.
 
 Promises: telling holds up nobody: a thread by need publishes what has gathered; what cannot be told within seconds is
 dropped and counted. The journal is told of work, it is not what work rests on.
