@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 ACK_WAIT = 2.0
 DEADLINE = 30.0
 """Seconds in which every call is answered, whoever was killed, on a machine that has others to serve."""
-END = 120.0
-"""Seconds in which a stream that its producers have ended is over for everybody."""
+END = 60.0
+"""Seconds without anything that a process does after which it does not see the end of a stream that has ended."""
 SLOTS: dict[str, Callable[[Job], None]] = {
     "producer-a": produce,
     "producer-b": produce,
@@ -258,10 +258,9 @@ class _Run:
     def finish(self) -> None:
         """Have the stream end, everybody come to its end, the output read and everything cleared."""
         self._over.touch()
-        deadline = time.monotonic() + END
         for slot in SLOTS:
             who, pid = self._alive[slot]
-            ended = until(lambda pid=pid: _ended(pid), max(deadline - time.monotonic(), 0.0))  # type: ignore[misc]
+            ended = self._comes_to_the_end(who, pid)
             if not ended:
                 self.early.append(f"{who} does not see the end of the stream")
                 os.kill(pid, signal.SIGKILL)
@@ -270,6 +269,14 @@ class _Run:
         self._events.close()
         self.output = self._after.read(END)
         self.left = self._after.clear()
+
+    def _comes_to_the_end(self, who: str, pid: int) -> bool:
+        """Whether a process ends, for which it has time as long as it does something."""
+        log, size = self.where / who, -1
+        while size != (size := log.stat().st_size if log.exists() else 0):
+            if until(lambda: _ended(pid), END):
+                return True
+        return False
 
     def abandon(self) -> None:
         """Kill all; the broker is left as it is, as it may be what failed."""
