@@ -92,8 +92,8 @@ class ResilientExecutor(Executor):
         self.store: Store = store if store is not None else self._owned  # type: ignore[assignment]  # one of them is
         self._terms = Terms(lease, Retries(retries) if isinstance(retries, int) else retries, quarantine)
         self._topic = f"{self.name}.tasks"
-        self.broker.ensure(Topic(self._topic, release="never", groups=(GROUP,)))
-        self.broker.ensure_group(self._topic, GROUP)
+        self.broker.ensure(Topic(self._topic, release="never"))
+        self.broker.ensure_group(self._topic, GROUP, ack_wait=lease)
         self._id = Key.draw().id[:16]
         self._journal = Journal(self.broker, self.name, f"executor/{self._id}")
         self._outbox = Outbox(self.broker, self._topic)
