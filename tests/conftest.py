@@ -7,6 +7,7 @@ on the list below.
 
 from __future__ import annotations
 
+import asyncio  # here: modules are taken away and put back by tests, and a half of it would be left
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from proxyfab.testing.processes import Child  # noqa: E402  # as above
 from proxyfab.testing.servers import RedisServer  # noqa: E402  # as above
 from proxyfab.testing.zygote import Zygote  # noqa: E402  # as above
 
-__all__ = ["no_leaks"]
+__all__ = ["asyncio", "no_leaks"]
 
 ALLOWED_SKIPS = [
     r" does not claim ",  # a statement in a connector's own test file, which a reviewer sees

@@ -30,6 +30,7 @@ def test_an_interrupt_of_the_caller_costs_no_helper() -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="only on Python 3.11 and 3.12: as above")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+@pytest.mark.slow  # now and then an interrupt meets a thread that has just begun, which the interpreter then waits for
 def test_an_interrupt_in_a_line_costs_no_helper() -> None:
     """Nor does what it made reach memory that is not the line's."""
 

@@ -65,7 +65,9 @@ class Forked:
             if self.returncode is None:
                 end = os.pidfd_open(self.pid)
                 try:
-                    ready = select.select([end], [], [], timeout)[0]
+                    looking = select.poll()  # of any number of descriptor
+                    looking.register(end, select.POLLIN)
+                    ready = looking.poll(None if timeout is None else timeout * 1000)
                 finally:
                     os.close(end)
                 if not ready:

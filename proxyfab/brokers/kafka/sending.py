@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import OffsetSpec
 
 from proxyfab.brokers.kafka.client import Client
 from proxyfab.brokers.kafka.errors import ABSENT, translate
@@ -35,7 +36,7 @@ class _Fate:
 
     def __init__(self) -> None:
         self.done = False
-        self.offset = -1
+        self.offset: int | None = -1
         self.error: Any = None
 
     def settle(self, error: Any, message: Any) -> None:
@@ -75,7 +76,19 @@ class Sender:
         for fate in fates:
             if fate.error is not None:
                 raise self._failed(topic, fate, said)
-        return [Position(topic, record.partition, fate.offset + 1) for record, fate in zip(records, fates, strict=True)]
+        return self._places(topic, records, fates)
+
+    def _places(self, topic: str, records: Sequence[Record], fates: Sequence[_Fate]) -> list[Position]:
+        """Where they lie. Of what a cluster had already when it was sent again, it says only that it has it.
+
+        The end of its partition is told then: it lies before that.
+        """
+        untold = {record.partition for record, fate in zip(records, fates, strict=True) if fate.offset is None}
+        ends = self._client.offsets(topic, OffsetSpec.latest(), untold) if untold else {}
+        return [
+            Position(topic, record.partition, ends[record.partition] if fate.offset is None else fate.offset + 1)
+            for record, fate in zip(records, fates, strict=True)
+        ]
 
     def _check(self, topic: str, records: Sequence[Record]) -> None:
         count = self._client.partitions(topic)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from proxyfab import Store
-from proxyfab.brokers import open_broker
+from proxyfab.brokers.opening import open_broker
 from proxyfab.errors import ResolveTimeout
 from proxyfab.events.model import Topic
-from proxyfab.patterns.stream import Consumer, sweep, sweep_strays
-from proxyfab.patterns.stream.releasing import objects_of
+from proxyfab.patterns.stream.consumer import Consumer
+from proxyfab.patterns.stream.releasing import objects_of, sweep
+from proxyfab.patterns.stream.strays import sweep_strays
+from proxyfab.store import Store
 from proxyfab.testing.processes import until
 from proxyfab.testing.streamkills.places import Place
 from proxyfab.testing.streamkills.work import CHECK, judged
