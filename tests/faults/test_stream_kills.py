@@ -25,7 +25,7 @@ RUNS = [(place, struck) for place in names() for struck in kinds(place)]
 GROUPS = ("plain", "ordered", "relay")
 
 
-# NATS: the order of ordered groups is not kept whenever a member dies there (docs/reliability.md). Kafka takes a minute.
+# NATS: the order of ordered groups is not kept whenever a member dies (docs/reliability.md). Kafka takes a minute.
 SLOW = ("nats", "kafka")
 
 
