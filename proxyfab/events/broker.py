@@ -34,6 +34,7 @@ from proxyfab.events.model import (
     Record,
     Start,
     Topic,
+    revision_of,
 )
 
 if TYPE_CHECKING:
@@ -83,16 +84,12 @@ class State(ABC):
         """
         until, pause = time.monotonic() + timeout, 0.005
         while True:
-            found = {name: kept for name in known if _revision(kept := self.get(name)) != known[name]}
+            found = {name: kept for name in known if revision_of(kept := self.get(name)) != known[name]}
             left = until - time.monotonic()
             if found or left <= 0:
                 return found
             time.sleep(min(pause, left))
             pause = min(2 * pause, 0.1)
-
-
-def _revision(kept: Kept | None) -> int:
-    return 0 if kept is None else kept.revision
 
 
 class Subscription(ABC):

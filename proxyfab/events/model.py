@@ -171,6 +171,11 @@ class Kept(NamedTuple):
     revision: int
 
 
+def revision_of(kept: Kept | None) -> int:
+    """The revision of what may be there; 0 for nothing."""
+    return 0 if kept is None else kept.revision
+
+
 class Extent(NamedTuple):
     """What a partition holds.
 

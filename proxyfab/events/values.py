@@ -9,7 +9,7 @@ from typing import NamedTuple
 from proxyfab.errors import CapacityError, Conflict, TopicNotFound
 from proxyfab.events.cursor import NEVER
 from proxyfab.events.engine import Clock
-from proxyfab.events.model import Kept, check_name
+from proxyfab.events.model import Kept, check_name, revision_of
 
 MAX_VALUE = 512 << 10
 _SWEEP = 256
@@ -73,7 +73,7 @@ class Values:
         """Those of the named values that have another revision than is known."""
         self._there()
         now = self._clock.monotonic()
-        return {name: kept for name in known if _revision(kept := self._get(name, now)) != known[name]}
+        return {name: kept for name in known if revision_of(kept := self._get(name, now)) != known[name]}
 
     def next_end(self, names: Mapping[str, int]) -> float:
         """The monotonic moment at which the first of them ends; NEVER if none does."""
@@ -105,10 +105,6 @@ class Values:
             self._drop(name)
 
     def _expect(self, name: str, revision: int | None, now: float) -> None:
-        there = _revision(self._get(name, now))
+        there = revision_of(self._get(name, now))
         if revision is not None and there != revision:
             raise Conflict(f"{name} has revision {there}, not {revision}: somebody else has set it.")
-
-
-def _revision(kept: Kept | None) -> int:
-    return 0 if kept is None else kept.revision

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,24 +73,18 @@ def free_port() -> int:
             return port
 
 
-class RedisServer:
-    """One Redis server on a free port.
+class ServerProcess(ABC):
+    """A server's process on a free port, in a directory that goes with its `with` block; for those who say what to run.
 
     Args:
-        config: Lines of its configuration, besides those that make it a quiet one without persistence.
-        tls: Speak TLS only, with a certificate made for it.
-        sentinel: Be a sentinel.
+        program: Path of what is run.
+        prefix: Begins the directory's name.
     """
 
-    def __init__(
-        self, config: Mapping[str, str | Sequence[str]] | None = None, *, tls: bool = False, sentinel: bool = False
-    ) -> None:
-        self.program = redis_program()
-        self.config = dict(config or {})
-        self.tls = tls
-        self.sentinel = sentinel
+    def __init__(self, program: str, prefix: str) -> None:
+        self.program = program
         self.port = 0
-        self._databases = itertools.count()
+        self._prefix = prefix
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -107,37 +102,34 @@ class RedisServer:
         return self._process.pid
 
     @property
-    def url(self) -> str:
-        """Its URL, without a database."""
-        return f"{'rediss' if self.tls else 'redis'}://{HOST}:{self.port}"
+    def log(self) -> Path:
+        """What it said."""
+        return self.directory / "log"
 
-    def database(self) -> str:
-        """The URL of a database that nobody was given before."""
-        return f"{self.url}/{next(self._databases) % DATABASES}"
+    @abstractmethod
+    def _run(self) -> subprocess.Popen[bytes]:
+        """Start the process, on `port`."""
 
-    def client(self, **options: Any) -> Any:
-        """redis-py's client of it, to be closed."""
-        import redis
+    def _answers(self) -> bool:
+        """Whether it can be connected to."""
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1) as there:
+            return self._greets(there)
+        return False
 
-        if self.tls:
-            options = {"ssl": True, "ssl_ca_certs": str(self.directory / "ca.pem"), **options}
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=DEADLINE, **options)
+    def _greets(self, there: socket.socket) -> bool:
+        """Whether what listens is a server that is ready."""
+        return True
 
     def start(self) -> None:
-        """Start it, on the same port if it ran before.
+        """Start it, on the same port and with the same data if it ran before.
 
         Raises:
             ServerMissing: It does not start; the message has what it said.
         """
-        self._directory = self._directory or tempfile.TemporaryDirectory(prefix="proxyfab-redis-")
+        self._directory = self._directory or tempfile.TemporaryDirectory(prefix=self._prefix)
         for _ in range(_TRIES):
             self.port = self.port or free_port()
-            self._process = subprocess.Popen(
-                [self.program, str(self._configuration()), *(["--sentinel"] if self.sentinel else [])],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = self._run()
             # Ends the server when our end of its input closes: when this process does, however it ends.
             self._guard = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD, str(self.pid), self._directory.name], stdin=subprocess.PIPE
@@ -146,7 +138,7 @@ class RedisServer:
                 return
             self.kill()
             self.port = 0  # somebody else was faster
-        raise ServerMissing(f"{self.program} does not start:\n{(self.directory / 'log').read_text()[-2000:]}")
+        raise ServerMissing(f"{self.program} does not start:\n{self.log.read_text()[-2000:]}")
 
     @property
     def ended(self) -> bool:
@@ -154,7 +146,7 @@ class RedisServer:
         return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL: what it held in memory is gone."""
+        """SIGKILL: what it held in memory only is gone."""
         if self._guard is not None:
             self._guard.kill()
             self._guard.communicate(timeout=DEADLINE)
@@ -183,14 +175,53 @@ class RedisServer:
         if self._directory is not None:
             self._directory.cleanup()
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1):
-            return True
-        return False
+
+class RedisServer(ServerProcess):
+    """One Redis server on a free port.
+
+    Args:
+        config: Lines of its configuration, besides those that make it a quiet one without persistence.
+        tls: Speak TLS only, with a certificate made for it.
+        sentinel: Be a sentinel.
+    """
+
+    def __init__(
+        self, config: Mapping[str, str | Sequence[str]] | None = None, *, tls: bool = False, sentinel: bool = False
+    ) -> None:
+        super().__init__(redis_program(), "proxyfab-redis-")
+        self.config = dict(config or {})
+        self.tls = tls
+        self.sentinel = sentinel
+        self._databases = itertools.count()
+
+    @property
+    def url(self) -> str:
+        """Its URL, without a database."""
+        return f"{'rediss' if self.tls else 'redis'}://{HOST}:{self.port}"
+
+    def database(self) -> str:
+        """The URL of a database that nobody was given before."""
+        return f"{self.url}/{next(self._databases) % DATABASES}"
+
+    def client(self, **options: Any) -> Any:
+        """redis-py's client of it, to be closed."""
+        import redis
+
+        if self.tls:
+            options = {"ssl": True, "ssl_ca_certs": str(self.directory / "ca.pem"), **options}
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=DEADLINE, **options)
+
+    def _run(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [self.program, str(self._configuration()), *(["--sentinel"] if self.sentinel else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def _configuration(self) -> Path:
         lines: dict[str, str | Sequence[str]] = {} if self.sentinel else dict(_BASE)
-        lines |= {"port": str(self.port), "dir": str(self.directory), "logfile": str(self.directory / "log")}
+        lines |= {"port": str(self.port), "dir": str(self.directory), "logfile": str(self.log)}
         if self.tls:
             certificates = make_certificates(self.directory)
             lines |= {"port": "0", "tls-port": str(self.port), "tls-auth-clients": "no"}
