@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("proxyfab.testing")
 
-from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # after assertions are rewritten
+from proxyfab.store import Store  # noqa: E402  # after assertions are rewritten
+from proxyfab.testing.leaks import SHARED, no_leaks, stray_places  # noqa: E402  # as above
 from proxyfab.testing.natsserver import NatsServer  # noqa: E402  # as above
 from proxyfab.testing.nodes import NodeServer  # noqa: E402, F401  # as above; pyzmq starts a thread of its own with it
 from proxyfab.testing.processes import Child  # noqa: E402  # as above
@@ -59,11 +60,14 @@ STRAYS = "processes that have ended left unnamed namespaces behind"
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_memory_root() -> Iterator[Path]:
-    """Shared memory of this run only, so that nobody's objects meet; at the end nothing of ended processes is in it."""
+    """Shared memory of this run only, so that nobody's objects meet; at the end nothing is in it of ended processes
+    but of killed ones."""
     base = SHARED if os.access(SHARED, os.W_OK) else None
     root = Path(tempfile.mkdtemp(prefix="proxyfab-tests-", dir=base))
     os.environ["PROXYFAB_SHM_DIR"] = str(root)
     yield root
+    with Store() as fresh:
+        fresh.connector.reap()  # type: ignore[attr-defined]  # shared memory can
     strays = stray_places(root)
     shutil.rmtree(root, ignore_errors=True)
     assert strays == [], STRAYS

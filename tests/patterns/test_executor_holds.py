@@ -18,6 +18,7 @@ from proxyfab import Store, is_proxy, unwrap
 from proxyfab.errors import RemoteError
 from proxyfab.patterns import ProxyExecutor, proxied
 from proxyfab.testing import until
+from proxyfab.testing.content import held
 
 BIG = np.arange(50_000.0)
 LEASE = 0.8
@@ -36,13 +37,9 @@ def executor(store: Store) -> Iterator[ProxyExecutor]:
         yield made
 
 
-def stored(store: Store) -> int:
-    return len(list(store.connector.scan()))  # type: ignore[attr-defined]
-
-
 def becomes(store: Store, count: int) -> None:
     gc.collect()
-    assert until(lambda: stored(store) == count, 10)
+    assert until(lambda: held(store) == count, 10)
 
 
 class Box:

@@ -25,6 +25,7 @@ from proxyfab import Store, is_proxy, is_resolved, ref_of
 from proxyfab.errors import RemoteError
 from proxyfab.patterns import ProxyExecutor, proxied
 from proxyfab.testing import until
+from proxyfab.testing.content import held
 
 ROOT = Path(__file__).parents[2]
 BIG = np.arange(50_000.0)
@@ -35,10 +36,6 @@ def store(shared_memory_root: Path) -> Iterator[Store]:
     with Store(name="test-frameworks") as opened:
         yield opened
         opened.clear()
-
-
-def stored(store: Store) -> int:
-    return len(list(store.connector.scan()))  # type: ignore[attr-defined]
 
 
 def report(x: Any, *_: Any, **__: Any) -> Any:
@@ -74,7 +71,7 @@ def both_ways(executor: ProxyExecutor, store: Store, *, empties: bool = True) ->
         executor.submit(raise_odd, BIG).result(60)
     del result, futures
     gc.collect()
-    assert not empties or until(lambda: stored(store) == 0, 20)
+    assert not empties or until(lambda: held(store) == 0, 20)
 
 
 def needs(package: str) -> None:
@@ -180,7 +177,7 @@ def test_over_delayed(store: Store, scheduler: str) -> None:
     if pool is not None:
         pool.shutdown()
     assert task.__name__ == "report"
-    assert (stored(store) > 0) == (scheduler == "processes")
+    assert (held(store) > 0) == (scheduler == "processes")
 
 
 def test_delayed_tasks_that_depend_on_one_another(store: Store) -> None:
@@ -278,7 +275,7 @@ def with_parsls_apps(directory: str) -> None:
         assert np.array_equal(twice(twice(BIG).result(60)).result(60), BIG * 4)
         del result
         gc.collect()
-        assert until(lambda: stored(store) == 0, 20)
+        assert until(lambda: held(store) == 0, 20)
 
 
 def test_parsls_executor(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
+from itertools import count
 from typing import Any
 
 from proxyfab.errors import ProxyfabError
@@ -71,8 +72,21 @@ class Janitor:
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()
+        self._held: dict[int, Callable[[], object]] = {}
+        self._numbers = count()
         self._lock = threading.RLock()  # a future may be let go at any instruction, also under it
         self._thread: threading.Thread | None = None
+
+    def hold(self, call: Callable[[], object]) -> Callable[[object], None]:
+        """Keep a call until what is returned is called, with whatever."""
+        number = next(self._numbers)
+        self._held[number] = call
+        return lambda _: self._let_go(number)
+
+    def _let_go(self, number: int) -> None:
+        call = self._held.pop(number, None)
+        if call is not None:
+            self.add(call)
 
     def add(self, call: Callable[[], object]) -> None:
         self._calls.append(call)
@@ -93,7 +107,10 @@ class Janitor:
             with contextlib.suppress(ProxyfabError):  # it expires, or `proxyfab gc` finds it
                 self._calls.popleft()()
 
-    def close(self) -> None:
+    def close(self, *, everything: bool) -> None:
+        """Have done what is to be done, and with `everything` also what is still kept."""
+        for number in list(self._held) if everything else []:
+            self._let_go(number)
         with self._lock:  # under which it is started
             thread = self._thread
         if thread is not None:

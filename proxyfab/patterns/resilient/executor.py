@@ -137,7 +137,7 @@ class ResilientExecutor(Executor):
         future: Future[T] = Future(self.store, broker=self.broker, key=id, timeout=None)
         self._open.add(future)
         if call.key is not None:
-            future.add_done_callback(lambda _: self._janitor.add(call.evict))
+            future.add_done_callback(self._janitor.hold(call.evict))
         weakref.finalize(future, self._janitor.add, future.ref().evict).atexit = False
         self._outbox.add(Task(id, call, self.store.url, self.timeout, _RESULTS), future)
         self._journal.task(id, "submitted")
@@ -196,7 +196,7 @@ class ResilientExecutor(Executor):
         for loop in self._loops:
             loop.close()
         self._journal.flush(2.0)
-        self._janitor.close()
+        self._janitor.close(everything=not self._keeps)  # nobody is told of an outcome before it can be waited for
         if not self._keeps:
             with contextlib.suppress(ProxyfabError):
                 self.broker.delete(self._topic)

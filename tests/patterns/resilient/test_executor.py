@@ -22,6 +22,7 @@ from proxyfab.patterns.resilient.failures import Quarantine, Retries
 from proxyfab.patterns.resilient.nodes import Roll
 from proxyfab.patterns.resilient.task import Past
 from proxyfab.store import Store
+from proxyfab.testing.content import held
 from proxyfab.testing.processes import until
 from proxyfab.wire.events import decode, unpack_metadata
 
@@ -117,7 +118,7 @@ def test_large_arguments_and_results_go_through_the_store_and_leave_it(
         result = executor.submit(np.sqrt, array).result()
         assert (result == np.sqrt(array)).all()
         assert broker.describe(f"{executor.name}.tasks").nbytes < 10_000
-    assert store.clear() == 0
+    assert until(lambda: held(store) == 0)
 
 
 def test_exceptions_cross_and_are_not_tried_again(make: Make) -> None:

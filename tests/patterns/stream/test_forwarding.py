@@ -18,6 +18,7 @@ from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.forwarding import Forwarded, forward
 from proxyfab.patterns.stream.producer import Producer
 from proxyfab.testing import until
+from proxyfab.testing.content import held
 from tests.patterns.stream.doom import Crash, Doom, DoomedBroker
 from tests.patterns.stream.events_at_hand import publish
 
@@ -46,10 +47,6 @@ def far() -> Iterator[Store]:
     with Store("memory://", inline_below=0) as store:
         yield store
         store.clear()
-
-
-def left(store: Store) -> int:
-    return sum(1 for _ in store.connector.scan())  # type: ignore[attr-defined]  # in memory it can be listed
 
 
 def test_everything_is_there_in_order_and_the_end_too(edge: Broker, site: Broker) -> None:
@@ -141,8 +138,8 @@ def test_objects_are_copied(edge: Broker, site: Broker, near: Store, far: Store)
 
     done = forward(edge, "t", site, copy_objects=True, store=far)
 
-    assert (done.objects, left(far)) == (4, 4)
-    until(lambda: _swept(edge) and left(near) == 1, 5)
+    assert (done.objects, held(far)) == (4, 4)
+    until(lambda: _swept(edge) and held(near) == 1, 5)
     with Consumer(site, "t") as consumer:
         found = []
         for item in consumer:
@@ -151,7 +148,7 @@ def test_objects_are_copied(edge: Broker, site: Broker, near: Store, far: Store)
     np.testing.assert_array_equal(found[2], np.full(1000, 2))
     np.testing.assert_array_equal(found[3], np.arange(50))
     assert found[4] == [1, 2]
-    until(lambda: left(far) == 0, 5)
+    until(lambda: held(far) == 0, 5)
     assert theirs.exists()
 
 
@@ -175,7 +172,7 @@ def test_references_travel_where_they_stay(edge: Broker, site: Broker, near: Sto
             np.testing.assert_array_equal(item.get(), np.arange(1000))
             item.ack()
     assert site_release == "never"
-    assert left(near) == 1
+    assert held(near) == 1
 
 
 def test_references_that_would_be_released_are_refused(edge: Broker, site: Broker, near: Store) -> None:

@@ -21,6 +21,7 @@ from proxyfab.errors import (
 )
 from proxyfab.events.model import Capability, Record, Topic
 from proxyfab.patterns.stream import Producer
+from proxyfab.testing.content import held
 from proxyfab.testing.processes import until
 from proxyfab.wire.events import decode
 from tests.patterns.stream_reading import PATIENCE, Moody, events, frames, objects
@@ -49,10 +50,6 @@ def raising(error: Exception, times: int = 1 << 30) -> Callable[[Sequence[Record
             raise error
 
     return mood
-
-
-def held(store: Store) -> int:
-    return len(list(store.connector.scan()))  # type: ignore[attr-defined]  # memory:// can
 
 
 # -- too much --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from proxyfab.patterns.stream import releaser as releasing_module
 from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import FLOOR, LEASE, Marker, objects_of, sweep, ttl_of
 from proxyfab.testing import until
+from proxyfab.testing.content import held
 from proxyfab.wire.events import Event, Frame
 from tests.patterns.stream.events_at_hand import ack, fetch, publish
 
@@ -32,10 +33,6 @@ def store() -> Iterator[Store]:
 def broker() -> Iterator[Broker]:
     with MemoryBroker() as broker:
         yield broker
-
-
-def left(store: Store) -> int:
-    return sum(1 for _ in store.connector.scan())  # type: ignore[attr-defined]  # in memory it can be listed
 
 
 def big(n: int = 0) -> np.ndarray:
@@ -57,9 +54,9 @@ def test_the_last_group_s_acknowledgement_releases(broker: Broker, store: Store,
         publish(broker, "t", [big(n), "text"], store=store, partition=n % partitions)
 
     assert release(broker, topic, "a").released == 0
-    assert left(store) == 6
+    assert held(store) == 6
     assert release(broker, topic, "b").released == 6
-    assert left(store) == 0
+    assert held(store) == 0
     assert sweep(broker, "t") == []
 
 
@@ -68,7 +65,7 @@ def test_without_any_group_nothing_goes(broker: Broker, store: Store) -> None:
     publish(broker, "t", [big()], store=store)
 
     assert sweep(broker, "t") == []
-    assert left(store) == 1
+    assert held(store) == 1
 
 
 def test_a_group_that_was_declared_counts_before_it_reads(broker: Broker, store: Store) -> None:
@@ -88,7 +85,7 @@ def test_a_group_that_is_deleted_does_not_count(broker: Broker, store: Store) ->
     broker.delete_group("t", "gone")
     told = sweep(broker, "t")
 
-    assert left(store) == 0
+    assert held(store) == 0
     assert len(told) == 2
     assert "every group has acknowledged its event (a)" in told[0].reason
     assert "t/0@1" in told[0].what
@@ -109,10 +106,10 @@ def test_who_is_killed_between_acknowledging_and_evicting_is_cleaned_up_after(br
         publish(broker, "t", [big(n)], store=store)
     ack(broker, "t", "g")  # and is killed
 
-    assert left(store) == 4
+    assert held(store) == 4
     publish(broker, "t", [big()], store=store)
     assert release(broker, topic, "g").released == 5
-    assert left(store) == 0
+    assert held(store) == 0
 
 
 def test_what_others_are_at_is_left_to_them_for_a_while(
@@ -125,9 +122,9 @@ def test_what_others_are_at_is_left_to_them_for_a_while(
     one = Releaser(broker, topic, "g")
 
     one.work()
-    assert left(store) == 1
+    assert held(store) == 1
     one.work()
-    assert left(store) == 0
+    assert held(store) == 0
     one.close()
 
 
@@ -143,12 +140,12 @@ def test_frames_acknowledged_out_of_order(broker: Broker, store: Store) -> None:
         releaser.told([hands[1]])
         releaser.work()
         assert not store.exists(objects_of(hands[1].frame)[0].key)
-        assert left(store) == 2
+        assert held(store) == 2
         member.ack([hands[0].delivery, hands[2].delivery])
     releaser.told([hands[0], hands[2]])
     releaser.close()
 
-    assert left(store) == 0
+    assert held(store) == 0
     assert Marker(broker.state("t")).read()[0][0].packed() == [1, 3]
 
 
@@ -163,7 +160,7 @@ def test_redelivered_and_replayed_events_do_no_harm(broker: Broker, store: Store
     publish(broker, "t", [big()], store=store)
 
     assert release(broker, topic, "g").released == 1
-    assert left(store) == 0
+    assert held(store) == 0
 
 
 def test_first_ack(broker: Broker, store: Store) -> None:
@@ -183,7 +180,7 @@ def test_what_is_not_ours_to_release(broker: Broker, store: Store, how: str) -> 
 
     assert release(broker, topic, "g").released == 0
     assert sweep(broker, "t") == []
-    assert left(store) == 1
+    assert held(store) == 1
 
 
 def test_objects_of_somebody_else_stay(broker: Broker, store: Store) -> None:
@@ -201,9 +198,9 @@ def test_a_topic_that_is_to_go(broker: Broker, store: Store) -> None:
     publish(broker, "t", [big()], store=store)
 
     assert len(sweep(broker, "t", everything=True, dry_run=True)) == 1
-    assert left(store) == 1
+    assert held(store) == 1
     assert [item.reason for item in sweep(broker, "t", everything=True)] == ["its topic is to go"]
-    assert left(store) == 0
+    assert held(store) == 0
 
 
 def test_one_sweeps_at_a_time(broker: Broker, store: Store) -> None:
@@ -222,11 +219,11 @@ def test_in_the_background(broker: Broker, store: Store) -> None:
     topic = broker.ensure(Topic("t"))
     publish(broker, "t", [big()], store=store)
     confirmed = []
-    releaser = Releaser(broker, topic, "g", lambda: confirmed.append(left(store)))
+    releaser = Releaser(broker, topic, "g", lambda: confirmed.append(held(store)))
 
     releaser.told(ack(broker, "t", "g"))
 
-    until(lambda: left(store) == 0, 5)
+    until(lambda: held(store) == 0, 5)
     assert confirmed == [1]
     releaser.close()
     until(lambda: broker.state("t").get(FLOOR) is not None, 5)
@@ -249,10 +246,10 @@ def test_a_place_that_cannot_be_reached_is_asked_again(broker: Broker, tmp_path:
         releaser.told(ack(broker, "t", "g"))
         with pytest.raises(ProxyfabError, match="not now"):
             releaser.work()
-        assert left(store) == 1
+        assert held(store) == 1
         confirm.fails = False
         releaser.close()
-        assert left(store) == 0
+        assert held(store) == 0
 
 
 class _Failing:
