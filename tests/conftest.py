@@ -61,7 +61,8 @@ STRAYS = "processes that have ended left unnamed namespaces behind"
 @pytest.fixture(scope="session", autouse=True)
 def shared_memory_root() -> Iterator[Path]:
     """Shared memory of this run only, so that nobody's objects meet; at the end nothing is in it of ended processes
-    but of killed ones."""
+    but of killed ones.
+    """
     base = SHARED if os.access(SHARED, os.W_OK) else None
     root = Path(tempfile.mkdtemp(prefix="proxyfab-tests-", dir=base))
     os.environ["PROXYFAB_SHM_DIR"] = str(root)

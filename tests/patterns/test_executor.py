@@ -551,6 +551,7 @@ def test_what_a_killed_worker_answered_and_nobody_got_lapses(store: Store) -> No
 def test_inputs_and_results_outlive_many_leases(store: Store, tmp_path: Path) -> None:
     with ProxyExecutor(pool(2), store, above="10 KB", lease=LEASE) as executor:
         result = executor.submit(double, BIG).result(30)
+        assert until(lambda: held(store) == 1, 10)
         blocked = executor.submit(wait_for, str(tmp_path / "go"), BIG)
         assert until(lambda: held(store) == 2, 10)
         began = time.monotonic()
