@@ -108,6 +108,10 @@ class _Pool:
         self.workers: list[threading.Thread] = []
         """Some may never have begun: who started them was interrupted."""
         self.idle = 0
+        """Threads that wait for a task, or have taken one and not said so yet."""
+        self.waiting = 0
+        """Tasks that wait for a thread, or were taken by one that has not said so yet; more, never fewer, after an
+        interrupt."""
 
     after_fork = __init__
 
@@ -118,8 +122,9 @@ class _Pool:
 
     def submit(self, task: Task[Any]) -> None:
         with self.lock:
+            self.waiting += 1
             self.tasks.put(task)
-            if self.idle >= self.tasks.qsize() or self.threads >= THREADS:
+            if self.idle >= self.waiting or self.threads >= THREADS:
                 return
             worker = threading.Thread(target=self._work, name="proxyfab-background", daemon=True)
             if len(self.workers) >= 2 * THREADS:
@@ -138,6 +143,8 @@ class _Pool:
                 task = self.tasks.get_nowait()
             except Empty:
                 return
+            with self.lock:
+                self.waiting -= 1
             task.run()
 
     def _work(self) -> None:
@@ -150,6 +157,7 @@ class _Pool:
                 task = None
             with self.lock:
                 self.idle -= 1
+                self.waiting -= task is not None
                 if task is None and self.tasks.empty():
                     me = threading.get_ident()
                     self.workers = [each for each in self.workers if each.ident != me]

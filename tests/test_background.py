@@ -14,7 +14,7 @@ import pytest
 from proxyfab import background
 from proxyfab.errors import ResolveTimeout
 from proxyfab.testing.interrupts import Interrupt
-from proxyfab.testing.processes import at_once
+from proxyfab.testing.processes import at_once, until
 
 
 def test_results_and_errors_reach_whoever_asks():
@@ -104,3 +104,16 @@ def test_no_thread_keeps_the_interpreter_alive():
     """A task that never ends does not delay exit."""
     script = "import threading; from proxyfab import background; background.start(threading.Event().wait, 'ever')"
     subprocess.run([sys.executable, "-c", script], timeout=20, check=True)
+
+
+def test_as_many_run_at_once_as_there_are_threads(monkeypatch):
+    """Also where one idles, and has taken a task without having said so when the next ones come."""
+    monkeypatch.setattr(background, "_pool", pool := background._Pool())
+    background.start(lambda: None, "one before").result(20)
+    assert until(lambda: pool.idle)
+    together = threading.Barrier(background.THREADS)
+    with pool.lock:  # who took the first cannot say so yet
+        tasks = [background.start(partial(together.wait, 20), "all at once")]
+        assert until(lambda: not pool.tasks.qsize())
+        tasks += [background.start(partial(together.wait, 20), "all at once") for _ in range(background.THREADS - 1)]
+    assert sorted(task.result(20) for task in tasks) == list(range(background.THREADS))
