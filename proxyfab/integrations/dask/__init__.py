@@ -1,0 +1,1 @@
+"""Dask by reference: `from proxyfab.integrations.dask import Client` in place of `distributed.Client`."""

@@ -1,0 +1,90 @@
+"""Held: what stands in a task's arguments in place of a large object, and becomes the object just before the task runs.
+
+Client and scheduler pass it on without looking inside: it is a node of Dask's own graphs, whose call loads the object
+in the thread that executes the task.
+
+Promises: what a task gets is a real object of the exact type, private to it and writable, or, where the user asked for
+it, a lazy proxy; two nodes of equal content have equal tokens, so that Dask's keys of pure tasks are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dask._task_spec import GraphNode
+
+from proxyfab.proxy import unwrap
+from proxyfab.ref import Ref
+
+
+class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
+    """A large object in a store.
+
+    Args:
+        key: Dask's name of the node, if it stands alone in a graph; None where it stands in a task's arguments.
+        ref: Where the object lies.
+        token: Of its content.
+        lazy: Whether the task gets a proxy.
+    """
+
+    ref: Ref[Any]
+    token: str
+    lazy: bool
+    __slots__ = ("lazy", "ref", "token")
+
+    def __init__(self, key: Any, ref: Ref[Any], token: str, lazy: bool = False) -> None:
+        self.key = key  # type: ignore[misc]  # a slot of Dask's
+        self.ref = ref
+        self.token = token
+        self.lazy = lazy
+        self._dependencies: frozenset[Any] = frozenset()  # type: ignore[misc]  # as above
+
+    @property
+    def nbytes(self) -> int:
+        """Of the object, as stored."""
+        return self.ref.nbytes
+
+    @property
+    def data_producer(self) -> bool:
+        return True
+
+    def __call__(self, values: object = ()) -> Any:  # noqa: ARG002 - it needs none
+        proxy = self.ref.proxy()
+        return proxy if self.lazy else unwrap(proxy, writable=True)
+
+    def copy(self) -> Held:
+        return Held(self.key, self.ref, self.token, self.lazy)
+
+    def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> Held:  # noqa: ARG002 - it needs nothing
+        return self if key is None or key == self.key else Held(key, self.ref, self.token, self.lazy)
+
+    def __repr__(self) -> str:
+        return f"<Held {self.ref.key} of {self.ref.nbytes} bytes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Held, (self.key, self.ref, self.token, self.lazy)
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return "proxyfab", self.token
+
+    def __sizeof__(self) -> int:
+        return 300
+
+
+def held_in(spec: object) -> Iterator[Held]:
+    """All nodes of this kind in a task, however deep they stand in its arguments."""
+    if type(spec) is Held:
+        yield spec
+        return
+    for each in _inside(spec):
+        yield from held_in(each)
+
+
+def _inside(spec: object) -> Iterable[object]:
+    """What a node, or a container in its arguments, has inside."""
+    if isinstance(spec, GraphNode):
+        return (*getattr(spec, "args", ()), *getattr(spec, "kwargs", {}).values())
+    if isinstance(spec, dict):  # the inner tasks of a fused one
+        return spec.values()
+    return spec if isinstance(spec, (list, tuple, set, frozenset)) else ()
