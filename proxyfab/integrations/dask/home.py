@@ -1,0 +1,70 @@
+"""Where large arguments lie: in a store that belongs to Dask's scheduler, and what clients and scheduler say of it.
+
+Without a URL of the user's the store is shared memory that the scheduler's process owns: it outlives clients, and ends
+with the scheduler, however that ends. A client that does not see the same shared memory uses plain Dask.
+
+Words, all in JSON-like types:
+
+| name | kind | from client to scheduler | answer |
+|---|---|---|---|
+| `proxyfab_hello` | handler | `client` (id), `version`, `store` (URL or None), `results` | `version`, `sight`, `url`, `missing` |
+| `proxyfab_read` | handler | `url`, `key` (text) | the stored bytes as one bytes-like, or None |
+| `proxyfab-claim` | stream | `url`, `keys` (texts): about to be put, or used again; each is kept for this client | - |
+| `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come | - |
+
+Promises: an object lives for as long as a client claims it or a task of the scheduler names it, and no longer. Claims
+come before the bytes and before the graph that names them, on the same stream, and end with their client.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+HELLO = "proxyfab_hello"
+READ = "proxyfab_read"
+CLAIM = "proxyfab-claim"
+RELEASE = "proxyfab-release"
+
+
+class Home(NamedTuple):
+    """What the scheduler says to a client.
+
+    Attributes:
+        url: Of the store.
+        sight: Which shared memory the scheduler sees (`osio.machine.sight_of` of its root).
+        version: Of proxyfab at the scheduler.
+        missing: Addresses of workers that have no proxyfab, or another version.
+    """
+
+    url: str
+    sight: str
+    version: str
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def told(cls, answer: dict[str, Any]) -> Home:
+        """From the handler's answer."""
+        return cls(answer["url"], answer["sight"], answer["version"], tuple(answer.get("missing", ())))
+
+    def words(self) -> dict[str, Any]:
+        """As the handler answers."""
+        return self._asdict() | {"missing": list(self.missing)}
+
+
+def version() -> str:
+    """Of proxyfab here. Two that differ do not know whether they understand one another."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("proxyfab")
+    except PackageNotFoundError:
+        return "?"
+
+
+def sight() -> str:
+    """Which shared memory this process sees; equal for two that can use each other's objects."""
+    from proxyfab.osio.machine import sight_of
+    from proxyfab.osio.shared import default_root
+
+    return sight_of(default_root())

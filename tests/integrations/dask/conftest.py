@@ -1,0 +1,63 @@
+"""One cluster for each module that asks: two worker processes of one thread, as a user would start them.
+
+Dask keeps connections, threads and an event loop for as long as a cluster lives, so what is left behind is looked for
+at the end of a module, not of each test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from proxyfab.testing.leaks import GRACE, Belongings
+from proxyfab.testing.processes import until
+
+pytest.importorskip("distributed")
+
+KEPT = ("Dask-Offload", "Profile", "IO loop", "Dask-Default-Threads", "TCP-Executor", "AsyncProcess")
+"""Threads that Dask starts once for a process, or that end some time after what started them."""
+
+
+@pytest.fixture
+def no_leaks() -> None:
+    """In place of the check after each test: see `nothing_left_of_dask`."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_of_dask() -> Iterator[None]:
+    """No process, thread or object of shared memory is left of a module."""
+    before = Belongings.now()
+    yield
+    assert until(lambda: not left_since(before), 4 * GRACE), left_since(before)
+
+
+def left_since(before: Belongings) -> list[str]:
+    """What a module left behind; descriptors are Dask's own business."""
+    now = Belongings.now()
+    return [
+        *(thread.name for thread in now.threads - before.threads if not thread.name.startswith(KEPT)),
+        *(f"child process {pid}" for pid in now.children - before.children),
+        *(f"shared memory {path}" for path in now.shared - before.shared),
+    ]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes of one thread each; the scheduler in this process."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0, silence_logs=40
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: Any) -> Iterator[Any]:
+    """A client of ours on the module's cluster."""
+    from proxyfab.integrations.dask import Client
+
+    with Client(cluster) as client:
+        yield client
