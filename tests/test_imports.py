@@ -15,7 +15,7 @@ import proxyfab
 from proxyfab import patterns
 
 PACKAGE = Path(proxyfab.__file__).parent
-NOT_CORE = ["proxyfab.demo", "proxyfab.serialize.codecs"]  # loaded only beside the packages they need
+NOT_CORE = ["proxyfab.demo", "proxyfab.integrations.dask", "proxyfab.serialize.codecs"]  # loaded only beside the packages they need
 HEAVY = [
     "asyncio",
     "click",

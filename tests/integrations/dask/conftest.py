@@ -14,8 +14,6 @@ import pytest
 from proxyfab.testing.leaks import GRACE, Belongings
 from proxyfab.testing.processes import until
 
-pytest.importorskip("distributed")
-
 KEPT = ("Dask-Offload", "Profile", "IO loop", "Dask-Default-Threads", "TCP-Executor", "AsyncProcess")
 """Threads that Dask starts once for a process, or that end some time after what started them."""
 
