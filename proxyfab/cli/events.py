@@ -21,7 +21,7 @@ from proxyfab.events.model import Start
 from proxyfab.patterns.stream import Consumer, Producer
 from proxyfab.patterns.stream.deadletters import DeadLetter, dead_letters, purge, replay, topic_of
 from proxyfab.patterns.stream.item import Item
-from proxyfab.patterns.trigger import disable, enable, logs, statistics, triggers
+from proxyfab.patterns.trigger import disable, enable, forget, logs, statistics, triggers
 
 _LINE = 100
 
@@ -295,14 +295,18 @@ def _cause(text: str | None) -> Any:
 @click.argument("name", required=False)
 @click.option("--enable", "switch", flag_value="on", help="Have its runners go on.")
 @click.option("--disable", "switch", flag_value="off", help="Have its runners make no more calls.")
+@click.option("--forget", "switch", flag_value="forget", help="Delete what is known of one that runs no more.")
 @click.option("--log", "lines", type=int, help="Show so many of the newest lines of its log.")
 @at
 @as_json
 def triggers_(name: str | None, switch: str | None, lines: int | None, url: str, as_json: bool) -> None:
-    """List triggers and what they have done; with NAME switch one on or off, or show its log."""
+    """List triggers and what they have done; with NAME switch one on or off, forget it, or show its log."""
     broker = open_broker(url)
     if (switch or lines) and name is None:
         raise ConfigurationError("Say which trigger: proxyfab events triggers NAME.")
+    if switch == "forget" and name:
+        click.echo(f"{name} is {'forgotten' if forget(broker, name) else 'not known'}")
+        return
     if switch and name:
         (enable if switch == "on" else disable)(broker, name)
     if lines and name:

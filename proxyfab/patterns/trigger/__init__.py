@@ -1,7 +1,7 @@
 """Functions that events call: triggers."""
 
 from proxyfab.patterns.trigger.event import Event
-from proxyfab.patterns.trigger.records import Firing, Statistics, disable, enable, logs, statistics, triggers
+from proxyfab.patterns.trigger.records import Firing, Statistics, disable, enable, forget, logs, statistics, triggers
 from proxyfab.patterns.trigger.trigger import Backoff, Trigger
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Trigger",
     "disable",
     "enable",
+    "forget",
     "logs",
     "statistics",
     "triggers",

@@ -69,6 +69,7 @@ class Lane:
         self._executor = executor
         self._slots = slots
         self._stopped = threading.Event()
+        self._quiet = threading.Event()
         self.broken: Exception | None = None
         """What was raised by an executor that runs nothing any more."""
         self._calls: list[_Call] = []
@@ -97,6 +98,10 @@ class Lane:
         """Take no more events."""
         self._stopped.set()
 
+    def quiet(self) -> None:
+        """Wait, after `stop`, until no more events are taken; calls with those that were may be under way."""
+        self._quiet.wait()
+
     def join(self) -> None:
         """Wait for what is under way."""
         self._thread.join()
@@ -105,23 +110,28 @@ class Lane:
 
     def _work(self) -> None:
         try:
-            while not self._stopped.is_set():
-                self._watch()
-                if not self._slots.take(_SLICE):
-                    continue
-                items = self._take()
-                if not items:
-                    self._slots.give()
-                    if self._consumer.over:
-                        self._stopped.wait(_PAUSE)  # all producers have ended; another one may begin
-                    continue
-                self._fire(items)
+            self._call()
+            self._quiet.set()
             while self._calls:
                 self._watch()
                 time.sleep(_SLICE / 10)
         finally:
+            self._quiet.set()
             with contextlib.suppress(ProxyfabError):
                 self._consumer.close()
+
+    def _call(self) -> None:
+        while not self._stopped.is_set():
+            self._watch()
+            if not self._slots.take(_SLICE):
+                continue
+            items = self._take()
+            if not items:
+                self._slots.give()
+                if self._consumer.over:
+                    self._stopped.wait(_PAUSE)  # all producers have ended; another one may begin
+                continue
+            self._fire(items)
 
     def _take(self) -> list[Item]:
         """Up to a batch of events, gathered for a window from the first one on."""
@@ -130,13 +140,16 @@ class Lane:
             items = self._consumer.fetch(plan.batch, _TURN if self._slots.wanted else _SLICE)
             if items and plan.batch > 1:
                 until = time.monotonic() + plan.window
-                while len(items) < plan.batch and (left := until - time.monotonic()) > 0 and not self._consumer.over:
-                    items += self._consumer.fetch(plan.batch - len(items), left)
+                while len(items) < plan.batch and (left := until - time.monotonic()) > 0 and not self._ends():
+                    items += self._consumer.fetch(plan.batch - len(items), min(left, _SLICE))
         except ProxyfabError as error:
             self._book.write("failed", error=story_of(error))
             self._stopped.wait(_PAUSE)
             return []
         return items
+
+    def _ends(self) -> bool:
+        return self._consumer.over or self._stopped.is_set()
 
     def _fire(self, items: list[Item]) -> None:
         call = _Call(items)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxyfab.errors import Conflict, ProxyfabError, TopicNotFound
+from proxyfab.errors import ConfigurationError, Conflict, ProxyfabError, TopicNotFound
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Record, Topic
 from proxyfab.keys import Key
@@ -140,8 +140,24 @@ def is_enabled(broker: Broker, name: str) -> bool:
 
 
 def register(broker: Broker, name: str, said: dict[str, Any]) -> None:
-    """Say what a trigger is; whether it is enabled stays as it was."""
+    """Say what a trigger is; whether it is enabled stays as it was.
+
+    Raises:
+        ConfigurationError: It is another topic's.
+    """
     _change(broker, name, **said)
+
+
+def forget(broker: Broker, name: str) -> bool:
+    """Delete what is known of a trigger that runs no more, with its log; whether there was something.
+
+    How far it was in its topic stays with the topic: `Broker.delete_group`.
+    """
+    state = broker.state()
+    for each in state.items(f"triggers/{name}/"):
+        state.delete(each)
+    broker.delete(log_topic(name))
+    return state.delete(f"triggers/{name}")
 
 
 def _change(broker: Broker, name: str, **said: Any) -> None:
@@ -150,7 +166,13 @@ def _change(broker: Broker, name: str, **said: Any) -> None:
         kept = state.get(f"triggers/{name}")
         if kept is None and "topic" not in said:
             raise TopicNotFound(f"{broker.url} knows no trigger {name!r}: it has never run there.")
-        now = {"enabled": True, **(_read(kept.value) if kept else {}), **said}
+        known = _read(kept.value) if kept else {}
+        if (of := known.get("topic")) is not None and said.get("topic", of) != of:
+            raise ConfigurationError(
+                f"The trigger {name} at {broker.url} is that of topic {of}: give that of {said['topic']} another "
+                f"group=, or, if the former is not to run again, forget it: proxyfab events triggers {name} --forget."
+            )
+        now = {"enabled": True, **known, **said}
         try:
             state.put(f"triggers/{name}", msgspec.msgpack.encode(now), revision=kept.revision if kept else 0)
         except Conflict:

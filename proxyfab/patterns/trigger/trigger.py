@@ -7,6 +7,7 @@ Rules:
 1. An event is acknowledged when its call has returned, not before: a runner that dies leaves it to another one.
 2. A call that raises, or takes too long, is made again after a pause; after the last one its events are dead letters.
 3. All runners of one name are one trigger: they share its events, its log, its figures, and whether it is enabled.
+   So a name is one topic's (or pattern's): with another one it is refused, until the former is forgotten.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Trigger:
         topic: A name, or a pattern with `*`: topics that come later are found within a second.
         fn: Called with an `Event`, or with a list of them where `batch` is more than 1. It must pickle if the executor
             runs it in another process.
-        group: The trigger's name; None: the function's.
+        group: The trigger's name; None: the function's. One name is one topic's.
         where: Which events: JMESPath over their metadata, or a function of an item.
         batch: Events of one call at most.
         window: Seconds that a call waits for more than one event.
@@ -191,7 +192,10 @@ class Trigger:
         enable(self.broker, self.name)
 
     def disable(self) -> None:
-        """Have it make no more calls, wherever it runs; its events wait."""
+        """Have it make no more calls, wherever it runs; its events wait.
+
+        Each runner notices within a second or so. When its log says `disabled` it takes no event any more.
+        """
         disable(self.broker, self.name)
 
     @property
@@ -252,10 +256,12 @@ class Trigger:
             book.begun = True
             book.write("started")
         if not is_enabled(self.broker, self.name):
-            if lanes:
-                book.write("disabled")
             for lane in lanes.values():
                 lane.stop()
+            for lane in lanes.values():
+                lane.quiet()
+            if lanes:  # not before: who reads this may rely on it
+                book.write("disabled")
             while lanes:
                 lanes.popitem()[1].join()
             return

@@ -18,7 +18,7 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST
 from proxyfab.patterns.stream import Producer
 from proxyfab.patterns.stream.deadletters import dead_letters
-from proxyfab.patterns.trigger import Backoff, Event, Trigger, disable, enable, logs, statistics, triggers
+from proxyfab.patterns.trigger import Backoff, Event, Trigger, disable, enable, forget, logs, statistics, triggers
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
 
@@ -208,6 +208,38 @@ def test_it_can_be_disabled_from_elsewhere(broker: Broker) -> None:
         assert until(lambda: calls.seen, 10)
     with pytest.raises(TopicNotFound, match="nobody"):
         disable(broker, "nobody")
+
+
+def test_no_event_is_taken_when_it_has_said_that_it_is_disabled(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, batch=2, window=8.0, start=EARLIEST):
+        send(broker, "frames", "before")
+        assert until(lambda: broker.groups("frames")["calls"].pending == 1, 10), "it waits for a second one"
+        disable(broker, "calls")
+        assert until(lambda: "disabled" in [firing.what for firing in logs(broker, "calls")], 5)
+        send(broker, "frames", "after")
+        assert until(lambda: calls.seen, 5)
+        assert [[event.object for event in batch] for batch in calls.seen] == [["before"]]
+        assert until(lambda: broker.groups("frames")["calls"].lag == 1, 5)
+        enable(broker, "calls")
+        assert until(lambda: len(calls.seen) == 2, 20)
+
+
+def test_a_name_is_one_topics(broker: Broker) -> None:
+    calls = Calls()
+    with Trigger(broker, "frames", calls, start=EARLIEST):
+        with pytest.raises(ConfigurationError, match="topic frames.*--forget"):
+            Trigger(broker, "others", calls).start()
+        with Trigger(broker, "others", calls, group="others", start=EARLIEST):
+            disable(broker, "others")
+            send(broker, "frames", "it")
+            assert until(lambda: calls.seen, 10), "each has a switch of its own"
+        assert statistics(broker, "others").fired == 0
+    assert forget(broker, "calls")
+    assert not forget(broker, "calls")
+    assert (statistics(broker, "calls").fired, logs(broker, "calls")) == (0, [])
+    with Trigger(broker, "others", calls):
+        assert triggers(broker)["calls"]["topic"] == "others"
 
 
 def test_one_may_begin_disabled_and_stays_as_it_was_left(broker: Broker) -> None:
