@@ -1,0 +1,252 @@
+"""The transport: between processes of one host the large buffers of a value go through shared memory.
+
+Dask turns values into a header and frames by *families*, which it tries in turn: "dask", then "pickle". Here the family
+"dask" is registered anew, around Dask's own: what it makes of a value is what Dask makes of it, header and frames; but
+where the recipient sees the same shared memory the large frames are put there and the header says where. The recipient
+copies them into memory of its own, takes the name away, and has Dask's own families make the value of header and frames.
+So types, flags and everything that somebody taught Dask to serialize are as ever.
+
+- Who sees the same shared memory has said so: processes that take part have a *sight* (`osio.machine`) in the handshake
+  of the connections on which they fetch. Nothing is asked of anybody else, and to him nothing changes: a family of a
+  name of its own would, as one that a peer does not know is an error there.
+- One copy into private memory, not a mapping that copies on write: it costs the same where the value is only read, a
+  sixth where it is written to, frees the sender's memory at once, and needs no lease.
+
+Promises: what cannot be put (no room, no rights) goes by Dask's own frames, with one warning. What was announced and is
+not there any more is a lost connection to Dask, which asks anew; after a few in a row this process takes no more part.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from distributed.protocol.serialize import (
+    dask_dumps,
+    dask_loads,
+    pickle_dumps,
+    pickle_loads,
+    register_serialization_family,
+)
+from distributed.utils import ensure_memoryview
+
+from proxyfab.connectors.shm import SharedMemoryConnector
+from proxyfab.errors import ProxyfabError
+from proxyfab.integrations.dask.figures import Figures
+from proxyfab.integrations.dask.home import version
+from proxyfab.integrations.dask.published import Published, places
+from proxyfab.keys import Key
+from proxyfab.osio.machine import sight_of
+from proxyfab.osio.mapping import copy
+from proxyfab.osio.memory import new_bytes
+from proxyfab.osio.root import Root
+from proxyfab.osio.shared import check_mine, default_root, shared_at
+from proxyfab.osio.warm import received
+
+MARK = "proxyfab"
+"""What we add to handshakes and headers is under this name."""
+ABOVE = 1 << 20
+"""Bytes of a value in large frames from which on shared memory is faster than a socket."""
+LARGE = 64 * 1024
+"""Bytes of a large frame; smaller ones go with the header."""
+LIMIT = 1 << 30
+_GIVES_UP = 3
+_LOADS = {"dask": dask_loads, "pickle": pickle_loads}
+
+
+class TransportLost(OSError):
+    """What a peer has announced is not in shared memory: to Dask a lost connection, so that it asks anew."""
+
+
+class Lane:
+    """This process's part in the transport.
+
+    Attributes:
+        sight: What the process says in handshakes; those who say the same see the same shared memory.
+        figures: What was done.
+
+    Args:
+        limit: Bytes that may wait for their readers, and bytes that may be kept warm.
+        above: Bytes of large frames from which a value goes through shared memory.
+    """
+
+    def __init__(self, limit: int = LIMIT, above: int = ABOVE) -> None:
+        root = default_root()
+        check_mine(root)
+        Root.make(root)
+        self.sight = f"{version()} {sight_of(root)}"
+        self.figures = Figures()
+        self.above = above
+        self.shared = shared_at(root)
+        self.shared.pool.limit = min(self.shared.pool.limit, limit)
+        self.shared.mappings.limit = min(self.shared.mappings.limit, limit)
+        self._connector = SharedMemoryConnector()
+        self.published = Published(self._connector, self.shared, limit)
+        self._pools: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lost_in_a_row = 0
+        self._warned = False
+
+    # -- who takes part ------------------------------------------------------------------------------------------
+
+    def announce(self, pool: Any) -> None:
+        """Say in the handshakes of this pool of Dask's connections what this process sees."""
+        said = {**pool.connection_args.get("handshake_overrides", {}), MARK: self.sight}
+        pool.connection_args = {**pool.connection_args, "handshake_overrides": said}
+        pool.collect()  # connections that are open have said nothing
+        self._pools.add(pool)
+
+    def retract(self, pool: Any) -> None:
+        """The opposite of `announce`, as far as connections to come are concerned."""
+        said = dict(pool.connection_args.get("handshake_overrides", {}))
+        said.pop(MARK, None)
+        pool.connection_args = {**pool.connection_args, "handshake_overrides": said}
+        self._pools.discard(pool)
+
+    def close(self) -> None:
+        """Take no part any more; nothing stays published."""
+        for pool in list(self._pools):
+            self.retract(pool)
+        self.published.close()
+        self._connector.close()
+
+    # -- values on their way -------------------------------------------------------------------------------------
+
+    def send(self, x: object, context: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """What Dask makes of a value, its large frames in shared memory if they are worth it."""
+        try:
+            header, frames = dask_dumps(x, context=context)
+            plain = header
+        except NotImplementedError:
+            header, frames = pickle_dumps(x, context=context)
+            plain = {MARK: {"inner": header}}
+        views = [ensure_memoryview(frame) for frame in frames]
+        large = [place for place, view in enumerate(views) if view.nbytes >= LARGE]
+        if sum([views[place].nbytes for place in large]) < self.above:
+            return plain, frames
+        try:
+            key = self.published.publish([views[place] for place in large])
+        except (ProxyfabError, OSError) as error:
+            self._fall_back(error)
+            return plain, frames
+        sizes = [views[place].nbytes for place in large]
+        self.figures.add("published", sum(sizes))
+        mark = {"inner": header, "key": key, "places": large, "sizes": sizes, "bytes": type(x) is bytes}
+        return {MARK: mark}, [frame for place, frame in enumerate(frames) if place not in large]
+
+    def _fall_back(self, error: Exception) -> None:
+        self.figures.add("fallbacks")
+        self._warn(f"Large values of Dask go through its sockets, as shared memory could not be used: {error}")
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def fetch(self, mark: dict[str, Any], frames: list[Any]) -> list[Any]:
+        """All frames of a value: those that came by the socket, and those that lie in shared memory.
+
+        Raises:
+            TransportLost: They do not lie there.
+        """
+        try:
+            found = self._take(Key.parse(mark["key"]), mark["sizes"], new_bytes if mark["bytes"] else _own)
+        except (ProxyfabError, OSError) as error:
+            self._lose(error)
+            raise TransportLost(f"A value in shared memory could not be read: {error}") from error
+        if found is None:
+            self._lose(None)
+            raise TransportLost(f"{mark['key']} is not in shared memory any more; its worker has ended, or it is late.")
+        self._lost_in_a_row = 0
+        self.figures.add("received", sum(mark["sizes"]))
+        rest = iter(frames)
+        large = dict(zip(mark["places"], found, strict=True))
+        return [large[place] if place in large else next(rest) for place in range(len(frames) + len(found))]
+
+    def _take(self, key: Key, sizes: list[int], make: Callable[[memoryview], Any]) -> list[Any] | None:
+        stored = self._connector.get(key)
+        if stored is None:
+            return None
+        self._connector.evict(key)  # now: if this process is killed while it copies, nobody else would
+        whole = stored.join()
+        return [make(whole[begin : begin + size]) for begin, size in zip(places(sizes), sizes, strict=True)]
+
+    def _lose(self, error: Exception | None) -> None:
+        self.figures.add("lost")
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= _GIVES_UP:
+            for pool in list(self._pools):
+                self.retract(pool)
+            self._warn(f"Values of Dask are not fetched from shared memory any more, as that failed: {error or 'gone'}")
+
+    def told(self) -> dict[str, int]:
+        """The figures, and what waits for its readers."""
+        live, live_bytes = self.published.waiting()
+        return {**self.figures.told(), "live": live, "live_bytes": live_bytes}
+
+
+def _own(view: memoryview) -> memoryview:
+    """The same bytes in writable memory of this process alone."""
+    block = received.take(view.nbytes)
+    copy(view, ctypes.addressof(ctypes.c_char.from_buffer(block)))
+    return block
+
+
+def _dumps(x: object, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[Any]]:
+    lane = _lane
+    if lane is not None and context is not None and context.get("recipient", _NOBODY).get(MARK) == lane.sight:
+        return lane.send(x, context)
+    return dask_dumps(x, context=context)  # type: ignore[no-any-return]  # Dask has no types
+
+
+def _loads(header: dict[str, Any], frames: list[Any]) -> object:
+    mark = header.get(MARK)
+    if mark is None:
+        return dask_loads(header, frames)
+    if "key" in mark:
+        if _lane is None:
+            raise TransportLost("This process does not take part in the transport any more.")
+        frames = _lane.fetch(mark, frames)
+    inner = mark["inner"]
+    return _LOADS[inner["serializer"]](inner, frames)
+
+
+_NOBODY: dict[str, Any] = {}
+_lane: Lane | None = None
+_users = 0
+_joining = threading.RLock()
+
+
+def join(limit: int = LIMIT, above: int = ABOVE) -> Lane:
+    """Have this process take part; whoever calls this calls `leave` once.
+
+    Raises:
+        ProxyfabError: There is no shared memory for it.
+    """
+    global _lane, _users
+    with _joining:
+        if _lane is None:
+            _lane = Lane(limit, above)
+            register_serialization_family("dask", _dumps, _loads)
+        _users += 1
+        return _lane
+
+
+def leave() -> None:
+    """One that joined leaves; with the last one all is as before."""
+    global _lane, _users
+    with _joining:
+        _users -= 1
+        if _users == 0 and _lane is not None:
+            lane, _lane = _lane, None
+            register_serialization_family("dask", dask_dumps, dask_loads)
+            lane.close()
+
+
+def told() -> dict[str, int]:
+    """What this process's transport has done; nothing where it takes no part."""
+    lane = _lane
+    return {} if lane is None else lane.told()

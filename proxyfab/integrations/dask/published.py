@@ -1,0 +1,148 @@
+"""What a process has published for peers that have not fetched it yet: bounded in bytes, and leased for a time.
+
+Each object has one reader, who takes its name away when he has its bytes; what nobody fetches goes after a minute.
+
+Promises: never more than `limit` bytes wait; what waits too long is evicted when `sweep` is called, which is to be done
+every few seconds; segments that have not been used for a while are given back to the file system then, too. What a
+killed process had published is found and removed by whoever opens shared memory next.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.shm import SharedMemoryConnector
+from proxyfab.errors import CapacityError
+from proxyfab.fork import on_fork
+from proxyfab.keys import Key
+from proxyfab.osio.shared import Shared
+
+KEEP = 60.0
+"""Seconds that an object waits for its reader: a worker may be held up for long, but its connection times out."""
+IDLE = 10.0
+"""Seconds without a word from when on nothing is kept warm."""
+_ALIGN = 64
+
+
+class _Waiting(NamedTuple):
+    nbytes: int
+    until: float
+
+
+class Published:
+    """The objects that wait. Thread-safe; a forked child has published nothing.
+
+    Args:
+        connector: Of this process's own, unnamed shared memory.
+        shared: What the process keeps warm there.
+        limit: Bytes that may wait at once.
+        keep: Seconds for which they do.
+    """
+
+    def __init__(self, connector: SharedMemoryConnector, shared: Shared, limit: int, keep: float = KEEP) -> None:
+        self._connector = connector
+        self._shared = shared
+        self._limit = limit
+        self._keep = keep
+        self.after_fork()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """What waits is the parent's."""
+        self._lock = threading.Lock()
+        self._waiting: dict[Key, _Waiting] = {}
+        self._reserved = 0
+        self._used = time.monotonic()
+
+    def publish(self, buffers: Sequence[memoryview]) -> str:
+        """Copy these to shared memory, one behind the other, each where it is well aligned; the text of their key.
+
+        Raises:
+            CapacityError: There is no room, or too much waits.
+            ConnectorError: Shared memory refuses.
+        """
+        parts = padded(buffers)
+        nbytes = sum([len(part) for part in parts])
+        self._reserve(nbytes)
+        try:
+            key = self._connector.put(Frames.known(tuple(parts), nbytes))
+            self._waiting[key] = _Waiting(nbytes, time.monotonic() + self._keep)
+        finally:
+            with self._lock:
+                self._reserved -= nbytes
+            self._used = time.monotonic()
+        return str(key)
+
+    def _reserve(self, nbytes: int) -> None:
+        with self._lock:
+            if self._reserved + self.nbytes + nbytes > self._limit:
+                self._drop_fetched()
+            if self._reserved + self.nbytes + nbytes > self._limit:
+                raise CapacityError(
+                    f"{self.nbytes} bytes wait for their readers already and {nbytes} more are too much; "
+                    f"at most {self._limit} may."
+                )
+            self._reserved += nbytes
+
+    def waiting(self) -> tuple[int, int]:
+        """How many objects wait for their reader, and their bytes."""
+        with self._lock:
+            self._drop_fetched()
+            return len(self._waiting), self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that wait, as far as it is known."""
+        return sum([each.nbytes for each in list(self._waiting.values())])
+
+    def _drop_fetched(self) -> None:
+        keys = list(self._waiting)
+        for key, there in zip(keys, self._connector.exists_many(keys), strict=True):
+            if not there:
+                self._waiting.pop(key, None)
+
+    def sweep(self) -> None:
+        """Evict what has waited too long, and keep nothing warm that was not used for a while."""
+        now = time.monotonic()
+        with self._lock:
+            self._drop_fetched()
+            late = [key for key, each in self._waiting.items() if each.until <= now]
+            for key in late:
+                del self._waiting[key]
+        self._connector.evict_many(late)
+        if now - self._used > IDLE:
+            self._shared.pool.trim()
+
+    def close(self) -> None:
+        """Evict all."""
+        with self._lock:
+            keys, self._waiting = list(self._waiting), {}
+        self._connector.evict_many(keys)
+        self._shared.pool.trim()
+
+
+def padded(buffers: Sequence[memoryview]) -> list[memoryview]:
+    """The buffers with what aligns the next one behind each."""
+    parts: list[memoryview] = []
+    for buffer in buffers:
+        parts.append(buffer)
+        gap = -buffer.nbytes % _ALIGN
+        if gap:
+            parts.append(_ZEROS[:gap])
+    return parts
+
+
+def places(sizes: Sequence[int]) -> list[int]:
+    """Where each of the buffers begins that `padded` put one behind the other."""
+    begins, offset = [], 0
+    for size in sizes:
+        begins.append(offset)
+        offset += size + -size % _ALIGN
+    return begins
+
+
+_ZEROS = memoryview(bytes(_ALIGN))

@@ -1,0 +1,87 @@
+"""Hand: what a worker does for the transport, as a plugin of Dask's workers.
+
+Promises: a worker that cannot take part works as it would without; when the plugin goes, or the worker ends, nothing of
+it stays: neither in shared memory nor in Dask's configuration.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import dask
+from distributed import WorkerPlugin
+from tornado.ioloop import PeriodicCallback
+
+from proxyfab.errors import ProxyfabError
+from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.settings import Settings
+
+NAME = "proxyfab"
+SIGHT = "proxyfab_sight"
+"""The handler that tells what a worker sees (`family.Lane.sight`)."""
+PRELOAD = "distributed.client.preload"
+PACKAGE = "proxyfab.integrations.dask"
+_EVERY = 5000  # ms
+_PART = 16
+
+
+class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
+    """Takes part in the transport, tells what it did, and has clients inside tasks do as the one outside.
+
+    Args:
+        settings: Of the client.
+    """
+
+    name = NAME
+    idempotent = True
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self._joined = False
+        self._before: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[type[Hand], tuple[Settings]]:
+        return Hand, (self.settings,)
+
+    def setup(self, worker: Any) -> None:
+        try:
+            lane = family.join(_limit(worker), family.ABOVE)
+        except (ProxyfabError, OSError) as error:
+            warnings.warn(f"{worker.address} takes no part in shared memory: {error}", RuntimeWarning, stacklevel=2)
+            return
+        self._joined = True
+        lane.announce(worker.rpc)
+        worker.handlers[SIGHT] = lambda: lane.sight
+        worker.metrics[NAME] = lambda _worker: lane.told()
+        sweeping = PeriodicCallback(lane.published.sweep, _EVERY)
+        worker.periodic_callbacks[NAME] = sweeping
+        sweeping.start()
+        if not worker.address.startswith("inproc://"):  # there a client inside a task is the one outside
+            self._enable_nested()
+
+    def _enable_nested(self) -> None:
+        preload = list(dask.config.get(PRELOAD, None) or [])
+        if PACKAGE in preload:
+            return
+        self._before = {PRELOAD: preload, "proxyfab.dask": dask.config.get("proxyfab.dask", {})}
+        dask.config.set({PRELOAD: [*preload, PACKAGE], "proxyfab.dask": self.settings._asdict()})
+
+    def teardown(self, worker: Any) -> None:
+        if self._before:
+            dask.config.set(self._before)
+            self._before = {}
+        sweeping = worker.periodic_callbacks.pop(NAME, None)
+        if sweeping is not None:
+            sweeping.stop()
+        worker.metrics.pop(NAME, None)
+        worker.handlers.pop(SIGHT, None)
+        if self._joined:
+            self._joined = False
+            family.leave()
+
+
+def _limit(worker: Any) -> int:
+    """What may wait for readers, and be kept warm: it counts as memory of the worker's process."""
+    most = worker.memory_manager.memory_limit
+    return min(family.LIMIT, most // _PART) if most else family.LIMIT
