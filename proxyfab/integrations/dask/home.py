@@ -7,10 +7,14 @@ Words, all in JSON-like types:
 
 | name | kind | from client to scheduler | answer |
 |---|---|---|---|
-| `proxyfab_hello` | handler | `client` (id), `version`, `store` (URL or None), `results` | `version`, `sight`, `url`, `missing` |
+| `proxyfab_hello` | handler | `client`, `version`, `store` (URL or None), `results` | `url`, `sight`, `version`, `missing` |
 | `proxyfab_read` | handler | `url`, `key` (text) | the stored bytes as one bytes-like, or None |
 | `proxyfab-claim` | stream | `url`, `keys` (texts): about to be put, or used again; each is kept for this client | - |
 | `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come | - |
+| `proxyfab-stored` | stream, of workers | `task`, `url`, `key`, `nbytes`: a task's result was put | - |
+
+Claims are counted: each ends with one release. Where no store can be had the answer to hello has an `error` and no
+`url`.
 
 Promises: an object lives for as long as a client claims it or a task of the scheduler names it, and no longer. Claims
 come before the bytes and before the graph that names them, on the same stream, and end with their client.
@@ -24,6 +28,7 @@ HELLO = "proxyfab_hello"
 READ = "proxyfab_read"
 CLAIM = "proxyfab-claim"
 RELEASE = "proxyfab-release"
+STORED = "proxyfab-stored"
 
 
 class Home(NamedTuple):
@@ -34,17 +39,21 @@ class Home(NamedTuple):
         sight: Which shared memory the scheduler sees (`osio.machine.sight_of` of its root).
         version: Of proxyfab at the scheduler.
         missing: Addresses of workers that have no proxyfab, or another version.
+        error: Why there is no store, and so no `url`.
     """
 
     url: str
     sight: str
     version: str
     missing: tuple[str, ...] = ()
+    error: str = ""
 
     @classmethod
     def told(cls, answer: dict[str, Any]) -> Home:
         """From the handler's answer."""
-        return cls(answer["url"], answer["sight"], answer["version"], tuple(answer.get("missing", ())))
+        return cls(
+            answer["url"], answer["sight"], answer["version"], tuple(answer.get("missing", ())), answer.get("error", "")
+        )
 
     def words(self) -> dict[str, Any]:
         """As the handler answers."""

@@ -1,0 +1,234 @@
+"""`results="store"`: a task puts its large result into the store when it ends; what Dask holds and moves is a handle.
+
+| name | what |
+|---|---|
+| `stored(node, ...)` | a task's node, so that its result goes to the store |
+| `Kept` | the handle; tasks get the object instead of it, and so does who gathers |
+| `unkept(result)` | what a client gathered, with objects in place of handles |
+
+Promises: a result in the store survives its worker: the task that Dask runs again finds it there and does not compute
+it again. Where a result cannot be stored (it does not pickle, the store is full or away) it stays in the worker, as
+always with Dask. It is deleted with its key, also if that was forgotten while the task ran (`scheduler`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Awaitable, Hashable, Mapping
+from typing import Any
+
+from dask._task_spec import GraphNode
+
+from proxyfab.errors import KeyExists, KeyNotFound, ObjectLost, ProxyfabError, SerializationError
+from proxyfab.integrations.dask.home import STORED
+from proxyfab.keys import Key
+from proxyfab.proxy import kind_of, unwrap
+from proxyfab.ref import Ref
+from proxyfab.serialize import dumps
+from proxyfab.store import Store, received_store
+
+logger = logging.getLogger(__name__)
+_complained: set[str] = set()
+
+
+class Kept:
+    """A task's result that lies in a store.
+
+    Attributes:
+        task: Dask's key of the task.
+        ref: Where the object lies.
+    """
+
+    __slots__ = ("ref", "task")
+
+    def __init__(self, task: Hashable, ref: Ref[Any]) -> None:
+        self.task = task
+        self.ref = ref
+
+    def load(self) -> Any:
+        """The object: real, private, writable.
+
+        Raises:
+            ObjectLost: It no longer lies there.
+        """
+        try:
+            return unwrap(self.ref.proxy(), writable=True)
+        except ObjectLost:
+            raise
+        except KeyNotFound as error:
+            raise ObjectLost(
+                f"The result of {self.task!r} no longer lies in {self.ref.url}: the store was cleared, or its server "
+                "restarted. Compute it again."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<Kept {self.task!r}, {self.ref.nbytes} bytes in {self.ref.url}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, (self.task, self.ref)
+
+
+class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
+    """A task whose result goes to a store.
+
+    Args:
+        inner: The task.
+        url: Of the store.
+        home: The key of the result there, drawn for this task.
+        above: Results of fewer bytes stay in the worker.
+    """
+
+    inner: Any
+    url: str
+    home: str
+    above: int
+    __slots__ = ("above", "home", "inner", "url")
+
+    def __init__(self, inner: Any, url: str, home: str, above: int) -> None:
+        self.key = inner.key  # type: ignore[misc]  # a slot of Dask's
+        self.inner = inner
+        self.url = url
+        self.home = home
+        self.above = above
+        self._dependencies = inner.dependencies  # type: ignore[misc]  # as above
+
+    @property
+    def is_coro(self) -> bool:
+        return bool(self.inner.is_coro)
+
+    @property
+    def data_producer(self) -> bool:
+        return bool(self.inner.data_producer)
+
+    @property
+    def block_fusion(self) -> bool:
+        return True
+
+    def __call__(self, values: Mapping[Hashable, Any] | tuple[()] = ()) -> Any:
+        if self.is_coro:
+            return self._call_async(values)
+        found = self._found()
+        return self._keep(self.inner(_loaded(values))) if found is None else found
+
+    async def _call_async(self, values: Mapping[Hashable, Any] | tuple[()]) -> Any:
+        found = await asyncio.to_thread(self._found)
+        if found is not None:
+            return found
+        result = self.inner(await asyncio.to_thread(_loaded, values))
+        return await asyncio.to_thread(self._keep, await result if inspect.isawaitable(result) else result)
+
+    def _store(self) -> Store:
+        return received_store(self.url)
+
+    def _found(self) -> Kept | None:
+        """The result, if an earlier run of this task put it."""
+        try:
+            stat = self._store().connector.stat(Key.parse(self.home))
+        except ProxyfabError:
+            return None
+        return None if stat is None else Kept(self.key, Ref(self.url, Key.parse(self.home), nbytes=stat.nbytes))
+
+    def _keep(self, result: Any) -> Any:
+        """A handle of the result, which lies in the store now; the result itself if it cannot or need not lie there."""
+        try:
+            payload = dumps(result)
+            if payload.nbytes < self.above:
+                return result
+            key = Key.parse(self.home)
+            with contextlib.suppress(KeyExists):  # another run of this task was faster
+                self._store().put_payload(payload, key)
+            self._tell(payload.nbytes)
+            return Kept(self.key, Ref(self.url, key, nbytes=payload.nbytes, kind=kind_of(result)))
+        except SerializationError:
+            pass  # as with Dask: it lives where it is
+        except ProxyfabError as error:
+            if self.url not in _complained:
+                _complained.add(self.url)
+                logger.warning("proxyfab: results stay in this worker, as %s refuses them: %s", self.url, error)
+        return result
+
+    def _tell(self, nbytes: int) -> None:
+        """Say to the scheduler what was put: it has it deleted if the key was forgotten meanwhile."""
+        from distributed import get_worker
+
+        try:
+            worker = get_worker()
+        except ValueError:  # somebody calls the node himself
+            return
+        words = {"op": STORED, "task": self.key, "url": self.url, "key": self.home, "nbytes": nbytes}
+        worker.loop.add_callback(worker.batched_send, words)
+
+    def copy(self) -> Stored:
+        return Stored(self.inner, self.url, self.home, self.above)
+
+    def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> Any:
+        inner = self.inner.substitute(subs, key=key)
+        return self if inner is self.inner else Stored(inner, self.url, self.home, self.above)
+
+    def __repr__(self) -> str:
+        return f"<Stored {self.inner!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stored, (self.inner, self.url, self.home, self.above)
+
+    def __dask_tokenize__(self) -> Any:
+        return self.inner.__dask_tokenize__()
+
+    def __sizeof__(self) -> int:
+        return int(self.inner.__sizeof__()) + 200
+
+
+def stored(node: Any, store: Store, above: int) -> Any:
+    """A task's node as it should be sent, so that its result goes to `store`; what is no task comes back as it is."""
+    from dask._task_spec import Task
+
+    if not isinstance(node, Task):
+        return node
+    return Stored(node, store.url, str(store.reserve()), above)
+
+
+async def unkept(result: Any) -> Any:
+    """What a client gathered, with objects in place of handles: also of handles in lists, tuples, sets and dicts.
+
+    Raises:
+        ProxyfabError: An object is gone, or its store cannot be reached.
+    """
+    found = list(_kept_in(result))
+    if not found:
+        return result
+    loads: list[Awaitable[Any]] = [asyncio.to_thread(kept.load) for kept in found]
+    objects = dict(zip(map(id, found), await asyncio.gather(*loads), strict=True))
+    return _replaced(result, objects)
+
+
+def _loaded(values: Mapping[Hashable, Any] | tuple[()]) -> Any:
+    """The values of a task's dependencies, with objects in place of handles."""
+    if not isinstance(values, dict) or not any(_kept_in(value) for value in values.values()):
+        return values
+    found = [kept for value in values.values() for kept in _kept_in(value)]
+    objects = {id(kept): kept.load() for kept in found}
+    return {key: _replaced(value, objects) for key, value in values.items()}
+
+
+_NESTS = (list, tuple, set, frozenset)
+
+
+def _kept_in(value: Any) -> list[Kept]:
+    if type(value) is Kept:
+        return [value]
+    kind = type(value)
+    if kind in _NESTS:
+        return [kept for each in value for kept in _kept_in(each)]
+    return [kept for each in value.values() for kept in _kept_in(each)] if kind is dict else []
+
+
+def _replaced(value: Any, objects: Mapping[int, Any]) -> Any:
+    kind = type(value)
+    if kind is Kept:
+        return objects[id(value)]
+    if kind in _NESTS:
+        return kind(_replaced(each, objects) for each in value)
+    return {name: _replaced(each, objects) for name, each in value.items()} if kind is dict else value

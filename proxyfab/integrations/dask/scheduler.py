@@ -1,0 +1,234 @@
+"""Keeper: the scheduler's plugin. It owns the store where large arguments lie, and ends their lives with Dask's keys.
+
+An object lives for as long as a client claims it or a task of the scheduler names it (`holdings`): also beyond the
+task's end, since Dask may compute a task again until its key is forgotten. What is free is deleted by a thread of its
+own (`janitor`). What a client put and never came to say anything of is swept up.
+
+Promises: nothing that goes wrong here reaches the scheduler: every hook and handler catches, says so once, and goes on.
+The store ends with the scheduler's process, however that ends.
+
+Needs no line where a client brings it; `dask scheduler --preload proxyfab.integrations.dask.scheduler` has it from the
+beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from proxyfab.integrations.dask.holdings import Holdings, Place
+from proxyfab.integrations.dask.home import CLAIM, HELLO, READ, RELEASE, STORED, Home, sight, version
+from proxyfab.integrations.dask.janitor import GRACE, Janitor
+from proxyfab.integrations.dask.node import held_in
+from proxyfab.integrations.dask.results import Stored
+from proxyfab.keys import Key
+from proxyfab.store import Store, received_store
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+logger = logging.getLogger(__name__)
+NAME = "proxyfab"
+STATS = "proxyfab_stats"
+SWEEP = 1.0
+"""Seconds that an object of the last client's, of which it said nothing, lies before it is deleted."""
+H = TypeVar("H", bound=Callable[..., Any])
+_said: set[str] = set()
+
+
+def safely(hook: H) -> H:
+    """A hook that never raises: of each, what goes wrong is logged once."""
+
+    @functools.wraps(hook)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return hook(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - Dask must go on, whatever it is
+            if hook.__name__ not in _said:
+                _said.add(hook.__name__)
+                logger.exception("proxyfab: %s failed; Dask goes on. It is not said again.", hook.__name__)
+
+    return cast(H, guarded)
+
+
+class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
+    """Register it on a scheduler: `client.register_plugin(Keeper())`; who comes second changes nothing."""
+
+    name = NAME
+    idempotent = True
+
+    def __init__(self) -> None:
+        """Nothing yet: it may be on its way to the scheduler. See `start`."""
+
+    # -- hooks, called by the scheduler --------------------------------------------------------------------------
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.holdings = Holdings()
+        self.janitor = Janitor()
+        self.store: Store | None = None
+        self._own: Store | None = None
+        self._storing: set[str] = set()  # clients whose results lie in a store
+        self._results: dict[Hashable, Place] = {}  # where tasks put, or will put, their results
+        self._versions: dict[str, str] = {}
+        self._ended = False
+        scheduler.handlers.update({HELLO: self.hello, READ: self.read, STATS: self.stats})
+        scheduler.stream_handlers.update({CLAIM: self.claim, RELEASE: self.release, STORED: self.stored})
+
+    @safely
+    def update_graph(self, scheduler: Scheduler, *, client: str, tasks: Iterable[Hashable], **_: Any) -> None:
+        if client not in self._storing and not self.holdings.claims(client):
+            return  # nothing of ours is in a graph that nobody has announced: it costs nothing
+        for key in tasks:
+            spec = scheduler.tasks[key].run_spec
+            if isinstance(spec, Stored):
+                self._results[key] = Place(spec.url, spec.home)
+                spec = spec.inner
+            if not self.holdings.names(key):
+                self.holdings.name(key, named_in(spec))
+
+    @safely
+    def transition(self, key: Hashable, start: str, finish: str, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        if finish == "forgotten":
+            if self.holdings.names(key):
+                self.janitor.evict(self.holdings.forget(key))
+            if key in self._results:
+                self.janitor.evict([self._results.pop(key)], again=True)  # the task may still run, and put it
+
+    @safely
+    def restart(self, scheduler: Scheduler) -> None:  # noqa: ARG002 - Dask's
+        self._versions.clear()
+        self.janitor.evict(self.holdings.forget_all())
+        self._forget_results()
+
+    def _forget_results(self) -> None:
+        self.janitor.evict(self._results.values(), again=True)
+        self._results.clear()
+
+    @safely
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        self.janitor.evict(self.holdings.leave(client))
+        self._storing.discard(client)
+        if self._own is not None and not self._ended:
+            age = GRACE if scheduler.client_comms else SWEEP  # of others' there may be what is yet to be claimed
+            asyncio.get_running_loop().call_later(2 * age, self.sweep, age)
+
+    async def close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.janitor.evict(self.holdings.end())
+            self._forget_results()
+            await asyncio.to_thread(self.janitor.end, self._close_store)
+
+    def _close_store(self) -> None:
+        if self._own is not None:
+            self._own.clear()
+            self._own.close()
+
+    # -- handlers, called by clients and workers -----------------------------------------------------------------
+
+    async def hello(self, client: str, version: str, store: str | None = None, results: str = "transport") -> Any:  # noqa: ARG002
+        """Where large objects go; with `error` where they cannot go anywhere."""
+        try:
+            url = self._home(store)
+        except Exception as error:  # noqa: BLE001 - said to the client, which uses plain Dask then
+            return Home("", "", _version()).words() | {"error": f"{type(error).__name__}: {error}"}
+        if results == "store":
+            self._storing.add(client)
+        return Home(url, sight(), _version(), await self._missing()).words()
+
+    def _home(self, store: str | None) -> str:
+        if store is not None:
+            return received_store(store).url  # refuses here, and not at the first eviction, what this process lacks
+        if self._own is None:
+            own = Store(inline_below=0)
+            own.evict(own.put(b""))  # makes the directory that others look at, or says now why it cannot be made
+            self._own = self.store = own
+        return self._own.url
+
+    async def _missing(self) -> tuple[str, ...]:
+        """Workers that have no proxyfab, or another version; each is asked once."""
+        from distributed.protocol.pickle import dumps
+
+        new = [address for address in self.scheduler.workers if address not in self._versions]
+        if new:
+            question = {"op": "run", "function": dumps(_version), "wait": True}
+            answers = await self.scheduler.broadcast(msg=question, workers=new, on_error="return")
+            for address, answer in answers.items():
+                self._versions[address] = answer["result"] if _is_well(answer) else ""
+        mine = _version()
+        return tuple(address for address in self.scheduler.workers if self._versions.get(address, mine) != mine)
+
+    async def read(self, url: str, key: str) -> Any:
+        """The stored bytes of an object in our own store, for a worker that does not see it; None if there are none."""
+        from distributed.protocol import to_serialize
+
+        if self._own is None or url != self._own.url:
+            return None
+        frames = self._own.connector.get(Key.parse(key))
+        if frames is None:
+            return None
+        return to_serialize(frames.views[0] if len(frames.views) == 1 else frames.join())
+
+    @safely
+    def claim(self, client: str, url: str, keys: Iterable[str]) -> None:
+        """A client is about to put these, or to use them again."""
+        self.holdings.claim(client, [Place(url, key) for key in keys])
+
+    @safely
+    def release(self, client: str, url: str, keys: Iterable[str]) -> None:
+        """The graphs that name these have been sent."""
+        self.janitor.evict(self.holdings.release(client, [Place(url, key) for key in keys]))
+
+    @safely
+    def stored(self, worker: str, task: Hashable, url: str, key: str, nbytes: int) -> None:  # noqa: ARG002 - Dask's
+        """A task's result was put; perhaps for a key that was forgotten meanwhile."""
+        if self._results.get(task) != Place(url, key):
+            self.janitor.evict([Place(url, key)])
+
+    async def stats(self) -> dict[str, float]:
+        """Counts of what is held and what was done."""
+        return self.counts()
+
+    def counts(self) -> dict[str, float]:
+        """`stats`, for who is in this process."""
+        return {
+            "objects": len(self.holdings),
+            "results": len(self._results),
+            "bytes": self.holdings.nbytes,
+            "uses": self.holdings.uses,
+            "evicted": self.janitor.evicted,
+            "failures": self.janitor.failures,
+        }
+
+    @safely
+    def sweep(self, age: float) -> None:
+        """Delete what lies unknown in our own store for so long: a client put it and did not come to claim it."""
+        if self._own is not None and not self._ended:
+            results = set(self._results.values())
+            self.janitor.sweep(self._own, lambda place: place in self.holdings or place in results, age)
+
+
+def named_in(spec: object) -> dict[Place, int]:
+    """The objects that a task names, and how large they are."""
+    return {Place(held.ref.url, str(held.ref.key)): held.ref.nbytes for held in held_in(spec) if held.ref.key}
+
+
+def _is_well(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("status") == "OK"
+
+
+_version = version
+
+
+async def dask_setup(scheduler: Scheduler) -> None:
+    """For `--preload`."""
+    if NAME not in scheduler.plugins:
+        keeper = Keeper()
+        await keeper.start(scheduler)
+        scheduler.add_plugin(keeper, name=NAME)
