@@ -1,0 +1,144 @@
+"""What a client has put for its tasks, for how long it claims it, and what it finds again by content.
+
+Rules:
+1. An object is claimed at the scheduler before its bytes are put, and every graph that names it is sent while the
+   client claims it: claims, graphs and releases go through one stream, in order.
+2. A claim ends when no graph with it is being made, none of its tasks has a future left at this client, and it was not
+   used for a moment. From then on only the scheduler's tasks keep the object.
+3. No lock is held while bytes move. Two threads that put the same content at the same time put it twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Container, Hashable, Iterable
+from typing import Any
+
+from proxyfab.integrations.dask.home import CLAIM, RELEASE
+from proxyfab.integrations.dask.packing import Large
+from proxyfab.proxy import kind_of
+from proxyfab.ref import Ref, mode_of
+from proxyfab.serialize import dumps
+from proxyfab.store import Store
+
+IDLE = 0.5
+"""Seconds after its last use for which an object is kept, though no future needs it: the next call may."""
+
+
+class _Kept:
+    __slots__ = ("last", "pins", "ref", "users")
+
+    def __init__(self, ref: Ref[Any]) -> None:
+        self.ref = ref
+        self.pins = 1
+        self.users: set[Hashable] = set()
+        self.last = time.monotonic()
+
+
+class Keeping:
+    """Of one client. Thread-safe.
+
+    Args:
+        store: Where objects go.
+        send: Sends a message to the scheduler, in order with everything else that this client sends.
+    """
+
+    def __init__(self, store: Store, send: Callable[[dict[str, Any]], None]) -> None:
+        self.store = store
+        self._send = send
+        self._kept: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
+        self.put = 0
+        self.put_bytes = 0
+        self.found = 0
+        self.found_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def fill(self, larges: Iterable[Large]) -> list[str]:
+        """Give every node its reference; what is not there yet is put. Its claims are pinned: say `sent` at last.
+
+        Raises:
+            ProxyfabError: Something could not be put; nothing is pinned then.
+        """
+        pinned: list[str] = []
+        try:
+            for large in larges:
+                token = large.node.token
+                large.node.ref = self._find(token) or self._put(token, large)
+                pinned.append(token)
+        except BaseException:
+            self.sent(pinned, ())
+            raise
+        return pinned
+
+    def sent(self, tokens: Iterable[str], users: Iterable[Hashable]) -> None:
+        """The graph was sent, or will not be; these are the keys of its tasks that have futures."""
+        users = tuple(users)
+        now = time.monotonic()
+        with self._lock:
+            for token in tokens:
+                kept = self._kept[token]
+                kept.pins -= 1
+                kept.last = now
+                kept.users.update(users)
+
+    def tidy(self, alive: Container[Hashable]) -> None:
+        """End the claims on what is not needed any more.
+
+        Args:
+            alive: The keys that have futures.
+        """
+        if not self._kept:
+            return
+        now = time.monotonic()
+        with self._lock:
+            over = [token for token, kept in self._kept.items() if self._is_over(kept, now, alive)]
+            self._release([self._kept.pop(token).ref for token in over])
+
+    def _find(self, token: str) -> Ref[Any] | None:
+        with self._lock:
+            kept = self._kept.get(token)
+            if kept is None:
+                return None
+            kept.pins += 1
+            self.found += 1
+            self.found_bytes += kept.ref.nbytes
+            return kept.ref
+
+    def _put(self, token: str, large: Large) -> Ref[Any]:
+        store = self.store
+        payload = large.payload or dumps(large.obj, mode=mode_of(store.url))
+        key = store.reserve()
+        ref: Ref[Any] = Ref(store.url, key, source=store, nbytes=payload.nbytes, kind=kind_of(large.obj))
+        self._send({"op": CLAIM, "url": store.url, "keys": [str(key)]})
+        try:
+            store.put_payload(payload, key)
+        except BaseException:
+            self._release([ref])
+            raise
+        with self._lock:
+            kept = self._kept.setdefault(token, _Kept(ref))
+            if kept.ref is not ref:  # another thread was first
+                kept.pins += 1
+                self._release([ref])
+            self.put += 1
+            self.put_bytes += payload.nbytes
+            return kept.ref
+
+    def _release(self, refs: list[Ref[Any]]) -> None:
+        if refs:
+            self._send({"op": RELEASE, "url": self.store.url, "keys": [str(ref.key) for ref in refs]})
+
+    @staticmethod
+    def _is_over(kept: _Kept, now: float, alive: Container[Hashable]) -> bool:
+        if kept.pins or now - kept.last < IDLE:
+            return False
+        while kept.users:
+            user = kept.users.pop()
+            if user in alive:
+                kept.users.add(user)
+                return False
+        return True

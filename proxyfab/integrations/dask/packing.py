@@ -1,0 +1,167 @@
+"""The pass over a task's arguments: what is large becomes a node, and what is middling gets a name that costs little.
+
+Rules:
+1. Only lists, tuples and dicts of exactly those types are walked. Anything else is a whole, and travels as one.
+2. Nothing that Dask must see (a future, a node, a collection) ends up inside a stored object.
+3. What is not large comes out as the very object that went in, and so does a container in which nothing is.
+4. The same object met twice is one node. Nothing is stored here: a node's reference is filled in afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from proxyfab.errors import SerializationError
+from proxyfab.integrations.dask.contents import token_of, token_of_payload
+from proxyfab.integrations.dask.node import Held, Told
+from proxyfab.integrations.dask.sizes import LENGTHS, NOT_ALONE, NUMBERS, size_of
+from proxyfab.serialize import dumps
+from proxyfab.wire.payload import Payload
+
+MIDDLING = 4096
+"""Bytes from which on Dask takes longer to name bytes and arrays than we do."""
+_MANY = 64
+
+
+class Large(NamedTuple):
+    """What is to be stored before the graph is sent.
+
+    Attributes:
+        node: What stands for it.
+        obj: The object; held, so that nothing else gets its identity meanwhile.
+        payload: The object as bytes, if they are known already.
+    """
+
+    node: Held
+    obj: Any
+    payload: Payload | None
+
+
+class Packing:
+    """Of one call.
+
+    Args:
+        above: Bytes from which on an object is large.
+        lazy: Whether tasks get proxies of large ones.
+        told: Whether middling bytes and arrays are given names by content.
+        mode: How the store serializes.
+    """
+
+    def __init__(self, above: int, *, lazy: bool = False, told: bool = False, mode: str = "default") -> None:
+        self.larges: list[Large] = []
+        self._above = above
+        self._lazy = lazy
+        self._told = told
+        self._mode = mode
+        self._seen: dict[int, Any] = {}
+
+    def many(self, objs: Sequence[Any]) -> list[Any]:
+        """Each packed."""
+        return [self.one(obj) for obj in objs]
+
+    def named(self, objs: Mapping[str, Any]) -> dict[str, Any]:
+        """Each packed."""
+        return {name: self.one(obj) for name, obj in objs.items()}
+
+    def one(self, obj: Any) -> Any:
+        """The object, or what stands for it."""
+        kind = type(obj)
+        if kind in NUMBERS or (kind is str and len(obj) < MIDDLING):
+            return obj
+        return self._walk(obj)[0]
+
+    def function(self, func: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+        """What to call, and arguments to go before others; None if nothing large hangs on a function."""
+        if type(func) is not partial:
+            return None
+        args, kwargs = self.many(func.args), self.named(func.keywords)
+        changed = any(new is not old for new, old in zip(args, func.args, strict=True))
+        changed = changed or any(kwargs[name] is not old for name, old in func.keywords.items())
+        return (func.func, tuple(args), kwargs) if changed else None
+
+    def _walk(self, obj: Any) -> tuple[Any, int]:
+        """What stands for it, and its size; NOT_ALONE if it cannot be part of a stored object."""
+        kind = type(obj)
+        if kind is list or kind is tuple:
+            new, size = self._items(obj)
+            if new is not obj:
+                new = kind(new)
+        elif kind is dict:
+            new, size = self._values(obj)
+        else:
+            return self._leaf(obj)
+        if size >= self._above:
+            return self._hold(obj)
+        return new, size
+
+    def _items(self, items: Any) -> tuple[Any, int]:
+        total = _plain_size(items)
+        if total is not None:
+            return items, total
+        new, total = [], 0
+        changed = alone = False
+        for item in items:
+            packed, size = self._walk(item)
+            changed = changed or packed is not item
+            alone = alone or size == NOT_ALONE
+            total += size
+            new.append(packed)
+        return (new if changed else items), NOT_ALONE if alone else total
+
+    def _values(self, mapping: dict[Any, Any]) -> tuple[Any, int]:
+        values, size = self._items(list(mapping.values()))
+        keys = 0
+        if size != NOT_ALONE:
+            known = _plain_size(mapping)
+            keys = 16 * len(mapping) if known is None else known
+        if any(new is not old for new, old in zip(values, mapping.values(), strict=True)):
+            mapping = dict(zip(mapping, values, strict=True))
+        return mapping, size if size == NOT_ALONE else size + keys
+
+    def _leaf(self, obj: Any) -> tuple[Any, int]:
+        size = size_of(obj, self._above)
+        if size >= self._above:
+            return self._hold(obj)
+        if self._told and size >= MIDDLING:
+            return self._tell(obj, size)
+        return obj, size
+
+    def _hold(self, obj: Any) -> tuple[Any, int]:
+        seen = self._seen.get(id(obj))
+        if seen is not None:
+            return seen, NOT_ALONE
+        payload, token = None, token_of(obj)
+        if token is None:
+            try:
+                payload = dumps(obj, mode=self._mode)
+            except SerializationError:
+                return obj, NOT_ALONE  # Dask says what it thinks of it
+            token = token_of_payload(payload)
+        node = Held(None, None, token, self._lazy)
+        self.larges.append(Large(node, obj, payload))
+        self._seen[id(obj)] = node
+        return node, NOT_ALONE
+
+    def _tell(self, obj: Any, size: int) -> tuple[Any, int]:
+        seen = self._seen.get(id(obj))
+        if seen is None:
+            token = token_of(obj)
+            if token is None:
+                return obj, size
+            seen = self._seen[id(obj)] = Told(None, obj, token)
+        return seen, size
+
+
+def _plain_size(items: Any) -> int | None:
+    """Of many numbers and words, at the speed of C; None where something else is among them."""
+    if len(items) < _MANY:
+        return None
+    kinds = set(map(type, items))
+    if kinds <= NUMBERS.keys():
+        return 9 * len(items)
+    if kinds <= LENGTHS:
+        lengths = list(map(len, items))
+        return sum(lengths) + 3 * len(lengths) if max(lengths) < MIDDLING else None
+    return None

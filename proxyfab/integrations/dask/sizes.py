@@ -1,0 +1,120 @@
+"""How large an object is as Dask would send it, by its type where that tells, and otherwise by pickling it.
+
+Promises: microseconds for what a small task has as arguments; a large buffer is never copied to be measured. An object
+that would take something of Dask's with it, a future or a collection, is known as such and has no size: Dask must see
+it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from dask._task_spec import GraphNode, TaskRef
+from dask.base import is_dask_collection
+
+from proxyfab.proxy import is_proxy
+
+NOT_ALONE = -1
+"""In place of a size: of what must stay where Dask finds it."""
+
+NUMBERS = {int: 9, float: 9, bool: 1, type(None): 1, complex: 17}
+LENGTHS = frozenset((str, bytes, bytearray))
+_BY_NAME = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
+_TELLING = frozenset(("numpy", "pyarrow", "torch", "xarray"))
+"""Packages whose objects know their bytes, all of them."""
+_CELL = 8
+_UNSURE = 16
+"""A table of text is larger than its cells by at most so much, mostly."""
+
+
+def size_of(obj: Any, above: int) -> int:
+    """Bytes of a leaf: exact from `above` on, below that whatever is cheap; or NOT_ALONE.
+
+    Args:
+        obj: No list, tuple or dict.
+        above: From where on it matters.
+    """
+    kind = type(obj)
+    if kind in NUMBERS:
+        return NUMBERS[kind]
+    if kind in LENGTHS:
+        return len(obj)
+    measure = _measures.get(kind)
+    if measure is None:
+        measure = _measures[kind] = _measure_of(kind, obj)
+    return measure(obj, above)
+
+
+_measures: dict[type, Callable[[Any, int], int]] = {}
+
+
+def _measure_of(kind: type, obj: Any) -> Callable[[Any, int], int]:
+    root = kind.__module__.partition(".")[0]
+    if is_proxy(obj) or isinstance(obj, (GraphNode, TaskRef)) or getattr(kind, "__dask_future__", False):
+        return lambda *_: NOT_ALONE
+    if hasattr(kind, "__dask_graph__"):
+        return lambda obj, above: NOT_ALONE if is_dask_collection(obj) else _pickled(obj, above)
+    if issubclass(kind, _BY_NAME):
+        return lambda *_: 0
+    if kind.__name__ == "ndarray" and root == "numpy":
+        return lambda obj, above: obj.nbytes if not obj.dtype.hasobject else _pickled(obj, above)
+    if root == "pandas" and isinstance(getattr(kind, "size", None), property):
+        return _table
+    if root in _TELLING and isinstance(getattr(obj, "nbytes", None), int):
+        return lambda obj, _: int(obj.nbytes)
+    return _pickled
+
+
+def _table(obj: Any, above: int) -> int:
+    """Of pandas. Its cells are counted; pickling even a small one takes 100 us."""
+    least = obj.size * _CELL
+    return least if least < above // _UNSURE else _pickled(obj, above)
+
+
+def _pickled(obj: Any, above: int) -> int:
+    total = 0
+
+    def collect(buffer: pickle.PickleBuffer) -> bool:
+        nonlocal total
+        total += buffer.raw().nbytes
+        return False
+
+    try:
+        total += len(pickle.dumps(obj, 5, buffer_callback=collect))
+    except Exception:  # noqa: BLE001 - whatever a reducer raises: Dask's own picklers may know better, and say it better
+        return 0
+    return NOT_ALONE if total >= above and hides(obj) else total
+
+
+class _FoundError(Exception):
+    """Ends a search."""
+
+
+class _Search(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind not in (FunctionType, type) and size_is_not_alone(obj):
+            raise _FoundError
+        return NotImplemented
+
+
+def size_is_not_alone(obj: Any) -> bool:
+    """Whether Dask must see this very object."""
+    if isinstance(obj, (GraphNode, TaskRef)) or getattr(type(obj), "__dask_future__", False):
+        return True
+    return hasattr(type(obj), "__dask_graph__") and is_dask_collection(obj)
+
+
+def hides(obj: object) -> bool:
+    """Whether something of Dask's is anywhere inside."""
+    try:
+        _Search(io.BytesIO(), 5, buffer_callback=lambda _: False).dump(obj)
+    except _FoundError:
+        return True
+    except Exception:  # noqa: BLE001 - as in `_pickled`
+        return True
+    return False
