@@ -24,8 +24,9 @@ from dask._task_spec import GraphNode
 
 from proxyfab.errors import KeyExists, KeyNotFound, ObjectLost, ProxyfabError, SerializationError
 from proxyfab.integrations.dask.home import STORED
+from proxyfab.integrations.dask.loading import loaded
 from proxyfab.keys import Key
-from proxyfab.proxy import kind_of, unwrap
+from proxyfab.proxy import kind_of
 from proxyfab.ref import Ref
 from proxyfab.serialize import dumps
 from proxyfab.store import Store, received_store
@@ -55,7 +56,7 @@ class Kept:
             ObjectLost: It no longer lies there.
         """
         try:
-            return unwrap(self.ref.proxy(), writable=True)
+            return loaded(self.ref)
         except ObjectLost:
             raise
         except KeyNotFound as error:
@@ -111,13 +112,13 @@ class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
         if self.is_coro:
             return self._call_async(values)
         found = self._found()
-        return self._keep(self.inner(_loaded(values))) if found is None else found
+        return self._keep(self.inner(_unkept(values))) if found is None else found
 
     async def _call_async(self, values: Mapping[Hashable, Any] | tuple[()]) -> Any:
         found = await asyncio.to_thread(self._found)
         if found is not None:
             return found
-        result = self.inner(await asyncio.to_thread(_loaded, values))
+        result = self.inner(await asyncio.to_thread(_unkept, values))
         return await asyncio.to_thread(self._keep, await result if inspect.isawaitable(result) else result)
 
     def _store(self) -> Store:
@@ -204,7 +205,7 @@ async def unkept(result: Any) -> Any:
     return _replaced(result, objects)
 
 
-def _loaded(values: Mapping[Hashable, Any] | tuple[()]) -> Any:
+def _unkept(values: Mapping[Hashable, Any] | tuple[()]) -> Any:
     """The values of a task's dependencies, with objects in place of handles."""
     if not isinstance(values, dict) or not any(_kept_in(value) for value in values.values()):
         return values

@@ -48,7 +48,7 @@ def safely(hook: H) -> H:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return hook(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - Dask must go on, whatever it is
+        except Exception:
             if hook.__name__ not in _said:
                 _said.add(hook.__name__)
                 logger.exception("proxyfab: %s failed; Dask goes on. It is not said again.", hook.__name__)
