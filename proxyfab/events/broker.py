@@ -151,7 +151,8 @@ class Broker(ABC):
         url: Names it anywhere.
         capabilities: What it can do.
         max_record: Bytes of a record's body at most.
-        one_count: Whether offsets are counted over all partitions of a topic, so that those of one have gaps.
+        one_count: Whether offsets are counted over all partitions of a topic, so that those of one have gaps. Then
+            deliveries to groups have a `serial`, and `GroupInfo.reached` tells the last ones.
     """
 
     capabilities: ClassVar[Capability] = Capability.NONE

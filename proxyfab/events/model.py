@@ -153,6 +153,9 @@ class Delivery(NamedTuple):
         attempt: 1 at first; how many times it was delivered to this group, where the broker counts (PER_EVENT_ACK).
         note: What the last one left who gave it back; b"" otherwise.
         token: The broker's own.
+        serial: Where offsets have gaps (`Broker.one_count`): its number among all deliveries of its partition to this
+            group, what came again counted again; 0 where something may have been delivered meanwhile and lost on its
+            way, and where offsets have none.
     """
 
     body: bytes
@@ -162,6 +165,7 @@ class Delivery(NamedTuple):
     attempt: int = 1
     note: bytes = b""
     token: Any = None
+    serial: int = 0
 
 
 class Kept(NamedTuple):
@@ -188,6 +192,18 @@ class Extent(NamedTuple):
     last: int
 
 
+class Reached(NamedTuple):
+    """How far the delivering of a partition to a group has come.
+
+    Attributes:
+        serial: Of the last delivery.
+        offset: Up to which everything was delivered once.
+    """
+
+    serial: int
+    offset: int
+
+
 class GroupInfo(NamedTuple):
     """How far a group is.
 
@@ -196,12 +212,14 @@ class GroupInfo(NamedTuple):
         undelivered: Records that nobody in it has fetched.
         pending: Records that were fetched and are not acknowledged.
         owed: How many of these are of each partition; None where the broker does not tell.
+        reached: Of each partition the last delivery, where deliveries have serials.
     """
 
     floor: Mapping[int, int]
     undelivered: int
     pending: int
     owed: Mapping[int, int] | None = None
+    reached: Mapping[int, Reached] | None = None
 
     @property
     def lag(self) -> int:

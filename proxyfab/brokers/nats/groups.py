@@ -19,7 +19,7 @@ from proxyfab.brokers.nats.holding import LEASE
 from proxyfab.brokers.nats.link import Link, Refusal
 from proxyfab.brokers.nats.naming import Names, Seat
 from proxyfab.errors import ConnectorError, TopicNotFound
-from proxyfab.events.model import EARLIEST, From, GroupInfo, Start, Topic
+from proxyfab.events.model import EARLIEST, From, GroupInfo, Reached, Start, Topic
 
 NO_STREAM, NO_CONSUMER, TAKEN = 10059, 10014, 10148
 _NS = 1_000_000_000
@@ -179,4 +179,9 @@ def told(consumers: Mapping[int, Any]) -> GroupInfo:
     floor = {number: int(info["ack_floor"]["stream_seq"]) for number, info in sorted(consumers.items())}
     undelivered = sum(int(info["num_pending"]) for info in consumers.values())
     owed = {number: int(info["num_ack_pending"]) for number, info in consumers.items()}
-    return GroupInfo(floor, undelivered, sum(owed.values()), owed)
+    reached = {number: _reached(info["delivered"]) for number, info in consumers.items()}
+    return GroupInfo(floor, undelivered, sum(owed.values()), owed, reached)
+
+
+def _reached(delivered: Mapping[str, Any]) -> Reached:
+    return Reached(int(delivered["consumer_seq"]), int(delivered["stream_seq"]))

@@ -37,10 +37,12 @@ _SOON = 0.004
 class Feed:
     """One consumer."""
 
-    __slots__ = ("due", "left", "name", "number")
+    __slots__ = ("due", "left", "name", "number", "sure")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, sure: bool) -> None:
         self.name = name
+        self.sure = sure
+        """Whether nothing that it sent can have been lost with a connection since the last that came."""
         self.left = 0
         """Of what it was asked for, how many have not come; 0 when it was not asked, or has said that this was all."""
         self.number = ""
@@ -72,6 +74,8 @@ class Intake(ABC):
         self._listening: Any = None
         self._bell: asyncio.Future[None] | None = None
         self._binding = asyncio.Lock()
+        self._numbered = False
+        """Whether it was bound before."""
         link.lost.add(self._lost)
 
     @abstractmethod
@@ -173,16 +177,19 @@ class Intake(ABC):
             feed = self._feeds.get(token.consumer)
             if feed is not None and feed.left:
                 feed.left -= 1
-            delivery = self._delivery(message, token)
+            delivery = self._delivery(message, token, feed is not None and feed.sure)
+            if feed is not None:
+                feed.sure = True
             if self.accept(delivery, token):
                 self.ready.append(delivery)
         self._wake()
 
-    def _delivery(self, message: Any, token: Token) -> Delivery:
+    def _delivery(self, message: Any, token: Token, sure: bool) -> Delivery:
         partition = int(message.subject.rpartition(".")[2])
         identity = unpack_id(message.headers.get("Nats-Msg-Id", "")) if message.headers else ""
         position = Position(self.topic, partition, token.offset)
-        return Delivery(message.data, position, identity, token.time, token.attempt, b"", message.reply)
+        serial = token.number if sure else 0
+        return Delivery(message.data, position, identity, token.time, token.attempt, b"", message.reply, serial)
 
     def _ended(self, message: Any) -> None:
         """A consumer has said that this was all, or that it is not there."""
@@ -216,7 +223,9 @@ class Intake(ABC):
                         await self._attach(session)
                     if not self._feeds:
                         self._asked.clear()
-                        self._feeds = {name: Feed(name) for name in await self.bind(deadline)}
+                        first, names = not self._numbered, await self.bind(deadline)
+                        self._feeds = {name: Feed(name, sure=first) for name in names}
+                        self._numbered = True
                 except Lost:
                     continue
             if session.alive and self._session is session:

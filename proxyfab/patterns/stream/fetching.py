@@ -134,7 +134,6 @@ class Fetching:
             try:
                 found = self.subscription().fetch(most, left)
             except LOST as error:
-                self.check()
                 self.failed(error, left)
                 if left <= 0:
                     return []
@@ -148,6 +147,7 @@ class Fetching:
 
     def failed(self, error: Exception, left: float) -> None:
         """Wait a little, `left` seconds at most, for a broker that is lost; raise when that was long enough."""
+        self.check()
         if self.broker.closed:
             raise ConnectorError(
                 f"Topic {self.topic.name} cannot be read: broker {self.broker.url} was closed; open another one."

@@ -1,5 +1,9 @@
 """One partition of an ordered group, at the member that reads it: what waits, what is begun, what is tried again.
 
+Where offsets have no gaps, what comes must be the very next one. Where they have, its serial must be: then a lane is
+clear, and whatever comes may be handed out. A serial that is not the next one means that something was delivered and
+lost on its way, or that the broker was started again and knows less than it did; the lane is not clear any more.
+
 Promises: bookkeeping only; whoever uses a lane holds the lock of all (`lanes.Lanes`).
 """
 
@@ -17,11 +21,11 @@ class Lane:
 
     Args:
         life: Of our claims, in which it became ours.
-        expected: The offset that comes next, where each has one.
-        clear: Nobody else owes anything of it, and offsets of its own have gaps.
+        expected: The offset that comes next, where they have no gaps.
+        serial: Of the last delivery, if nobody else owes anything of it and offsets have gaps.
     """
 
-    def __init__(self, life: int, expected: int, *, clear: bool = False) -> None:
+    def __init__(self, life: int, expected: int, serial: int | None = None) -> None:
         self.waiting: list[tuple[int, int, Hand]] = []
         self.again: list[tuple[tuple[int, int], float, Item]] = []
         self.items: Iterator[Item] = iter(())
@@ -30,11 +34,20 @@ class Lane:
         """The frame that was opened last."""
         self.life = life
         self.expected = expected
-        self.clear = clear
+        self._serial = serial
         self.since = 0.0
         """Since when it waits for what others owe."""
         self.lost = False
         """Whether it is not read any more."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether all that was delivered before what waits is here or done, where offsets have gaps."""
+        return self._serial is not None
+
+    def came(self, serial: int) -> None:
+        """Something was delivered, in the order of all that is."""
+        self._serial = serial if self._serial is not None and serial == self._serial + 1 else None
 
     def begun(self) -> bool:
         """Whether there are more items of the frame that was opened last."""
@@ -59,11 +72,11 @@ class Lane:
         found = {item._hand for _, _, item in self.again}
         return found if self.hand is None else {*found, self.hand}
 
-    def lift(self, *, clear: bool) -> None:
-        """Nobody owes what would come first."""
+    def lift(self, serial: int | None = None) -> None:
+        """Nobody owes what would come first; nor anything up to a delivery, where it is said."""
         if self.waiting:
             self.expected = max(self.expected, self.waiting[0][0])
-        self.clear, self.since = clear, 0.0
+        self._serial, self.since = serial, 0.0
 
 
 class Run:

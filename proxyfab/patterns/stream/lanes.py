@@ -3,8 +3,9 @@
 Rules:
 1. Of a partition nothing is handed out before what came before it was; an event that is given back comes again here,
    before all others of its partition, which wait for it.
-2. What another member left behind comes again when the broker knows of its death. Until it is here, or nobody owes
-   anything of that partition any more, or for a minute (or `ack_wait` and a half), what came later waits.
+2. What another member left behind, or was lost on its way to this one, comes again when the broker knows of it. Until
+   it is here, or nobody owes anything of that partition any more, or for a minute (or `ack_wait` and a half), what came
+   later waits. That something is missing is seen by offsets, or by serials where offsets have gaps.
 3. Partitions change hands between frames: frames that were begun are handed out first, and settled. What waits to be
    tried again goes back as it is.
 4. Who may have been taken for dead hands nothing out before he has asked; if he was, he gives back all that he has.
@@ -120,7 +121,7 @@ class Lanes(Supply):
             if not hand.begin():  # nobody asked for long, so it was given back: all that is here is looked at anew
                 self._life = -1
                 return None
-            lane.expected = max(lane.expected, offset + 1)
+            lane.expected, lane.since = max(lane.expected, offset + 1), 0.0
             items = self.unpacking.open(hand)
             self.pace.opened(hand.total)
             if items is not None:
@@ -235,6 +236,7 @@ class Lanes(Supply):
                 at = hand.delivery.position
                 lane = self._lanes.get(at.partition)
                 if lane is not None:
+                    lane.came(hand.delivery.serial)
                     heapq.heappush(lane.waiting, (at.offset, next(_order), hand))
 
     def _lift(self) -> None:
@@ -252,8 +254,11 @@ class Lanes(Supply):
         for number, lane in stuck.items():
             held = [offset for partition, offset in spots if partition == number]
             lane.since = lane.since or now
-            if _all_here(info, number, lane.waiting[0][0], held, len(spots)) or now - lane.since > longest:
-                lane.lift(clear=self.fetching.broker.one_count)
+            late = now - lane.since > longest
+            if late or _nothing_missing(info, number, held):
+                lane.lift(_serial(info, number))
+            elif _all_here(info, number, lane.waiting[0][0], held, len(spots)):
+                lane.lift()
 
     # -- partitions --------------------------------------------------------------------------------------------------
 
@@ -313,14 +318,13 @@ class Lanes(Supply):
         info = self.fetching.broker.groups(self.fetching.topic.name, timeout=self.fetching.timeout)[
             self.fetching.group or ""
         ]
-        gaps, owed = self.fetching.broker.one_count, info.owed
         with self._changing:
             self._life = life
             self._lanes = {
                 number: Lane(
                     life,
                     info.floor.get(number, 0) + 1,
-                    clear=gaps and (info.pending == 0 or (owed is not None and not owed.get(number))),
+                    _serial(info, number) if _nothing_missing(info, number, ()) else None,
                 )
                 for number in target
             }
@@ -336,11 +340,29 @@ class Lanes(Supply):
                     pass
 
 
-def _all_here(info: GroupInfo, partition: int, first: int, held: list[int], all_held: int) -> bool:
+def _serial(info: GroupInfo, partition: int) -> int | None:
+    """Of the last delivery of a partition; None where deliveries have none."""
+    return None if info.reached is None else info.reached[partition].serial
+
+
+def _nothing_missing(info: GroupInfo, partition: int, held: Sequence[int]) -> bool:
+    """Whether, of all that was delivered, nobody owes anything but what we have; `held` are the offsets of that.
+
+    What we have and the broker has not delivered, as it tells, came from a server that did not live to write it down.
+    """
+    if info.reached is None or info.owed is None:
+        return False
+    reached = info.reached[partition].offset
+    return info.owed.get(partition, 0) <= sum([offset <= reached for offset in held])
+
+
+def _all_here(info: GroupInfo, partition: int, first: int, held: Sequence[int], all_held: int) -> bool:
     """Whether nobody else owes what comes before `first`, the offset that waits; `held` are those that we have."""
     floor = info.floor.get(partition, 0)
     if first - floor - 1 <= sum([floor < offset < first for offset in held]):
         return True
+    if info.reached is not None:
+        return False
     return info.pending <= all_held if info.owed is None else info.owed.get(partition, 0) <= len(held)
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from proxyfab.errors import ConnectorError, ResolveTimeout
 from proxyfab.events.broker import Subscription
@@ -75,6 +75,8 @@ class Desk:
         self._owed: dict[tuple[int, int], float] = {}
         """Until when the broker counts on us for what, whether or not somebody still has it."""
         self._turn = threading.RLock()
+        self._counting = threading.Lock()
+        """Of what is held and owed; nobody talks while he has it."""
         self._bell = Bell()
         self._thread: threading.Thread | None = None
 
@@ -157,9 +159,7 @@ class Desk:
                 delay = max(hand.back.values())
                 for subscription, _ in self._sorted([hand]):
                     subscription.nack([hand.delivery], delay=delay, note=hand.note(touched=True))
-        self._hands.difference_update(hands)
-        for hand in hands:
-            self._owed.pop(spot_of(hand), None)
+        self._owe_nothing_for(hands)
         self.counts["frames settled"] += len(done)
         for hand in done:
             if hand.after is not None:
@@ -181,8 +181,17 @@ class Desk:
         for subscription, some in self._sorted(hands):
             subscription.extend([hand.delivery for hand in some])
         deadline = time.monotonic() + self.ack_wait
-        for hand in hands:
-            hand.deadline = self._owed[spot_of(hand)] = deadline
+        with self._counting:  # what was settled and told meanwhile is not owed once more
+            for hand in hands:
+                hand.deadline = deadline
+                if hand in self._hands:
+                    self._owed[spot_of(hand)] = deadline
+
+    def _owe_nothing_for(self, hands: Sequence[Hand]) -> None:
+        with self._counting:
+            self._hands.difference_update(hands)
+            for hand in hands:
+                self._owed.pop(spot_of(hand), None)
 
     def give_back(self, hands: Iterable[Hand], *, begun: bool = False) -> None:
         """Frames that wait, and that nobody will hand out now: this counts for no attempt.
@@ -190,15 +199,17 @@ class Desk:
         Args:
             hands: Some of those held.
             begun: Also those that were begun; what of them is done is noted.
+
+        Raises:
+            ConnectorError: The broker cannot be reached; they come again when their time is over.
         """
-        for hand in sorted(hands, key=spot_of):
-            waits = hand.begin()
-            if (waits or begun) and hand.drop():
-                self._returned.add(spot_of(hand))
-                for subscription, _ in self._sorted([hand]):
-                    subscription.nack([hand.delivery], note=hand.note(touched=not waits))
-                self._hands.discard(hand)
-                self._owed.pop(spot_of(hand), None)
+        found = [(hand, hand.begin()) for hand in sorted(hands, key=spot_of)]
+        back = [(hand, waits) for hand, waits in found if (waits or begun) and hand.drop()]
+        self._returned.update([spot_of(hand) for hand, _ in back])
+        self._owe_nothing_for([hand for hand, _ in back])
+        for hand, waits in back:
+            for subscription, _ in self._sorted([hand]):
+                subscription.nack([hand.delivery], note=hand.note(touched=not waits))
 
     def forget(self) -> None:
         """Nothing is owed any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from multiprocessing.connection import Connection
 
+from proxyfab.brokers import open_broker
 from proxyfab.patterns import Consumer
 
 
@@ -26,3 +27,14 @@ def hang(talk: Connection, url: str, topic: str, ack_wait: float) -> None:
         for item in consumer:
             talk.send(item.get())
             time.sleep(600)
+
+
+def steal(talk: Connection, url: str, topic: str, group: str) -> None:
+    """Ask for a record of a group; when it is here, do nothing with it until killed."""
+    with open_broker(url) as broker, broker.subscribe(topic, group=group) as member:
+        member.fetch(1, 0.1)
+        talk.send("asks")
+        while not (found := member.fetch(1, 10.0)):
+            pass
+        talk.send(len(found))
+        time.sleep(600)

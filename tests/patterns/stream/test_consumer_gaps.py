@@ -1,0 +1,134 @@
+"""An ordered group over NATS, whose offsets have gaps: what was delivered and lost on its way is waited for."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+
+import pytest
+
+from proxyfab.brokers import open_broker
+from proxyfab.events.broker import Broker
+from proxyfab.patterns import Consumer
+from proxyfab.patterns.stream.item import Item
+from proxyfab.testing import Cable, Child, until
+from proxyfab.testing.natsserver import NatsServer
+from tests.patterns.stream.frames import Writer
+from tests.patterns.stream.stream_roles import steal
+
+ACK_WAIT = 1.5
+GROUP = "default"
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+@contextmanager
+def ordered(broker: Broker, topic: str) -> Iterator[Queue[Item]]:
+    """What comes to a member of an ordered group, which asks for more all the time."""
+    came: Queue[Item] = Queue()
+    with Consumer(broker, topic, ordered=True, ack_wait=ACK_WAIT) as consumer:
+
+        def work() -> None:
+            for item in consumer:
+                came.put(item)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        yield came
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def taken(came: Queue[Item], *, ack: bool = True) -> tuple[object, int]:
+    item = came.get(timeout=20)
+    if ack:
+        item.ack()
+    return item.get(), item.attempt
+
+
+def test_what_a_broken_connection_swallowed_comes_before_what_follows(nats_server: NatsServer) -> None:
+    url = nats_server.url
+    with (
+        Cable(f"127.0.0.1:{nats_server.port}") as cable,
+        open_broker(url) as broker,
+        open_broker(cable.through(url)) as far,
+    ):
+        out = Writer(broker, "swallowed", partitions=2)
+        with ordered(far, "swallowed") as came:
+            out.send(1)
+            out.send("other", partition=1)
+            assert {taken(came)[0], taken(came)[0]} == {1, "other"}
+            assert until(lambda: broker.groups("swallowed")[GROUP].lag == 0)
+            dropped = cable.dropped
+            cable.black_hole("down")
+            out.send(2)
+            assert until(lambda: cable.dropped > dropped and broker.groups("swallowed")[GROUP].owed == {0: 1, 1: 0})
+            cable.heal()
+            cable.reset()
+            for number in (3, 4):
+                out.send(number)
+            assert [taken(came) for _ in range(3)] == [(2, 2), (3, 1), (4, 1)]
+            out.end()
+        broker.delete("swallowed")
+
+
+def test_what_came_to_a_member_that_was_killed_comes_before_what_follows(nats_server: NatsServer) -> None:
+    with open_broker(nats_server.url) as broker:
+        out = Writer(broker, "stolen")
+        with Consumer(broker, "stolen", ordered=True, ack_wait=ACK_WAIT) as consumer:
+            out.send(1)
+            (item,) = consumer.fetch(1, 10)
+            item.ack()
+            with Child(steal, nats_server.url, "stolen", GROUP) as child:
+                assert child.receive() == "asks"
+                out.send(2)
+                assert child.receive() == 1
+                child.kill()
+            out.send(3)
+            out.send(4)
+            seen = []
+            while len(seen) < 3:
+                (item,) = consumer.fetch(1, 20)
+                seen.append((item.get(), item.attempt))
+                item.ack()
+            assert seen == [(2, 2), (3, 1), (4, 1)]
+        broker.delete("stolen")
+
+
+def test_a_server_that_forgot_what_it_delivered_delivers_it_again_in_order(server: NatsServer, tmp_path: Path) -> None:
+    with open_broker(server.url) as broker:
+        out = Writer(broker)
+        with Consumer(broker, "t", ordered=True, ack_wait=ACK_WAIT) as consumer:
+            out.send(1)
+            (item,) = consumer.fetch(1, 10)
+            item.ack()
+            assert until(lambda: broker.groups("t")[GROUP].lag == 0)
+            seen = [1]
+            server.kill()
+            (state,) = [each for each in (server.directory / "store").rglob("obs/default=0=0") if each.is_dir()]
+            shutil.copytree(state, tmp_path / "state")
+            server.start()
+            for number in (2, 3, 4):
+                out.send(number)
+            held = consumer.fetch(1, 10)
+            server.kill()
+            shutil.rmtree(state)
+            shutil.copytree(tmp_path / "state", state)
+            server.start()
+            for item in held:
+                seen.append(item.get())
+                item.ack()
+            out.send(5)
+            out.end()
+            for item in consumer:
+                seen.append(item.get())
+                item.ack()
+    assert list(dict.fromkeys(seen)) == [1, 2, 3, 4, 5]
