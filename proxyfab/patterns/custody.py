@@ -25,7 +25,7 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.patterns.holding import Holding, keeper_of
 from proxyfab.patterns.parcel import Parcel
-from proxyfab.proxy import Kind
+from proxyfab.proxy import Kind, factory_of
 from proxyfab.ref import Ref, is_frozen, load, mode_of
 from proxyfab.serialize import dumps
 from proxyfab.store import Store
@@ -70,6 +70,8 @@ class Custody:
         self._drain: Drain[Key] = Drain(self._evict, "evicting")
         self._wanted: weakref.WeakValueDictionary[int, Wanted] = weakref.WeakValueDictionary()
         self._refs: weakref.WeakValueDictionary[Key, Ref[Any]] = weakref.WeakValueDictionary()
+        self._sent: set[Key] = set()
+        """What was put into messages within this process, and did not come out of one yet."""
         self._flights: SingleFlight[Kept] = SingleFlight("storing an argument")
         self._lock = threading.RLock()  # reentrant: collecting garbage inside may come back here
         homes[self.home] = self
@@ -114,6 +116,7 @@ class Custody:
         if key is None:
             return ref
         with self._lock:
+            self._sent.discard(key)
             known = self._refs.get(key)
             if known is not None:
                 return known
@@ -131,10 +134,25 @@ class Custody:
         """Wait until what is not needed any more is gone."""
         self._drain.flush(timeout)
 
+    def adopt_sent(self, ref: Ref[Any]) -> Ref[Any]:
+        """Keep what goes into a message within this process: who gets that adopts it. If nobody has when the answer is
+        gone, the message may still be on its way: then the object is left to its time to live.
+        """
+        with self._lock:
+            kept = self.adopt(ref)
+            if isinstance(kept, Held) and kept.key is not None:
+                kept.kept = False  # it pickles so that who gets it adopts it
+                self._sent.add(kept.key)
+        return kept
+
     def _evict(self, keys: list[Key]) -> None:
         store = self.holding.store
-        store.evict_many(keys)
         with self._lock:
+            keys = [key for key in keys if key not in self._refs]  # not what came home meanwhile
+            left = self._sent.intersection(keys)
+        store.evict_many([key for key in keys if key not in left])
+        with self._lock:
+            self._sent -= left
             for key in keys:
                 self.holding.keys.pop(key, None)
             if not self.holding.keys:
@@ -179,6 +197,11 @@ class Input(Parcel):
         """As what was sent first: a task that is tried again gets what it got."""
         return self.as_ref().reduce_proxy(kind, False, None)
 
+    @property
+    def home(self) -> str:
+        """The name of the custody that keeps it."""
+        return self._custody.home
+
     def release(self) -> None:
         """Its task is done."""
         self._wanted = self._kept = self._ref = None
@@ -193,18 +216,27 @@ class Result(Parcel):
         ttl: Seconds until it expires, unless it has arrived.
         home: The custody's name.
         away: Whether it was answered by a worker: it is sent, then, and who gets it owns it; else this process does.
+            (A worker may be a thread of this very process: then both do.)
     """
 
-    __slots__ = ("_custody", "_home")
+    __slots__ = ("_away", "_custody", "_home")
 
     def __init__(self, target: Any, store: Store, ttl: float | None, home: str, away: bool) -> None:
         super().__init__(target, store, ttl)
         self._home = home
-        self._custody = None if away else custody_of(home)  # now: it may be sent when its executor is gone
+        self._away = away
+        self._custody = custody_of(home)  # now: it may be sent when its executor is gone
+
+    @property
+    def home(self) -> str:
+        """The name of the custody that keeps it, if that is this process's."""
+        return "" if self._custody is None else self._home
 
     def put(self, target: Any) -> Ref[Any]:
-        ref = super().put(target)
-        return kept_by(self._custody, self._home, self._ttl, ref)
+        ref, custody = super().put(target), self._custody
+        if self._away and custody is not None:
+            return custody.adopt_sent(ref)
+        return kept_by(custody, self._home, self._ttl, ref)
 
 
 class Held(Ref[Any]):
@@ -241,6 +273,13 @@ def kept_by(custody: Custody | None, home: str, ttl: float | None, ref: Ref[Any]
     if ref.key is None:
         return ref  # it travels inside
     return Held(home, ttl, ref) if custody is None else custody.adopt(ref)
+
+
+def is_kept_here(proxy: Any, beside: str) -> bool:
+    """Whether what is behind a proxy goes when this process lets it go: a custody of its own keeps it, not `beside`."""
+    source: Any = factory_of(proxy)
+    known = isinstance(source, (Input, Result)) or (isinstance(source, Held) and source.kept)
+    return known and source.home != beside and custody_of(source.home) is not None
 
 
 def lend(home: str, ttl: float | None, *state: Any) -> Any:

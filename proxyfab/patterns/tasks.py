@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from proxyfab import background
 from proxyfab.keys import Key
 from proxyfab.patterns.crossing import Crossing, ahead
-from proxyfab.patterns.custody import Result
+from proxyfab.patterns.custody import Result, is_kept_here
 from proxyfab.patterns.parcel import unsent, wrapped
 from proxyfab.patterns.passing import SMALL, Limits, changed
 from proxyfab.patterns.telling import travelling
 from proxyfab.patterns.wishes import VALUE
+from proxyfab.proxy import unwrap
 from proxyfab.store import received_store
 
 Coming = tuple[tuple[str, str], ...]
@@ -116,14 +117,21 @@ class Task:
     def _passed(self, result: Any) -> Any:
         terms = self.terms
         if terms.result == VALUE:
-            return result
+            return changed(result, terms.depth, self._brought)
         result = changed(result, terms.depth, self._taken_over)
         return _crossing(terms).passed(result, terms.result, self._wrap)
 
     def _taken_over(self, proxy: Any) -> Any:
         """What a decorated function answered, and nobody was sent yet, goes with the future, too."""
         parcel = unsent(proxy)
-        return proxy if parcel is None else self._wrap(parcel())
+        if parcel is not None:
+            return self._wrap(parcel())
+        brought = self._brought(proxy)
+        return proxy if brought is proxy else self._wrap(brought)
+
+    def _brought(self, proxy: Any) -> Any:
+        """What another executor in this worker keeps, and lets go when this task is done, is taken out of its hands."""
+        return unwrap(proxy) if self.away and is_kept_here(proxy, self.terms.home) else proxy
 
     def _wrap(self, result: Any) -> Any:
         terms = self.terms

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proxyfab import Store, is_proxy, unwrap
+from proxyfab import Store, is_proxy, open_store, unwrap
 from proxyfab.errors import RemoteError
 from proxyfab.patterns import ProxyExecutor, proxied
 from proxyfab.testing import until
@@ -177,6 +177,94 @@ def test_a_result_of_threads_that_is_sent_when_they_are_gone_is_renewed(store: S
     assert pickle.loads(message)[0] == 1
     del result, expired
     store.clear()
+
+
+# -- executors within executors, and workers that are this very process ------------------------------------------------
+
+
+def inside(kind: str, url: str, x: Any) -> Any:
+    """Another executor's result: what that executor stored ends here."""
+    workers = ThreadPoolExecutor(1) if kind == "threads" else ProcessPoolExecutor(1, get_context("fork"))
+    with open_store(url) as store, ProxyExecutor(workers, store, above="10 KB") as executor:
+        return executor.submit(make, x).result(30)
+
+
+def inside_in_a_list(kind: str, url: str, x: Any) -> Any:
+    result = inside(kind, url, x)
+    result.sum()
+    return [result, {"same": result}]
+
+
+def given_on(kind: str, url: str, x: Any) -> Any:
+    """An executor within keeps what it was given as long as it takes."""
+    workers = ThreadPoolExecutor(1) if kind == "threads" else ProcessPoolExecutor(1, get_context("fork"))
+    with open_store(url) as store, ProxyExecutor(workers, store, above="10 KB") as executor:
+        return executor.submit(same, BIG + x).result(30)
+
+
+def owes_nothing(kind: str, url: str, before: int) -> bool:
+    """In the worker: what its own executors let go is gone."""
+    gc.collect()
+    return until(lambda: held(open_store(url)) <= before, 10)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("function", [inside, given_on])
+def test_a_result_of_an_executor_within_a_task_lives_as_others(
+    function: Any, kind: str, executor: ProxyExecutor, store: Store
+) -> None:
+    back = executor.submit(function, kind, store.url, 7).result(30)
+
+    assert executor.submit(owes_nothing, kind, store.url, 1).result(30)
+    assert np.array_equal(back, BIG + 7)
+    del back
+    becomes(store, 0)
+
+
+def test_results_of_an_executor_within_a_task_are_found_in_containers(executor: ProxyExecutor, store: Store) -> None:
+    back = executor.submit(inside_in_a_list, "processes", store.url, 7).result(30)
+
+    assert executor.submit(owes_nothing, "processes", store.url, 1).result(30)
+    assert np.array_equal(back[0], BIG + 7)
+    del back
+    becomes(store, 0)
+
+
+def test_a_result_of_an_executor_within_a_task_goes_by_value_where_results_do(store: Store) -> None:
+    with ProxyExecutor(ProcessPoolExecutor(1, get_context("fork")), store, above="10 KB", result=False) as executor:
+        back = executor.submit(inside, "processes", store.url, 7).result(30)
+
+        assert type(back) is np.ndarray
+        assert np.array_equal(back, BIG + 7)
+        becomes(store, 0)
+
+
+class Inside(Executor):
+    """As threads that were sent a pickled task, such as Dask's workers within the client's process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        call, taken = pickle.loads(pickle.dumps((fn, args)))
+        done: Future[Any] = Future()
+        done.set_result(call(*taken, **kwargs))
+        return done
+
+
+def test_a_result_that_never_left_this_process_may_be_sent_often(store: Store) -> None:
+    with ProxyExecutor(Inside(), store, above="10 KB") as executor:
+        result = executor.submit(bytes, 100_000).result(30)
+        for _ in range(2):
+            assert executor.submit(len, result).result(30) == 100_000
+            gc.collect()
+            executor._custody.flush(10)
+        message = pickle.dumps(result)
+        arrived = pickle.loads(message)
+        del result
+        gc.collect()
+        executor._custody.flush(10)
+
+        assert arrived[-1] == 0
+        del arrived
+        becomes(store, 0)
 
 
 # -- what is let go ----------------------------------------------------------------------------------------------------
