@@ -122,7 +122,8 @@ class Janitor:
         def sweep() -> None:
             oldest = time.time() - age
             scan = store.connector.scan()  # type: ignore[attr-defined]  # of shared memory, which can
-            old: list[Key] = [stat.key for stat in scan if stat.created <= oldest]
+            mine = store.connector.namespace  # type: ignore[attr-defined]  # as above; it lists what others have, too
+            old: list[Key] = [stat.key for stat in scan if stat.namespace == mine and stat.created <= oldest]
             self.evicted += sum(store.evict_many([key for key in old if not known(Place(store.url, str(key)))]))
 
         self._guarded(store.url, sweep)

@@ -14,6 +14,7 @@ beginning.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Hashable, Iterable
@@ -37,6 +38,8 @@ NAME = "proxyfab"
 STATS = "proxyfab_stats"
 SWEEP = 1.0
 """Seconds that an object of the last client's, of which it said nothing, lies before it is deleted."""
+ASK = 5.0
+"""Seconds that workers have to say which version they have."""
 H = TypeVar("H", bound=Callable[..., Any])
 _said: set[str] = set()
 
@@ -152,15 +155,15 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         return self._own.url
 
     async def _missing(self) -> tuple[str, ...]:
-        """Workers that have no proxyfab, or another version; each is asked once."""
+        """Workers that have no proxyfab, or another version; each is asked once. Who is busy is taken to have it."""
         from distributed.protocol.pickle import dumps
 
         new = [address for address in self.scheduler.workers if address not in self._versions]
         if new:
             question = {"op": "run", "function": dumps(_version), "wait": True}
-            answers = await self.scheduler.broadcast(msg=question, workers=new, on_error="return")
-            for address, answer in answers.items():
-                self._versions[address] = answer["result"] if _is_well(answer) else ""
+            asked = self.scheduler.broadcast(msg=question, workers=new, on_error="return")
+            with contextlib.suppress(asyncio.TimeoutError):
+                self._versions |= {each: _told(said) for each, said in (await asyncio.wait_for(asked, ASK)).items()}
         mine = _version()
         return tuple(address for address in self.scheduler.workers if self._versions.get(address, mine) != mine)
 
@@ -219,8 +222,14 @@ def named_in(spec: object) -> dict[Place, int]:
     return {Place(held.ref.url, str(held.ref.key)): held.ref.nbytes for held in held_in(spec) if held.ref.key}
 
 
-def _is_well(answer: Any) -> bool:
-    return isinstance(answer, dict) and answer.get("status") == "OK"
+def _told(answer: Any) -> str:
+    """What a worker answered, which the scheduler does not unpack on its own; `""` if it could not."""
+    from distributed.protocol import Serialized, deserialize
+
+    if not isinstance(answer, dict) or answer.get("status") != "OK":
+        return ""
+    result = answer["result"]
+    return str(deserialize(result.header, result.frames) if isinstance(result, Serialized) else result)
 
 
 _version = version
