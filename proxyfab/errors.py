@@ -16,6 +16,7 @@
     ├── AccessDenied          PermissionError      the place refuses
     ├── BorrowError           RuntimeError         ownership's rules were broken
     ├── LifetimeEnded         RuntimeError         a lifetime or a lease is over
+    │   └── StaleEpoch        LifetimeEnded        another producer goes on under the same name
     ├── CapabilityError       NotImplementedError  the backend cannot do this at all
     ├── MissingDependency     ImportError          an extra is not installed (the pip line is in the message)
     ├── BackPressureError     RuntimeError         a bounded queue is full
@@ -96,6 +97,10 @@ class BorrowError(ProxyfabError, RuntimeError):
 
 class LifetimeEnded(ProxyfabError, RuntimeError):
     """A lifetime or a lease is over: what it held is gone, and it takes nothing more."""
+
+
+class StaleEpoch(LifetimeEnded):
+    """Another producer has begun under the same name: it goes on, and this one's events count no more."""
 
 
 class CapabilityError(ProxyfabError, NotImplementedError):

@@ -34,6 +34,7 @@ BUILT_IN = {
     "AccessDenied": PermissionError,
     "BorrowError": RuntimeError,
     "LifetimeEnded": RuntimeError,
+    "StaleEpoch": errors.LifetimeEnded,
     "CapabilityError": NotImplementedError,
     "MissingDependency": ImportError,
     "BackPressureError": RuntimeError,

@@ -190,13 +190,16 @@ def _moment(text: str) -> float:
 @click.option(
     "-m", "--meta", multiple=True, metavar="NAME=VALUE", help="Metadata; a value that is JSON is taken as such."
 )
-@click.option("--end", is_flag=True, help="Say that nothing more comes from this producer.")
+@click.option("--end", is_flag=True, help="Be a producer whose end consumers wait for, and end.")
 @at
 def publish(topic: str, values: tuple[str, ...], key: str | None, meta: tuple[str, ...], end: bool, url: str) -> None:
-    """Send each of VALUES as text, or each line of standard input where there are none."""
+    """Send each of VALUES as text, or each line of standard input where there are none.
+
+    Who follows TOPIC ends with its other producers, or with --end; without any of these it goes on waiting.
+    """
     metadata = dict(map(_pair, meta))
     count = 0
-    with Producer(open_broker(url), topic) as out:
+    with Producer(open_broker(url), topic, awaited=end) as out:
         for value in values or (line.rstrip("\n") for line in sys.stdin):
             out.send(value, key=key, metadata=metadata)
             count += 1

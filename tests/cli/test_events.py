@@ -100,6 +100,12 @@ def test_what_is_published_arrives(broker: Broker) -> None:
         assert items[0].key == "k"
 
 
+def test_who_publishes_without_an_end_keeps_no_stream_open(frames: Broker) -> None:
+    assert run("publish", "frames", "late").exit_code == 0
+    assert len(lines("tail", "frames", "--follow", "-n", "100")) == 4
+    assert "1 producers, 0 of them not ended" in run("lag", "frames").output
+
+
 def test_dead_letters(frames: Broker) -> None:
     with Consumer(frames, "frames", group="g") as consumer:
         for item in consumer:

@@ -30,7 +30,7 @@ from proxyfab.events.model import EARLIEST, From, Position, Start, Topic, check_
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.continuity import Continuity, Gap
 from proxyfab.patterns.stream.deadletters import Undertaker
-from proxyfab.patterns.stream.endings import Endings
+from proxyfab.patterns.stream.endings import Endings, Fences
 from proxyfab.patterns.stream.fetching import Fetching, Pace
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.stream.item import Item
@@ -128,7 +128,7 @@ class Consumer:
         if ordered and (observe or own is not None):
             raise ConfigurationError("Members of an ordered group claim partitions: give none, and do not observe.")
         alone = observe or ordered or own is not None
-        continuity = Continuity(_reporter(on_gap, link) if alone else None)
+        continuity = Continuity(_reporter(on_gap, link) if alone else None, Fences(self.broker, name))
         trials = None if observe else Trials(self.broker, name, group, attempts)
         fetching = Fetching(
             self.broker,
@@ -282,7 +282,7 @@ class Consumer:
         self._desk.flush(timeout)
 
     def stats(self) -> dict[str, int]:
-        """What has happened so far: frames, events, duplicates, gaps, missing, filtered, nacked, buried, dropped."""
+        """So far: frames, events, duplicates, stale, gaps, missing, filtered, nacked, buried, dropped."""
         return {**self._desk.counts, "buried": self._burying.buried, "dropped": self._burying.dropped}
 
     def open(self) -> Self:

@@ -5,7 +5,9 @@ Rules:
    once. What comes later than its successors (given back, or given up by another) is no gap.
 2. A frame that comes again from its own place was not settled: it is delivered. One that lies at two places was
    published twice: the second is dropped. The same holds for events whose producer gave them ids.
-3. Only the last `WINDOW` frames, and as many given ids, are remembered.
+3. A frame that lies behind one of a later epoch of its producer was published by somebody who had been replaced: it
+   was acknowledged to nobody, and is dropped.
+4. Only the last `WINDOW` frames, and as many given ids, are remembered.
 """
 
 from __future__ import annotations
@@ -48,17 +50,33 @@ class Continuity:
 
     Args:
         on_gap: Is told of each gap; None where others take what seems to be missing.
+        replaced: Whether an epoch of a producer is over for sure.
     """
 
-    def __init__(self, on_gap: Callable[[Gap], None] | None) -> None:
+    def __init__(
+        self, on_gap: Callable[[Gap], None] | None, replaced: Callable[[str, int], bool] = lambda *_: False
+    ) -> None:
         self._on_gap = on_gap
+        self._replaced = replaced
         self.clear()
 
     def clear(self) -> None:
         """Begin anew: reading goes on elsewhere."""
         self._next: OrderedDict[tuple[str, int, int], int] = OrderedDict()
+        self._latest: OrderedDict[tuple[str, int], tuple[int, int]] = OrderedDict()
         self._frames: OrderedDict[tuple[str, int, int, int], Position] = OrderedDict()
         self._ids: OrderedDict[tuple[str, str], Position] = OrderedDict()
+
+    def is_stale(self, frame: Frame, position: Position) -> bool:
+        """Whether its producer had been replaced when it was published, by what was seen; remembers it."""
+        key = frame.producer, position.partition
+        epoch, offset = self._latest.get(key, (-1, 0))
+        if frame.epoch > epoch or (frame.epoch == epoch and position.offset < offset):
+            self._latest[key] = frame.epoch, position.offset
+            if len(self._latest) > _PRODUCERS:
+                self._latest.popitem(last=False)
+            return False
+        return frame.epoch < epoch and position.offset > offset and self._replaced(frame.producer, frame.epoch)
 
     def is_copy(self, frame: Frame, position: Position) -> bool:
         """Whether this frame was published a second time, by what was seen; remembers it."""

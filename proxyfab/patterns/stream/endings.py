@@ -5,7 +5,8 @@
 Rules:
 1. Producers are asked first, and then what is left: whoever has ended had sent everything before.
 2. What a consumer itself holds does not keep it; what others hold does, as it comes to this one if they die.
-3. A group's member who has seen no END looks at longer and longer intervals, while it waits for events: an event itself
+3. Of a name only the latest epoch counts: a producer that was replaced neither ends a stream nor keeps it.
+4. A group's member who has seen no END looks at longer and longer intervals, while it waits for events: an event itself
    never waits for a look.
 """
 
@@ -15,11 +16,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from proxyfab.errors import ProxyfabError
 from proxyfab.events.broker import TIMEOUT, Broker
 from proxyfab.events.model import Delivery, GroupInfo
 from proxyfab.patterns.stream.settling import Desk
 
 PRODUCERS = "producers/"
+_FORWARDED = "forward/"
 _SOON, _AT_FIRST, _LONGEST = 0.01, 0.1, 1.0
 
 
@@ -101,6 +104,41 @@ class Endings:
             if self._top.get(number, 0) < last or desk.returned(number) or number not in held:
                 return False
         return True
+
+
+class Fences:
+    """Which producers were replaced by others of their names.
+
+    Args:
+        broker: Where the topic is.
+        topic: Its name.
+        timeout: Seconds of a call.
+    """
+
+    def __init__(self, broker: Broker, topic: str, timeout: float = TIMEOUT) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._timeout = timeout
+        self._latest: dict[str, int] = {}
+
+    def __call__(self, producer: str, epoch: int) -> bool:
+        """Whether a producer's epoch is over; what was forwarded here, in whatever order, is never."""
+        if self._latest.get(producer, -1) <= epoch:
+            try:
+                self._latest[producer] = self._look(producer)
+            except ProxyfabError:  # it is taken for what it says it is
+                return False
+        return self._latest[producer] > epoch
+
+    def _look(self, producer: str) -> int:
+        state = self._broker.state(self._topic, timeout=self._timeout)
+        kept = state.get(PRODUCERS + producer)
+        if kept is None or state.items(_FORWARDED):
+            return -1
+        try:
+            return _producers.decode(kept.value).epoch
+        except msgspec.MsgspecError:
+            return -1
 
 
 def _ended(value: bytes) -> bool:

@@ -22,6 +22,7 @@ from proxyfab.events.model import Position
 from proxyfab.exit import Drain
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
+from proxyfab.patterns.stream.naming import whole
 from proxyfab.patterns.stream.receipt import Draft, Receipt
 from proxyfab.store import Store, open_store
 from proxyfab.wire.events import EVENTS, NBYTES, append
@@ -118,6 +119,8 @@ class Gathering:
                 self._admit()
             if partition is None:
                 partition = self._turn
+            elif partition.__class__ is not int:
+                partition = whole(partition)
             draft = self._open.get(partition) or self._begin(partition)
             if url is not None:
                 data[0] = draft.place(url)
@@ -140,11 +143,10 @@ class Gathering:
                 self._ring()
             return Receipt(draft, index)
 
-    def _begin(self, partition: int) -> Draft:
-        if not 0 <= partition < self.partitions:
-            raise ConfigurationError(f"Topic {self.topic} has no partition {partition}, only {self.partitions}.")
-        draft = self._open[partition] = Draft(self, partition)
-        return draft
+    def _begin(self, number: int) -> Draft:
+        if not 0 <= number < self.partitions:
+            raise ConfigurationError(f"Topic {self.topic} has no partition {number}, only {self.partitions}.")
+        return self._open.setdefault(number, Draft(self, number))
 
     def _overfull(self, draft: Draft, before: int) -> Draft:
         """The draft for an event for which the one it was written to is too small: another one, or its own."""

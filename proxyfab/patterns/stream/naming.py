@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from operator import index
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -74,6 +75,14 @@ def partition_of(key: str, partitions: int) -> int:
 # -- what is built in ------------------------------------------------------------------------------------------------
 
 _TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, str, bool, bytes, list, dict)}
+
+
+def whole(partition: object) -> int:
+    """A partition's number, whoever has it made; raises ConfigurationError."""
+    try:
+        return index(partition)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        raise ConfigurationError(f"A partition is a whole number, not {partition!r}.") from None
 
 
 def _schema(fields: Mapping[str, str]) -> Validator:
@@ -247,3 +256,13 @@ def _plain(named: Any) -> Any:
     if isinstance(named, (list, tuple)):
         return [_plain(each) for each in named]
     return {name: _plain(each) for name, each in named.items()} if isinstance(named, dict) else named
+
+
+def topic_of(topic: str | Topic, given: Mapping[str, Any], kept: Mapping[str, Any]) -> Topic:
+    """What a producer's topic is to be like, if it does not exist; raises ConfigurationError."""
+    options = {name: value for name, value in given.items() if value is not None}
+    if isinstance(topic, str):
+        return Topic(topic, **options, options=kept)
+    if options or kept:
+        raise ConfigurationError(f"What topic {topic.name} is like is said by the Topic: give it {[*options, *kept]}.")
+    return topic

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from proxyfab.coroutines import in_thread
-from proxyfab.errors import ConfigurationError, LifetimeEnded, ProxyfabError, ResolveTimeout
+from proxyfab.errors import ConfigurationError, LifetimeEnded, ProxyfabError, ResolveTimeout, StaleEpoch
 from proxyfab.events.broker import Broker, received
 from proxyfab.events.model import Topic
 from proxyfab.exit import Drain
@@ -28,7 +28,7 @@ from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.gathering import FULL, Limits, unwanted
 from proxyfab.patterns.stream.identity import Identity
 from proxyfab.patterns.stream.loading import KEEP, Loader
-from proxyfab.patterns.stream.naming import Customs, Selector, Serializer, Validator, partition_of
+from proxyfab.patterns.stream.naming import Customs, Selector, Serializer, Validator, partition_of, topic_of
 from proxyfab.patterns.stream.receipt import Receipt
 from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import ttl_of
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60.0
 ABOVE = "32 KiB"
-_type = type
-"""Under a name that `send` does not use for something else. (`__class__` would resolve a proxy.)"""
+_type = type  # `send` uses that name for something else, and `__class__` would resolve a proxy
 _HEAD = 1024
 """Bytes that a frame needs beside its events, and its stores' URLs."""
 
@@ -56,14 +55,17 @@ class Producer:
         broker: A Broker, which stays open, or its URL.
         topic: Its name, or a Topic. Made if it does not exist; else it is taken as it is.
         store: Where objects from `above` on go: a Store, which stays open, or its URL. None: everything travels inside.
-        name: Of this producer on this topic; who uses it again goes on under its next epoch. Drawn if None.
+        name: Of this producer on this topic; who uses it again goes on under its next epoch, and a former one that
+            still lives fails with StaleEpoch. Drawn if None.
+        awaited: Whether streams go on until this producer has ended. False for one that comes and goes: it has no
+            name, and no end.
         above: Bytes from which an object goes to the store, as a number or text. Below, it travels inside its event.
         partitions: Of a topic that is made; so are `retention`, `max_bytes`, `release` and `groups`: see Topic.
         most_bytes: Bytes of events that may wait to be acknowledged.
         most_events: How many may.
         full: What `send` does when no more may wait: `"block"`, `"error"` or `"drop_oldest"`.
         timeout: Seconds after which a blocked `send` fails, and what the broker does not take is given up.
-        linger: Seconds that an event waits for others while nothing is on its way. While something is, they gather.
+        linger: Seconds that an event waits for others while nothing is on its way.
         source: The CloudEvents source of its events.
         validator: Called with `(metadata, object)` before an event is taken; refuses it by raising. Or a registered
             name, which is kept with a topic that is made; so are the next two.
@@ -81,6 +83,7 @@ class Producer:
         *,
         store: Store | str | None = None,
         name: str | None = None,
+        awaited: bool = True,
         above: int | str = ABOVE,
         partitions: int | None = None,
         retention: float | None = None,
@@ -115,8 +118,8 @@ class Producer:
         limits = Limits(nbytes(most_bytes), most_events, full, timeout, linger, record)
         self._sending = Sending(
             place,
-            _topic(topic, given, self._customs.kept),
-            Identity(name),
+            topic_of(topic, given, self._customs.kept),
+            Identity(name, awaited=awaited),
             f"//{here()}" if source is None else source,
             limits,
             timeout,
@@ -197,6 +200,7 @@ class Producer:
         Raises:
             BackPressureError: Too much waits to be acknowledged, and it should not wait, or has waited long enough.
             SerializationError: The object, or its metadata, cannot become bytes, or the validator refuses it.
+            ConfigurationError: There is no such partition.
             CapacityError: The event is larger than the broker takes.
             ConnectorError: The store, or at first the broker, cannot be reached.
             ProxyfabError: What was sent before could not be delivered; this event was not taken.
@@ -290,9 +294,14 @@ class Producer:
         """Flush, and say that nothing more comes: consumers end when all producers have. Then close. Idempotent.
 
         Raises:
-            ProxyfabError: Something, or the end itself, could not be delivered.
+            StaleEpoch: Another producer has begun under this name.
+            ProxyfabError: Something, or the end itself, could not be delivered; nobody waits for it (`awaited`).
         """
-        if self._gathering.over is not None:
+        self._sending.identity.check_end()
+        over = self._gathering.over
+        if isinstance(over, StaleEpoch):
+            raise over
+        if over is not None:
             return
         self._begin()
         self.flush()
@@ -365,15 +374,6 @@ class Producer:
 
     def __reduce__(self) -> Any:
         raise ConfigurationError("A Producer belongs to its process; make another one there, under another name.")
-
-
-def _topic(topic: str | Topic, given: Mapping[str, Any], kept: Mapping[str, Any]) -> Topic:
-    options = {name: value for name, value in given.items() if value is not None}
-    if isinstance(topic, str):
-        return Topic(topic, **options, options=kept)
-    if options or kept:
-        raise ConfigurationError(f"What topic {topic.name} is like is said by the Topic: give it {[*options, *kept]}.")
-    return topic
 
 
 def _attributes(

@@ -5,7 +5,9 @@ Rules:
 2. A place that cannot be reached, or a topic that is full, is tried again until `timeout` seconds after a frame was
    sealed, at least once; any other refusal is final. Of several frames each is then tried by itself, so that one
    answers for no other.
-3. The thread is a daemon and ends when nothing was sent for ten seconds. It keeps the gathering, not the producer.
+3. What a named producer has published is acknowledged when its epoch was still the latest after that: so of what one
+   has acknowledged nothing lies behind its successor's beginning, and consumers may drop what does.
+4. The thread is a daemon and ends when nothing was sent for ten seconds. It keeps the gathering, not the producer.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from proxyfab.errors import BackPressureError, ConnectorError, ProxyfabError, ResolveTimeout
+from proxyfab.errors import BackPressureError, ConnectorError, ProxyfabError, ResolveTimeout, StaleEpoch
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Position, Record, Topic
 from proxyfab.patterns.stream.gathering import Gathering, Limits
@@ -130,6 +132,10 @@ class Sending:
         try:
             records = [self._record(draft) for draft in drafts]
             positions = self._delivered(drafts, records)
+        except StaleEpoch as error:
+            self.gathering.close_for(error)
+            self.gathering.settle(drafts, (), error)
+            self.gathering.abandon(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting
             if len(drafts) > 1 and isinstance(error, ProxyfabError) and not isinstance(error, self._again):
                 for draft in drafts:  # one of them is to blame, and the others are not
@@ -160,7 +166,9 @@ class Sending:
             with span("publish", link, self.topic.name, sum([len(record.body) for record in records])):
                 return self.broker.publish(self.topic.name, records, timeout=left)
 
-        return self._trying(attempt, until)
+        positions = self._trying(attempt, until)
+        self._trying(lambda: self.identity.check(self.broker, self.topic.name, self.timeout), until)
+        return positions
 
     def _told(self, error: BaseException) -> BaseException:
         if isinstance(error, ProxyfabError):

@@ -3,7 +3,8 @@
 Rules:
 1. Whatever comes in, iteration goes on: what is no frame of events, or has been tried too often, or makes a filter
    fail, is buried; what cannot be buried now stays unsettled, and comes again.
-2. ENDs, what a note says is done, copies, and what a filter does not want are settled here, without a look at data.
+2. ENDs, what a note says is done, copies, what replaced producers sent, and what a filter does not want are settled
+   here, without a look at data.
 """
 
 from __future__ import annotations
@@ -138,8 +139,11 @@ class Unpacking:
         position = hand.delivery.position
         counts = self._desk.counts
         with self._lock:
-            if self.continuity.is_copy(frame, position):
-                counts["duplicates"] += len(frame.events)
+            dropped = "stale" if self.continuity.is_stale(frame, position) else None
+            if dropped is None and self.continuity.is_copy(frame, position):
+                dropped = "duplicates"
+            if dropped is not None:
+                counts[dropped] += len(frame.events)
                 return list(range(len(frame.events)))
             gap = self.continuity.follow(frame, position)
             done = self.continuity.copies(frame, position)

@@ -20,14 +20,16 @@ from proxyfab.errors import (
     ConfigurationError,
     ConnectorError,
     LifetimeEnded,
+    ResolveTimeout,
     SerializationError,
+    StaleEpoch,
 )
-from proxyfab.events.model import Position, Topic
+from proxyfab.events.model import Position, Record, Topic
 from proxyfab.patterns import Future
-from proxyfab.patterns.stream import Producer
+from proxyfab.patterns.stream import Consumer, Producer
 from proxyfab.patterns.stream.references import ref_in
 from proxyfab.testing.processes import in_fork, until
-from proxyfab.wire.events import END, EVENTS, VALUE
+from proxyfab.wire.events import END, EVENTS, VALUE, encode
 from tests.patterns.stream_reading import PATIENCE, Moody, events, frames, metadata, objects
 
 
@@ -322,8 +324,8 @@ def test_a_name_that_is_used_again_has_the_next_epoch(broker: Moody) -> None:
         with Producer(broker, "frames", name="detector") as out:
             out.send(1)
             out.end()
-    old = Producer(broker, "frames", name="detector")
-    old.send(2).result(10)
+    with Producer(broker, "frames", name="detector") as old:
+        old.send(2)
     with Producer(broker, "frames", name="detector") as new:
         new.send(3)
         new.flush()
@@ -388,7 +390,7 @@ from tests.patterns.stream_reading import Moody, objects
 
 broker = Moody()
 atexit.register(lambda: print(objects(broker, "frames")))  # later: the last to register is the first to be called
-from proxyfab.patterns.stream import Producer
+from proxyfab.patterns.stream import Consumer, Producer
 out = Producer(broker, "frames", linger=60)
 out.send(1)
 out.send(2)
@@ -425,3 +427,76 @@ def test_a_key_that_is_no_text_is_refused(broker: Moody, key: object, partition:
         with pytest.raises(SerializationError, match="key is text"):
             out.send(1, key=key, partition=partition)  # type: ignore[arg-type]
         out.send(2)
+
+
+def test_a_producer_that_was_replaced_is_told_and_does_not_count(broker: Moody) -> None:
+    old = Producer(broker, "frames", name="detector")
+    old.send("before").result(10)
+    with Producer(broker, "frames", name="detector") as new:
+        new.send("new")
+        new.end()
+    late = old.send("after")
+    with pytest.raises(StaleEpoch, match="detector.*epoch 1.*epoch 0"):
+        late.result(10)
+    with pytest.raises(StaleEpoch):
+        old.flush()
+    for again in (lambda: old.send("more"), old.end):
+        with pytest.raises(StaleEpoch, match="two names"):
+            again()
+    old.close()
+
+    assert producers(broker) == {"detector": (1, True)}
+    with Consumer(broker, "frames", timeout=10) as consumer:
+        assert list(consumer.objects()) == ["before", "new"]
+        assert consumer.stats()["stale"] == 1
+        assert consumer.lag() == 0
+
+
+def test_one_that_was_replaced_cannot_end_the_stream(broker: Moody) -> None:
+    old = Producer(broker, "frames", name="detector")
+    old.send("before").result(10)
+    with Producer(broker, "frames", name="detector") as new:
+        new.send("new").result(10)
+        with pytest.raises(StaleEpoch):
+            old.end()
+        assert producers(broker) == {"detector": (1, False)}
+
+
+def test_what_was_acknowledged_before_counts_wherever_it_lies(broker: Moody) -> None:
+    """As where a topic was copied: a frame of an earlier epoch may lie behind one of a later one."""
+    with Moody() as source:
+        for name in ("one", "two"):
+            with Producer(source, "frames", name="detector") as out:
+                out.send(name)
+                out.end()
+        bodies = [Record(encode(frame), frame.id) for frame in frames(source, "frames")]
+    broker.ensure(Topic("frames"))
+    broker.publish("frames", bodies[::-1])
+    with Consumer(broker, "frames", timeout=0.2) as consumer, pytest.raises(ResolveTimeout):
+        seen = []
+        for item in consumer:
+            seen.append(item.proxy)
+            item.ack()
+    assert seen == ["two", "one"]
+
+
+def test_one_that_nobody_waits_for_has_no_end(broker: Moody) -> None:
+    with Producer(broker, "frames", awaited=False) as out:
+        out.send("before").result(10)
+        with pytest.raises(ConfigurationError, match="close it"):
+            out.end()
+    assert producers(broker) == {}
+    with Producer(broker, "frames") as out:
+        out.end()
+    with Consumer(broker, "frames", timeout=10) as consumer:
+        assert list(consumer.objects()) == ["before"]
+    with pytest.raises(ConfigurationError, match="no name"):
+        Producer(broker, "frames", awaited=False, name="detector")
+
+
+def test_a_partition_is_a_number(broker: Moody) -> None:
+    with Producer(broker, "frames", partitions=3) as out:
+        for wrong in ("a", 1.0, [0]):
+            with pytest.raises(ConfigurationError, match="whole number"):
+                out.send(1, partition=wrong)  # type: ignore[arg-type]  # what is tested
+        assert out.send(2, partition=np.int64(2)).result(10).partition == 2  # type: ignore[arg-type]  # as from arrays
