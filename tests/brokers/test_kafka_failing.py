@@ -24,7 +24,7 @@ from proxyfab.testing.kafka import KafkaCluster
 from proxyfab.testing.processes import at_once, until
 
 PRODUCE, HEARTBEAT, OFFSET_COMMIT = 0, 68, 8
-TOPIC_AUTHORIZATION_FAILED, UNSUPPORTED_VERSION, NOT_LEADER, INTERNAL = 29, 35, 6, -1
+TOPIC_AUTHORIZATION_FAILED, UNSUPPORTED_VERSION, NOT_LEADER, INTERNAL, DUPLICATE = 29, 35, 6, -1, 46
 
 
 @pytest.fixture
@@ -144,6 +144,21 @@ def test_what_passes_is_tried_again(cluster: KafkaCluster, broker: KafkaBroker) 
     with broker.subscribe("t", group="g") as member:
         assert _numbers(_take(member, 10)) == list(range(10))
         assert member.fetch(1, 0.2) == []
+
+
+def test_what_the_cluster_had_already_is_told_where_it_lies(cluster: KafkaCluster, broker: KafkaBroker) -> None:
+    """The answer to a repeated record is an error without an offset, as the mock says it here."""
+    _publish(broker, *range(400))
+    first, last = Record(b"0", "id-0", 0), Record(b"398", "id-398", 0)
+    with KafkaBroker.from_url(f"{cluster.url}&timeout=10") as other:  # which knows nothing of these
+        other.describe("t")
+        cluster.fail(PRODUCE, DUPLICATE)
+        assert [place.offset for place in other.publish("t", [first, last], timeout=20)] == [1, 200]
+    with KafkaBroker.from_url(f"{cluster.url}&timeout=10") as other:
+        other.describe("t")
+        cluster.fail(PRODUCE, DUPLICATE)
+        (unknown,) = other.publish("t", [Record(b"x", "nobody", 1)], timeout=20)
+        assert unknown.offset == 200, "the end, where nobody knows"
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from proxyfab.brokers.kafka.client import Client
 from proxyfab.brokers.kafka.errors import ABSENT, translate
+from proxyfab.brokers.kafka.finding import found
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError, TopicNotFound
 from proxyfab.events.model import Position, Record
 from proxyfab.fork import on_fork
@@ -29,12 +30,37 @@ _SLICE = 0.05
 _TURN = 0.002
 
 
+class _Behind:
+    """Tells offsets from what librdkafka says of the second and later records of a batch that the cluster had already.
+
+    It adds their place in the batch to an offset that is not known: 0, 1, 2. Where the record before them has none, and
+    they lie there, no record that is new has so small an offset.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[str, int], int] = {}
+
+    def offset(self, topic: str, partition: int, said: int | None) -> int | None:
+        """The offset; None for unknown."""
+        spot = topic, partition
+        if said is None:
+            self._next[spot] = 0
+        elif self._next:
+            if said != self._next.get(spot):
+                self._next.pop(spot, None)
+                return said
+            self._next[spot] = said + 1
+            return None
+        return said
+
+
 class _Fate:
     """What becomes of a record."""
 
-    __slots__ = ("done", "error", "offset")
+    __slots__ = ("_behind", "done", "error", "offset")
 
-    def __init__(self) -> None:
+    def __init__(self, behind: _Behind) -> None:
+        self._behind = behind
         self.done = False
         self.offset: int | None = -1
         self.error: Any = None
@@ -42,7 +68,7 @@ class _Fate:
     def settle(self, error: Any, message: Any) -> None:
         """Librdkafka's callback."""
         if error is None:
-            self.offset = message.offset()
+            self.offset = self._behind.offset(message.topic(), message.partition(), message.offset())
         else:
             self.error = error
         self.done = True
@@ -54,6 +80,7 @@ class Sender:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known: OrderedDict[tuple[str, str], _Fate] = OrderedDict()
+        self._behind = _Behind()
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         on_fork(self)
@@ -61,6 +88,7 @@ class Sender:
     def after_fork(self) -> None:
         """What was on its way is the parent's."""
         self._known = OrderedDict()
+        self._behind = _Behind()
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
@@ -76,19 +104,24 @@ class Sender:
         for fate in fates:
             if fate.error is not None:
                 raise self._failed(topic, fate, said)
-        return self._places(topic, records, fates)
-
-    def _places(self, topic: str, records: Sequence[Record], fates: Sequence[_Fate]) -> list[Position]:
-        """Where they lie. Of what a cluster had already when it was sent again, it says only that it has it.
-
-        The end of its partition is told then: it lies before that.
-        """
-        untold = {record.partition for record, fate in zip(records, fates, strict=True) if fate.offset is None}
-        ends = self._client.offsets(topic, OffsetSpec.latest(), untold) if untold else {}
+        if any([fate.offset is None for fate in fates]):
+            self._look(topic, records, fates, until)
         return [
-            Position(topic, record.partition, ends[record.partition] if fate.offset is None else fate.offset + 1)
+            Position(topic, record.partition, (fate.offset or 0) + 1)
             for record, fate in zip(records, fates, strict=True)
         ]
+
+    def _look(self, topic: str, records: Sequence[Record], fates: Sequence[_Fate], until: float) -> None:
+        """Of what a cluster had already when it was sent again, it says only that it has it: find out where."""
+        untold: dict[int, set[str]] = {}
+        for record, fate in zip(records, fates, strict=True):
+            if fate.offset is None:
+                untold.setdefault(record.partition, set()).add(record.id)
+        ends = self._client.offsets(topic, OffsetSpec.latest(), untold)
+        places = found(self._client, topic, untold, until)
+        for record, fate in zip(records, fates, strict=True):
+            if fate.offset is None:
+                fate.offset = places.get((record.partition, record.id), ends[record.partition] - 1)
 
     def _check(self, topic: str, records: Sequence[Record]) -> None:
         count = self._client.partitions(topic)
@@ -107,7 +140,7 @@ class Sender:
         known = self._known.get((topic, record.id)) if record.id else None
         if known is not None and known.error is None:
             return known
-        fate = _Fate()
+        fate = _Fate(self._behind)
         headers: list[tuple[str, str | bytes | None]] = [("id", record.id.encode())] if record.id else []
         while True:
             try:
