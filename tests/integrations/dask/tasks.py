@@ -1,0 +1,54 @@
+"""What tasks of these tests do, and large things for them; a module, so that workers find the functions by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LARGE = 200_000
+"""Numbers, of 8 bytes each, that travel by reference."""
+
+
+def large(seed: int = 0) -> Any:
+    """An array that travels by reference, and whose content depends on `seed`."""
+    return np.arange(LARGE, dtype=np.int64) + seed
+
+
+def total(array: Any, *_: object, **__: object) -> int:
+    """A small result of a large argument."""
+    return int(array.sum())
+
+
+def grown(array: Any, by: int = 1, **more: Any) -> Any:
+    """A large result."""
+    return array + by + sum(int(each[0]) for each in more.values())
+
+
+def failing(array: Any) -> None:
+    """Raises."""
+    raise ValueError(f"as it should, with {array.nbytes} bytes")
+
+
+def patient(array: Any, gate: str) -> int:
+    """As `total`, as soon as there is a file `gate`."""
+    ends = time.monotonic() + 60
+    while not os.path.exists(gate) and time.monotonic() < ends:
+        time.sleep(0.01)
+    return total(array)
+
+
+def stubborn(array: Any, gate: str, done: str) -> Any:
+    """As `grown`, as soon as there is a file `gate`; says so in a file."""
+    patient(array, gate)
+    Path(done).touch()
+    return grown(array)
+
+
+def slowly(array: Any, seconds: float) -> Any:
+    """As `grown`, later."""
+    time.sleep(seconds)
+    return grown(array)
