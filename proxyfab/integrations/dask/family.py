@@ -1,9 +1,9 @@
 """The transport: between processes of one host the large buffers of a value go through shared memory.
 
 Dask turns values into a header and frames by *families*, which it tries in turn: "dask", then "pickle". Here the family
-"dask" is registered anew, around Dask's own: what it makes of a value is what Dask makes of it, header and frames; but
-where the recipient sees the same shared memory the large frames are put there and the header says where. The recipient
-copies them into memory of its own, takes the name away, and has Dask's own families make the value of header and frames.
+"dask" is registered anew, around Dask's own: it makes of a value what Dask makes of it, header and frames; but where
+the recipient sees the same shared memory the large frames are put there and the header says where. He copies them into
+memory of his own, takes the name away, and has Dask's own families make the value of header and frames.
 So types, flags and everything that somebody taught Dask to serialize are as ever.
 
 - Who sees the same shared memory has said so: processes that take part have a *sight* (`osio.machine`) in the handshake

@@ -1,0 +1,51 @@
+"""stats: what was kept off Dask's scheduler and its sockets, asked of all who take part, at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.scheduler import STATS
+
+
+def stats(client: Any = None) -> Any:
+    """What has been done so far.
+
+    Args:
+        client: Of Dask's; the present one if None.
+
+    Returns:
+        `"scheduler"`: what stands for objects in the store. `"client"` and `"workers"` (by address): values through
+        shared memory: `published`, `received`, `lost`, `fallbacks` (by sockets, though meant for shared memory), `live`
+        (waiting for their reader), and bytes of each. `"total"`: of client and workers. An awaitable of all that from
+        an asynchronous client.
+    """
+    if client is None:
+        from distributed import default_client
+
+        client = default_client()
+    return client.sync(_stats, client)
+
+
+async def _stats(client: Any) -> dict[str, Any]:
+    workers = await client._run(family.told, on_error="ignore")
+    here = family.told()
+    return {
+        "scheduler": await client.scheduler.proxyfab_stats() or {},
+        "client": here,
+        "workers": workers,
+        "total": total([here, *workers.values()]),
+    }
+
+
+def total(each: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sums, name by name."""
+    found: Counter[str] = Counter()
+    for one in each:
+        found.update(one)
+    return dict(found)
+
+
+assert STATS == "proxyfab_stats"  # the attribute of the scheduler's door that is called above
