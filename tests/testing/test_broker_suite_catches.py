@@ -100,6 +100,10 @@ class CountsNothing(MemoryBroker):
         return {name: GroupInfo(info.floor, 0, 0) for name, info in super().groups(topic, timeout=timeout).items()}
 
 
+class CountsNoDeliveries(MemoryBroker):
+    one_count = True
+
+
 class DeletesOnClose(MemoryBroker):
     def close(self) -> None:
         if not self.closed:
@@ -120,6 +124,7 @@ CAUGHT: list[tuple[type[MemoryBroker], str]] = [
     (NeverFull, "test_a_full_topic_rejects"),
     (SwallowsFullness, "test_a_full_topic_rejects"),
     (CountsNothing, "test_how_far_a_group_is"),
+    (CountsNoDeliveries, "test_deliveries_are_counted_where_offsets_have_gaps"),
     (DeletesOnClose, "test_close_deletes_nothing"),
 ]
 

@@ -82,9 +82,12 @@ class BrokerSuite:
         return make()
 
     def claim(self, broker: Broker, *abilities: Capability | str) -> None:
-        """Go on only where the broker has these capabilities, and these statements are true."""
+        """Go on only where the broker has these capabilities, and these statements of it, or of the suite, are true."""
         for ability in abilities:
-            has = ability in broker.capabilities if isinstance(ability, Capability) else getattr(self, ability)
+            if isinstance(ability, Capability):
+                has = ability in broker.capabilities
+            else:
+                has = getattr(broker if hasattr(type(broker), ability) else self, ability)
             if not has:
                 name = ability.name if isinstance(ability, Capability) else ability
                 pytest.skip(f"{type(broker).__name__} does not claim {name}")

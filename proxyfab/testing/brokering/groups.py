@@ -71,6 +71,20 @@ class GroupTests(BrokerSuite):
             assert member.info().lag == 0
             assert member.info().floor[0] >= positions[-1]
 
+    def test_deliveries_are_counted_where_offsets_have_gaps(self, broker: Broker, make: Make) -> None:
+        self.claim(broker, "one_count", Capability.PARTITIONS)
+        topic = make(partitions=2)
+        for partition in (0, 1, 0, 1, 0):
+            position = fill(broker, topic, 1, partition=partition)[0]
+        with broker.subscribe(topic, group="g", partitions=[0]) as member:
+            found = take(member, 3, self.patience)
+            assert [each.serial for each in found] == [1, 2, 3]
+            assert member.info().reached == {0: (3, position.offset), 1: (0, 0)}
+            member.nack(found[1:2])
+            (again,) = take(member, 1, self.patience)
+            assert (again.position, again.serial) == (found[1].position, 4)
+            assert broker.groups(topic)["g"].reached == {0: (4, position.offset), 1: (0, 0)}
+
     def test_the_floor_waits_for_the_slowest(self, broker: Broker, topic: str) -> None:
         self.claim(broker, Capability.PER_EVENT_ACK)
         positions = [each.offset for each in fill(broker, topic, 3)]

@@ -54,6 +54,23 @@ def taken(came: Queue[Item], *, ack: bool = True) -> tuple[object, int]:
     return item.get(), item.attempt
 
 
+def test_as_long_as_nothing_is_missing_nobody_asks_what_is(nats_server: NatsServer) -> None:
+    with open_broker(nats_server.url) as broker:
+        out = Writer(broker, "whole", partitions=2)
+        for number in range(200):
+            out.send(number, partition=number % 2)
+        out.end()
+        with Consumer(broker, "whole", ordered=True) as consumer:
+            seen = []
+            for item in consumer:
+                seen.append(item.get())
+                item.ack()
+            assert consumer._supply._looked == 0.0  # type: ignore[attr-defined]  # it is ordered
+        for partition in range(2):
+            assert [number for number in seen if number % 2 == partition] == [*range(partition, 200, 2)]
+        broker.delete("whole")
+
+
 def test_what_a_broken_connection_swallowed_comes_before_what_follows(nats_server: NatsServer) -> None:
     url = nats_server.url
     with (
