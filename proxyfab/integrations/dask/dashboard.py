@@ -13,7 +13,7 @@ from typing import Any
 from dask.utils import format_bytes
 from distributed.http.utils import RequestHandler
 
-from proxyfab.integrations.dask.stats import total
+from proxyfab.integrations.dask.figures import total
 from proxyfab.integrations.dask.worker import NAME
 
 PATH = "individual-proxyfab"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from proxyfab.fork import on_fork
 
@@ -42,3 +43,11 @@ class Figures:
         """All of them."""
         with self._lock:
             return {name: self._counts[name] for name in COUNTED}
+
+
+def total(each: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sums, name by name."""
+    found: Counter[str] = Counter()
+    for one in each:
+        found.update(one)
+    return dict(found)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from proxyfab.integrations.dask.dashboard import add_page
 from proxyfab.integrations.dask.holdings import Holdings, Place
 from proxyfab.integrations.dask.home import CLAIM, HELLO, READ, RELEASE, STORED, Home, sight, version
 from proxyfab.integrations.dask.janitor import GRACE, Janitor
@@ -82,6 +83,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._ended = False
         scheduler.handlers.update({HELLO: self.hello, READ: self.read, STATS: self.stats})
         scheduler.stream_handlers.update({CLAIM: self.claim, RELEASE: self.release, STORED: self.stored})
+        add_page(scheduler, self.counts)
 
     @safely
     def update_graph(self, scheduler: Scheduler, *, client: str, tasks: Iterable[Hashable], **_: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.figures import total
 from proxyfab.integrations.dask.scheduler import STATS
 
 
@@ -38,14 +37,6 @@ async def _stats(client: Any) -> dict[str, Any]:
         "workers": workers,
         "total": total([here, *workers.values()]),
     }
-
-
-def total(each: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The sums, name by name."""
-    found: Counter[str] = Counter()
-    for one in each:
-        found.update(one)
-    return dict(found)
 
 
 assert STATS == "proxyfab_stats"  # the attribute of the scheduler's door that is called above
