@@ -6,7 +6,8 @@ Promises:
    that fetched, its own deadline or an interrupt, reaches nobody else: one of those who waited fetches.
 3. Every wait has a deadline if the caller gives one; a flight that a fork left behind in the parent is not waited for.
 4. An interrupt, at whichever instruction, leaves no flight that others wait for.
-5. A thread that asks, while fetching, for the very thing it is fetching gets an error instead of a deadlock.
+5. A thread that asks, while fetching, for the very thing it is fetching gets an error, not a deadlock. So does one
+   that asks for what another fetches which waits, itself or through others, for what this one is fetching.
 """
 
 from __future__ import annotations
@@ -32,6 +33,60 @@ V = TypeVar("V")
 _Flight = list[Any]
 _release = methodcaller("release")
 
+_waiting: dict[int, _Flight] = {}
+"""By thread: the flight whose landing it waits for."""
+
+
+class _Waiting:
+    def after_fork(self) -> None:
+        """Who waited stayed in the parent."""
+        _waiting.clear()
+
+
+_stayed = _Waiting()
+on_fork(_stayed)
+
+
+def wait_for(flight: _Flight, what: object, timeout: float | None) -> None:
+    """Wait until a flight has landed; its first item then says how.
+
+    Raises:
+        ResolveTimeout: It did not land in time.
+        ProxyfabError: It never would, because its pilot waits for this thread.
+    """
+    me = get_ident()
+    if flight[0] == me:
+        raise ProxyfabError(f"Resolving {what} needs {what} itself: its own bytes hold a reference to it.")
+    landed = Lock()
+    landed.acquire()
+    before = _waiting.get(me)  # a signal's handler may wait, too
+    try:
+        _waiting[me] = flight  # and then look: of two that wait for one another, the second to come here sees the first
+        if _comes_back(flight, me):
+            raise ProxyfabError(
+                f"Resolving {what} would never end: another thread is at it, and waits for what this thread is "
+                f"resolving. They hold references to one another; store one of them without its reference to the other."
+            )
+        flight.append(landed)  # and then look: either the pilot sees the lock, or this thread sees the landing
+        if isinstance(flight[0], int) and not landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            raise ResolveTimeout(
+                f"Another thread is still fetching {what} after {round(timeout or 0, 3)} s; wait longer or try again."
+            )
+    finally:
+        _waiting.pop(me, None) if before is None else _waiting.update({me: before})
+
+
+def _comes_back(flight: _Flight | None, thread: int) -> bool:
+    """Whether a flight's pilot waits for a flight whose pilot waits for ... one of this thread."""
+    way: list[_Flight] = []
+    while flight is not None and len(way) <= len(_waiting):
+        way.append(flight)
+        pilot = flight[0]
+        if pilot == thread:
+            return all(isinstance(each[0], int) for each in way)  # what has landed meanwhile was no part of a circle
+        flight = _waiting.get(pilot) if isinstance(pilot, int) else None
+    return False
+
 
 class SingleFlight(Generic[V]):
     """Runs at most one `fetch` per key at a time."""
@@ -55,6 +110,7 @@ class SingleFlight(Generic[V]):
 
         Raises:
             ResolveTimeout: The other thread did not finish in time.
+            ProxyfabError: Nobody would ever finish: what is fetched needs itself, or what this thread is fetching.
         """
         mine: _Flight = [get_ident()]
         waiting: Iterator[Any] = iter(mine)
@@ -93,17 +149,8 @@ class SingleFlight(Generic[V]):
     def _join(
         self, key: Hashable, flight: _Flight, fetch: Callable[..., V], timeout: float | None, args: tuple[Any, ...]
     ) -> V:
-        what = self._what or key
         deadline = None if timeout is None else monotonic() + timeout
-        if flight[0] == get_ident():
-            raise ProxyfabError(f"Resolving {what} needs {what} itself: its own bytes hold a reference to it.")
-        landed = Lock()
-        landed.acquire()
-        flight.append(landed)
-        if isinstance(flight[0], int) and not landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
-            raise ResolveTimeout(
-                f"Another thread is still fetching {what} after {round(timeout or 0, 3)} s; wait longer or try again."
-            )
+        wait_for(flight, self._what or key, timeout)
         if flight[0] is None:
             return self.do(key, fetch, None if deadline is None else max(deadline - monotonic(), 0.0), *args)
         if isinstance(flight[0], Exception):

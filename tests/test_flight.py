@@ -160,21 +160,25 @@ def test_a_fetch_may_fetch_something_else() -> None:
     assert flights.do("a", lambda: (flights.do("b", lambda: 1), 2)) == (1, 2)
 
 
-def test_two_threads_that_need_each_others_key_do_not_deadlock_for_ever() -> None:
-    """Nothing can give both an answer; a deadline gets them out."""
-    flights: SingleFlight = SingleFlight()
-    barrier = threading.Barrier(2)
+@pytest.mark.parametrize("count", [2, 5])
+def test_threads_that_wait_for_one_another_are_told(count: int) -> None:
+    """In a circle, each needs what the next one is fetching, also among flights of two kinds: no answer is possible."""
+    kinds: list[SingleFlight] = [SingleFlight(), SingleFlight("the thing")]
+    barrier = threading.Barrier(count)
 
-    def cross(mine: str, other: str) -> object:
-        def fetch() -> object:
+    def fetch(i: int) -> object:
+        following = (i + 1) % count
+
+        def need_the_next_one() -> object:
             barrier.wait(20)
-            return flights.do(other, lambda: "never", timeout=0.2)
+            return kinds[following % 2].do(following, lambda: "never")
 
-        return flights.do(mine, fetch)
+        return kinds[i % 2].do(i, need_the_next_one)
 
-    results = at_once([partial(cross, "a", "b"), partial(cross, "b", "a")])
+    results = at_once([partial(fetch, i) for i in range(count)])
 
-    assert any(isinstance(result, ResolveTimeout) for result in results)
+    assert all(isinstance(result, ProxyfabError) and "one another" in str(result) for result in results)
+    assert [kinds[i % 2].do(i, lambda: "later") for i in range(count)] == ["later"] * count
 
 
 def test_an_interrupt_lands_the_flight() -> None:

@@ -317,6 +317,9 @@ static PyModuleDef_Slot STEPS[] = {
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED}, /* core.py does not load this where there is no such lock */
+#endif
     {0, NULL},
 };
 

@@ -6,8 +6,10 @@
    2. `factory` is set from the beginning; only the garbage collector takes it away, from what nobody can reach any more.
    3. One class stands for each kind. A proxy changes its class when what came is of another kind than was announced.
    4. Everything below runs under the interpreter's lock, which is let go of only in calls into Python. A free-threaded
-      interpreter takes its lock back when it imports this module, since the module does not say that it can do without.
-   5. No static holds an object: what a module remembers is its own, so each sub-interpreter has a core of its own. */
+      interpreter would take its lock back if it imported this module, so `core.py` does not import it there.
+   5. No static holds an object: what a module remembers is its own, so each sub-interpreter has a core of its own.
+   6. Each slot counts its depth while it is in its target: some targets (MappingProxyType, weakref.proxy, a tuple that is
+      hashed) hold a proxy of themselves, and then nothing but C would be on the way round. */
 
 #ifndef PROXYFAB_CORE_H
 #define PROXYFAB_CORE_H
@@ -21,7 +23,7 @@
 #define PyObject_GetOptionalAttr _PyObject_LookupAttr /* its name before it became public: no exception is made */
 #endif
 
-#define REVISION 2 /* of what connect() and the Python around it expect; core.py has the same number */
+#define REVISION 3 /* of what connect() and the Python around it expect; core.py has the same number */
 
 typedef struct {
     PyObject_HEAD
@@ -44,7 +46,7 @@ typedef struct {
     PyObject *last_kind, *last_class;
     unsigned int forks;
     /* Functions of Python, by `connect`. */
-    PyObject *build, *arrived, *probed, *text, *names, *misled, *itself, *timed, *join, *told_too_little, *rebuild;
+    PyObject *build, *arrived, *probed, *text, *names, *misled, *timed, *join, *told_too_little, *rebuild;
     PyObject *late; /* ResolveTimeout */
     /* Names. */
     PyObject *reduce_proxy, *release;
@@ -52,8 +54,7 @@ typedef struct {
 
 /* In the order of State; connect() takes these as keyword arguments. */
 #define CONNECTED(X)                                                                                                     \
-    X(build) X(arrived) X(probed) X(text) X(names) X(misled) X(itself) X(timed) X(join) X(told_too_little) X(rebuild)    \
-    X(late)
+    X(build) X(arrived) X(probed) X(text) X(names) X(misled) X(timed) X(join) X(told_too_little) X(rebuild) X(late)
 #define REMEMBERED(X)                                                                                                    \
     X(classes) X(types) X(kinds) X(own) X(unknown) X(last_kind) X(last_class) X(reduce_proxy) X(release)
 
@@ -137,14 +138,32 @@ bare_of(PyObject *x)
     return is_proxy(x) ? target_of(x) : Py_NewRef(x);
 }
 
+/* A new reference to the target, to be given to `leave`; NULL with an exception, also when this is too deep. */
+static inline PyObject *
+enter(PyObject *proxy)
+{
+    PyObject *target = target_of(proxy);
+    if (target != NULL && Py_EnterRecursiveCall(" while using a proxy")) {
+        Py_CLEAR(target);
+    }
+    return target;
+}
+
+static inline void
+leave(PyObject *target)
+{
+    Py_LeaveRecursiveCall();
+    Py_DECREF(target);
+}
+
 /* The body of most slots: the value of an expression over `target`. */
 #define FORWARD(type, failed, expression)                                                                                \
-    PyObject *target = target_of(self);                                                                                  \
+    PyObject *target = enter(self);                                                                                      \
     if (target == NULL) {                                                                                                \
         return failed;                                                                                                   \
     }                                                                                                                    \
     type result = expression;                                                                                            \
-    Py_DECREF(target);                                                                                                   \
+    leave(target);                                                                                                       \
     return result;
 
 #endif

@@ -71,9 +71,11 @@ proxy_getattro(PyObject *self, PyObject *name)
         PyErr_SetObject(PyExc_AttributeError, name);
         return NULL;
     }
-    Py_INCREF(target);
+    if ((target = enter(self)) == NULL) {
+        return NULL;
+    }
     PyObject *found = PyObject_GetAttr(target, name);
-    Py_DECREF(target);
+    leave(target);
     if (found == NULL && is_special(name) && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         return missing_attribute(self, name);
     }

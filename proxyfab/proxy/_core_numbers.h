@@ -17,7 +17,10 @@ binary(PyObject *left, PyObject *right, binaryfunc operation)
 static inline PyObject *
 in_place(PyObject *self, PyObject *other, PyObject *modulus, binaryfunc operation)
 {
-    PyObject *target = target_of(self), *bare = target == NULL ? NULL : bare_of(other), *result = NULL;
+    PyObject *target = enter(self), *bare = target == NULL ? NULL : bare_of(other), *result = NULL;
+    if (target == NULL) {
+        return NULL;
+    }
     if (bare != NULL) {
         result = modulus == NULL ? operation(target, bare) : PyNumber_InPlacePower(target, bare, modulus);
         if (result == target) {
@@ -25,7 +28,7 @@ in_place(PyObject *self, PyObject *other, PyObject *modulus, binaryfunc operatio
         }
     }
     Py_XDECREF(bare);
-    Py_XDECREF(target);
+    leave(target);
     return result;
 }
 

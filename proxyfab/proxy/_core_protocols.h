@@ -75,25 +75,27 @@ proxy_reversed(PyObject *self, PyObject *Py_UNUSED(none))
 }
 
 static PyObject *
+number_or_error(Py_ssize_t n)
+{
+    return n < 0 ? NULL : PyLong_FromSsize_t(n);
+}
+
+static PyObject *
+bool_or_error(int truth)
+{
+    return truth < 0 ? NULL : PyBool_FromLong(truth);
+}
+
+static PyObject *
 proxy_length_hint(PyObject *self, PyObject *Py_UNUSED(none))
 {
-    PyObject *target = target_of(self);
-    Py_ssize_t hint = target == NULL ? -1 : PyObject_LengthHint(target, 0);
-    Py_XDECREF(target);
-    return hint < 0 ? NULL : PyLong_FromSsize_t(hint);
+    FORWARD(PyObject *, NULL, number_or_error(PyObject_LengthHint(target, 0)))
 }
 
 static PyObject *
 proxy_vectorcall(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
 {
-    if (Py_EnterRecursiveCall(" while calling a proxy")) { /* a partial() of its own proxy never leaves C */
-        return NULL;
-    }
-    PyObject *target = target_of(self);
-    PyObject *result = target == NULL ? NULL : PyObject_Vectorcall(target, args, count, names);
-    Py_LeaveRecursiveCall();
-    Py_XDECREF(target);
-    return result;
+    FORWARD(PyObject *, NULL, PyObject_Vectorcall(target, args, count, names))
 }
 
 /* The view names the target as its owner, which then also releases it. */
@@ -228,17 +230,11 @@ proxy_fspath(PyObject *self, PyObject *Py_UNUSED(none))
 static PyObject *
 proxy_instancecheck(PyObject *self, PyObject *object)
 {
-    PyObject *target = target_of(self);
-    int found = target == NULL ? -1 : PyObject_IsInstance(object, target);
-    Py_XDECREF(target);
-    return found < 0 ? NULL : PyBool_FromLong(found);
+    FORWARD(PyObject *, NULL, bool_or_error(PyObject_IsInstance(object, target)))
 }
 
 static PyObject *
 proxy_subclasscheck(PyObject *self, PyObject *cls)
 {
-    PyObject *target = target_of(self);
-    int found = target == NULL ? -1 : PyObject_IsSubclass(cls, target);
-    Py_XDECREF(target);
-    return found < 0 ? NULL : PyBool_FromLong(found);
+    FORWARD(PyObject *, NULL, bool_or_error(PyObject_IsSubclass(cls, target)))
 }

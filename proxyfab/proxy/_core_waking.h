@@ -180,18 +180,10 @@ fly(Proxy *self, State *state, PyObject *timeout)
     return NULL;
 }
 
-/* Wait for who is at it. Returns what is left of the timeout, as a new reference (None: none was given). */
+/* Wait for who is at it; it may be this thread itself, which is an error. Returns what is left of the timeout, as a new reference (None: none was given). */
 static PyObject *
 join_flight(Proxy *self, State *state, PyObject *timeout)
 {
-    if (self->pilot == PyThread_get_thread_ident()) {
-        PyObject *error = ask(state->itself, NULL, NULL);
-        if (error != NULL) {
-            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-            Py_DECREF(error);
-        }
-        return NULL;
-    }
     PyObject *wait = timeout == NULL ? Py_None : timeout;
     if (self->flight == NULL) {
         unsigned long pilot = self->pilot;

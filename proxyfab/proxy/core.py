@@ -6,16 +6,19 @@ Promises: both behave equally, since one suite tests both. Which one it is, is d
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
-REVISION = 2
+REVISION = 3
 """Of what the C core and the Python around it expect of one another; `_core.h` has the same number."""
 
 
 def _load() -> tuple[Any, str]:
     if os.environ.get("PROXYFAB_PURE", "0") not in ("", "0"):
         return None, "PROXYFAB_PURE is set"
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None, "it relies on the lock of the interpreter, which this one runs without (PYTHON_GIL=1 turns it on)"
     try:
         module: Any = import_module("proxyfab.proxy._core")
     except ModuleNotFoundError:

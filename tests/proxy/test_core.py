@@ -173,6 +173,44 @@ def test_no_depth_overflows_the_stack(use: str, pure: str) -> None:
     assert run(code, PROXYFAB_PURE=pure) == "too deep"
 
 
+ROUND = """
+    import operator, weakref
+    from types import GenericAlias, MappingProxyType, MethodType
+    from proxyfab.proxy import make, resolve
+
+    uses = {
+        MappingProxyType: (len, iter, operator.itemgetter(1), lambda p: 1 in p, lambda p: p | {}, lambda p: {} | p),
+        weakref.proxy: (
+            len, iter, next, bool, int, float, bytes, complex, dir, operator.index, operator.neg, operator.length_hint,
+            lambda p: p.x, lambda p: setattr(p, "x", 1), lambda p: p[1], lambda p: 1 in p, lambda p: isinstance(p, int),
+            lambda p: operator.setitem(p, 1, 2), lambda p: operator.delitem(p, 1), lambda p: isinstance(1, p),
+            lambda p: p + 1, lambda p: 1 + p, lambda p: operator.iadd(p, 1), lambda p: p ** 2,
+        ),
+        lambda p: (p,): (hash,),
+        lambda p: GenericAlias(p, int): (hash, lambda p: p.x),
+        lambda p: MethodType(p, 1): (hash, lambda p: p.x, lambda p: p()),
+    }
+    ends = []
+    for around, ways in uses.items():
+        p = make(lambda: around(p))
+        resolve(p)
+        for way in ways:
+            try:
+                way(p)
+            except RecursionError:
+                ends.append(way)
+            else:
+                print("came back", around, way)
+    print(len(ends) == sum(map(len, uses.values())))
+"""
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_what_holds_a_proxy_of_itself_is_an_error(pure: str) -> None:
+    """Nothing but C is on the way round, where nobody but the proxy counts."""
+    assert run(ROUND, PROXYFAB_PURE=pure) == "True"
+
+
 SUB = """
     import importlib.util, sys
     spec = importlib.util.spec_from_file_location("proxyfab.proxy._core", PATH)
@@ -186,7 +224,7 @@ SUB = """
     def no(*args):
         raise RuntimeError("not asked")
     core.connect(unknown=("", 0), build=build, probed=no, text=no,
-                 arrived=lambda cls: (build((cls.__name__, 1)), False), names=no, misled=no, itself=no, timed=no,
+                 arrived=lambda cls: (build((cls.__name__, 1)), False), names=no, misled=no, timed=no,
                  join=no, told_too_little=no, rebuild=no, late=OSError)
     for _ in range(1000):
         p = core.make(lambda: [1, 2], None)

@@ -127,6 +127,36 @@ def test_a_proxy_that_needs_itself_says_so(px: Any) -> None:
         p + 1
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_proxies_that_need_one_another_say_so(px: Any, count: int, timeout: float | None) -> None:
+    """Each is fetched by a thread of its own; they would wait for ever."""
+    all_at_it = threading.Barrier(count)
+    ring: list[Any] = []
+
+    def fetch(i: int) -> Any:
+        all_at_it.wait(30)
+        return px.resolve(ring[(i + 1) % count], timeout)
+
+    ring += [px.make(lambda i=i: fetch(i), px.kind_of([])) for i in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        for found in [pool.submit(len, p) for p in ring]:
+            with pytest.raises(ProxyfabError, match="hold references to one another"):
+                found.result(30)
+    all_at_it.abort()
+    with pytest.raises(threading.BrokenBarrierError):  # none of them is still at it
+        len(ring[0])
+
+
+def test_a_future_of_itself_says_so(px: Any) -> None:
+    box: list[Any] = []
+    one = px.make(lambda: box[0], px.kind_of(3))
+    box.append(px.make(lambda: one, px.kind_of(3)))
+    for p in (one, box[0]):
+        with pytest.raises(ProxyfabError, match="itself"):
+            p + 1
+
+
 def test_a_proxy_of_a_proxy_ends_at_the_object(px: Any) -> None:
     inner = px.make(lambda: [1], px.kind_of([]))
     outer = px.make(lambda: inner, px.kind_of([]))
