@@ -7,7 +7,7 @@ Words, all in JSON-like types:
 
 | name | kind | from client to scheduler | answer |
 |---|---|---|---|
-| `proxyfab_hello` | handler | `client`, `version`, `store` (URL or None), `results` | `url`, `sight`, `version`, `missing` |
+| `proxyfab_hello` | handler | `client`, `version`, `store`, `results` | `url`, `sight`, `version`, `missing` |
 | `proxyfab_read` | handler | `url`, `key` (text) | the stored bytes as one bytes-like, or None |
 | `proxyfab-claim` | stream | `url`, `keys` (texts): about to be put, or used again; each is kept for this client | - |
 | `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come | - |

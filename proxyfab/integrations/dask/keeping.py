@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Container, Hashable, Iterable
@@ -97,6 +98,13 @@ class Keeping:
         with self._lock:
             over = [token for token, kept in self._kept.items() if self._is_over(kept, now, alive)]
             self._release([self._kept.pop(token).ref for token in over])
+
+    def leave(self) -> None:
+        """End all claims: nothing more is sent by reference."""
+        with self._lock:
+            with contextlib.suppress(Exception):  # a client that is closed cannot say so, and need not
+                self._release([kept.ref for kept in self._kept.values()])
+            self._kept.clear()
 
     def _find(self, token: str) -> Ref[Any] | None:
         with self._lock:

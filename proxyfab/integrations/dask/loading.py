@@ -8,7 +8,9 @@ that waits and never the worker's event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import ctypes
 import pickle
 import threading
 from typing import Any
@@ -18,16 +20,18 @@ from proxyfab.cache import ByteLRU
 from proxyfab.errors import KeyNotFound, ProxyfabError
 from proxyfab.integrations.dask.home import READ
 from proxyfab.keys import Key
-from proxyfab.osio.memory import new_bytearray
+from proxyfab.osio.mapping import copy as copy_to
+from proxyfab.osio.warm import received
 from proxyfab.ref import Ref, mode_of
 from proxyfab.serialize import loads
 from proxyfab.serialize.pickling import CODECS
+from proxyfab.serialize.table import named
 from proxyfab.wire.payload import Payload, decode
 
 CACHED = 256 << 20
 TIMEOUT = 300.0
 _SHARED = "shm://~"
-_ATOMIC = frozenset(("bytes", "str", "arrow", "arrow.sliced", "plain", "polars"))
+_ATOMIC = frozenset(("bytes", "bytearray", "str", "arrow", "arrow.sliced", "numpy.scalar", "plain", "polars"))
 """Codecs whose objects nobody can change, or that are made anew each time."""
 _far: ByteLRU[Key, Payload] = ByteLRU(CACHED, lambda payload: payload.nbytes)
 
@@ -45,14 +49,22 @@ def loaded(ref: Ref[Any]) -> Any:
 
 def private(payload: Payload, mode: str = "default") -> Any:
     """The object in a payload, with memory of its own wherever it can be written to."""
-    if payload.codec in CODECS and mode == "default":
-        stream, *views = payload.buffers
-        try:
-            return pickle.loads(stream, buffers=[new_bytearray(view) for view in views])
-        except Exception:  # noqa: BLE001 - told by `loads`, which knows which class is missing
-            return loads(payload, mode=mode)
+    with contextlib.suppress(Exception):  # told by `loads`, which knows what is missing, or damaged
+        if payload.codec == "numpy":
+            return named("numpy").load(payload.meta, tuple(map(own, payload.buffers)))
+        if payload.codec in CODECS and mode == "default":
+            stream, *views = payload.buffers
+            return pickle.loads(stream, buffers=list(map(own, views)))
     found = loads(payload, mode=mode)
     return found if payload.codec in _ATOMIC else copy.deepcopy(found)
+
+
+def own(view: memoryview) -> memoryview:
+    """The same bytes in writable memory of this process alone; other threads run meanwhile."""
+    block = received.take(view.nbytes)
+    if view.nbytes:
+        copy_to(view, ctypes.addressof(ctypes.c_char.from_buffer(block)))
+    return block
 
 
 def _payload(ref: Ref[Any]) -> Payload:

@@ -1,0 +1,244 @@
+"""Link: what one client has with the scheduler's store, and how its calls go through it.
+
+Promises: a call that cannot go by reference is made as plain Dask makes it, with one warning of each kind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import distributed
+from dask.sizeof import sizeof
+from dask.tokenize import tokenize
+from dask.utils import funcname
+
+from proxyfab.errors import ProxyfabError
+from proxyfab.integrations.dask.keeping import Keeping
+from proxyfab.integrations.dask.node import Told
+from proxyfab.integrations.dask.packing import Packing
+from proxyfab.integrations.dask.settings import Settings
+from proxyfab.integrations.dask.sizes import NUMBERS, hides
+from proxyfab.ref import mode_of
+
+logger = logging.getLogger("proxyfab.dask")
+
+KEYWORD = 100_000
+"""Bytes from which on Dask puts a keyword of `map` into the graph under its bare name, where it gets no priority."""
+GRAPH = 8
+"""In graphs, literals of an eighth of what is large in a call go by reference: there are many of them."""
+_NEVER = 1 << 62
+
+
+def _options(method: str) -> frozenset[str]:
+    """What Dask's method takes besides the task's own arguments."""
+    parameters = inspect.signature(getattr(distributed.Client, method)).parameters.values()
+    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+
+
+_OF = {"submit": _options("submit"), "map": _options("map")}
+
+
+class Link:
+    """Of one client. Thread-safe.
+
+    Args:
+        client: Whose calls these are.
+        settings: What the user chose.
+        keeping: Where large objects go; None where they go along, and only have names by content.
+        graphs: Whether Dask is one whose graphs we know.
+    """
+
+    def __init__(self, client: Any, settings: Settings, keeping: Keeping | None, *, graphs: bool = True) -> None:
+        self.client = client
+        self.settings = settings
+        self.keeping = keeping
+        self._graphs = graphs and keeping is not None
+        self._calls = threading.local()
+        self._warned: set[str] = set()
+        self.fallbacks = 0
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def submit(self, plain: Callable[..., Any], func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`Client.submit`; `plain` is Dask's."""
+        options = {name: kwargs.pop(name) for name in _OF["submit"].intersection(kwargs)} if kwargs else {}
+        pure = options.get("pure", True) and not (options.get("actor") or options.get("actors"))
+        packing = self._packing(told=pure and options.get("key") is None)
+        try:
+            function, before, named = packing.function(func) or (func, (), {})
+            args2 = (*before, *packing.many(args))
+            kwargs2 = {**named, **packing.named(kwargs)}
+        except RecursionError:
+            return self.plainly(plain, func, *args, **kwargs, **options)
+        if not packing.larges:
+            return self.plainly(plain, function, *args2, **kwargs2, **options)
+        if pure and options.get("key") is None:
+            options["key"] = f"{funcname(func)}-{tokenize(function, kwargs2, *args2)}"
+        if options.get("key") in self.client.futures:  # Dask answers with the future it has
+            return self.plainly(plain, function, **options)
+        pinned = self._filled(packing)
+        if pinned is None:
+            return self.plainly(plain, func, *args, **kwargs, **options)
+        future = None
+        try:
+            future = self.plainly(plain, function, *args2, **kwargs2, **options)
+        finally:
+            self._sent(pinned, () if future is None else (future.key,))
+        return future
+
+    def map(self, plain: Callable[..., Any], func: Any, iterables: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`Client.map`; `plain` is Dask's."""
+        options = {name: kwargs.pop(name) for name in _OF["map"].intersection(kwargs)} if kwargs else {}
+        if _in_batches(iterables, options) or not all(map(_is_finite, iterables)):
+            return plain(func, *iterables, **kwargs, **options)  # which calls us for each batch, or says what is wrong
+        pure = options.get("pure", True) and not (options.get("actor") or options.get("actors"))
+        packing = self._packing(told=pure and not isinstance(options.get("key"), list))
+        shared = self._packing(told=True, above=KEYWORD)
+        try:
+            function, before, named = shared.function(func) or (func, (), {})
+            lists = [_elements(packing, each) for each in iterables]
+            kwargs2 = {name: _light(value) for name, value in {**named, **shared.named(kwargs)}.items()}
+        except RecursionError:
+            return self.plainly(plain, func, *iterables, **kwargs, **options)
+        count = min(map(len, lists), default=0)
+        packing.larges += shared.larges
+        pinned = self._filled(packing)
+        if pinned is None:
+            return self.plainly(plain, func, *iterables, **kwargs, **options)
+        futures = None
+        try:
+            futures = self.plainly(plain, function, *([each] * count for each in before), *lists, **kwargs2, **options)
+        finally:
+            self._sent(pinned, () if futures is None else [future.key for future in futures])
+        return futures
+
+    def graph(
+        self, plain: Callable[..., Any], expression: Any, keys: Iterable[Hashable], args: Any, kwargs: Any
+    ) -> Any:
+        """`Client._graph_to_futures`; `plain` is Dask's."""
+        if self.is_plain() or not self._graphs:
+            return plain(expression, keys, *args, **kwargs)
+        pinned: list[str] = []
+        try:
+            expression, pinned = self._lightened(expression)
+        except Exception as error:  # noqa: BLE001 - a graph that we do not understand is not for us to refuse
+            self.complain("graph", f"A graph is sent by plain Dask, since it could not be made lighter: {error!r}")
+        sent = False
+        try:
+            futures = plain(expression, keys, *args, **kwargs)
+            sent = True
+        finally:
+            self._sent(pinned, keys if sent else ())
+        return futures
+
+    def is_plain(self) -> bool:
+        """Whether this thread is inside a call of Dask's that is to be left as it is."""
+        return bool(getattr(self._calls, "plain", False))
+
+    @staticmethod
+    def wanted() -> bool:
+        """Whether the annotations that hold here leave it to us."""
+        return dask.get_annotations().get("proxyfab") is not False
+
+    def plainly(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A call of Dask's whose graph is sent as it is."""
+        with self.as_it_is():
+            return plain(*args, **kwargs)
+
+    @contextmanager
+    def as_it_is(self) -> Iterator[None]:
+        """Graphs that this thread sends are not looked into."""
+        before = getattr(self._calls, "plain", False)
+        self._calls.plain = True
+        try:
+            yield
+        finally:
+            self._calls.plain = before
+
+    def complain(self, kind: str, text: str) -> None:
+        """One warning of each kind."""
+        self.fallbacks += 1
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning("%s It is not said again.", text)
+
+    def tidy(self) -> None:
+        """End claims that are not needed."""
+        if self.keeping is not None:
+            self.keeping.tidy(self.client.futures)
+
+    def leave(self) -> None:
+        """The client goes by plain Dask from now on."""
+        if self.keeping is not None:
+            self.keeping.leave()
+
+    def stats(self) -> dict[str, int]:
+        """What was put, what was found again by its content, and how often plain Dask had to do."""
+        told = {"fallbacks": self.fallbacks}
+        if self.keeping is not None:
+            for name in ("put", "put_bytes", "found", "found_bytes"):
+                told[name] = getattr(self.keeping, name)
+            told["claimed"] = len(self.keeping)
+        return told
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _packing(self, *, told: bool, above: int = _NEVER) -> Packing:
+        if self.keeping is None:
+            return Packing(_NEVER, told=told)
+        limit = min(self.settings.above, above)
+        return Packing(limit, lazy=self.settings.lazy, told=told, mode=mode_of(self.keeping.store.url))
+
+    def _filled(self, packing: Packing) -> list[str] | None:
+        """Put what is large; None, with a warning, if that cannot be."""
+        if self.keeping is None or not packing.larges:
+            return []
+        try:
+            return self.keeping.fill(packing.larges)
+        except (ProxyfabError, OSError) as error:
+            self.complain("put", f"Large arguments are sent by plain Dask, since they could not be stored: {error}")
+            return None
+
+    def _sent(self, pinned: list[str], keys: Iterable[Hashable]) -> None:
+        if pinned and self.keeping is not None:
+            self.keeping.sent(pinned, keys)
+
+    def _lightened(self, expression: Any) -> tuple[Any, list[str]]:
+        from proxyfab.integrations.dask.graphs import Rewritten, Weighed, materialized, packed  # not for every Dask
+
+        weighed = Weighed(expression)
+        if weighed.nbytes < self.settings.above or self.keeping is None:
+            return weighed, []
+        tasks, annotations = materialized(expression)
+        packing = self._packing(told=False, above=max(self.settings.above // GRAPH, 1))
+        new = packed(tasks, packing, annotations.pop("proxyfab", {}))
+        pinned = self._filled(packing)
+        return (Rewritten(new, annotations), pinned) if pinned else (weighed, [])
+
+
+def _in_batches(iterables: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+    size = options.get("batch_size") or 0
+    return size > 1 and all(map(_is_finite, iterables)) and sum(map(len, iterables)) > size
+
+
+def _is_finite(iterable: Any) -> bool:
+    return hasattr(iterable, "__len__") and hasattr(iterable, "__iter__")
+
+
+def _elements(packing: Packing, iterable: Any) -> Any:
+    """The elements with nodes in place of large ones; the iterable itself where nothing is."""
+    if isinstance(iterable, range) or (type(iterable) in (list, tuple) and set(map(type, iterable)) <= NUMBERS.keys()):
+        return iterable
+    new = packing.many(iterable)
+    return new if any(one is not other for one, other in zip(new, iterable, strict=True)) else iterable
+
+
+def _light(value: Any) -> Any:
+    """A keyword of `map`, so that Dask leaves it in its place."""
+    return Told(None, value, tokenize(value)) if sizeof(value) > KEYWORD and not hides(value) else value
