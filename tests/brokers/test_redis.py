@@ -11,7 +11,7 @@ import pytest
 
 from proxyfab.brokers import open_broker
 from proxyfab.brokers.redis import RedisBroker
-from proxyfab.errors import ConfigurationError
+from proxyfab.errors import ConfigurationError, TopicNotFound
 from proxyfab.events.model import Delivery, Record, Topic
 from proxyfab.resp.link import Link
 from proxyfab.testing import BrokerTests, until
@@ -185,3 +185,38 @@ def test_urls(redis_server: RedisServer) -> None:
         RedisBroker.from_url("redis://localhost?nonsense=x")
     with RedisBroker.from_url("rediss://localhost?verify=0") as secure:
         assert secure.url == "rediss://localhost:6379/0?verify=0"
+
+
+def test_a_deleted_topic_leaves_no_key(broker: RedisBroker, redis_server: RedisServer) -> None:
+    """Nor do those who do not know it yet."""
+    broker.ensure(Topic("t", partitions=2, groups=("a", "b"), window=60.0))
+    broker.publish("t", [Record(b"%d" % n, f"id-{n}", n % 2) for n in range(10)])
+    state = broker.state("t")
+    state.put("x", b"1", ttl=60.0)
+    state.put("y", b"2")
+    with broker.subscribe("t", group="a") as member, broker.subscribe("t", group="c") as other:
+        held, more = member.fetch(4, 1.0), other.fetch(4, 1.0)
+        member.nack(held[:1], delay=0.2, note=b"later")
+        member.ack(held[1:2])
+        with redis_server.client(db=int(broker.url.rpartition("/")[2])) as raw:
+            assert {*raw.scan_iter("{pf:t}:*")} > {b"{pf:t}:b", b"{pf:t}:g:a", b"{pf:t}:v"}
+            assert broker.delete("t")
+            calls: list[Callable[[], object]] = [
+                lambda: member.ack(held[2:3]),
+                lambda: member.nack(held[3:]),
+                lambda: other.extend(more),
+                lambda: other.fetch(1, 0.1),
+                lambda: broker.publish("t", [Record(b"late", "late")]),
+                lambda: state.put("z", b"3"),
+                lambda: state.wait({"x": 0}, 0.1),
+                lambda: broker.delete_group("t", "a"),
+                lambda: broker.ensure_group("t", "d"),
+                member.flush,
+            ]
+            for call in calls:
+                with contextlib.suppress(TopicNotFound):
+                    call()
+            for each in (member, other):
+                with contextlib.suppress(TopicNotFound):
+                    each.close()
+            assert until(lambda: not [*raw.scan_iter("{pf:t}:*")], 5), [*raw.scan_iter("{pf:t}:*")]
