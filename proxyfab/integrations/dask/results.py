@@ -185,7 +185,7 @@ class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
 def stored(expression: Any, store: Store, above: int) -> Any:
     """A graph as it should be sent, so that results of its tasks of `above` bytes or more go to `store`.
 
-    Not those of tasks that are annotated by `proxyfab=False`. It is materialized here, as the scheduler would have done.
+    Not those of tasks annotated by `proxyfab=False`. It is materialized here, as the scheduler would have done.
     """
     from proxyfab.integrations.dask.graphs import Rewritten, materialized
 

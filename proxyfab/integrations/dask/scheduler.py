@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from proxyfab import policy
 from proxyfab.integrations.dask.dashboard import add_page
 from proxyfab.integrations.dask.holdings import Holdings, Place
 from proxyfab.integrations.dask.home import CLAIM, HELLO, READ, RELEASE, STORED, Home, sight, version
@@ -29,7 +30,8 @@ from proxyfab.integrations.dask.janitor import GRACE, Janitor
 from proxyfab.integrations.dask.node import held_in
 from proxyfab.integrations.dask.results import Stored
 from proxyfab.keys import Key
-from proxyfab.store import Store, received_store
+from proxyfab.spec import StoreSpec
+from proxyfab.store import Store
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -75,9 +77,9 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self.scheduler = scheduler
         self.holdings = Holdings()
         self.janitor = Janitor()
-        self.store: Store | None = None
-        self._own: Store | None = None
+        self._stores: dict[str | None, Store] = {}  # ours, by what clients asked for
         self._storing: set[str] = set()  # clients whose results lie in a store
+        self._opening = asyncio.Lock()
         self._results: dict[Hashable, Place] = {}  # where tasks put, or will put, their results
         self._versions: dict[str, str] = {}
         self._ended = False
@@ -119,7 +121,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         self.janitor.evict(self.holdings.leave(client))
         self._storing.discard(client)
-        if self._own is not None and not self._ended:
+        if self.store is not None and not self._ended:
             age = GRACE if scheduler.client_comms else SWEEP  # of others' there may be what is yet to be claimed
             asyncio.get_running_loop().call_later(2 * age, self.sweep, age)
 
@@ -128,33 +130,40 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
             self._ended = True
             self.janitor.evict(self.holdings.end())
             self._forget_results()
-            await asyncio.to_thread(self.janitor.end, self._close_store)
+            await asyncio.to_thread(self.janitor.end, self._close_stores)
 
-    def _close_store(self) -> None:
-        if self._own is not None:
-            self._own.clear()
-            self._own.close()
+    def _close_stores(self) -> None:
+        for asked, store in self._stores.items():
+            if store.url != asked:  # nobody else has this namespace
+                store.clear()
+            store.close()
+
+    @property
+    def store(self) -> Store | None:
+        """The shared memory of ours; None until a client needs it."""
+        return self._stores.get(None)
 
     # -- handlers, called by clients and workers -----------------------------------------------------------------
 
     async def hello(self, client: str, version: str, store: str | None = None, results: str = "transport") -> Any:  # noqa: ARG002
         """Where large objects go; with `error` where they cannot go anywhere."""
         try:
-            url = self._home(store)
+            async with self._opening:
+                url = await asyncio.to_thread(self._home, store)
         except Exception as error:  # noqa: BLE001 - said to the client, which uses plain Dask then
             return Home("", "", _version()).words() | {"error": f"{type(error).__name__}: {error}"}
         if results == "store":
             self._storing.add(client)
         return Home(url, sight(), _version(), await self._missing()).words()
 
-    def _home(self, store: str | None) -> str:
-        if store is not None:
-            return received_store(store).url  # refuses here, and not at the first eviction, what this process lacks
-        if self._own is None:
-            own = Store(inline_below=0)
-            own.evict(own.put(b""))  # makes the directory that others look at, or says now why it cannot be made
-            self._own = self.store = own
-        return self._own.url
+    def _home(self, asked: str | None) -> str:
+        store = self._stores.get(asked)
+        if store is None:
+            store = Store(inline_below=0) if asked is None else opened(asked)
+            if store.url != asked:  # it is ours: say so there, or learn now why that cannot be
+                store.evict(store.put(b""))
+            self._stores[asked] = store
+        return store.url
 
     async def _missing(self) -> tuple[str, ...]:
         """Workers that have no proxyfab, or another version; each is asked once. Who is busy is taken to have it."""
@@ -173,9 +182,8 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         """The stored bytes of an object in our own store, for a worker that does not see it; None if there are none."""
         from distributed.protocol import to_serialize
 
-        if self._own is None or url != self._own.url:
-            return None
-        frames = self._own.connector.get(Key.parse(key))
+        store = self.store
+        frames = None if store is None or url != store.url else store.connector.get(Key.parse(key))
         if frames is None:
             return None
         return to_serialize(frames.views[0] if len(frames.views) == 1 else frames.join())
@@ -214,9 +222,18 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
     @safely
     def sweep(self, age: float) -> None:
         """Delete what lies unknown in our own store for so long: a client put it and did not come to claim it."""
-        if self._own is not None and not self._ended:
+        store = self.store
+        if store is not None and not self._ended:
             results = set(self._results.values())
-            self.janitor.sweep(self._own, lambda place: place in self.holdings or place in results, age)
+            self.janitor.sweep(store, lambda place: place in self.holdings or place in results, age)
+
+
+def opened(url: str) -> Store:
+    """A store of this process's own for a URL that came from elsewhere, as far as its policy allows it."""
+    policy.check_store(url)
+    spec = StoreSpec.parse(url)
+    with policy.received():
+        return Store(**{**spec._asdict(), "seal": spec.seal or None})
 
 
 def named_in(spec: object) -> dict[Place, int]:

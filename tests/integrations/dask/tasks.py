@@ -52,3 +52,10 @@ def slowly(array: Any, seconds: float) -> Any:
     """As `grown`, later."""
     time.sleep(seconds)
     return grown(array)
+
+
+def counted(array: Any, runs: str) -> Any:
+    """As `grown`; adds a mark to a file."""
+    with open(runs, "a") as file:
+        file.write("x")
+    return grown(array)
