@@ -20,6 +20,7 @@ from proxyfab.integrations.dask.home import HELLO, Home, sight, version
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.near import Near
+from proxyfab.integrations.dask.results import unkept
 from proxyfab.integrations.dask.scheduler import Keeper
 from proxyfab.integrations.dask.settings import Settings, settings
 from proxyfab.integrations.dask.worker import NAME, Hand
@@ -54,7 +55,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
     @functools.wraps(distributed.Client.map)
     def map(self, func: Any, *iterables: Any, proxyfab: bool = True, **kwargs: Any) -> Any:
         link = self._proxyfab
-        if link is None or link.is_plain():
+        if link is None or link.is_inside():
             return super().map(func, *iterables, **kwargs)
         if not proxyfab or not link.wanted():
             return link.plainly(super().map, func, *iterables, **kwargs)
@@ -64,14 +65,12 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
         link = self._proxyfab
         if link is None or not link.wanted():
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
-        return link.graph(super()._graph_to_futures, expr, keys, args, kwargs)
+        return link.graph(super()._graph_to_futures, expr, keys, *args, **kwargs)
 
     async def _gather(self, *args: Any, **kwargs: Any) -> Any:
         found = await super()._gather(*args, **kwargs)
-        if self._proxyfab is None or self._proxyfab.settings.results != "store":
+        if self._proxyfab is None or not self._proxyfab.stores_results:
             return found
-        from proxyfab.integrations.dask.results import unkept
-
         return await unkept(found)
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
@@ -244,9 +243,3 @@ def _tidy(client: Any) -> None:
     link = client._proxyfab
     if link is not None:
         link.tidy()
-
-
-def stats(client: Any) -> dict[str, Any]:
-    """What a client's calls did: objects and bytes put, and found again by content; how often plain Dask had to do."""
-    link = getattr(client, "_proxyfab", None)
-    return {} if link is None else link.stats()

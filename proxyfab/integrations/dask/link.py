@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import dask
@@ -22,6 +21,7 @@ from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
+from proxyfab.integrations.dask.results import stored
 from proxyfab.integrations.dask.settings import Settings
 from proxyfab.integrations.dask.sizes import NUMBERS, hides
 from proxyfab.ref import mode_of
@@ -33,6 +33,8 @@ KEYWORD = 100_000
 GRAPH = 8
 """In graphs, literals of an eighth of what is large in a call go by reference: there are many of them."""
 _NEVER = 1 << 62
+PACKED, OURS_NOT = "packed", "not ours"
+"""How far a call of Dask's has come that calls Dask's other methods."""
 
 
 def _options(method: str) -> frozenset[str]:
@@ -75,19 +77,19 @@ class Link:
             args2 = (*before, *packing.many(args))
             kwargs2 = {**named, **packing.named(kwargs)}
         except RecursionError:
-            return self.plainly(plain, func, *args, **kwargs, **options)
+            return self._packed(plain, func, *args, **kwargs, **options)
         if not packing.larges:
-            return self.plainly(plain, function, *args2, **kwargs2, **options)
+            return self._packed(plain, function, *args2, **kwargs2, **options)
         if pure and options.get("key") is None:
             options["key"] = f"{funcname(func)}-{tokenize(function, kwargs2, *args2)}"
         if options.get("key") in self.client.futures:  # Dask answers with the future it has
-            return self.plainly(plain, function, **options)
+            return self._packed(plain, function, **options)
         pinned = self._filled(packing)
         if pinned is None:
-            return self.plainly(plain, func, *args, **kwargs, **options)
+            return self._packed(plain, func, *args, **kwargs, **options)
         future = None
         try:
-            future = self.plainly(plain, function, *args2, **kwargs2, **options)
+            future = self._packed(plain, function, *args2, **kwargs2, **options)
         finally:
             self._sent(pinned, () if future is None else (future.key,))
         return future
@@ -105,28 +107,31 @@ class Link:
             lists = [_elements(packing, each) for each in iterables]
             kwargs2 = {name: _light(value) for name, value in {**named, **shared.named(kwargs)}.items()}
         except RecursionError:
-            return self.plainly(plain, func, *iterables, **kwargs, **options)
+            return self._packed(plain, func, *iterables, **kwargs, **options)
         count = min(map(len, lists), default=0)
         packing.larges += shared.larges
         pinned = self._filled(packing)
         if pinned is None:
-            return self.plainly(plain, func, *iterables, **kwargs, **options)
+            return self._packed(plain, func, *iterables, **kwargs, **options)
         futures = None
         try:
-            futures = self.plainly(plain, function, *([each] * count for each in before), *lists, **kwargs2, **options)
+            futures = self._packed(plain, function, *([each] * count for each in before), *lists, **kwargs2, **options)
         finally:
             self._sent(pinned, () if futures is None else [future.key for future in futures])
         return futures
 
     def graph(
-        self, plain: Callable[..., Any], expression: Any, keys: Iterable[Hashable], args: Any, kwargs: Any
+        self, plain: Callable[..., Any], expression: Any, keys: Iterable[Hashable], *args: Any, **kwargs: Any
     ) -> Any:
         """`Client._graph_to_futures`; `plain` is Dask's."""
-        if self.is_plain() or not self._graphs:
+        if self.keeping is None or not self._graphs or self._stage == OURS_NOT:
             return plain(expression, keys, *args, **kwargs)
         pinned: list[str] = []
         try:
-            expression, pinned = self._lightened(expression)
+            if self._stage is None:
+                expression, pinned = self._lightened(expression)
+            if self.stores_results and not kwargs.get("actors"):
+                expression = stored(expression, self.keeping.store, self.settings.above)
         except Exception as error:  # noqa: BLE001 - a graph that we do not understand is not for us to refuse
             self.complain("graph", f"A graph is sent by plain Dask, since it could not be made lighter: {error!r}")
         sent = False
@@ -137,9 +142,18 @@ class Link:
             self._sent(pinned, keys if sent else ())
         return futures
 
-    def is_plain(self) -> bool:
-        """Whether this thread is inside a call of Dask's that is to be left as it is."""
-        return bool(getattr(self._calls, "plain", False))
+    def is_inside(self) -> bool:
+        """Whether this thread is inside a call of Dask's that has been through us."""
+        return self._stage is not None
+
+    @property
+    def _stage(self) -> str | None:
+        return getattr(self._calls, "stage", None)
+
+    @property
+    def stores_results(self) -> bool:
+        """Whether results go to the store."""
+        return self.settings.results == "store" and self.keeping is not None and self._graphs
 
     @staticmethod
     def wanted() -> bool:
@@ -147,19 +161,20 @@ class Link:
         return dask.get_annotations().get("proxyfab") is not False
 
     def plainly(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A call of Dask's whose graph is sent as it is."""
-        with self.as_it_is():
-            return plain(*args, **kwargs)
+        """A call of Dask's that is not for us."""
+        return self._inside(OURS_NOT, plain, *args, **kwargs)
 
-    @contextmanager
-    def as_it_is(self) -> Iterator[None]:
-        """Graphs that this thread sends are not looked into."""
-        before = getattr(self._calls, "plain", False)
-        self._calls.plain = True
+    def _packed(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A call of Dask's whose arguments have been looked at."""
+        return self._inside(PACKED, plain, *args, **kwargs)
+
+    def _inside(self, stage: str, plain: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        before = self._stage
+        self._calls.stage = stage
         try:
-            yield
+            return plain(*args, **kwargs)
         finally:
-            self._calls.plain = before
+            self._calls.stage = before
 
     def complain(self, kind: str, text: str) -> None:
         """One warning of each kind."""
@@ -213,13 +228,14 @@ class Link:
         from proxyfab.integrations.dask.graphs import Rewritten, Weighed, materialized, packed  # not for every Dask
 
         weighed = Weighed(expression)
+        light = expression if self.stores_results else weighed
         if weighed.nbytes < self.settings.above or self.keeping is None:
-            return weighed, []
+            return light, []
         tasks, annotations = materialized(expression)
         packing = self._packing(told=False, above=max(self.settings.above // GRAPH, 1))
         new = packed(tasks, packing, annotations.pop("proxyfab", {}))
         pinned = self._filled(packing)
-        return (Rewritten(new, annotations), pinned) if pinned else (weighed, [])
+        return (Rewritten(new, annotations), pinned) if pinned else (light, [])
 
 
 def _in_batches(iterables: tuple[Any, ...], options: Mapping[str, Any]) -> bool:

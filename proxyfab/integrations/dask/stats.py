@@ -16,6 +16,7 @@ def stats(client: Any = None) -> Any:
         client: Of Dask's; the present one if None.
 
     Returns:
+        `"arguments"`: objects and bytes that this client put, and found again by content, and `fallbacks` to plain Dask.
         `"scheduler"`: what stands for objects in the store. `"client"` and `"workers"` (by address): values through
         shared memory: `published`, `received`, `lost`, `fallbacks` (by sockets, though meant for shared memory), `live`
         (waiting for their reader), and bytes of each. `"total"`: of client and workers. An awaitable of all that from
@@ -31,7 +32,9 @@ def stats(client: Any = None) -> Any:
 async def _stats(client: Any) -> dict[str, Any]:
     workers = await client._run(family.told, on_error="ignore")
     here = family.told()
+    link = getattr(client, "_proxyfab", None)
     return {
+        "arguments": {} if link is None else link.stats(),
         "scheduler": await client.scheduler.proxyfab_stats() or {},
         "client": here,
         "workers": workers,
