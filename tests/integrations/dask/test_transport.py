@@ -1,0 +1,352 @@
+"""The transport: large values go through shared memory between workers, and to the client, and stay what they are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from distributed.protocol import deserialize, serialize
+from distributed.utils import ensure_memoryview
+
+from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.near import Near
+from proxyfab.integrations.dask.published import Published, places
+from proxyfab.integrations.dask.worker import Hand
+from proxyfab.testing.processes import until
+
+MB = 1 << 20
+
+
+class Holder:
+    """Nothing that Dask has heard of."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+
+@pytest.fixture(scope="module")
+def plain(cluster: LocalCluster) -> Iterator[Client]:
+    """Dask's own client; the workers take part."""
+    with Client(cluster, set_as_default=False) as client:
+        client.register_plugin(Hand())
+        yield client
+
+
+@pytest.fixture
+def workers(plain: Client) -> list[str]:
+    return sorted(plain.scheduler_info()["workers"])
+
+
+@pytest.fixture
+def near(plain: Client) -> Iterator[Near]:
+    """The client's own part in it."""
+    near = Near(plain)
+    assert plain.sync(_attach, near)
+    yield near
+    near.detach()
+
+
+async def _attach(near: Near) -> bool:
+    return near.attach()
+
+
+def counted(client: Client) -> dict[str, int]:
+    """The sums over the workers."""
+    return dict(sum_of(client.run(family.told).values()))
+
+
+def sum_of(each: Any) -> dict[str, int]:
+    each = list(each)
+    return {name: sum(one.get(name, 0) for one in each) for name in each[0]}
+
+
+def move(client: Client, workers: list[str], make: Any, look: Any) -> Any:
+    """What `look` sees on one worker of what `make` made on the other."""
+    made = client.submit(make, workers=workers[0], pure=False)
+    return client.submit(look, made, workers=workers[1], pure=False).result()
+
+
+def big_array() -> Any:
+    return np.arange(MB, dtype="f8").reshape(1024, 1024)
+
+
+def fortran() -> Any:
+    return np.asfortranarray(big_array())
+
+
+def read_only() -> Any:
+    array = big_array()
+    array.flags.writeable = False
+    return array
+
+
+def with_gaps() -> Any:
+    return np.arange(4 * MB, dtype="f8")[::2]
+
+
+def broadcast() -> Any:
+    return np.broadcast_to(np.arange(MB, dtype="f8"), (3, MB))
+
+
+def records() -> Any:
+    return np.ones(MB, dtype=[("a", "i4"), ("b", "f8")])
+
+
+def masked() -> Any:
+    return np.ma.masked_less(big_array(), 5)
+
+
+def dates() -> Any:
+    return np.arange(MB).astype("M8[s]")
+
+
+def some_bytes() -> bytes:
+    return bytes(range(256)) * (8 * MB // 256)
+
+
+def bytes_array() -> bytearray:
+    return bytearray(some_bytes())
+
+
+def holder() -> Holder:
+    return Holder(big_array())
+
+
+def nested() -> Any:
+    return {"a": [big_array(), 1], "b": (big_array(), "text"), 3: b"x"}
+
+
+def frame() -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({"x": np.arange(MB // 4), "y": np.ones(MB // 4), "z": ["a", "b"] * (MB // 8)})
+
+
+def table() -> Any:
+    import pyarrow as pa
+
+    return pa.table({"x": np.arange(MB // 4), "y": ["text"] * (MB // 4)})
+
+
+def described(value: Any) -> list[str]:
+    """Everything of a value that Dask keeps, as text."""
+    if isinstance(value, Holder):
+        return ["Holder", *described(value.array)]
+    if isinstance(value, dict):
+        return ["dict", *(text for item in value.items() for each in item for text in described(each))]
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *(text for each in value for text in described(each))]
+    if isinstance(value, np.ndarray):
+        flags = value.flags
+        shape = (value.dtype, value.shape, value.strides, flags.writeable, flags.f_contiguous)
+        return [type(value).__name__, *map(str, shape), str(crc32(value.tobytes()))]
+    if hasattr(value, "to_pandas"):
+        return [type(value).__name__, str(value.schema), *described(value.to_pandas())]
+    if hasattr(value, "to_numpy"):
+        from pandas.util import hash_pandas_object
+
+        return [type(value).__name__, str(value.dtypes), str(hash_pandas_object(value).sum())]
+    return [type(value).__name__, str(crc32(value) if isinstance(value, (bytes, bytearray)) else value)]
+
+
+MAKERS = [
+    *(big_array, fortran, read_only, with_gaps, broadcast, records, masked, dates),
+    *(some_bytes, bytes_array, holder, nested, frame, table),
+]
+
+
+def by_sockets(value: Any) -> Any:
+    """A value after Dask's own way: each frame in memory of its own."""
+    header, frames = serialize(value, iterate_collection=True)
+    return deserialize(header, [bytearray(ensure_memoryview(frame)) for frame in frames])
+
+
+def test_every_kind_of_value_arrives_as_by_plain_dask(plain: Client, workers: list[str]) -> None:
+    for make in MAKERS:
+        before = counted(plain)
+        ours = move(plain, workers, make, described)
+        after = counted(plain)
+        assert ours == described(by_sockets(make())), make.__name__
+        assert after["published"] > before["published"], make.__name__
+        assert after["received_bytes"] - before["received_bytes"] >= MB, make.__name__
+    assert until(lambda: counted(plain)["live"] == 0, 5)
+
+
+def changed(array: Any) -> float:
+    array += 1
+    return float(array.sum())
+
+
+def test_what_arrives_is_private_and_writable(plain: Client, workers: list[str]) -> None:
+    made = plain.submit(np.ones, MB, workers=workers[0], pure=False)
+    looks = [plain.submit(changed, made, workers=workers[1], pure=False)]
+    assert looks[0].result() == 2 * MB
+    assert plain.submit(np.sum, made, workers=workers[0], pure=False, key="there").result() == MB
+
+
+def test_small_values_go_as_ever(plain: Client, workers: list[str]) -> None:
+    before = counted(plain)
+    assert move(plain, workers, lambda: np.ones(MB // 16), np.sum) == MB // 16
+    assert move(plain, workers, lambda: [1, "two", {3: b"four"}], repr) == "[1, 'two', {3: b'four'}]"
+    assert counted(plain)["published"] == before["published"]
+
+
+def test_a_client_that_takes_no_part_gets_results_as_ever(plain: Client) -> None:
+    before = counted(plain)
+    assert described(plain.submit(big_array, pure=False).result()) == described(big_array())
+    assert counted(plain)["published"] == before["published"]
+
+
+def test_a_client_that_takes_part_gets_results_through_shared_memory(plain: Client, near: Near) -> None:
+    before = family.told()["received"]
+    futures = [plain.submit(make, pure=False) for make in MAKERS]
+    results = plain.gather(futures)
+    for make, result in zip(MAKERS, results, strict=True):
+        assert described(result) == described(by_sockets(make())), make.__name__
+    assert family.told()["received"] - before >= len(MAKERS)
+
+
+def test_a_client_is_as_it_was_when_it_takes_no_part_any_more(plain: Client) -> None:
+    near = Near(plain)
+    plain.sync(_attach, near)
+    assert "gather" in vars(plain.scheduler)
+    near.detach()
+    assert "gather" not in vars(plain.scheduler)
+    assert family.MARK not in plain.rpc.connection_args["handshake_overrides"]
+    assert plain.submit(big_array, pure=False).result().shape == (1024, 1024)
+    assert family.told() == {}
+
+
+def test_who_does_not_see_the_same_memory_gets_results_as_ever(plain: Client, near: Near) -> None:
+    assert near._lane is not None
+    near._lane.sight, mine = "of another host", near._lane.sight
+    try:
+        assert plain.submit(big_array, pure=False).result().shape == (1024, 1024)
+        assert set(near._known.values()) == {False}
+    finally:
+        near._lane.sight = mine
+
+
+def _without_room(limit: int) -> int:
+    lane = family._lane
+    assert lane is not None
+    lane.published._limit, before = limit, lane.published._limit
+    return before
+
+
+def test_without_room_values_go_by_sockets(plain: Client, workers: list[str]) -> None:
+    limit = next(iter(plain.run(_without_room, 0).values()))
+    before = counted(plain)
+    try:
+        assert move(plain, workers, holder, described) == described(holder())
+        assert move(plain, workers, big_array, described) == described(big_array())
+        after = counted(plain)
+        assert after["published"] == before["published"]
+        assert after["fallbacks"] == before["fallbacks"] + 2
+    finally:
+        plain.run(_without_room, limit)
+
+
+def _lossy() -> None:
+    """What this worker announces is never there."""
+    lane = family._lane
+    assert lane is not None
+    put = lane.published.publish
+
+    def losing(buffers: Any) -> str:
+        key = put(buffers)
+        lane.published.publish = put  # type: ignore[method-assign]  # once
+        lane.published.close()
+        return key
+
+    lane.published.publish = losing  # type: ignore[method-assign]
+
+
+def test_what_is_lost_on_its_way_is_asked_for_again(plain: Client, workers: list[str]) -> None:
+    before = counted(plain)
+    plain.run(_lossy, workers=[workers[0]])
+    assert move(plain, workers, big_array, np.sum) == np.sum(big_array())
+    assert counted(plain)["lost"] == before["lost"] + 1
+
+
+def test_what_nobody_fetches_is_evicted_in_time() -> None:
+    lane = family.Lane()
+    published = Published(lane._connector, lane.shared, 4 * MB, keep=0.0)
+    try:
+        key = published.publish([memoryview(bytes(MB))])
+        assert published.waiting()[1] == MB
+        published.sweep()
+        assert published.waiting() == (0, 0)
+        assert not lane._connector.exists(family.Key.parse(key))
+    finally:
+        lane.close()
+
+
+def test_no_more_than_the_limit_waits() -> None:
+    lane = family.Lane()
+    published = Published(lane._connector, lane.shared, 3 * MB)
+    try:
+        keys = [published.publish([memoryview(bytes(MB))]) for _ in range(3)]
+        with pytest.raises(MemoryError):
+            published.publish([memoryview(bytes(1))])
+        lane._connector.evict(family.Key.parse(keys[1]))  # as its reader does
+        published.publish([memoryview(bytes(MB))])
+        published.close()
+        assert published.waiting() == (0, 0)
+    finally:
+        lane.close()
+
+
+def test_buffers_lie_aligned() -> None:
+    assert places([1, 64, 65, 3]) == [0, 64, 128, 256]
+
+
+def test_a_lane_warns_once_and_stops_asking_when_nothing_is_there() -> None:
+    class Pool:
+        def __init__(self) -> None:
+            self.connection_args: dict[str, Any] = {}
+
+        def collect(self) -> None: ...
+
+    lane = family.Lane()
+    pool = Pool()
+    lane.announce(pool)
+    gone = {"key": str(lane._connector.reserve()), "sizes": (MB,), "places": (0,), "bytes": False}
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match="not in shared memory any more"):
+                lane.fetch(gone, [])
+        assert pool.connection_args["handshake_overrides"] == {family.MARK: lane.sight}
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                with pytest.raises(OSError, match="not in shared memory any more"):
+                    lane.fetch(gone, [])
+        assert len(said) == 1
+        assert pool.connection_args["handshake_overrides"] == {}
+    finally:
+        lane.close()
+
+
+@pytest.mark.slow
+def test_a_worker_killed_while_it_is_asked_leaves_nothing() -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.register_plugin(Hand())
+        workers = sorted(client.scheduler_info()["workers"])
+        pids = client.run(os.getpid)
+        many = range(2 * MB, 2 * MB + 9)
+        made = [client.submit(np.ones, size, workers=workers[0], allow_other_workers=True) for size in many]
+        sums = [client.submit(np.sum, each, workers=workers[1], allow_other_workers=True) for each in made]
+        assert until(lambda: any(each.status == "finished" for each in sums), 30)
+        os.kill(pids[workers[0]], signal.SIGKILL)
+        assert client.gather(sums) == list(many)
