@@ -16,7 +16,7 @@ def stats(client: Any = None) -> Any:
         client: Of Dask's; the present one if None.
 
     Returns:
-        `"arguments"`: objects and bytes that this client put, and found again by content, and `fallbacks` to plain Dask.
+        `"arguments"`: objects and bytes that this client put, or found by content, and `fallbacks` to plain Dask.
         `"scheduler"`: what stands for objects in the store. `"client"` and `"workers"` (by address): values through
         shared memory: `published`, `received`, `lost`, `fallbacks` (by sockets, though meant for shared memory), `live`
         (waiting for their reader), and bytes of each. `"total"`: of client and workers. An awaitable of all that from
