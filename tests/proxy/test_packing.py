@@ -1,4 +1,4 @@
-"""What is packed: a source that builds anywhere, with the core in C where there is a compiler and without it elsewhere."""
+"""What is packed: a source that builds anywhere, with the core in C where there is a compiler, without it elsewhere."""
 
 from __future__ import annotations
 
