@@ -162,12 +162,16 @@ class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
         words = {"op": STORED, "task": self.key, "url": self.url, "key": self.home, "nbytes": nbytes}
         worker.loop.add_callback(worker.batched_send, words)
 
+    def around(self, inner: Any) -> Stored:
+        """The same for a changed task."""
+        return Stored(inner, self.url, self.home, self.above)
+
     def copy(self) -> Stored:
-        return Stored(self.inner, self.url, self.home, self.above)
+        return self.around(self.inner)
 
     def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> Any:
         inner = self.inner.substitute(subs, key=key)
-        return self if inner is self.inner else Stored(inner, self.url, self.home, self.above)
+        return self if inner is self.inner else self.around(inner)
 
     def __repr__(self) -> str:
         return f"<Stored {self.inner!r}>"
