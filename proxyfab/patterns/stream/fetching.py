@@ -200,6 +200,11 @@ class Pace:
         frames = max(self._frames, min(int(want / self._per_frame), MOST))
         return max(1, min(frames, int(self._events / self._per_frame)))
 
+    @property
+    def room(self) -> tuple[int, int]:
+        """Frames and bytes that may be kept of what cannot be handed out."""
+        return max(1, int(self._events / self._per_frame)), self._nbytes
+
     def came(self, deliveries: Sequence[Delivery]) -> None:
         """This was fetched."""
         self._began = time.monotonic()

@@ -4,16 +4,25 @@ Where offsets have no gaps, what comes must be the very next one. Where they hav
 clear, and whatever comes may be handed out. A serial that is not the next one means that something was delivered and
 lost on its way, or that the broker was started again and knows less than it did; the lane is not clear any more.
 
+What waits here behind something that is blocked may be too much. The last of it is shed then: given back, to come again
+later; and what came after it waits for it.
+
 Promises: bookkeeping only; whoever uses a lane holds the lock of all (`lanes.Lanes`).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from proxyfab.patterns.stream.claiming import Claims
 from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
+
+_SHED = 20.0
+"""Seconds that what there is no room for is left to the broker at most: another one may read its partition by then."""
+_APART = 1e-4
+"""Seconds between what comes again from two offsets."""
 
 
 class Lane:
@@ -37,6 +46,9 @@ class Lane:
         self._serial = serial
         self.since = 0.0
         """Since when it waits for what others owe."""
+        self._shed: set[int] = set()
+        self._first_shed: list[int] = []
+        """A heap of the same, of which some may have come again."""
         self.lost = False
         """Whether it is not read any more."""
 
@@ -45,9 +57,37 @@ class Lane:
         """Whether all that was delivered before what waits is here or done, where offsets have gaps."""
         return self._serial is not None
 
-    def came(self, serial: int) -> None:
+    def came(self, serial: int, offset: int) -> None:
         """Something was delivered, in the order of all that is."""
         self._serial = serial if self._serial is not None and serial == self._serial + 1 else None
+        self._shed.discard(offset)
+
+    def shed(self, now: float, frames: int, nbytes: int) -> list[tuple[float, Hand]]:
+        """What waits beyond so much, but for the first of it, and when it may come again: in its order, about.
+
+        It is not here any more, but to be given back.
+        """
+        due = now + (min(self.due(now), _SHED) if self.again else 0.0)
+        self.waiting.sort()  # a sorted list is a heap
+        kept, held = 0, 0
+        for _, _, hand in self.waiting:
+            held += len(hand.delivery.body)
+            if kept and (kept >= frames or held > nbytes):
+                break
+            kept += 1
+        gone = self.waiting[kept:]
+        del self.waiting[kept:]
+        for offset, _, _ in gone:
+            self._shed.add(offset)
+            heapq.heappush(self._first_shed, offset)
+        return [(due + min(_APART * (offset - self.expected), _SHED), hand) for offset, _, hand in gone]
+
+    @property
+    def first_shed(self) -> float:
+        """The lowest offset that was shed and has not come again; infinity for none."""
+        while self._first_shed and self._first_shed[0] not in self._shed:
+            heapq.heappop(self._first_shed)
+        return self._first_shed[0] if self._first_shed else float("inf")
 
     def begun(self) -> bool:
         """Whether there are more items of the frame that was opened last."""
@@ -56,12 +96,23 @@ class Lane:
         return self.head is not None
 
     def stuck(self) -> bool:
-        """Whether what waits here comes after something that others may owe."""
-        return bool(self.waiting) and not self.again and not self.clear and self.waiting[0][0] > self.expected
+        """Whether what waits here comes after something that others may owe, or that was shed."""
+        if not self.waiting or self.again:
+            return False
+        return self.waiting[0][0] > (self.first_shed if self.clear else self.expected)
 
     def blocked(self, now: float) -> bool:
         """Whether what waits here has to wait for something else."""
         return self.again[0][1] > now if self.again else self.stuck()
+
+    def sheds(self, now: float) -> bool:
+        """Whether what waits here waits for what lies in this process, or was shed by it: not for what others owe."""
+        return self.blocked(now) and bool(self.again or self._shed)
+
+    @property
+    def nbytes(self) -> int:
+        """Of what waits."""
+        return sum([len(hand.delivery.body) for _, _, hand in self.waiting])
 
     def due(self, now: float) -> float:
         """Seconds until something that is given back may come."""
@@ -77,6 +128,7 @@ class Lane:
         if self.waiting:
             self.expected = max(self.expected, self.waiting[0][0])
         self._serial, self.since = serial, 0.0
+        self._shed.clear()
 
 
 class Run:

@@ -8,11 +8,14 @@ Rules:
    later waits. That something is missing is seen by offsets, or by serials where offsets have gaps.
 3. Partitions change hands between frames: frames that were begun are handed out first, and settled. What waits to be
    tried again goes back as it is.
-4. Who may have been taken for dead hands nothing out before he has asked; if he was, he gives back all that he has.
+4. What is blocked is kept up to the bounds of what is fetched ahead, and beyond them left to the broker (where that
+   takes back what is to come later).
+5. Who may have been taken for dead hands nothing out before he has asked; if he was, he gives back all that he has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import threading
@@ -22,10 +25,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.events.broker import ACK_WAIT
-from proxyfab.events.model import Delivery, GroupInfo, Start
+from proxyfab.events.model import Capability, Delivery, GroupInfo, Start
 from proxyfab.patterns.stream.claiming import Claims
 from proxyfab.patterns.stream.endings import Endings
 from proxyfab.patterns.stream.fetching import Fetching, Pace
+from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.stream.lane import Lane, Run
 from proxyfab.patterns.stream.settling import LOST, Desk
@@ -236,8 +240,24 @@ class Lanes(Supply):
                 at = hand.delivery.position
                 lane = self._lanes.get(at.partition)
                 if lane is not None:
-                    lane.came(hand.delivery.serial)
+                    lane.came(hand.delivery.serial, at.offset)
                     heapq.heappush(lane.waiting, (at.offset, next(_order), hand))
+        if Capability.DELAYED_NACK in self.fetching.broker.capabilities:  # elsewhere it would lie here all the same
+            self._shed()
+
+    def _shed(self) -> None:
+        """Keep no more of what is blocked here than may be fetched ahead: the last of it comes again later."""
+        now = time.monotonic()
+        back: list[tuple[float, Hand]] = []
+        with self._changing:
+            lanes = [lane for lane in self._lanes.values() if lane.sheds(now)]
+            frames, nbytes = self.pace.room
+            if sum([len(lane.waiting) for lane in lanes]) > frames or sum([lane.nbytes for lane in lanes]) > nbytes:
+                for lane in lanes:
+                    back += lane.shed(now, frames // (2 * len(lanes)), nbytes // (2 * len(lanes)))
+        with contextlib.suppress(*LOST):  # they come again when their time is over
+            for when, hand in back:
+                self.desk.give_back([hand], delay=max(when - time.monotonic(), 0.0))
 
     def _lift(self) -> None:
         """Look whether anybody owes what a partition waits for."""

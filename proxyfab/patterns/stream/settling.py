@@ -193,12 +193,13 @@ class Desk:
             for hand in hands:
                 self._owed.pop(spot_of(hand), None)
 
-    def give_back(self, hands: Iterable[Hand], *, begun: bool = False) -> None:
+    def give_back(self, hands: Iterable[Hand], *, begun: bool = False, delay: float = 0.0) -> None:
         """Frames that wait, and that nobody will hand out now: this counts for no attempt.
 
         Args:
             hands: Some of those held.
             begun: Also those that were begun; what of them is done is noted.
+            delay: Seconds after which they may come again.
 
         Raises:
             ConnectorError: The broker cannot be reached; they come again when their time is over.
@@ -209,7 +210,7 @@ class Desk:
         self._owe_nothing_for([hand for hand, _ in back])
         for hand, waits in back:
             for subscription, _ in self._sorted([hand]):
-                subscription.nack([hand.delivery], note=hand.note(touched=not waits))
+                subscription.nack([hand.delivery], delay=delay, note=hand.note(touched=not waits))
 
     def forget(self) -> None:
         """Nothing is owed any more."""

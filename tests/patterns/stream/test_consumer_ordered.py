@@ -226,3 +226,35 @@ def test_what_was_on_its_way_when_the_broker_died_comes_before_what_follows(
     info = GroupInfo({0: floor}, undelivered=0, pending=20)
 
     assert _all_here(info, 0, 15, held, len(held)) is here
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "nats"])
+def test_what_is_blocked_is_bounded_and_stays_in_order(
+    kind: str, redis_server: RedisServer, nats_server: NatsServer
+) -> None:
+    """One event that is given back for seconds holds up its partition: its frames are not all kept here meanwhile."""
+    url = {"memory": "memory://", "redis": redis_server.database(), "nats": nats_server.url}[kind]
+    topic, most = f"blocked-{kind}", []
+    with open_broker(url) as broker:
+        with Producer(broker, Topic(topic, partitions=2), above=1 << 20) as out:
+            for number in range(500):
+                out.send(b"%d" % number + bytes(4000), partition=0)
+                out.flush()
+            for number in range(60):
+                out.send(b"%d" % number, partition=1)
+            out.end()
+        seen: dict[int, list[int]] = {0: [], 1: []}
+        blocked_for = 3.0
+        with Consumer(broker, topic, ordered=True, prefetch_bytes="100 KiB", timeout=60) as consumer:
+            for item in consumer:
+                number, partition = int(item.get().rstrip(b"\0")), item.position.partition
+                if (number, partition, item.attempt) == (5, 0, 1):
+                    item.nack(blocked_for)
+                    continue
+                seen[partition].append(number)
+                item.ack()
+                lanes = consumer._supply._lanes  # type: ignore[attr-defined]  # it is ordered
+                most.append(sum([lane.nbytes for lane in lanes.values()]))
+        assert seen == {0: [*range(500)], 1: [*range(60)]}
+        assert max(most) < 700 << 10, "two megabytes are held up"
+        broker.delete(topic)
