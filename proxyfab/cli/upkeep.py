@@ -12,6 +12,7 @@ import click
 from proxyfab.abc import Reclaimed
 from proxyfab.brokers.opening import open_broker
 from proxyfab.cli.output import as_json, public, show, show_json, size, working
+from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.stream.forwarding import forward as copy
 from proxyfab.patterns.stream.releasing import sweep as take_back
@@ -65,13 +66,21 @@ def forward(
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", required=False)
 @click.option("-n", "--dry-run", is_flag=True, help="Only report.")
-@click.option("--older", default=OLD, show_default=True, help="Seconds that objects without an event have lain there.")
+@click.option("--older", default=OLD, show_default=True, help="Seconds that it was left for.")
 @at
 @as_json
-def sweep(topic: str, dry_run: bool, older: float, url: str, as_json: bool) -> None:
-    """Take back objects of TOPIC that nobody is to read any more: what consumers and producers that died have left."""
+def sweep(topic: str | None, dry_run: bool, older: float, url: str, as_json: bool) -> None:
+    """Take back objects of TOPIC that nobody is to read any more: what consumers and producers that died have left.
+
+    Without TOPIC: the tasks of executors without a name that were killed.
+    """
+    if topic is None:
+        with working(f"sweeping {public(url)}"):
+            found = sweep_tasks(open_broker(url), older=older, dry_run=dry_run)
+        _report(found, public(url), dry_run, as_json, "topics")
+        return
     with working(f"sweeping {topic}"):
         found = take_back(open_broker(url), topic, dry_run=dry_run)
         found += sweep_strays(open_broker(url), topic, older=older, dry_run=dry_run)
@@ -99,11 +108,11 @@ def delete(topic: str, keep_objects: bool, yes: bool, url: str, as_json: bool) -
     _report(found, topic, False, as_json)
 
 
-def _report(found: list[Reclaimed], topic: str, dry_run: bool, as_json: bool) -> None:
+def _report(found: list[Reclaimed], topic: str, dry_run: bool, as_json: bool, what: str = "objects") -> None:
     if as_json:
         show_json([item._asdict() for item in found])
         return
     if found:
         show(("what", "size", "why"), [(item.what, size(item.nbytes), item.reason) for item in found])
     verb = "would reclaim" if dry_run else "reclaimed"
-    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {len(found)} objects of {topic}")
+    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {len(found)} {what} of {topic}")

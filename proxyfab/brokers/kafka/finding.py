@@ -1,8 +1,7 @@
 """Where records lie of which the cluster says only that it has them: looked up by their ids, from the end backwards.
 
-That is what it answers when a record is sent again whose acknowledgement was lost. Promises: of the last `REACH` offsets
-of a partition nothing is overlooked; what lies before them, or has no id, is said to lie at the partition's end, so that
-whoever waits for it, or looks behind it, misses nothing.
+That is what it answers when a record is sent again whose acknowledgement was lost. Promises: of the last `REACH`
+offsets of a partition nothing is overlooked.
 """
 
 from __future__ import annotations

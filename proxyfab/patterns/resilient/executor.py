@@ -33,6 +33,7 @@ from proxyfab.patterns.resilient.crew import Crew
 from proxyfab.patterns.resilient.errands import Janitor, Outbox
 from proxyfab.patterns.resilient.failures import Quarantine, Retries
 from proxyfab.patterns.resilient.journal import UNNAMED, Journal
+from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.patterns.resilient.nodes import Roll, Worker
 from proxyfab.patterns.resilient.task import Call, Task
 from proxyfab.patterns.resilient.worker import GROUP, Terms, work
@@ -106,7 +107,7 @@ class ResilientExecutor(Executor):
         self._ended = threading.Event()
         self._broken: WorkerDied | None = None
         self._terms = self._terms._replace(of=self._id)
-        self._roll.present(self._id, _PRESENT)
+        self._roll.present(self._id, _PRESENT, alone=not self._keeps)
         self._presence = threading.Thread(target=self._stay, name="proxyfab-executor", daemon=True)
         self._presence.start()
         self._crew = Crew(self.broker.url, self.name, self._terms, own, self._told) if own else None
@@ -249,10 +250,15 @@ class ResilientExecutor(Executor):
         return Roll(self.broker.state(self._topic), self._terms.quarantine)
 
     def _stay(self) -> None:
-        """Say that this executor is there, until it ends: workers in pools end with it."""
+        """Say that this executor is there, until it ends: workers in pools end with it.
+
+        First, tasks are deleted that executors without a name have left which were killed long ago.
+        """
+        with contextlib.suppress(ProxyfabError):
+            sweep_tasks(self.broker, stop=self._stop.is_set)
         while not self._stop.wait(_PRESENT / 3):
             with contextlib.suppress(ProxyfabError):
-                self._roll.present(self._id, _PRESENT)
+                self._roll.present(self._id, _PRESENT, alone=not self._keeps)
         with contextlib.suppress(ProxyfabError):
             self._roll.absent(self._id)
 

@@ -15,6 +15,7 @@ from proxyfab.patterns.resilient.task import Past
 
 _TRIES = 20
 _REMEMBERED = 7 * 86400.0
+_SEEN = "seen"
 
 
 class Worker(NamedTuple):
@@ -76,9 +77,16 @@ class Roll:
 
     # -- executors ---------------------------------------------------------------------------------------------------
 
-    def present(self, executor: str, ttl: float) -> None:
-        """An executor is there for `ttl` seconds more."""
+    def present(self, executor: str, ttl: float, *, alone: bool = False) -> None:
+        """An executor is there for `ttl` seconds more; `alone` if nobody else knows of its topic."""
         self._state.put(f"executors/{executor}", b"", ttl=ttl)
+        if alone:
+            self._state.put(_SEEN, packb(time.time()))
+
+    def last_seen(self) -> float | None:
+        """Seconds since 1970 when an executor that is alone was there last; None where there was none, or it is now."""
+        kept = self._state.get(_SEEN)
+        return None if kept is None or self._state.items("executors/") else float(unpackb(kept.value))
 
     def is_present(self, executor: str) -> bool:
         """Whether it is there."""

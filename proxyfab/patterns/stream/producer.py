@@ -57,8 +57,7 @@ class Producer:
         store: Where objects from `above` on go: a Store, which stays open, or its URL. None: everything travels inside.
         name: Of this producer on this topic; who uses it again goes on under its next epoch, and a former one that
             still lives fails with StaleEpoch. Drawn if None.
-        awaited: Whether streams go on until this producer has ended. False for one that comes and goes: it has no
-            name, and no end.
+        awaited: Whether streams go on until it has ended. False for one that comes and goes: without name, or end.
         above: Bytes from which an object goes to the store, as a number or text. Below, it travels inside its event.
         partitions: Of a topic that is made; so are `retention`, `max_bytes`, `release` and `groups`: see Topic.
         most_bytes: Bytes of events that may wait to be acknowledged.

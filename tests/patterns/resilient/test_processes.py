@@ -20,7 +20,9 @@ from proxyfab.errors import WorkerDied
 from proxyfab.events.broker import Broker
 from proxyfab.patterns.resilient.executor import ResilientExecutor, work_for
 from proxyfab.patterns.resilient.failures import Retries
+from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.store import Store
+from proxyfab.testing.content import held
 from proxyfab.testing.processes import until
 from proxyfab.testing.servers import RedisServer
 
@@ -226,3 +228,33 @@ def test_workers_print_nothing_when_they_begin_and_end(broker: Broker) -> None:
         [sys.executable, "-c", script, broker.url], capture_output=True, text=True, timeout=100, check=True
     )
     assert (done.stdout, done.stderr) == ("8\n", "")
+
+
+def test_what_a_killed_executor_without_a_name_leaves_is_swept(broker: Broker, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from proxyfab.patterns.resilient import executor as ours\n"
+        "from proxyfab.store import Store\n"
+        "ours._PRESENT = 0.5\n"
+        "executor = ours.ResilientExecutor(sys.argv[1], Store(sys.argv[2], name='left'), workers=0)\n"
+        "executor.submit(len, bytes(100_000))\n"
+        "executor._outbox.flush()\n"
+        "print(executor.name, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    url = f"file://{tmp_path}/s"
+    call = [sys.executable, "-c", script, broker.url, url]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        topic = process.stdout.readline().strip() + ".tasks"
+        assert sweep_tasks(broker, older=0.0) == [], "it lives"
+        process.kill()
+    assert broker.groups(topic)["workers"].lag == 1
+    with Store(url, name="left") as store, ResilientExecutor(broker, store, workers=0, name="named"):
+        assert held(store) == 1
+        assert sweep_tasks(broker) == [], "it may come back: only a day is long enough by itself"
+        assert until(lambda: sweep_tasks(broker, older=0.0, dry_run=True), 20)
+        (found,) = sweep_tasks(broker, older=0.0)
+        assert topic in found.what
+        assert broker.topics().count(topic) == 0
+        assert (sweep_tasks(broker, older=0.0), held(store)) == ([], 0)
