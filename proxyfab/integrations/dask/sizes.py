@@ -76,15 +76,10 @@ def _table(obj: Any, above: int) -> int:
 
 
 def _pickled(obj: Any, above: int) -> int:
-    total = 0
-
-    def collect(buffer: pickle.PickleBuffer) -> bool:
-        nonlocal total
-        total += buffer.raw().nbytes
-        return False
-
+    buffers: list[pickle.PickleBuffer] = []
     try:
-        total += len(pickle.dumps(obj, 5, buffer_callback=collect))
+        stream = pickle.dumps(obj, 5, buffer_callback=buffers.append)
+        total = len(stream) + sum([buffer.raw().nbytes for buffer in buffers])
     except Exception:  # noqa: BLE001 - whatever a reducer raises: Dask's own picklers may know better, and say it better
         return 0
     return NOT_ALONE if total >= above and hides(obj) else total
