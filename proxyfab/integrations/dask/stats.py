@@ -35,11 +35,8 @@ async def _stats(client: Any) -> dict[str, Any]:
     link = getattr(client, "_proxyfab", None)
     return {
         "arguments": {} if link is None else link.stats(),
-        "scheduler": await client.scheduler.proxyfab_stats() or {},
+        "scheduler": await getattr(client.scheduler, STATS)() or {},
         "client": here,
         "workers": workers,
         "total": total([here, *workers.values()]),
     }
-
-
-assert STATS == "proxyfab_stats"  # the attribute of the scheduler's door that is called above
