@@ -16,6 +16,7 @@ from proxyfab.keys import Key
 
 MAGIC = b"PFO1"
 LARGEST = 1 << 20
+"""Bytes of a record, as of all that is compared and set: room for some 8,000 processes that borrow."""
 
 
 class Claim(NamedTuple):

@@ -43,6 +43,8 @@ GONE = "gone"
 """There is no record: the object was released, or lapsed."""
 ORPHAN = "orphan"
 """Its owner has let it go; it lives for those who borrowed it before."""
+OWNED = "owned"
+"""Somebody else owns it."""
 FENCED = "fenced"
 """The caller's claim is not there any more."""
 SENT = "sent"
@@ -59,6 +61,8 @@ CHANGING = "changing"
 """It is mutably borrowed."""
 LAPSED = "lapsed"
 """The caller's session was gone before it was done; no rule says so, but who keeps the session."""
+FULL = "full"
+"""The record has no room for another claim; no rule says so, but who writes it."""
 
 NOBODY: frozenset[str] = frozenset()
 Verdict: TypeAlias = Change | Same | Refused
@@ -103,6 +107,26 @@ def found(claim: Claim, data: str, lease: float) -> Rule:
         if record is None:
             return Change(Record(data, 0, 1, lease, Seat(claim)))
         return Same() if claim.same(record.owner.holder) else Refused(FENCED, _who(record.owner))
+
+    return rule
+
+
+def adopt(claim: Claim, data: str, lease: float) -> Rule:
+    """The first record of an object that somebody else put; or the next, if who made the first one is dead."""
+
+    def rule(record: Record | None, dead: frozenset[str]) -> Verdict:
+        if record is None:
+            return Change(Record(data, 0, 1, lease, Seat(claim)))
+        seat = record.owner
+        if claim.same(seat.holder):
+            return Same()
+        if seat.holder is None:
+            return Refused(ORPHAN)
+        if _alive(seat.holder, dead):
+            return Refused(OWNED, _who(seat))
+        return (
+            Refused(SENT) if seat.ticket else _seated(record._replace(lease=lease), dead, "owner", Seat(claim), epoch=1)
+        )
 
     return rule
 

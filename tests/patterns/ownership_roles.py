@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from proxyfab import Store, open_store
-from proxyfab.patterns import borrow, borrow_mut, clone, own, reclaim, release, update
+from proxyfab.patterns import adopt, borrow, borrow_mut, clone, own, reclaim, release, update
 from proxyfab.patterns.ownership.verbs import held
 
 
@@ -22,6 +22,9 @@ class Holder:
     def own(self, name: str, obj: Any, lease: float) -> tuple[str, str]:
         self.things[name] = own(self.store, obj, lease=lease)
         return self.keys(name)
+
+    def adopt(self, name: str, key: str, lease: float) -> None:
+        self.things[name] = adopt(self.store.ref_from_key(key), lease=lease)
 
     def keys(self, name: str) -> tuple[str, str]:
         handle = held(self.things[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, Ke
 from proxyfab.patterns import adopt, borrow, borrow_mut, clone, own, reclaim, release, scope, update
 from proxyfab.patterns.ownership.verbs import held
 from proxyfab.testing import FaultyConnector, until
-from proxyfab.wire.owned import decode
+from proxyfab.wire.owned import LARGEST, Claim, decode, encode
 
 
 def lies(store: Store, owned: Any) -> bool:
@@ -64,6 +65,15 @@ class TestAnywhere:
         gc.collect()
         release(o)
         assert not anywhere.exists(data)
+
+    def test_an_object_is_adopted_once(self, anywhere: Store) -> None:
+        ref = anywhere.ref_from_key(anywhere.put(list(range(5000)), ttl=20))
+        o = adopt(ref)
+        with pytest.raises(BorrowError, match="owned already by"):
+            adopt(ref)
+        assert o[7] == 7
+        release(o)
+        assert not ref.exists()
 
     def test_an_owner_moves_once(self, anywhere: Store) -> None:
         o = own(anywhere, np.arange(5000))
@@ -169,6 +179,23 @@ class TestOwning:
         with pytest.raises(ConfigurationError, match="reference"):
             adopt([1])
 
+    def test_what_was_adopted_is_adopted_once(self, store: Store) -> None:
+        key = store.put([1] * 5000, ttl=5)
+        o = adopt(store.ref_from_key(key))
+        for _ in range(2):
+            with pytest.raises(BorrowError, match=r"Adopting .* it is owned already by \d+@.* since"):
+                adopt(store.ref_from_key(key))
+        r = borrow(o)
+        assert r[0] == 1
+        with pytest.raises(BorrowError, match="owned already"):
+            adopt(store.ref_from_key(key.id), lease=0.01)
+        assert store.connector.stat(key).expires > time.time() + 20, "who is refused does not shorten its life"
+        del o, r
+        gc.collect()
+        assert until(lambda: not store.exists(key))
+        with pytest.raises(KeyNotFound, match="adopted"):
+            adopt(store.ref_from_key(key))
+
     def test_adopting_what_travels_inside(self, store: Store) -> None:
         o = adopt(store.proxy("small"))
         assert o == "small"
@@ -176,6 +203,27 @@ class TestOwning:
 
 
 class TestBorrowing:
+    def test_one_borrower_too_many_is_refused_and_spoils_nothing(self, store: Store) -> None:
+        o = own(store, [1])
+        key = Key.parse(held(o).account.key)
+        alone = store.connector.get(key)
+        session = store.connector.put(Frames([b"of another machine"]), ttl=60)
+        claim = Claim(str(session), 1 << 20, "1@elsewhere", 1e9)
+        record = decode(alone.tobytes())
+        size = len(encode(record._replace(shared=(claim, claim)))) - len(encode(record._replace(shared=(claim,))))
+        room = (LARGEST - len(alone.tobytes())) // size
+        crowd = tuple(claim._replace(number=(1 << 20) + number) for number in range(room))
+        full = Frames([encode(record._replace(shared=crowd))])
+        assert LARGEST - 2 * size < full.nbytes <= LARGEST
+        assert store.connector.compare_and_set(key, alone, full, ttl=60)
+
+        with pytest.raises(BorrowError, match="no room for more"):
+            borrow(o, timeout=0)
+        assert o == [1]
+        assert store.evict(session)
+        assert borrow(o) == [1]
+        release(o)
+
     def test_a_borrow_of_a_borrow(self, store: Store) -> None:
         o = own(store, [1])
         r = borrow(borrow(o))

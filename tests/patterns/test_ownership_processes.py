@@ -74,6 +74,18 @@ class TestKilled:
             tell(second, "release", "o")
             assert not anywhere.exists(data)
 
+    def test_a_retried_task_adopts_what_a_killed_one_had_adopted(self, anywhere: Store) -> None:
+        key = str(anywhere.put([1], ttl=60))
+        with Child(roles.hold, anywhere.url) as first, Child(roles.hold, anywhere.url) as second:
+            tell(first, "adopt", "o", key, LEASE)
+            with pytest.raises(BorrowError, match=f"owned already by {first.pid}@"):
+                tell(second, "adopt", "o", key, LEASE)
+            first.kill()
+            assert until(lambda: second.ask("adopt", "o", key, LEASE)[0], 20)
+            assert tell(second, "read", "o") == [1]
+            tell(second, "release", "o")
+            assert not anywhere.exists(key)
+
     def test_who_sent_it_takes_it_back_from_the_dead(self, anywhere: Store) -> None:
         o = own(anywhere, [1], lease=LEASE)
         with Child(roles.hold, anywhere.url) as child:

@@ -188,3 +188,16 @@ def test_who_was_sent_nothing_has_nothing_to_take_or_to_reclaim() -> None:
     for record in (MINE, TAKEN):
         assert why(owning.reclaim(THEM, "", "owner")(record, NOBODY)) == "moved"
         assert why(owning.take(THEM, "", "owner")(record, NOBODY)) == "moved"
+
+
+def test_adopting_waits_for_nobody_and_takes_over_from_the_dead_alone() -> None:
+    rule = owning.adopt(YOU, "d1", 60.0)
+    dead = frozenset({"me"})
+
+    assert rule(None, NOBODY) == Change(Record("d1", 0, 1, 60.0, Seat(YOU)))
+    assert rule(MINE, NOBODY) == Refused(owning.OWNED, (ME,))
+    assert owning.adopt(ME, "d1", 30.0)(MINE, NOBODY) == Same()
+    updated = MINE._replace(data="d2", version=1, shared=(ME, THEM))
+    assert rule(updated, dead) == Change(Record("d2", 1, 2, 60.0, Seat(YOU), shared=(THEM,)))
+    assert rule(MINE._replace(owner=Seat(ME, "ticket")), dead) == Refused(owning.SENT)
+    assert rule(MINE._replace(owner=Seat(), shared=(THEM,)), dead) == Refused(owning.ORPHAN)

@@ -8,6 +8,7 @@ Rules:
 2. A compare-and-set whose answer was lost is decided by reading: rules answer Same where it took effect.
 3. Nobody is taken for dead before his session was looked for and not found.
 4. Data that no record names any more are evicted by who made it so; if he dies first they expire.
+5. No record is written that is larger than what is read.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Collection, Generator
 from typing import Any, NamedTuple, TypeAlias
 
 from proxyfab.errors import ConnectorError
-from proxyfab.wire.owned import Record, decode, encode
-from proxyfab.wire.owning import NOBODY, TAKEN, Change, Refused, Rule, Same
+from proxyfab.wire.owned import LARGEST, Record, decode, encode
+from proxyfab.wire.owning import FULL, NOBODY, TAKEN, Change, Refused, Rule, Same, Verdict
 
 LOST = "lost"
 """Another process was faster."""
@@ -126,7 +127,7 @@ def change(
         raw, fresh = (yield Read(key)), True
     while True:
         before = None if raw is None else decode(raw)
-        verdict = rule(before, dead)
+        verdict = _with_room(raw, rule(before, dead))
         if isinstance(verdict, Change):
             done, error = yield from _swap(key, raw, before, verdict.record)
             if done is not None:
@@ -146,6 +147,12 @@ def change(
             if not _worth(verdict, seen, waits) or not (yield Pause(HELD, pauses[HELD])):
                 return Outcome(before, raw, verdict)
         raw, fresh = (yield Read(key)), True
+
+
+def _with_room(raw: bytes | None, verdict: Verdict) -> Verdict:
+    """A change that makes the record too large is refused, unless there are dead among those who borrow."""
+    grown = verdict.record if isinstance(verdict, Change) and raw is not None and len(raw) > LARGEST // 2 else None
+    return verdict if grown is None or len(encode(grown)) <= LARGEST else Refused(FULL, grown.shared)
 
 
 def _swap(

@@ -16,6 +16,7 @@ _STORY = {
     owning.GONE: "it is not there any more: it was released, or its owner was silent beyond its lease. Who needs it "
     "must borrow it, or be sent it, before its owner lets it go",
     owning.ORPHAN: "its owner has let it go, and it lives only for those who had borrowed it before",
+    owning.OWNED: "it is owned already{by}. Ask that one for a borrow, or to send it on; or work on a clone()",
     owning.FENCED: "this process holds it no longer{by}. Its claim lapsed, or it was sent to another process",
     owning.SENT: "it was sent in a message that nobody has used yet; reclaim() takes it back",
     owning.TAKEN: "the message it came in was already used{by}. A message moves it once; send a borrow, or a clone, to "
@@ -23,6 +24,8 @@ _STORY = {
     owning.MOVED: "the message it came in is void: what it brought was reclaimed, released or sent on{by}",
     owning.STALE: "it was updated since it was borrowed; borrow it anew",
     owning.LAPSED: "this process was silent for longer than the lease just then, and its claim lapsed; try again",
+    owning.FULL: "so many processes borrow it that its record has no room for more. Let some of them release it, or "
+    "lend it to tasks with borrow(..., scoped=True), which takes no room",
     owning.LENT: "it is borrowed{by}. Release that, wait for it with timeout=, or work on a clone()",
     owning.CHANGING: "it is mutably borrowed{by}. Release that, wait for it with timeout=, or work on a clone()",
 }

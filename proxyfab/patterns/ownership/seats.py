@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import time
+from hashlib import blake2b
 from typing import Any, ClassVar, NoReturn
 
 from proxyfab.errors import BorrowError, KeyNotFound, ProxyfabError
 from proxyfab.exit import Hold
-from proxyfab.keys import Key
+from proxyfab.keys import MAX_ID, Key
 from proxyfab.patterns.ownership.accounts import PATIENCE, apply, claimed, owe, settle_now
 from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.borrows import Shared, shared_of
@@ -262,6 +263,29 @@ def found(store: Any, data: Key, lease: float, kind: Kind, began: float) -> Owne
     owner = Owner(store.url, account.key, lease, kind, HELD, account)
     owner.sit(claim, session)
     return owner
+
+
+def adopted(store: Any, data: Key, lease: float, kind: Kind) -> Owner:
+    """The owner of what others put under `data`.
+
+    Its record has a name of its own, which all who would adopt it find: so one of them does.
+    """
+    keeper = keeper_of(store)
+    session = keeper.session(lease)
+    claim = keeper.claim(session)
+    account = keeper.account(str(_record_of(data, store.reserve().where)), lease)
+    if not account.data:
+        account.data = str(data)
+    rule = owning.adopt(claim, str(data), lease)
+    claimed("Adopting", account, rule, claim, arrives=True)  # so that it is renewed at once: it may expire soon
+    owner = Owner(store.url, account.key, lease, kind, HELD, account)
+    owner.sit(claim, session)
+    return owner
+
+
+def _record_of(data: Key, where: str) -> Key:
+    id = f"{data.id}.owner"
+    return Key(id if len(id) <= MAX_ID else f"{blake2b(data.id.encode(), digest_size=16).hexdigest()}.owner", where)
 
 
 def clone_of(handle: Any) -> Any:

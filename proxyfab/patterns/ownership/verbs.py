@@ -15,7 +15,7 @@ from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, Ke
 from proxyfab.patterns.ownership.accounts import PATIENCE
 from proxyfab.patterns.ownership.borrows import Shared
 from proxyfab.patterns.ownership.handles import OVER, Handle
-from proxyfab.patterns.ownership.seats import Owner, Seated, clone_of, found
+from proxyfab.patterns.ownership.seats import Owner, Seated, adopted, clone_of, found
 from proxyfab.proxy import factory_of, is_proxy, is_singleton, kind_of, unwrap
 from proxyfab.ref import Ref
 from proxyfab.store import Store
@@ -66,6 +66,8 @@ def own(store: Store, obj: T, *, lease: float = LEASE) -> T:
 def adopt(ref: T, *, lease: float = LEASE) -> T:
     """Own what a plain reference names: what another process put with a time to live, and nobody owns yet.
 
+    Of all who adopt an object one does; if his process is killed, who comes next takes it over.
+
     Args:
         ref: A plain proxy, or a Ref. Who else has it must not use it after its owner has gone.
         lease: As in `own`.
@@ -83,10 +85,15 @@ def adopt(ref: T, *, lease: float = LEASE) -> T:
     able(store, lease)
     if named.key is None:  # it travelled inside
         return own(store, named.resolve(), lease=lease)  # type: ignore[no-any-return]  # the Ref's type is T's
-    began = time.monotonic()
-    if not store.connector.renew(named.key, keep(lease)):
-        raise KeyNotFound(f"Nothing lies under {named.key} in {store.url} to be adopted: it expired or was evicted.")
-    return found(store, named.key, lease, named.kind or kind_of(named.resolve()), began).proxy()  # type: ignore[no-any-return]
+    missing = KeyNotFound(f"Nothing lies under {named.key} in {store.url} to be adopted: it expired or was evicted.")
+    if not store.exists(named.key):  # it is renewed by who owns it, and by nobody who is refused
+        raise missing
+    try:
+        return adopted(store, named.key, lease, named.kind or kind_of(named.resolve())).proxy()  # type: ignore[no-any-return]
+    except BorrowError:
+        if store.exists(named.key):
+            raise
+        raise missing from None
 
 
 def borrow(owned: T, *, scoped: bool = False, timeout: float = PATIENCE) -> T:
