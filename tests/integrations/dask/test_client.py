@@ -1,0 +1,471 @@
+"""Client: whatever Dask can do with arguments, it does with large ones by reference, and nobody sees a difference."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed")
+
+import dask
+import distributed
+from distributed import LocalCluster, as_completed, fire_and_forget, get_client
+
+from proxyfab.errors import ConfigurationError
+from proxyfab.integrations.dask import Client, disable, enable, stats
+from proxyfab.integrations.dask.settings import Settings, settings
+from proxyfab.proxy import is_proxy
+from proxyfab.testing.processes import until
+
+SIZE = 200_000
+WAIT = 60
+"""Seconds; never needed."""
+
+
+@pytest.fixture
+def big(request: pytest.FixtureRequest) -> Any:
+    """An array of 1.6 MB that no other test has."""
+    return np.arange(SIZE) + len(request.node.name) * 1000 + hash(request.node.name) % 1000
+
+
+def puts(client: Client) -> int:
+    return int(client._proxyfab.stats()["put"])
+
+
+def seen(*args: Any, **kwargs: Any) -> Any:
+    """What a task sees of its arguments."""
+
+    def one(obj: Any) -> Any:
+        if isinstance(obj, np.ndarray):
+            obj[:1] += 0  # writable
+            return type(obj).__name__, int(obj.sum())
+        if isinstance(obj, (list, tuple)):
+            return type(obj)(one(each) for each in obj)
+        if isinstance(obj, dict):
+            return {name: one(each) for name, each in obj.items()}
+        return type(obj).__name__, len(obj) if hasattr(obj, "__len__") else obj
+
+    return one(args), one(kwargs)
+
+
+def look() -> Any:
+    """`seen` as a function that travels by value: workers need not have this module."""
+    import types
+
+    namespace: dict[str, Any] = {"np": np, "Any": Any}
+    return types.FunctionType(seen.__code__, namespace, "seen")
+
+
+# -- submit and map --------------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_real_wherever_they_stand(client: Client, big: Any) -> None:
+    small = client.submit(int, 7)
+    args = (big, [big, small, {"deep": (big, 3)}], b"x" * 2_000_000, 5)
+    kwargs = {"named": big, "also": {"text": "y" * 2_000_000, "word": "z"}}
+    args_here = (big, [big, 7, {"deep": (big, 3)}], *args[2:])
+    before = puts(client)
+    assert client.submit(look(), *args, **kwargs).result(WAIT) == seen(*args_here, **kwargs)
+    assert puts(client) == before + 3
+
+
+def test_two_tasks_get_memory_of_their_own(client: Client, big: Any) -> None:
+    def spoil(array: Any) -> int:
+        array[:] = 0
+        return len(array)
+
+    total = int(big.sum())
+    assert client.gather(client.map(spoil, [big] * 3, pure=False)) == [SIZE] * 3
+    assert client.submit(lambda array: int(array.sum()), big, pure=False).result(WAIT) == total
+
+
+def test_map_stores_what_is_shared_once(client: Client, big: Any) -> None:
+    before = puts(client)
+    futures = client.map(
+        lambda array, i, more, words: int(array[i] + more[i]) + len(words), [big] * 20, range(20), more=big, words="w"
+    )
+    assert client.gather(futures) == [int(2 * big[i]) + 1 for i in range(20)]
+    assert puts(client) == before + 1
+
+
+@pytest.mark.parametrize("count", [20_000, 200_000])
+def test_two_maps_with_large_keywords_of_one_name(client: Client, count: int) -> None:
+    """Plain Dask takes the name of the keyword for a key: its scheduler fails, or computes with another one's."""
+    one, other = np.arange(count), np.arange(count) + 1
+    words = [f"word {i}" for i in range(3000)]
+    first = client.map(lambda i, big, words: int(big[i]) + len(words), range(3), big=one, words=words)
+    second = client.map(lambda i, big, words: int(big[i]) + len(words), range(3), big=other, words=words)
+    assert client.gather(first) == [3000, 3001, 3002]
+    assert client.gather(second) == [3001, 3002, 3003]
+
+
+def test_map_in_batches_and_over_what_is_no_list(client: Client, big: Any) -> None:
+    arrays = tuple(big + i for i in range(4))
+    assert client.gather(client.map(lambda a, i: int(a[0]) + i, arrays, range(4), batch_size=2)) == [
+        int(big[0]) + 2 * i for i in range(4)
+    ]
+    assert client.gather(client.map(lambda row: int(row.sum()), big[:4].reshape(2, 2))) == [
+        int(big[:2].sum()),
+        int(big[2:4].sum()),
+    ]
+    with pytest.raises(TypeError, match="Iterators"):
+        client.map(len, iter([big]))
+
+
+def test_partials_with_large_arguments(client: Client, big: Any) -> None:
+    from functools import partial
+
+    before = puts(client)
+    work = partial(lambda array, i, more: int(array[i]) + more, big, more=5)
+    assert client.submit(work, 3).result(WAIT) == int(big[3]) + 5
+    assert client.gather(client.map(work, range(3))) == [int(big[i]) + 5 for i in range(3)]
+    assert puts(client) == before + 1
+
+
+def test_a_function_of_the_same_content_is_one_task(client: Client, cluster: Any, big: Any) -> None:
+    function = look()
+    future = client.submit(function, big)
+    again = client.submit(function, big.copy())
+    assert again.key == future.key
+    assert client.submit(function, big.astype("f8")).key != future.key
+    assert client.submit(function, big.view("u8")).key != future.key
+    assert client.submit(function, big.reshape(2, -1)).key != future.key
+    middling = b"x" * 5000
+    assert client.submit(function, middling).key == client.submit(function, bytes(bytearray(middling))).key
+    assert client.submit(function, bytearray(middling)).key != client.submit(function, middling).key
+    keys = [each.key for each in client.map(function, [big, middling])]
+    with Client(cluster, set_as_default=False, above="1 GiB") as other:
+        assert other.submit(function, big.copy()).key == future.key
+        assert [each.key for each in other.map(function, [big.copy(), middling])] == keys
+
+
+def test_what_was_asked_for_already_is_not_put_again(client: Client, big: Any) -> None:
+    before = puts(client)
+    futures = [client.submit(len, big) for _ in range(5)]
+    assert len({future.key for future in futures}) == 1
+    assert client.submit(len, big, key="mine").result(WAIT) == SIZE
+    assert puts(client) == before + 1
+
+
+# -- what else Dask has ----------------------------------------------------------------------------------------------
+
+
+def test_the_scheduler_holds_no_payload(client: Client, cluster: Any, big: Any) -> None:
+    futures = client.map(lambda array, i: i, [big + i for i in range(3)], range(3))
+    distributed.wait(futures)
+
+    def heaviest(dask_scheduler: Any) -> int:
+        import cloudpickle
+
+        return max(len(cloudpickle.dumps(task.run_spec)) for task in dask_scheduler.tasks.values())
+
+    assert client.run_on_scheduler(heaviest) < 10_000
+
+
+def test_collections_and_graphs_made_by_hand(client: Client, big: Any) -> None:
+    import dask.array as da
+    import dask.bag as db
+    import dask.dataframe as dd
+    import pandas as pd
+
+    before = puts(client)
+    total = int(big.sum())
+    assert int(da.from_array(big, chunks=SIZE // 4).sum().compute()) == total
+    assert dask.delayed(lambda array, more: int(array.sum()) + more)(big, 1).compute() == total + 1
+    assert int(dask.delayed(np.sum)([big, big]).persist().compute()) == 2 * total
+    frame = pd.DataFrame({"a": big, "b": big % 7})
+    expected = frame.groupby("b").a.sum()
+    assert (dd.from_pandas(frame, npartitions=2).groupby("b").a.sum().compute().sort_index() == expected).all()
+    assert (
+        int(da.map_blocks(lambda block, other: block + other[:2], da.ones(4, chunks=2), other=big).sum().compute()) >= 4
+    )
+    assert db.from_sequence([big, big + 1], npartitions=2).map(lambda a: int(a.sum())).compute() == [
+        total,
+        total + SIZE,
+    ]
+    assert client.get({"x": (np.sum, big), "y": (lambda x: int(x) + 1, "x")}, "y") == total + 1
+    assert client.compute(dask.delayed(len)(big)).result(WAIT) == SIZE
+    assert puts(client) >= before + 8
+
+
+def test_annotations_stay_with_a_graph_that_is_made_lighter(client: Client, big: Any) -> None:
+    with dask.annotate(priority=17, retries=2):
+        node = dask.delayed(lambda array: int(array[0]))(big)
+    future = client.compute(node, optimize_graph=False)
+    assert future.result(WAIT) == int(big[0])
+
+    def told(dask_scheduler: Any) -> Any:
+        return dask_scheduler.tasks[future.key].annotations, dask_scheduler.tasks[future.key].priority[0]
+
+    annotations, priority = client.run_on_scheduler(told)
+    assert annotations["retries"] == 2
+    assert priority == -17
+
+
+def test_one_can_do_without(client: Client, big: Any) -> None:
+    before = puts(client)
+    assert client.submit(len, big, proxyfab=False).result(WAIT) == SIZE
+    assert client.gather(client.map(len, [big, big], proxyfab=False, batch_size=1)) == [SIZE] * 2
+    with dask.annotate(proxyfab=False):
+        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert dask.delayed(len)(big).compute() == SIZE
+        spared = dask.delayed(len)(big)
+    assert spared.compute(optimize_graph=False) == SIZE
+    assert puts(client) == before
+
+
+def test_actors_tasks_that_are_coroutines_and_all_that_takes_options(client: Client, big: Any) -> None:
+    class Counter:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def add(self, other: Any) -> int:
+            self.array += other
+            return int(self.array[0])
+
+    actor = client.submit(Counter, big, actor=True).result(WAIT)
+    assert actor.add(big).result() == 2 * int(big[0])
+
+    async def later(array: Any) -> int:
+        await asyncio.sleep(0)
+        return int(array[1])
+
+    assert client.submit(later, big).result(WAIT) == int(big[1])
+    options: dict[str, Any] = {"retries": 2, "priority": 3, "fifo_timeout": "1s", "allow_other_workers": True}
+    worker = next(iter(client.scheduler_info()["workers"]))
+    assert client.submit(len, big, key="named", workers=worker, resources={}, **options).key == "named"
+    with pytest.raises(TypeError, match="callable"):
+        client.submit(5, big)
+
+
+def test_completion_executor_and_tasks_that_nobody_waits_for(client: Client, big: Any) -> None:
+    arrays = [big + i for i in range(3)]
+    done = as_completed(client.map(lambda array: int(array[0]), arrays), with_results=True)
+    assert sorted(result for _, result in done) == [int(array[0]) for array in arrays]
+    with client.get_executor(pure=False) as executor:
+        assert executor.submit(len, big).result(WAIT) == SIZE
+        assert list(executor.map(len, arrays)) == [SIZE] * 3
+    said = distributed.Event("done", client=client)
+    fire_and_forget(client.submit(lambda array: distributed.Event("done").set(), big))
+    assert said.wait(WAIT)
+
+
+def test_results_scatter_data_sets_and_variables(client: Client, big: Any) -> None:
+    held = client.scatter(big, broadcast=True)
+    assert client.submit(lambda a, b: int((a - b).sum()), held, big).result(WAIT) == 0
+    future = client.submit(lambda array: array + 1, big)
+    client.publish_dataset(grown=future)
+    del future
+    assert (client.get_dataset("grown").result(WAIT) == big + 1).all()
+    client.unpublish_dataset("grown")
+    distributed.Variable("it", client=client).set(client.submit(lambda array: array + 2, big))
+    found = distributed.Variable("it", client=client).get().result(WAIT)
+    assert type(found) is np.ndarray
+    found += 1
+    assert (found == big + 3).all()
+    distributed.Variable("it", client=client).delete()
+
+
+def test_a_task_that_is_retried_and_one_that_fails(client: Client, big: Any) -> None:
+    def second_time(array: Any, name: str) -> int:
+        event = distributed.Event(name)
+        if not event.is_set():
+            event.set()
+            raise OSError("not yet")
+        return int(array[0])
+
+    assert client.submit(second_time, big, "tried", retries=1).result(WAIT) == int(big[0])
+    with pytest.raises(ZeroDivisionError):
+        client.submit(lambda array: 1 / 0, big).result(WAIT)
+
+
+def test_a_client_inside_a_task_goes_by_reference_too(client: Client, big: Any) -> None:
+    def inside(array: Any) -> Any:
+        client = get_client()
+        future = client.submit(lambda other: int(other[0]), array + 1)
+        distributed.secede()
+        return future.result(), client._proxyfab.stats()["put"]
+
+    first, put = client.submit(inside, big).result(WAIT)
+    assert first == int(big[0]) + 1
+    assert put == 1
+
+
+# -- clients ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_client_of_another_is_made_one_of_ours_and_back(cluster: Any, big: Any) -> None:
+    class Special(distributed.Client):
+        """Somebody's own."""
+
+    with Special(cluster, set_as_default=False) as client:
+        assert enable(client, above="2 MB") is client
+        assert isinstance(client, Special)
+        assert client.submit(len, big).result(WAIT) == SIZE
+        assert puts(client) == 0
+        enable(client, above=1000)
+        future = client.submit(lambda array: int(array[0]), big)
+        assert puts(client) == 1
+        assert disable(client) is client
+        assert type(client) is Special
+        assert future.result(WAIT) == int(big[0])
+        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert not hasattr(client, "stats")
+    with pytest.raises(ConfigurationError, match="no client of Dask's"):
+        enable(cluster)
+
+
+def test_lazy_tasks_get_proxies(cluster: Any, big: Any) -> None:
+    with Client(cluster, set_as_default=False, lazy=True) as client:
+        lazy, total = client.submit(lambda array: (is_proxy(array), int(array.sum())), big).result(WAIT)
+        assert lazy
+        assert total == int(big.sum())
+
+
+def test_claims_end_when_no_future_needs_them(client: Client, big: Any) -> None:
+    future = client.submit(lambda array: int(array[0]), big)
+    future.result(WAIT)
+    assert stats(client)["arguments"]["claimed"] >= 1
+    del future
+    assert until(lambda: stats(client)["arguments"]["claimed"] == 0, WAIT)
+    assert until(lambda: stats(client)["scheduler"]["objects"] == 0, WAIT)
+
+
+def test_settings_come_from_arguments_and_from_configuration(client: Client) -> None:
+    assert settings() == Settings()
+    with dask.config.set({"proxyfab.dask": {"above": "2 MiB", "lazy": True}}):
+        assert settings(lazy=False) == Settings(above=2 << 20)
+    with pytest.raises(ConfigurationError, match="results"):
+        settings(results="both")
+
+
+@pytest.fixture
+def preload() -> Iterator[None]:
+    with dask.config.set({"distributed.client.preload": ["proxyfab.integrations.dask"]}):
+        yield
+
+
+def test_no_line_of_code_at_all(preload: None, cluster: Any, big: Any) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        assert client.submit(len, big).result(WAIT) == SIZE
+        assert stats(client)["arguments"]["put"] == 1
+    with dask.config.set({"proxyfab.dask.enabled": False}), distributed.Client(cluster, set_as_default=False) as client:
+        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert stats(client)["arguments"] == {}
+
+
+def test_an_asynchronous_client(cluster: Any, big: Any) -> None:
+    async def work() -> Any:
+        async with Client(cluster.scheduler_address, asynchronous=True, set_as_default=False) as client:
+            first = await client.submit(lambda array: int(array[0]), big)
+            rest = await client.gather(client.map(lambda array, i: int(array[i]), [big] * 3, range(3)))
+            return first, rest, puts(client)
+
+    assert asyncio.run(work()) == (int(big[0]), [int(big[i]) for i in range(3)], 1)
+
+
+# -- where it cannot be ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_store_is_plain_dask_with_one_warning(
+    client: Client, big: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client._proxyfab.keeping.store = _Full(client._proxyfab.keeping.store)
+    with caplog.at_level(logging.WARNING, "proxyfab.dask"):
+        for i in range(3):
+            assert client.submit(lambda array: int(array[0]), big + i).result(WAIT) == int(big[i]) + 0 * i
+        assert client.gather(client.map(len, [big] * 2, pure=False)) == [SIZE] * 2
+        assert dask.delayed(len)(big).compute() == SIZE
+    assert [record.message for record in caplog.records if "could not be stored" in record.message] != []
+    assert len(caplog.records) == 1
+
+
+class _Full:
+    """A store on a device without room."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put_payload(self, *_: Any, **__: Any) -> Any:
+        from proxyfab.errors import CapacityError
+
+        raise CapacityError("No room is left.")
+
+
+def test_clusters_of_threads_get_names_by_content_and_keywords(big: Any) -> None:
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=40
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        assert client.gather(client.map(lambda i, array: int(array[i]), range(3), array=big)) == [
+            int(big[i]) for i in range(3)
+        ]
+        assert client.submit(len, big).key == client.submit(len, big.copy()).key
+        assert "put" not in client._proxyfab.stats()
+
+
+def test_a_scheduler_that_takes_no_plugins_has_plain_clients(caplog: pytest.LogCaptureFixture, big: Any) -> None:
+    async def work() -> int:
+        with dask.config.set({"distributed.scheduler.blocked-handlers": ["register_scheduler_plugin"]}):
+            async with distributed.Scheduler(dashboard_address=None, port=0) as scheduler:
+                async with distributed.Worker(scheduler.address, nthreads=1, dashboard_address=None):
+                    async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
+                        return await client.submit(len, big)
+
+    with caplog.at_level(logging.WARNING, "proxyfab.dask"):
+        assert asyncio.run(work()) == SIZE
+    assert len([record for record in caplog.records if record.name == "proxyfab.dask"]) == 1
+
+
+def test_another_version_at_the_scheduler_is_a_plain_client(
+    caplog: pytest.LogCaptureFixture, big: Any, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyfab.integrations.dask.client.version", lambda: "0.0.0")
+    with caplog.at_level(logging.WARNING, "proxyfab.dask"), Client(cluster, set_as_default=False) as client:
+        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert stats(client)["arguments"] == {}
+    assert len(caplog.records) == 1
+    assert "install the same" in caplog.records[0].message
+
+
+def test_another_dask_is_used_as_it_is_known(
+    caplog: pytest.LogCaptureFixture, big: Any, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyfab.integrations.dask.client.GRAPH", ("self", "graph"))
+    with caplog.at_level(logging.WARNING, "proxyfab.dask"), Client(cluster) as client:
+        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert puts(client) == 1
+        assert dask.delayed(len)(big).compute() == SIZE
+        assert puts(client) == 1
+    assert len(caplog.records) == 1
+
+
+def test_encrypted_connections_and_scheduler_files(big: Any, tmp_path: Any) -> None:
+    security = distributed.Security.temporary()
+    path = tmp_path / "scheduler.json"
+
+    async def work() -> Any:
+        async with distributed.Scheduler(
+            protocol="tls", security=security, dashboard_address=None, port=0, host="127.0.0.1"
+        ) as scheduler:
+            path.write_text(json.dumps(scheduler.identity()))
+            async with distributed.Worker(
+                scheduler.address, security=security, nthreads=1, dashboard_address=None, host="127.0.0.1"
+            ):
+                async with Client(
+                    scheduler_file=str(path), security=security, asynchronous=True, set_as_default=False
+                ) as client:
+                    return await client.submit(lambda array: int(array[0]), big), puts(client)
+
+    assert asyncio.run(work()) == (int(big[0]), 1)
