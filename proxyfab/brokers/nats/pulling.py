@@ -15,6 +15,7 @@ import asyncio
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -169,12 +170,12 @@ class Intake(ABC):
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
-    async def _heard(self, message: Any) -> None:
+    async def _heard(self, session: Session, message: Any) -> None:
         if not message.reply or not message.reply.startswith("$JS.ACK"):
             self._ended(message)
         else:
             token = Token.parse(message.reply)
-            feed = self._feeds.get(token.consumer)
+            feed = self._feeds.get(token.consumer) if session is self._session else None
             if feed is not None and feed.left:
                 feed.left -= 1
             delivery = self._delivery(message, token, feed is not None and feed.sure)
@@ -234,7 +235,7 @@ class Intake(ABC):
     async def _attach(self, session: Session) -> None:
         self._feeds = {}
         self._inbox = session.inbox()
-        self._listening = await session.listen(f"{self._inbox}.*", self._heard)
+        self._listening = await session.listen(f"{self._inbox}.*", partial(self._heard, session))
         self._session = session
 
     def unbind(self) -> None:

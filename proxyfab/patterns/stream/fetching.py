@@ -22,6 +22,7 @@ AHEAD = 0.5
 MOST = 64
 """Frames that are fetched at once."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_LONGEST_REST = 0.25
 
 
 class Fetching:
@@ -169,6 +170,35 @@ class Fetching:
             self.closing.set()
             found, self._subscription = self._subscription, None
         return found
+
+
+class Trickle:
+    """How much to fetch while what is here waits for something that is to come again.
+
+    That comes before what is new, but not at once: who goes on fetching as usual gathers what is new, and owes more and
+    more of it. So no more than usual is held, and then one is fetched now and then, until what comes again is there.
+    """
+
+    def __init__(self) -> None:
+        self._frames = 1
+        self._rest = 0.0
+        self._next = 0.0
+        """When to fetch more."""
+        self._full = False
+
+    def most(self, usual: int, waiting: int, now: float) -> tuple[int, float]:
+        """Frames to fetch, and the seconds to wait before, while so many wait."""
+        self._full = waiting >= usual
+        return (self._frames, max(self._next - now, 0.0)) if self._full else (usual - waiting, 0.0)
+
+    def came(self, deliveries: Sequence[Delivery]) -> None:
+        """This was fetched."""
+        if not self._full or any([delivery.attempt > 1 for delivery in deliveries]):
+            self._frames = min(2 * self._frames, MOST) if self._full else 1
+            self._rest = self._next = 0.0
+        else:
+            self._frames, self._rest = 1, min(max(2 * self._rest, _FIRST_PAUSE), _LONGEST_REST)
+            self._next = time.monotonic() + self._rest
 
 
 class Pace:

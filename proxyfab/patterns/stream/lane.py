@@ -13,8 +13,9 @@ Promises: bookkeeping only; whoever uses a lane holds the lock of all (`lanes.La
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from proxyfab.events.model import GroupInfo
 from proxyfab.patterns.stream.claiming import Claims
 from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
@@ -147,3 +148,29 @@ class Run:
             raise StopIteration
         head, lane.head = lane.head, None
         return next(lane.items) if head is None else head
+
+
+def serial_of(info: GroupInfo, partition: int) -> int | None:
+    """Of the last delivery of a partition; None where deliveries have none."""
+    return None if info.reached is None else info.reached[partition].serial
+
+
+def nothing_missing(info: GroupInfo, partition: int, held: Sequence[int]) -> bool:
+    """Whether, of all that was delivered, nobody owes anything but what we have; `held` are the offsets of that.
+
+    What we have and the broker has not delivered, as it tells, came from a server that did not live to write it down.
+    """
+    if info.reached is None or info.owed is None:
+        return False
+    reached = info.reached[partition].offset
+    return info.owed.get(partition, 0) <= sum([offset <= reached for offset in held])
+
+
+def all_here(info: GroupInfo, partition: int, first: int, held: Sequence[int], all_held: int) -> bool:
+    """Whether nobody else owes what comes before `first`, the offset that waits; `held` are those that we have."""
+    floor = info.floor.get(partition, 0)
+    if first - floor - 1 <= sum([floor < offset < first for offset in held]):
+        return True
+    if info.reached is not None:
+        return False
+    return info.pending <= all_held if info.owed is None else info.owed.get(partition, 0) <= len(held)

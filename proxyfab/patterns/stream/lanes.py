@@ -28,10 +28,10 @@ from proxyfab.events.broker import ACK_WAIT
 from proxyfab.events.model import Capability, Delivery, GroupInfo, Start
 from proxyfab.patterns.stream.claiming import Claims
 from proxyfab.patterns.stream.endings import Endings
-from proxyfab.patterns.stream.fetching import Fetching, Pace
+from proxyfab.patterns.stream.fetching import Fetching, Pace, Trickle
 from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
-from proxyfab.patterns.stream.lane import Lane, Run
+from proxyfab.patterns.stream.lane import Lane, Run, all_here, nothing_missing, serial_of
 from proxyfab.patterns.stream.settling import LOST, Desk
 from proxyfab.patterns.stream.supply import Supply
 from proxyfab.patterns.stream.unpacking import Unpacking
@@ -86,6 +86,7 @@ class Lanes(Supply):
         self._last = -1
         self._life = 0
         """The life of our claims that the lanes are of."""
+        self._trickle = Trickle()
         self._looked = self._asked = 0.0
         """When it was asked what others owe, and whether the stream is over."""
 
@@ -163,10 +164,14 @@ class Lanes(Supply):
             self.fetching.failed(error, timeout)
             return ()
         now = time.monotonic()
-        stuck = [_STEP for lane in self._lanes.values() if lane.stuck()]
-        wait = min([timeout, *stuck, *(lane.due(now) for lane in self._lanes.values())])
-        found = self.fetching.fetch(self.pace.most(want), wait)
+        stuck = [lane for lane in self._lanes.values() if lane.stuck()]
+        wait = min([timeout, *(lane.due(now) for lane in self._lanes.values())])
+        most, rest = self._trickle.most(self.pace.most(want), sum([len(lane.waiting) for lane in stuck]), now)
+        if rest > 0.0:
+            self.fetching.closing.wait(min(rest, wait))
+        found = self.fetching.fetch(most, min(wait, _STEP) if stuck else wait) if rest <= wait else []
         if found:
+            self._trickle.came(found)
             self.bind()
             self.pace.came(found)
             self.endings.moved(found)
@@ -275,9 +280,9 @@ class Lanes(Supply):
             held = [offset for partition, offset in spots if partition == number]
             lane.since = lane.since or now
             late = now - lane.since > longest
-            if late or _nothing_missing(info, number, held):
-                lane.lift(_serial(info, number))
-            elif _all_here(info, number, lane.waiting[0][0], held, len(spots)):
+            if late or nothing_missing(info, number, held):
+                lane.lift(serial_of(info, number))
+            elif all_here(info, number, lane.waiting[0][0], held, len(spots)):
                 lane.lift()
 
     # -- partitions --------------------------------------------------------------------------------------------------
@@ -344,7 +349,7 @@ class Lanes(Supply):
                 number: Lane(
                     life,
                     info.floor.get(number, 0) + 1,
-                    _serial(info, number) if _nothing_missing(info, number, ()) else None,
+                    serial_of(info, number) if nothing_missing(info, number, ()) else None,
                 )
                 for number in target
             }
@@ -358,32 +363,6 @@ class Lanes(Supply):
                     self._claims.leave()
                 except ProxyfabError:  # who is silent is taken for dead
                     pass
-
-
-def _serial(info: GroupInfo, partition: int) -> int | None:
-    """Of the last delivery of a partition; None where deliveries have none."""
-    return None if info.reached is None else info.reached[partition].serial
-
-
-def _nothing_missing(info: GroupInfo, partition: int, held: Sequence[int]) -> bool:
-    """Whether, of all that was delivered, nobody owes anything but what we have; `held` are the offsets of that.
-
-    What we have and the broker has not delivered, as it tells, came from a server that did not live to write it down.
-    """
-    if info.reached is None or info.owed is None:
-        return False
-    reached = info.reached[partition].offset
-    return info.owed.get(partition, 0) <= sum([offset <= reached for offset in held])
-
-
-def _all_here(info: GroupInfo, partition: int, first: int, held: Sequence[int], all_held: int) -> bool:
-    """Whether nobody else owes what comes before `first`, the offset that waits; `held` are those that we have."""
-    floor = info.floor.get(partition, 0)
-    if first - floor - 1 <= sum([floor < offset < first for offset in held]):
-        return True
-    if info.reached is not None:
-        return False
-    return info.pending <= all_held if info.owed is None else info.owed.get(partition, 0) <= len(held)
 
 
 def _works(desk: Desk) -> Callable[[], bool]:

@@ -149,3 +149,28 @@ def test_a_server_that_forgot_what_it_delivered_delivers_it_again_in_order(serve
                 seen.append(item.get())
                 item.ack()
     assert list(dict.fromkeys(seen)) == [1, 2, 3, 4, 5]
+
+
+def test_who_waits_for_what_is_missing_does_not_fetch_all_there_is_meanwhile(nats_server: NatsServer) -> None:
+    with open_broker(nats_server.url) as broker:
+        out = Writer(broker, "backlog")
+        broker.ensure_group("backlog", GROUP, ack_wait=ACK_WAIT)
+        with Child(steal, nats_server.url, "backlog", GROUP) as child:
+            assert child.receive() == "asks"
+            out.send(0)
+            assert child.receive() == 1
+            child.kill()
+        for number in range(1, 500):
+            out.send(number)
+        out.end()
+        most = 0
+        with Consumer(broker, "backlog", ordered=True, ack_wait=ACK_WAIT) as consumer:
+            seen = []
+            for item in consumer:
+                if not seen:
+                    most = broker.groups("backlog")[GROUP].pending
+                seen.append(item.get())
+                item.ack()
+        assert seen == [*range(500)]
+        assert most < 150
+        broker.delete("backlog")

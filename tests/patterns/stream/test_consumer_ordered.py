@@ -19,7 +19,7 @@ from proxyfab.events.model import GroupInfo, Topic
 from proxyfab.patterns import Consumer, Producer
 from proxyfab.patterns.stream.claiming import Table, joined, share
 from proxyfab.patterns.stream.item import Item
-from proxyfab.patterns.stream.lanes import _all_here
+from proxyfab.patterns.stream.lane import all_here
 from proxyfab.testing import Child, until
 from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.servers import RedisServer
@@ -225,7 +225,7 @@ def test_what_was_on_its_way_when_the_broker_died_comes_before_what_follows(
 ) -> None:
     info = GroupInfo({0: floor}, undelivered=0, pending=20)
 
-    assert _all_here(info, 0, 15, held, len(held)) is here
+    assert all_here(info, 0, 15, held, len(held)) is here
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis", "nats"])
