@@ -54,6 +54,10 @@ class Janitor:
         """Delete what lies in a store of our own for longer than `age` seconds and is not `known` now."""
         self._do(lambda: self._sweep(store, known, age))
 
+    def reap(self, store: Store) -> None:
+        """Take back what ended processes left where a store of shared memory lies."""
+        self._do(lambda: self._guarded(store.url, store.connector.reap))  # type: ignore[attr-defined]  # it can
+
     def end(self, last: Callable[[], None]) -> None:
         """Do what was asked for and then `last`; ends the thread, for which it waits some seconds at most."""
         self._do(lambda: self._guarded("the end", last))
@@ -105,7 +109,7 @@ class Janitor:
         gone = received_store(url).evict_many([place.key for place in places])
         self.evicted += sum(gone)
 
-    def _guarded(self, what: str, act: Callable[[], None]) -> bool:
+    def _guarded(self, what: str, act: Callable[[], object]) -> bool:
         """Whether it went well; what did not is said once."""
         try:
             act()

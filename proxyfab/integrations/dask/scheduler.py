@@ -125,6 +125,26 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
             age = GRACE if scheduler.client_comms else SWEEP  # of others' there may be what is yet to be claimed
             asyncio.get_running_loop().call_later(2 * age, self.sweep, age)
 
+    @safely
+    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002 - Dask's
+        self._versions.pop(worker, None)
+        self._reap_soon()
+
+    @safely
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:  # noqa: ARG002 - Dask's
+        self._reap_soon()  # one that was killed late comes back at once
+
+    def _reap_soon(self) -> None:
+        """Workers have shared memory of their own, for transfers: that of a killed one is left to others."""
+        if self.store is not None and not self._ended:
+            asyncio.get_running_loop().call_later(SWEEP, self.reap)
+
+    @safely
+    def reap(self) -> None:
+        """Take back what processes that were killed left in shared memory."""
+        if self.store is not None and not self._ended:
+            self.janitor.reap(self.store)
+
     async def close(self) -> None:
         if not self._ended:
             self._ended = True
