@@ -13,9 +13,9 @@ LARGE = 200_000
 """Numbers, of 8 bytes each, that travel by reference."""
 
 
-def large(seed: int = 0) -> Any:
+def large(seed: int = 0, count: int = LARGE) -> Any:
     """An array that travels by reference, and whose content depends on `seed`."""
-    return np.arange(LARGE, dtype=np.int64) + seed
+    return np.arange(count, dtype=np.int64) + seed
 
 
 def total(array: Any, *_: object, **__: object) -> int:
@@ -48,14 +48,23 @@ def stubborn(array: Any, gate: str, done: str) -> Any:
     return grown(array)
 
 
-def slowly(array: Any, seconds: float) -> Any:
+def slowly(array: Any, seconds: float, **more: Any) -> Any:
     """As `grown`, later."""
     time.sleep(seconds)
-    return grown(array)
+    return grown(array, **more)
 
 
 def counted(array: Any, runs: str) -> Any:
     """As `grown`; adds a mark to a file."""
     with open(runs, "a") as file:
         file.write("x")
+    return grown(array)
+
+
+def fleeting(array: Any, tries: str, failures: int) -> Any:
+    """As `grown`, but fails that often before; counts its tries in a file."""
+    with open(tries, "a") as file:
+        file.write("x")
+    if os.path.getsize(tries) <= failures:
+        raise ConnectionError("as it should, for now")
     return grown(array)

@@ -1,0 +1,170 @@
+"""Thirteen ways to leave something behind: none does, wherever results lie."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+import pytest
+
+from proxyfab.integrations.dask import Client
+from proxyfab.store import Store
+from proxyfab.testing.processes import Child, until
+from tests.integrations.dask.tasks import failing, grown, large, patient, slowly, stubborn, total
+
+SECONDS = 4.0
+
+
+def objects() -> list[str]:
+    """All objects in shared memory of this run, whoever put them."""
+    with Store() as any_store:
+        return [f"{stat.key} of {stat.owner}" for stat in any_store.connector.scan()]  # type: ignore[attr-defined]
+
+
+def nothing_left() -> bool:
+    gc.collect()
+    return until(lambda: not objects(), SECONDS)
+
+
+@pytest.fixture(params=["transport", "store"])
+def client(cluster: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    with Client(cluster, results=request.param) as client:
+        client.wait_for_workers(2)
+        yield client
+
+
+def args(client: Any, _path: Path) -> None:
+    assert client.submit(total, large()).result() == large().sum()
+
+
+def read(client: Any, _path: Path) -> None:
+    future = client.submit(grown, large())
+    assert (future.result() == large(1)).all()
+    assert (future.result() == large(1)).all()
+
+
+def unread(client: Any, _path: Path) -> None:
+    futures = client.map(grown, [large(0), large(1)])
+    distributed.wait(futures)
+    assert objects()
+
+
+def chain(client: Any, _path: Path) -> None:
+    future = client.submit(grown, large())
+    for _ in range(4):
+        future = client.submit(grown, future)
+    assert (future.result() == large(5)).all()
+
+
+def keyword(client: Any, _path: Path) -> None:
+    futures = client.map(grown, [large(), large(1)], more=large(2))
+    assert [int(each[0]) for each in client.gather(futures)] == [3, 4]
+
+
+def same_key(client: Any, _path: Path) -> None:
+    first = client.submit(total, large(), key="same")
+    second = client.submit(total, large(7), key="same")
+    assert first.result() == second.result() == large().sum()
+
+
+def error(client: Any, _path: Path) -> None:
+    future = client.submit(failing, large())
+    assert isinstance(future.exception(), ValueError)
+
+
+def cancel(client: Any, path: Path) -> None:
+    futures = [client.submit(patient, large(number), str(path / "gate")) for number in range(4)]
+    assert until(objects)
+    client.cancel(futures)
+    (path / "gate").touch()
+
+
+def cancel_running(client: Any, path: Path) -> None:
+    """What a task puts when nobody wants it any more."""
+    future = client.submit(stubborn, large(), str(path / "gate"), str(path / "done"))
+    assert until(lambda: client.run_on_scheduler(_running))
+    future.cancel()
+    del future
+    (path / "gate").touch()
+    assert until((path / "done").exists)
+
+
+def _running(dask_scheduler: Any) -> int:
+    return sum(task.state == "processing" for task in dask_scheduler.tasks.values())
+
+
+def forgotten(client: Any, _path: Path) -> None:
+    distributed.fire_and_forget(client.submit(grown, large()))
+
+
+def collection(client: Any, _path: Path) -> None:
+    values = [dask.delayed(grown)(large(number)) for number in range(3)]
+    assert client.compute(dask.delayed(sum)([dask.delayed(total)(value) for value in values])).result() == sum(
+        large(number + 1).sum() for number in range(3)
+    )
+    [kept] = client.persist([dask.delayed(grown)(large(9))])
+    assert (kept.compute() == large(10)).all()
+
+
+def restart(client: Any, path: Path) -> None:
+    futures = [client.submit(grown, large()), client.submit(patient, large(1), str(path / "gate"))]
+    distributed.wait(futures[:1])
+    client.restart()
+    assert futures[0].status == "cancelled"
+    assert until(lambda: not objects(), SECONDS)  # also while the user holds futures that lead nowhere
+
+
+def close(client: Any, path: Path) -> None:
+    futures = [client.submit(grown, large()), client.submit(patient, large(1), str(path / "gate"))]
+    distributed.wait(futures[:1])
+    client.close()
+    assert until(lambda: not objects(), SECONDS)
+    (path / "gate").touch()
+
+
+def worker_kill(client: Any, _path: Path) -> None:
+    future = client.submit(grown, large())
+    distributed.wait(future)
+    [[address]] = client.who_has(future).values()
+    os.kill(client.run(os.getpid, workers=[address])[address], signal.SIGKILL)
+    dependent = client.submit(total, client.submit(slowly, future, 0.0))
+    assert dependent.result(30) == large(2).sum()
+    assert (future.result(30) == large(1)).all()
+
+
+KINDS: list[Callable[[Any, Path], None]] = [
+    *(args, read, unread, chain, keyword, same_key, error, cancel, cancel_running, forgotten, collection),
+    *(worker_kill, restart, close),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_nothing_is_left_of(kind: Callable[[Any, Path], None], client: Any, tmp_path: Path) -> None:
+    kind(client, tmp_path)
+    assert nothing_left(), objects()
+
+
+def busy(talk: Any, address: str, results: str, gate: str) -> None:
+    """A client with large work under way."""
+    client = Client(address, results=results)
+    futures = [client.submit(patient, large(number), gate) for number in range(4)]
+    futures += client.map(grown, [large(10), large(11)])
+    talk.send("sent")
+    talk.recv()
+    del futures
+
+
+@pytest.mark.parametrize("results", ["transport", "store"])
+def test_nothing_is_left_of_a_killed_client(cluster: Any, results: str, tmp_path: Path) -> None:
+    with Child(busy, cluster.scheduler_address, results, str(tmp_path / "gate")) as child:
+        assert child.receive(60) == "sent"
+        assert until(lambda: len(objects()) >= 4)
+        child.kill()
+        assert nothing_left(), objects()
+    (tmp_path / "gate").touch()
