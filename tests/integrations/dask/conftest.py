@@ -44,16 +44,15 @@ def left_since(before: Belongings) -> list[str]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two worker processes of one thread each; the scheduler in this process."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=40,
-    ) as cluster:
+    options = {"dashboard_address": "127.0.0.1:0", "memory_limit": 0, "silence_logs": 40}
+    # Dask closes for good what is not back after 15 s; on a busy machine a worker that was killed may take longer.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "100s"}),
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **options) as cluster,
+    ):
         yield cluster
 
 
