@@ -53,7 +53,10 @@ ABOVE = 1 << 20
 """Bytes of a value in large frames from which on shared memory is faster than a socket."""
 LARGE = 64 * 1024
 """Bytes of a large frame; smaller ones go with the header."""
-LIMIT = 1 << 30
+MEMORY = 8 << 30
+"""What a process is taken to have that has no limit of its own."""
+_WARM = 8
+_WAITING = 4
 _GIVES_UP = 3
 _LOADS = {"dask": dask_loads, "pickle": pickle_loads}
 
@@ -70,11 +73,12 @@ class Lane:
         figures: What was done.
 
     Args:
-        limit: Bytes that may wait for their readers, and bytes that may be kept warm.
+        memory: Bytes that the process is meant to have, for what may wait for its readers and what may be kept warm:
+            both may count as memory of this process.
         above: Bytes of large frames from which a value goes through shared memory.
     """
 
-    def __init__(self, limit: int = LIMIT, above: int = ABOVE) -> None:
+    def __init__(self, memory: int = MEMORY, above: int = ABOVE) -> None:
         root = default_root()
         check_mine(root)
         Root.make(root)
@@ -82,10 +86,10 @@ class Lane:
         self.figures = Figures()
         self.above = above
         self.shared = shared_at(root)
-        self.shared.pool.limit = min(self.shared.pool.limit, limit)
-        self.shared.mappings.limit = min(self.shared.mappings.limit, limit)
+        self.shared.pool.limit = min(self.shared.pool.limit, memory // _WARM)
+        self.shared.mappings.limit = min(self.shared.mappings.limit, memory // _WARM)
         self._connector = SharedMemoryConnector()
-        self.published = Published(self._connector, self.shared, limit)
+        self.published = Published(self._connector, self.shared, memory // _WAITING)
         self._pools: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lost_in_a_row = 0
         self._warned = False
@@ -130,16 +134,15 @@ class Lane:
         try:
             key = self.published.publish([views[place] for place in large])
         except (ProxyfabError, OSError) as error:
-            self._fall_back(error)
+            self._warn(f"Large values of Dask go through its sockets, as shared memory could not be used: {error}")
+            key = None
+        if key is None:
+            self.figures.add("fallbacks")
             return plain, frames
         sizes = [views[place].nbytes for place in large]
         self.figures.add("published", sum(sizes))
         mark = {"inner": header, "key": key, "places": large, "sizes": sizes, "bytes": type(x) is bytes}
         return {MARK: mark}, [frame for place, frame in enumerate(frames) if place not in large]
-
-    def _fall_back(self, error: Exception) -> None:
-        self.figures.add("fallbacks")
-        self._warn(f"Large values of Dask go through its sockets, as shared memory could not be used: {error}")
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -161,6 +164,7 @@ class Lane:
             self._lose(None)
             raise TransportLost(f"{mark['key']} is not in shared memory any more; its worker has ended, or it is late.")
         self._lost_in_a_row = 0
+        self.published.touch()
         self.figures.add("received", sum(mark["sizes"]))
         rest = iter(frames)
         large = dict(zip(mark["places"], found, strict=True))
@@ -220,8 +224,8 @@ _users = 0
 _joining = threading.RLock()
 
 
-def join(limit: int = LIMIT, above: int = ABOVE) -> Lane:
-    """Have this process take part; whoever calls this calls `leave` once.
+def join(memory: int = MEMORY, above: int = ABOVE) -> Lane:
+    """Have this process take part; whoever calls this calls `leave` once. The first one's arguments count.
 
     Raises:
         ProxyfabError: There is no shared memory for it.
@@ -229,7 +233,7 @@ def join(limit: int = LIMIT, above: int = ABOVE) -> Lane:
     global _lane, _users
     with _joining:
         if _lane is None:
-            _lane = Lane(limit, above)
+            _lane = Lane(memory, above)
             register_serialization_family("dask", _dumps, _loads)
         _users += 1
         return _lane

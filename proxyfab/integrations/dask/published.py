@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.shm import SharedMemoryConnector
-from proxyfab.errors import CapacityError
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.osio.shared import Shared
@@ -58,35 +57,41 @@ class Published:
         self._reserved = 0
         self._used = time.monotonic()
 
-    def publish(self, buffers: Sequence[memoryview]) -> str:
-        """Copy these to shared memory, one behind the other, each where it is well aligned; the text of their key.
+    def publish(self, buffers: Sequence[memoryview]) -> str | None:
+        """Copy these to shared memory, one behind the other, each where it is well aligned.
+
+        Returns:
+            The text of their key; None where too much waits already.
 
         Raises:
-            CapacityError: There is no room, or too much waits.
+            CapacityError: There is no room.
             ConnectorError: Shared memory refuses.
         """
         parts = padded(buffers)
         nbytes = sum([len(part) for part in parts])
-        self._reserve(nbytes)
+        if not self._reserve(nbytes):
+            return None
         try:
             key = self._connector.put(Frames.known(tuple(parts), nbytes))
             self._waiting[key] = _Waiting(nbytes, time.monotonic() + self._keep)
         finally:
             with self._lock:
                 self._reserved -= nbytes
-            self._used = time.monotonic()
+            self.touch()
         return str(key)
 
-    def _reserve(self, nbytes: int) -> None:
+    def _reserve(self, nbytes: int) -> bool:
         with self._lock:
             if self._reserved + self.nbytes + nbytes > self._limit:
                 self._drop_fetched()
             if self._reserved + self.nbytes + nbytes > self._limit:
-                raise CapacityError(
-                    f"{self.nbytes} bytes wait for their readers already and {nbytes} more are too much; "
-                    f"at most {self._limit} may."
-                )
+                return False
             self._reserved += nbytes
+            return True
+
+    def touch(self) -> None:
+        """Shared memory was used: what is warm stays warm for a while."""
+        self._used = time.monotonic()
 
     def waiting(self) -> tuple[int, int]:
         """How many objects wait for their reader, and their bytes."""
@@ -116,6 +121,7 @@ class Published:
         self._connector.evict_many(late)
         if now - self._used > IDLE:
             self._shared.pool.trim()
+            self._shared.mappings.clear()
 
     def close(self) -> None:
         """Evict all."""

@@ -23,7 +23,6 @@ SIGHT = "proxyfab_sight"
 PRELOAD = "distributed.client.preload"
 PACKAGE = "proxyfab.integrations.dask"
 _EVERY = 5000  # ms
-_PART = 16
 
 
 class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
@@ -46,7 +45,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
 
     def setup(self, worker: Any) -> None:
         try:
-            lane = family.join(_limit(worker), family.ABOVE)
+            lane = family.join(worker.memory_manager.memory_limit or family.MEMORY)
         except (ProxyfabError, OSError) as error:
             warnings.warn(f"{worker.address} takes no part in shared memory: {error}", RuntimeWarning, stacklevel=2)
             return
@@ -79,9 +78,3 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         if self._joined:
             self._joined = False
             family.leave()
-
-
-def _limit(worker: Any) -> int:
-    """What may wait for readers, and be kept warm: it counts as memory of the worker's process."""
-    most = worker.memory_manager.memory_limit
-    return min(family.LIMIT, most // _PART) if most else family.LIMIT
