@@ -119,15 +119,23 @@ class Turns:
         return True
 
     def _file(self) -> int:
-        if not self._fds or not names_it(self.path, self._fds[-1]):
-            try:
-                make_directory(os.path.dirname(self.path), parents=True)
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                # A thread may have been faster: its descriptor of the same file stays open, too (rule 2).
-                self._fds.extend(map(os.open, (self.path,), (flags,), (0o600,)))
-            except OSError as error:
-                raise translate(error, "open", self.path) from error
+        if not self._is_open():
+            with self._guard:
+                if not self._is_open():  # no other thread has been faster
+                    self._open()
         return self._fds[-1]
+
+    def _is_open(self) -> bool:
+        return bool(self._fds) and names_it(self.path, self._fds[-1])
+
+    def _open(self) -> None:
+        try:
+            make_directory(os.path.dirname(self.path), parents=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            # A finalizer may open it meanwhile, too: both descriptors of the same file stay open (rule 2).
+            self._fds.extend(map(os.open, (self.path,), (flags,), (0o600,)))
+        except OSError as error:
+            raise translate(error, "open", self.path) from error
 
 
 def _close(fds: list[int]) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from proxyfab.osio import turns as module
+from proxyfab.osio.files import make_directory
 from proxyfab.osio.turns import FILE, Turns
 from proxyfab.testing import in_fork
+from proxyfab.testing.processes import at_once
 
 
 def has(directory: Path, name: str) -> bool:
@@ -30,3 +37,19 @@ def test_turns_hold_under_a_lock_file_that_was_made_anew(tmp_path: Path) -> None
         assert not has(tmp_path, "one")
         assert has(tmp_path, "other")
     assert has(tmp_path, "one")
+
+
+def test_threads_that_come_at_once_share_one_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*where: Any, **how: Any) -> None:
+        threading.Event().wait(0.1)
+        make_directory(*where, **how)
+
+    monkeypatch.setattr(module, "make_directory", slowly)
+    turns = Turns(str(tmp_path))
+
+    def take(name: str) -> bool:
+        with turns.take(name):
+            return True
+
+    assert at_once([lambda name=name: take(name) for name in "abcdefgh"]) == [True] * 8  # type: ignore[misc]
+    assert len(turns._fds) == 1
