@@ -90,8 +90,8 @@ def _files() -> Counter[str]:
 def _children() -> frozenset[int]:
     pids: set[int] = set()
     for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):  # a thread that ended meanwhile
-            pids.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", "rb", 0) as file:  # or it has ended
+            pids.update(map(int, file.read().split()))
     return frozenset(pids - _helpers()[0])
 
 

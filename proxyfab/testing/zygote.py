@@ -28,8 +28,11 @@ from proxyfab.testing.processes import DEADLINE, Process
 if TYPE_CHECKING:
     from typing import Self
 
-TOLD = ("PROXYFAB_SHM_DIR", "PYTEST_CURRENT_TEST")
-"""Environment variables that nobody reads when he is imported. Where others have changed, a child is not forked."""
+TOLD = ("PROXYFAB_", "PYTEST_CURRENT_TEST")
+"""How environment variables begin that nobody reads when he is imported. Where others have changed, a child is not
+forked."""
+UNTOLD = "PROXYFAB_PURE"
+"""This one chooses what is imported."""
 _MAIN = "from proxyfab.testing.zygote import main; main()"
 _LONGEST = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -115,7 +118,7 @@ class Zygote:
         """A child that talks over a descriptor and prints into a file; a fork where that is as good."""
         if os.getpid() != self._pid or _untold(dict(os.environ)) != self._environment:
             return processes.interpreter(talk, said)
-        told = {name: os.environ.get(name) for name in TOLD}
+        told = {name: value for name, value in os.environ.items() if _is_told(name)}
         with self._lock:
             socket.send_fds(self._line, [pickle.dumps((told, os.getcwd()))], [talk, said.fileno()])
             return Forked(self, int(self._line.recv(_LONGEST)))
@@ -138,8 +141,12 @@ class Zygote:
         self._process.wait(DEADLINE)
 
 
+def _is_told(name: str) -> bool:
+    return name.startswith(TOLD) and name != UNTOLD
+
+
 def _untold(environment: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name not in TOLD}
+    return {name: value for name, value in environment.items() if not _is_told(name)}
 
 
 def main() -> None:
@@ -166,17 +173,15 @@ def main() -> None:
         line.send(str(answer).encode())
 
 
-def _become(told: dict[str, str | None], directory: str, talk: int, said: int) -> Any:
+def _become(told: dict[str, str], directory: str, talk: int, said: int) -> Any:
     """The child that was asked for."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for number in (1, 2):
         os.dup2(said, number)
     os.close(said)
-    for name, value in told.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    for name in filter(_is_told, list(os.environ)):
+        del os.environ[name]
+    os.environ.update(told)
     os.chdir(directory)
     sys.argv[:] = ["-c", str(talk)]
     processes.main()

@@ -32,6 +32,11 @@ def about(talk: Connection) -> tuple[bool, str, str | None]:
     return "json.tool" in sys.modules, os.getcwd(), os.environ.get("PROXYFAB_SHM_DIR")
 
 
+def variables(talk: Connection) -> dict[str, str]:
+    assert "json.tool" in sys.modules, "it was forked"
+    return {name: value for name, value in os.environ.items() if name.startswith("PROXYFAB_")}
+
+
 def idle(talk: Connection) -> None:
     talk.send("here")
     signal.pause()
@@ -51,8 +56,20 @@ def test_a_child_is_forked_where_the_test_is(tmp_path: Path, monkeypatch: pytest
 
 def test_an_interpreter_is_started_where_a_fork_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(about, fresh=True)[0] is False
-    monkeypatch.setenv("PYTHONHASHSEED", "1")
-    assert run(about)[0] is False
+    for name in ("PYTHONHASHSEED", "PROXYFAB_PURE"):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, "1")
+            assert run(about)[0] is False
+    assert run(about)[0] is True
+
+
+def test_it_has_the_variables_of_its_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two", None):
+        if value is None:
+            monkeypatch.delenv("PROXYFAB_KEY_LAB")
+        else:
+            monkeypatch.setenv("PROXYFAB_KEY_LAB", value)
+        assert run(variables) == {name: told for name, told in os.environ.items() if name.startswith("PROXYFAB_")}
 
 
 def test_its_end_is_told() -> None:
