@@ -11,7 +11,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, worker_client
 from distributed.protocol import deserialize, serialize
 from distributed.utils import ensure_memoryview
 
@@ -355,6 +355,19 @@ def test_a_lane_warns_once_and_stops_asking_when_nothing_is_there() -> None:
         assert pool.connection_args["handshake_overrides"] == {}
     finally:
         lane.close()
+
+
+def asked_inside(other: str) -> tuple[bool, int, float]:
+    """Whether the client of a task is one of ours, what it received, and a sum over that."""
+    with worker_client() as inside:
+        before = family.told()["received"]
+        array = inside.submit(big_array, workers=other, pure=False).result()
+        return getattr(inside, "_proxyfab", None) is not None, family.told()["received"] - before, float(array.sum())
+
+
+def test_clients_inside_tasks_take_part(client: Client, workers: list[str]) -> None:
+    ours, received, total = client.submit(asked_inside, workers[1], workers=workers[0], pure=False).result()
+    assert (ours, received, total) == (True, 1, float(big_array().sum()))
 
 
 @pytest.mark.slow
