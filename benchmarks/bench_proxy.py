@@ -18,10 +18,12 @@ import statistics
 import sys
 import timeit
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 from unittest import mock
 
 from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, interleaved, machine, row
+from proxyfab import Store
 from proxyfab.proxy import core, kind_of, make
 
 BENCH = "proxy"
@@ -89,10 +91,13 @@ OPERATIONS = (
     Operation("np.asarray", "np.asarray(p)", lambda: _numpy().arange(10.0), 300e-9, None),
 )
 LIVES = ("create", "create and resolve", "pickle", "unpickle", "unpickle and resolve")
+STORED = "pickle and unpickle, stored"
+"""Of a proxy of an object in a store."""
 _COMPILED = core.compiled is not None
 LIMITS = {operation.name: operation.limit if _COMPILED else operation.pure for operation in OPERATIONS} | {
     "create": 200e-9 if _COMPILED else 1.5e-6,
     "create and resolve": 300e-9 if _COMPILED else 1.8e-6,
+    STORED: 8e-6,
 }
 
 
@@ -106,6 +111,8 @@ class System(NamedTuple):
 
     make: Callable[[Callable[[], Any]], Any]
     pickles: bool = True
+    stored: Callable[[ExitStack], Any] | None = None
+    """A proxy of an object in this system's own store, which closes with the stack."""
 
 
 def systems() -> tuple[dict[str, System], list[Skipped]]:
@@ -125,7 +132,11 @@ def systems() -> tuple[dict[str, System], list[Skipped]]:
 
 def _ours() -> System:
     kind = kind_of([])
-    return System(lambda factory: make(factory, kind))
+
+    def stored(stack: ExitStack) -> Any:
+        return stack.enter_context(Store()).proxy(bytes(10_000))
+
+    return System(lambda factory: make(factory, kind), stored=stored)
 
 
 def _pure() -> System:
@@ -142,9 +153,15 @@ def _pure() -> System:
 
 
 def _proxystore() -> System:
+    from proxystore.connectors.local import LocalConnector
     from proxystore.proxy import Proxy
+    from proxystore.store import Store as TheirStore
 
-    return System(Proxy)
+    def stored(stack: ExitStack) -> Any:
+        store: Any = stack.enter_context(TheirStore("bench", LocalConnector()))
+        return store.proxy(bytes(10_000))
+
+    return System(Proxy, stored=stored)
 
 
 def _wrapt() -> System:
@@ -206,6 +223,7 @@ def run(settings: Settings) -> Outcome:
     rounds = settings.rounds(0) * (1 if settings.tiny else 3)
     rows = [line for operation in OPERATIONS for line in _operation(operation, wanted, rounds)]
     rows += [line for life in LIVES for line in _life(life, wanted, rounds)]
+    rows += _stored(wanted, rounds)
     return Outcome(rows, skipped)
 
 
@@ -241,6 +259,15 @@ def _life(life: str, wanted: dict[str, System], rounds: int) -> list[Row]:
         "unpickle and resolve": "len(pickle.loads(data))",
     }[life]
     return [row(BENCH, life, name, seconds) for name, seconds in samples(statement, namespaces, rounds).items()]
+
+
+def _stored(wanted: dict[str, System], rounds: int) -> list[Row]:
+    with ExitStack() as stack:
+        namespaces = {
+            name: {"p": system.stored(stack), "pickle": pickle} for name, system in wanted.items() if system.stored
+        }
+        times = samples("pickle.loads(pickle.dumps(p))", namespaces, rounds) if namespaces else {}
+    return [row(BENCH, STORED, name, seconds) for name, seconds in times.items()]
 
 
 def markdown(rows: list[Row]) -> str:
@@ -282,7 +309,7 @@ def main() -> None:
 def test_every_operation_works_and_every_figure_has_its_line() -> None:
     outcome = run(Settings(Place("", ""), tiny=True))
     ours = {line.what for line in outcome.rows if line.system == OURS}
-    assert ours == {operation.name for operation in OPERATIONS} | set(LIVES)
+    assert ours == {operation.name for operation in OPERATIONS} | {*LIVES, STORED}
     assert markdown(outcome.rows).count("\n") == len(ours) + 1
     assert statistics.median([line.median for line in outcome.rows]) > 0
 
