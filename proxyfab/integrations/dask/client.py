@@ -34,6 +34,8 @@ TIDY = 500
 """Milliseconds between two looks at which claims are over."""
 GRAPH = ("self", "expr", "keys", "span_metadata")
 """How Dask's `_graph_to_futures` begins where we know what it does."""
+BEFORE = ("self", "dsk", "keys", "span_metadata")
+"""How it began before 2025.4."""
 
 
 class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no types
@@ -204,9 +206,8 @@ def end(client: Any) -> None:
 async def _met(client: Any, chosen: Settings) -> Link:
     known = tuple(inspect.signature(distributed.Client._graph_to_futures).parameters)[: len(GRAPH)]
     if known != GRAPH:
-        logger.warning(
-            "proxyfab does not know this Dask, %s: graphs of collections go as ever.", distributed.__version__
-        )
+        level = logging.INFO if known == BEFORE else logging.WARNING
+        logger.log(level, "Graphs of collections go as ever: this Dask, %s, has others.", distributed.__version__)
     graphs = known == GRAPH
     if client.scheduler.address.startswith("inproc://"):
         return Link(client, chosen, None, graphs=False)  # one process: Dask hands objects over as they are

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import uuid
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -82,6 +83,8 @@ class Link:
             return self._packed(plain, function, *args2, **kwargs2, **options)
         if pure and options.get("key") is None:
             options["key"] = f"{funcname(func)}-{tokenize(function, kwargs2, *args2)}"
+        elif function is not func and options.get("key") is None:
+            options["key"] = f"{funcname(func)}-{uuid.uuid4()}"
         if options.get("key") in self.client.futures:  # Dask answers with the future it has
             return self._packed(plain, function, **options)
         pinned = self._filled(packing)
@@ -113,6 +116,7 @@ class Link:
         pinned = self._filled(packing)
         if pinned is None:
             return self._packed(plain, func, *iterables, **kwargs, **options)
+        options["key"] = options.get("key") or funcname(func)
         futures = None
         try:
             futures = self._packed(plain, function, *([each] * count for each in before), *lists, **kwargs2, **options)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
 from proxyfab.errors import SerializationError
 from proxyfab.integrations.dask.contents import token_of, token_of_payload
 from proxyfab.integrations.dask.node import Held, Told
-from proxyfab.integrations.dask.sizes import LENGTHS, NOT_ALONE, NUMBERS, size_of
+from proxyfab.integrations.dask.sizes import LENGTHS, NOT_ALONE, NUMBERS, size_of, weight_of
 from proxyfab.serialize import dumps
 from proxyfab.wire.payload import Payload
 
@@ -73,13 +74,16 @@ class Packing:
         return self._walk(obj)[0]
 
     def function(self, func: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
-        """What to call, and arguments to go before others; None if nothing large hangs on a function."""
-        if type(func) is not partial:
+        """What to call instead, and arguments to go before others; None if nothing large hangs on a function."""
+        if type(func) is partial:
+            args, kwargs = self.many(func.args), self.named(func.keywords)
+            changed = any(new is not old for new, old in zip(args, func.args, strict=True))
+            changed = changed or any(kwargs[name] is not old for name, old in func.keywords.items())
+            return (func.func, tuple(args), kwargs) if changed else None
+        if weight_of(func, self._above) < self._above:
             return None
-        args, kwargs = self.many(func.args), self.named(func.keywords)
-        changed = any(new is not old for new, old in zip(args, func.args, strict=True))
-        changed = changed or any(kwargs[name] is not old for name, old in func.keywords.items())
-        return (func.func, tuple(args), kwargs) if changed else None
+        node = self._hold(func)[0]
+        return None if node is func else (called_later if iscoroutinefunction(func) else called, (node,), {})
 
     def _walk(self, obj: Any) -> tuple[Any, int]:
         """What stands for it, and its size; NOT_ALONE if it cannot be part of a stored object."""
@@ -152,6 +156,16 @@ class Packing:
                 return obj, size
             seen = self._seen[id(obj)] = Told(None, obj, token)
         return seen, size
+
+
+def called(func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """In place of a function that lies in the store; it comes as the first argument."""
+    return func(*args, **kwargs)
+
+
+async def called_later(func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """The same for one that is a coroutine's: Dask asks before it calls."""
+    return await func(*args, **kwargs)
 
 
 def _plain_size(items: Any) -> int | None:

@@ -49,6 +49,31 @@ def size_of(obj: Any, above: int) -> int:
     return measure(obj, above)
 
 
+def weight_of(func: Any, above: int) -> int:
+    """Bytes that hang on what is to be called: on a method its object, on a function what it took from around it.
+
+    Of a function only bytes, text and arrays are counted: most of them have nothing, and few anything else that counts.
+    """
+    kind = type(func)
+    if kind is FunctionType:
+        around = (*[_content(cell) for cell in func.__closure__ or ()], *(func.__defaults__ or ()))
+        return sum([size_of(each, above) for each in around if _is_telling(type(each))])
+    if kind is MethodType:
+        return size_of(func.__self__, above)
+    return 0 if issubclass(kind, _BY_NAME) else size_of(func, above)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _is_telling(kind: type) -> bool:
+    return kind in LENGTHS or kind.__module__.partition(".")[0] in ("numpy", "pandas")
+
+
 _measures: dict[type, Callable[[Any, int], int]] = {}
 
 
@@ -80,9 +105,14 @@ def _pickled(obj: Any, above: int) -> int:
     try:
         stream = pickle.dumps(obj, 5, buffer_callback=buffers.append)
         total = len(stream) + sum([buffer.raw().nbytes for buffer in buffers])
-    except Exception:  # noqa: BLE001 - whatever a reducer raises: Dask's own picklers may know better, and say it better
-        return 0
+    except Exception:  # noqa: BLE001 - of a local class, or one that cannot be pickled, which Dask says better
+        total = _attributes(obj, above)
     return NOT_ALONE if total >= above and hides(obj) else total
+
+
+def _attributes(obj: Any, above: int) -> int:
+    """What can be seen of an object that only cloudpickle takes."""
+    return sum([size_of(each, above) for each in getattr(obj, "__dict__", {}).values() if _is_telling(type(each))])
 
 
 class _FoundError(Exception):
@@ -106,10 +136,21 @@ def size_is_not_alone(obj: Any) -> bool:
 
 def hides(obj: object) -> bool:
     """Whether something of Dask's is anywhere inside."""
-    try:
-        _Search(io.BytesIO(), 5, buffer_callback=lambda _: False).dump(obj)
-    except _FoundError:
-        return True
-    except Exception:  # noqa: BLE001 - as in `_pickled`
-        return True
-    return False
+    import cloudpickle
+
+    class ByValue(_Search, cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        """Also in functions and classes."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            found = _Search.reducer_override(self, obj)
+            return cloudpickle.Pickler.reducer_override(self, obj) if found is NotImplemented else found
+
+    for search in (_Search, ByValue):
+        try:
+            search(io.BytesIO(), 5, buffer_callback=lambda _: False).dump(obj)
+        except _FoundError:
+            return True
+        except Exception:  # noqa: BLE001 - as in `_pickled`
+            continue
+        return False
+    return True

@@ -128,6 +128,37 @@ def test_partials_with_large_arguments(client: Client, big: Any) -> None:
     assert puts(client) == before + 1
 
 
+def test_functions_and_methods_on_which_much_hangs(client: Client, big: Any) -> None:
+    class Model:
+        def __init__(self, weights: Any) -> None:
+            self.weights = weights
+
+        def predict(self, i: int) -> int:
+            return int(self.weights[i])
+
+        def __call__(self, i: int) -> int:
+            return -int(self.weights[i])
+
+    async def later(i: int) -> int:
+        return int(big[i]) + 1
+
+    def around(i: int) -> int:
+        return int(big[i])
+
+    before = puts(client)
+    future = client.submit(around, 3)
+    assert future.result(WAIT) == int(big[3])
+    assert future.key.startswith("around-")
+    assert client.submit(later, 3, pure=False).result(WAIT) == int(big[3]) + 1
+    futures = client.map(around, range(3), pure=False)
+    assert client.gather(futures) == [int(big[i]) for i in range(3)]
+    assert futures[0].key.startswith("around-")
+    assert client.submit(Model(big).predict, 2).result(WAIT) == int(big[2])
+    assert client.submit(Model(big), 2).result(WAIT) == -int(big[2])
+    assert dask.delayed(around)(1).compute() == int(big[1])
+    assert puts(client) >= before + 4
+
+
 def test_a_function_of_the_same_content_is_one_task(client: Client, cluster: Any, big: Any) -> None:
     function = look()
     future = client.submit(function, big)
