@@ -314,6 +314,7 @@ class BaseConnector:
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         if not keys:
             return []
+        check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         for pause in _pauses(self.wait_bound or _LONGEST_PAUSE):
             found = [key for key, there in zip(keys, self.exists_many(keys), strict=True) if there]
@@ -357,6 +358,12 @@ def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
     """Refuse a batch whose keys and objects are not as many, before any of it is stored."""
     if keys is not None and len(keys) != len(many):
         raise ConfigurationError(f"A batch of {len(many)} objects needs as many keys, not {len(keys)}.")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse what no clock ever reaches."""
+    if timeout is not None and timeout != timeout:
+        raise ConfigurationError(f"A timeout is a number of seconds, or None for ever, not {timeout!r}.")
 
 
 def check_range(offset: int, length: int) -> None:

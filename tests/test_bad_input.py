@@ -231,6 +231,11 @@ def test_a_key_that_is_none(store: Store, bad: str) -> None:
     assert "200" in text
 
 
+def test_a_wait_that_would_never_end(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="not nan"):
+        store.connector.wait(store.reserve(), float("nan"))  # type: ignore[attr-defined]  # each of these can wait
+
+
 def test_a_key_of_a_wrong_type(store: Store) -> None:
     for bad in (7, None, b"abc", ("a", "b")):
         with pytest.raises((ConfigurationError, TypeError)):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_swap, check_ttl
+from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_swap, check_timeout, check_ttl
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConnectorError, KeyExists
 from proxyfab.keys import Key
@@ -154,6 +154,7 @@ class MemoryConnector(BaseConnector):
         return None if entry is None else self._stat(key.id, entry)
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        check_timeout(timeout)
         space = self._space()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from proxyfab.abc import check_timeout
+
 T = TypeVar("T")
 _MOVED_TO, _CREATE, _CLOSE_WRITE = 0x80, 0x100, 0x8
 _ONLYDIR = 0x1000000
@@ -58,6 +60,7 @@ def wait_for_any(
     def look(suspects: Sequence[T]) -> list[T]:
         return [*filter(there, suspects)]
 
+    check_timeout(timeout)
     found = look(wanted)
     deadline = None if timeout is None else time.monotonic() + timeout
     if found or not wanted or (deadline is not None and deadline <= time.monotonic()):

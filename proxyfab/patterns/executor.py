@@ -90,7 +90,7 @@ class ProxyExecutor(Executor):
         if not lease > 0:
             raise ConfigurationError(f"A lease is longer than {lease} seconds.")
         self.executor = executor
-        self.store = open_store(store) if isinstance(store, str) else store
+        self.store = store if isinstance(store, Store) else open_store(store)
         limit = limits(above, depth)
         self._crossing = Crossing(self.store, limit, args, result, lazy)
         self._custody = Custody(self.store, lease)

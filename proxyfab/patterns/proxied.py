@@ -57,7 +57,7 @@ def proxied(
         ConfigurationError: An argument makes no sense, or what is decorated cannot be called.
     """
     crossing = Crossing(
-        open_store(store) if isinstance(store, str) else store, limits(above, depth), args, result, lazy, ttl
+        store if isinstance(store, Store) else open_store(store), limits(above, depth), args, result, lazy, ttl
     )
 
     def decorate(function: F) -> F:

@@ -18,6 +18,9 @@ MAGIC = b"PFO1"
 LARGEST = 1 << 20
 """Bytes of a record, as of all that is compared and set: room for some 8,000 processes that borrow."""
 
+ENDLESS = 1e9
+"""Seconds that no lease is as long as."""
+
 
 class Claim(NamedTuple):
     """What one process holds of an object."""
@@ -132,7 +135,7 @@ def _check(record: Record) -> None:
             Key.parse(text)
         except ConfigurationError as error:
             raise IntegrityError(f"A record of an owned object names {text!r:.40}, which is no key.") from error
-    if not 0 < record.lease < 1e9 or record.version < 0 or record.epoch < 0:
+    if not 0 < record.lease < ENDLESS or record.version < 0 or record.epoch < 0:
         raise IntegrityError("A record of an owned object has a lease or a count that makes no sense.")
 
 

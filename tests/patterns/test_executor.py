@@ -510,6 +510,8 @@ def test_arguments_that_make_no_sense(store: Store) -> None:
             ProxyExecutor(threads, store, lease=0)
         with pytest.raises(ConfigurationError):
             ProxyExecutor(threads, store, above="large")
+        with pytest.raises(ConfigurationError, match="'None' is not"):
+            ProxyExecutor(threads, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("_no_help")

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from proxyfab import Store
+from proxyfab import Store, resolve
 from proxyfab.connectors import MemoryConnector
-from proxyfab.errors import AccessDenied, ObjectLost, RemoteError, ResolveTimeout
-from proxyfab.patterns import Future, as_completed
+from proxyfab.errors import AccessDenied, ConfigurationError, ObjectLost, RemoteError, ResolveTimeout
+from proxyfab.patterns import Future, as_completed, wait
 from proxyfab.patterns.future import promise
 from proxyfab.patterns.future.board import Board
 from proxyfab.testing.processes import DEADLINE, until
@@ -194,3 +194,28 @@ def test_nothing_is_its_own_result(store: Store) -> None:
         elsewhere(future).set_result(future.proxy())
     future.set_result(1)
     assert elsewhere(future).result(0) == 1
+
+
+# -- arguments that make no sense ------------------------------------------------------------------------------------
+
+
+def test_a_wait_that_would_never_end_is_refused(store: Store) -> None:
+    future: Future[int] = Future(store)
+    never = float("nan")
+
+    for waiting in (
+        lambda: future.result(never),
+        lambda: resolve(future.proxy(), timeout=never),
+        lambda: wait([future], never),
+        lambda: list(as_completed([future], never)),
+        lambda: Future(store, timeout=never),
+        lambda: store.connector.wait(future.key, never),
+    ):
+        with pytest.raises(ConfigurationError, match="not nan"):
+            waiting()
+
+
+@pytest.mark.parametrize("place", [None, "shm://"])
+def test_what_is_no_store_is_refused_in_words(place: Any) -> None:
+    with pytest.raises(ConfigurationError, match="needs a Store"):
+        Future(place)

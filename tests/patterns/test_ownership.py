@@ -116,8 +116,11 @@ class TestOwning:
     def test_what_cannot_be_owned(self, store: Store) -> None:
         with pytest.raises(ConfigurationError, match="compared with `is`"):
             own(store, None)
-        with pytest.raises(ConfigurationError, match="positive number of seconds"):
-            own(store, [], lease=0)
+        for lease in (0, -1, 1e9, float("inf"), float("nan")):
+            with pytest.raises(ConfigurationError, match="positive number of seconds"):
+                own(store, [], lease=lease)
+        with pytest.raises(ConfigurationError, match="in a Store"):
+            own("memory://", [])  # type: ignore[arg-type]
         o = own(store, [1])
         for owned in (o, borrow(o)):
             with pytest.raises(BorrowError, match="clone"):

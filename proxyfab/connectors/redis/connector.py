@@ -28,6 +28,7 @@ from proxyfab.abc import (
     check_batch,
     check_range,
     check_swap,
+    check_timeout,
     check_ttl,
 )
 from proxyfab.buffers import Frames
@@ -161,6 +162,7 @@ class RedisConnector(BaseConnector):
     # -- many --------------------------------------------------------------------------------------------------------
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        check_timeout(timeout)
         if not keys:
             return []
         names = self._names.names(keys)

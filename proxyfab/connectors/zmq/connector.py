@@ -13,7 +13,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status, check_batch, check_range, check_ttl
+from proxyfab.abc import (
+    BaseConnector,
+    Finding,
+    Reclaimed,
+    Stat,
+    Status,
+    check_batch,
+    check_range,
+    check_timeout,
+    check_ttl,
+)
 from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.connectors.zmq import health
 from proxyfab.connectors.zmq.batches import Wanted, cut
@@ -280,6 +290,7 @@ class ZMQConnector(BaseConnector):
         return Stat(Key(id, Spot(link, "", namespace).where()), nbytes, created, expires, namespace, owner)
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        check_timeout(timeout)
         wanted = [Wanted(number, key.id, self._find(key)) for number, key in enumerate(keys)]
         if not wanted:
             return []

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from proxyfab import background
+from proxyfab.abc import check_timeout
 from proxyfab.errors import KeyNotFound, ResolveTimeout
 from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
@@ -38,6 +39,7 @@ def arrived(board: Board, key: Key, timeout: float | None, lease: float | None, 
         ResolveTimeout: There was none within `timeout` seconds.
         KeyNotFound: There was one, and it has gone.
     """
+    check_timeout(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
     for _ in range(_ANEW):
         if not _waited(board, key, deadline, lease):

@@ -7,6 +7,7 @@ from concurrent import futures
 from concurrent.futures import ALL_COMPLETED
 from typing import Any, TypeVar
 
+from proxyfab.abc import check_timeout
 from proxyfab.errors import ProxyfabError
 from proxyfab.patterns.future.handle import Future
 
@@ -26,6 +27,7 @@ def wait(
     Returns:
         Two sets of futures, `done` and `not_done`; what cannot be waited for is done, and its `result` says why.
     """
+    check_timeout(timeout)
     fs = list(futures_)
     _look(fs)
     return futures.wait(fs, timeout, return_when)
@@ -37,6 +39,7 @@ def as_completed(futures_: Iterable[futures.Future[T]], timeout: float | None = 
     Raises:
         TimeoutError: Not all were within `timeout` seconds of the first call.
     """
+    check_timeout(timeout)
     fs = list(futures_)
     _look(fs)
     return futures.as_completed(fs, timeout)

@@ -20,8 +20,8 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from proxyfab.abc import check_ttl
-from proxyfab.errors import KeyExists
+from proxyfab.abc import check_timeout, check_ttl
+from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.events.broker import Broker
 from proxyfab.keys import Key, as_key
 from proxyfab.patterns.future import hub
@@ -83,6 +83,9 @@ class Future(Known[T]):
         lease: float | None = None,
         of: type[T] | None = None,
     ) -> None:
+        if not isinstance(store, Store):
+            raise ConfigurationError(f"A Future needs a Store, not {store!r}: make one of a URL.")
+        check_timeout(timeout)
         check_ttl(ttl)
         check_ttl(lease)
         type_: type | None = of

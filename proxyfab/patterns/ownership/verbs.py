@@ -19,7 +19,7 @@ from proxyfab.patterns.ownership.seats import Owner, Seated, adopted, clone_of, 
 from proxyfab.proxy import factory_of, is_proxy, is_singleton, kind_of, unwrap
 from proxyfab.ref import Ref
 from proxyfab.store import Store
-from proxyfab.wire.owned import keep
+from proxyfab.wire.owned import ENDLESS, keep
 
 T = TypeVar("T")
 LEASE = 30.0
@@ -218,8 +218,10 @@ def held(owned: object) -> Any:
 
 def able(store: Store, lease: float) -> None:
     """Refuse a store that cannot hold owned objects."""
-    if not lease > 0:
-        raise ConfigurationError(f"A lease is a positive number of seconds, not {lease!r}.")
+    if not isinstance(store, Store):
+        raise ConfigurationError(f"Owned objects lie in a Store, not in {store!r}: make one of a URL.")
+    if not 0 < lease < ENDLESS:
+        raise ConfigurationError(f"A lease is a positive number of seconds, and less than {ENDLESS:g}, not {lease!r}.")
     connector = store.connector
     if not isinstance(connector, SupportsCompareAndSet) or not isinstance(connector, SupportsLease):
         raise CapabilityError(
