@@ -22,9 +22,9 @@ from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
-from proxyfab.integrations.dask.results import stored
 from proxyfab.integrations.dask.settings import Settings
 from proxyfab.integrations.dask.sizes import NUMBERS, hides
+from proxyfab.integrations.dask.storing import stored
 from proxyfab.ref import mode_of
 
 logger = logging.getLogger("proxyfab.dask")

@@ -2,7 +2,7 @@
 
 | name | what |
 |---|---|
-| `stored(graph, ...)` | a graph, changed so that the results of its tasks go to the store |
+| `Stored` | a task whose result goes to the store |
 | `Kept` | the handle; tasks get the object instead of it, and so does who gathers |
 | `unkept(result)` | what a client gathered, with objects in place of handles |
 
@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Hashable, Mapping
 from typing import Any
 
-from dask._task_spec import GraphNode, Task
+from dask._task_spec import GraphNode
 
 from proxyfab.errors import KeyExists, KeyNotFound, ObjectLost, ProxyfabError, SerializationError
 from proxyfab.integrations.dask.home import STORED
@@ -184,21 +184,6 @@ class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
 
     def __sizeof__(self) -> int:
         return int(self.inner.__sizeof__()) + 200
-
-
-def stored(expression: Any, store: Store, above: int) -> Any:
-    """A graph as it should be sent, so that results of its tasks of `above` bytes or more go to `store`.
-
-    Not those of tasks annotated by `proxyfab=False`. It is materialized here, as the scheduler would have done.
-    """
-    from proxyfab.integrations.dask.graphs import Rewritten, materialized
-
-    tasks, annotations = materialized(expression)
-    spared = annotations.get("proxyfab", {})
-    for key, node in tasks.items():
-        if isinstance(node, Task) and node.key == key and spared.get(key) is not False:
-            tasks[key] = Stored(node, store.url, str(store.reserve()), above)
-    return Rewritten(tasks, annotations)
 
 
 async def unkept(result: Any) -> Any:

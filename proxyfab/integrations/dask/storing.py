@@ -1,0 +1,24 @@
+"""The pass over graphs whose results go to the store: every task is told where to put what it returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dask._task_spec import Task
+
+from proxyfab.integrations.dask.graphs import Rewritten, materialized
+from proxyfab.integrations.dask.results import Stored
+from proxyfab.store import Store
+
+
+def stored(expression: Any, store: Store, above: int) -> Any:
+    """A graph as it should be sent, so that results of its tasks of `above` bytes or more go to `store`.
+
+    Not those of tasks annotated by `proxyfab=False`. It is materialized here, as the scheduler would have done.
+    """
+    tasks, annotations = materialized(expression)
+    spared = annotations.get("proxyfab", {})
+    for key, node in tasks.items():
+        if isinstance(node, Task) and node.key == key and spared.get(key) is not False:
+            tasks[key] = Stored(node, store.url, str(store.reserve()), above)
+    return Rewritten(tasks, annotations)
