@@ -35,7 +35,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start interpreters by the hundred, which must not compile the package each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help ready demo test test-slow kills soak fuzz bench lint docs format clean
+.PHONY: help ready collected demo test test-slow kills soak fuzz bench lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +62,10 @@ EXTRA ?= test
 test: $(VENV)/.installed-$(EXTRA)
 	@tools/get-redis
 	@tools/run-tests $(BIN)/python $(WORKERS) $(ARGS)
+
+# Only modules: their assertions are rewritten, and kept beside them.
+collected: $(VENV)/.installed-$(EXTRA)
+	@$(BIN)/python -m pytest --collect-only -q -o python_functions=- -o python_classes=- >/dev/null || [ $$? = 5 ]
 
 test-slow: $(VENV)/.installed-test
 	@tools/get-redis
