@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
@@ -24,7 +25,6 @@ from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
 from proxyfab.integrations.dask.settings import Settings
 from proxyfab.integrations.dask.sizes import NUMBERS, hides
-from proxyfab.integrations.dask.storing import stored
 from proxyfab.ref import mode_of
 
 logger = logging.getLogger("proxyfab.dask")
@@ -33,6 +33,8 @@ KEYWORD = 100_000
 """Bytes from which on Dask puts a keyword of `map` into the graph under its bare name, where it gets no priority."""
 GRAPH = 8
 """In graphs, literals of an eighth of what is large in a call go by reference: there are many of them."""
+REST = 2.0
+"""Seconds for which a store that refused something is not asked: one that cannot be reached takes long to say so."""
 _NEVER = 1 << 62
 PACKED, OURS_NOT = "packed", "not ours"
 """How far a call of Dask's has come that calls Dask's other methods."""
@@ -64,6 +66,7 @@ class Link:
         self._graphs = graphs and keeping is not None
         self._calls = threading.local()
         self._warned: set[str] = set()
+        self._rests_until = 0.0
         self.fallbacks = 0
 
     # -- calls ---------------------------------------------------------------------------------------------------
@@ -135,6 +138,8 @@ class Link:
             if self._stage is None:
                 expression, pinned = self._lightened(expression)
             if self.stores_results and not kwargs.get("actors"):
+                from proxyfab.integrations.dask.storing import stored  # not for every Dask
+
                 expression = stored(expression, self.keeping.store, self.settings.above)
         except Exception as error:  # noqa: BLE001 - a graph that we do not understand is not for us to refuse
             self.complain("graph", f"A graph is sent by plain Dask, since it could not be made lighter: {error!r}")
@@ -218,9 +223,12 @@ class Link:
         """Put what is large; None, with a warning, if that cannot be."""
         if self.keeping is None or not packing.larges:
             return []
+        if time.monotonic() < self._rests_until:
+            return None
         try:
             return self.keeping.fill(packing.larges)
         except (ProxyfabError, OSError) as error:
+            self._rests_until = time.monotonic() + REST
             self.complain("put", f"Large arguments are sent by plain Dask, since they could not be stored: {error}")
             return None
 
