@@ -135,14 +135,16 @@ def enable(
     if not isinstance(client, distributed.Client):
         raise ConfigurationError(f"A {type(client).__qualname__} is no client of Dask's; enable() takes those alone.")
     chosen = settings(getattr(store, "url", store), above, lazy, results)
-    end(client)
     _dress(client, chosen)
     return client.sync(_begun, client)
 
 
 def disable(client: Any) -> Any:
     """Make a client a plain one again. Its tasks, and what they need, stay."""
-    end(client)
+    if client.asynchronous or client.status != "running":
+        end(client)
+    else:
+        client.sync(_ended, client)  # timers and connections belong to its loop
     kind = type(client)
     if kind in _plain:
         client.__class__ = _plain[kind]
@@ -173,8 +175,13 @@ def _dress(client: Any, chosen: Settings) -> None:
 
 
 async def _begun(client: Any) -> Any:
+    end(client)
     await begin(client)
     return client
+
+
+async def _ended(client: Any) -> None:
+    end(client)
 
 
 async def begin(client: Any) -> None:
