@@ -44,6 +44,7 @@ BENCHES = (
     "lifetimes",
     "ownership",
     "events",
+    "dask",
 )
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
