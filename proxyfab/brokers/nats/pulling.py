@@ -2,8 +2,8 @@
 
 A request names how many are wanted and how long they may be waited for; the server sends what it has as soon as it has
 something, and then says that this was all. With one consumer that is one request for each fetch. With several each is
-asked at once for its share of what it has, and if nobody has anything, all are asked for one when it comes; what comes
-too much is kept for the next fetch.
+asked for its share of what it has, in turn where one fetch wants less than one of each, and if nobody has anything, all
+are asked for one when it comes; what comes too much then is kept for the next fetch.
 
 Promises: one request at a time to each consumer; a lost connection, a server that is started anew and a consumer that
 went (its group moved) only begin the fetch again. In the loop's thread; any number of fetches may wait.
@@ -71,6 +71,7 @@ class Intake(ABC):
         self._feeds: dict[str, Feed] = {}
         self._asked: dict[str, Feed] = {}
         self._numbers = itertools.count(1)
+        self._turns = itertools.count()
         self._inbox = ""
         self._listening: Any = None
         self._bell: asyncio.Future[None] | None = None
@@ -113,21 +114,30 @@ class Intake(ABC):
             await self._ask(session, feeds, most, min(left, _SLICE))
             await self._wait(feeds, most, until)
             return
-        await self._ask(session, feeds, -(-most // len(feeds)), 0.0)
-        await self._wait(feeds, most, until)
+        turn = next(self._turns) % len(feeds)
+        feeds = feeds[turn:] + feeds[:turn]
+        for at in range(0, len(feeds), most):
+            if self.ready or self._session is not session:
+                return
+            some = feeds[at : at + most]
+            await self._ask(session, some, most, 0.0)
+            await self._wait(some, most, until)
         left = until - now()
         if not self.ready and left > _SOON and self._session is session:
-            await self._ask(session, feeds, 1, min(left, _SLICE))
+            await self._ask(session, feeds, len(feeds), min(left, _SLICE))
             await self._wait(feeds, 1, until)
 
-    async def _ask(self, session: Session, feeds: list[Feed], batch: int, seconds: float) -> None:
-        wanted: dict[str, Any] = {"batch": batch, "no_wait": True, "max_bytes": _LARGEST}
-        if seconds > _SOON:
-            wanted["expires"] = int(seconds * 1e9)
-        body = msgspec.json.encode(wanted)
-        for feed in feeds:
+    async def _ask(self, session: Session, feeds: list[Feed], most: int, seconds: float) -> None:
+        """Ask them for `most` together, each for one at least."""
+        each, more = divmod(most, len(feeds))
+        for number, feed in enumerate(feeds):
             if feed.left:
                 continue
+            batch = max(each + (number < more), 1)
+            wanted: dict[str, Any] = {"batch": batch, "no_wait": True, "max_bytes": _LARGEST}
+            if seconds > _SOON:
+                wanted["expires"] = int(seconds * 1e9)
+            body = msgspec.json.encode(wanted)
             self._asked.pop(feed.number, None)
             feed.number, feed.left, feed.due = str(next(self._numbers)), batch, now() + seconds
             self._asked[feed.number] = feed

@@ -208,9 +208,12 @@ class Desk:
         back = [(hand, waits) for hand, waits in found if (waits or begun) and hand.drop()]
         self._returned.update([spot_of(hand) for hand, _ in back])
         self._owe_nothing_for([hand for hand, _ in back])
+        alike: dict[bytes, list[Hand]] = {}
         for hand, waits in back:
-            for subscription, _ in self._sorted([hand]):
-                subscription.nack([hand.delivery], delay=delay, note=hand.note(touched=not waits))
+            alike.setdefault(hand.note(touched=not waits), []).append(hand)
+        for note, some in alike.items():
+            for subscription, mine in self._sorted(some):
+                subscription.nack([hand.delivery for hand in mine], delay=delay, note=note)
 
     def forget(self) -> None:
         """Nothing is owed any more."""

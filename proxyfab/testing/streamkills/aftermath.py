@@ -34,11 +34,13 @@ class Aftermath:
         self._broker = open_broker(at.url)
         self._store = Store(at.store)
 
-    def prepare(self, groups: tuple[str, ...]) -> None:
-        """Make the topics, where nothing is released before all groups have read it."""
+    def prepare(self, groups: tuple[str, ...], ack_wait: float) -> None:
+        """Make the topics and their groups: nothing is released before all of these have read it."""
         for topic, readers in ((self.topic, groups), (self.output, (CHECK,))):
             self._place.make(topic, PARTITIONS)
-            self._broker.ensure(Topic(topic, partitions=PARTITIONS, groups=readers))
+            self._broker.ensure(Topic(topic, partitions=PARTITIONS))
+            for group in readers:
+                self._broker.ensure_group(topic, group, ack_wait=ack_wait)
 
     def read(self, timeout: float) -> list[str]:
         """The events in the output, in the order in which they come; what is torn is none."""

@@ -190,7 +190,7 @@ class _Run:
 
     def begin(self) -> None:
         """Make the topics, and start everybody."""
-        self._after.prepare((PLAIN, ORDERED, RELAY))
+        self._after.prepare((PLAIN, ORDERED, RELAY), ACK_WAIT)
         for slot in SLOTS:
             self._start(slot)
 
