@@ -71,11 +71,12 @@ proxy_getattro(PyObject *self, PyObject *name)
         PyErr_SetObject(PyExc_AttributeError, name);
         return NULL;
     }
-    if ((target = enter(self)) == NULL) {
+    int counted;
+    if ((target = enter(self, &counted)) == NULL) {
         return NULL;
     }
     PyObject *found = PyObject_GetAttr(target, name);
-    leave(target);
+    leave(target, counted);
     if (found == NULL && is_special(name) && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         return missing_attribute(self, name);
     }

@@ -17,7 +17,8 @@ binary(PyObject *left, PyObject *right, binaryfunc operation)
 static inline PyObject *
 in_place(PyObject *self, PyObject *other, PyObject *modulus, binaryfunc operation)
 {
-    PyObject *target = enter(self), *bare = target == NULL ? NULL : bare_of(other), *result = NULL;
+    int counted;
+    PyObject *target = enter(self, &counted), *bare = target == NULL ? NULL : bare_of(other), *result = NULL;
     if (target == NULL) {
         return NULL;
     }
@@ -28,7 +29,7 @@ in_place(PyObject *self, PyObject *other, PyObject *modulus, binaryfunc operatio
         }
     }
     Py_XDECREF(bare);
-    leave(target);
+    leave(target, counted);
     return result;
 }
 

@@ -103,6 +103,15 @@ entry_for(State *state, PyObject *target)
     return failed ? NULL : entry;
 }
 
+/* What an operator of these calls on what they hold is a comparison, a hash or a repr. Comparisons and reprs are counted by
+   the interpreter, and these have no hash, or one that asks nobody. */
+static int
+is_plain(PyTypeObject *type)
+{
+    return type == &PyLong_Type || type == &PyFloat_Type || type == &PyUnicode_Type || type == &PyBytes_Type ||
+           type == &PyList_Type || type == &PyDict_Type || type == &PySet_Type || type == &PyByteArray_Type;
+}
+
 /* Steals `target`. Returns what the proxy has from now on, as a new reference. */
 static PyObject *
 settle(Proxy *self, State *state, PyObject *target)
@@ -130,6 +139,7 @@ settle(Proxy *self, State *state, PyObject *target)
     }
     before = Py_TYPE(self); /* now: the class may have changed while Python was asked */
     self->limited = (unsigned char)limited;
+    self->plain = (unsigned char)is_plain(Py_TYPE(target));
     self->target = Py_NewRef(target);
     if (before != after) {
         Py_INCREF(after);
