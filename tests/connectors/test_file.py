@@ -48,7 +48,7 @@ def files_in(place: Path) -> list[str]:
 
 class TestFile(ConnectorTests):
     connector = FileConnector
-    interrupt_seconds = 8.0
+    interrupt_seconds = 4.0
     can_damage = True
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -55,13 +55,13 @@ def live(connector: Any, frames: Frames, name: str) -> None:
 
 
 def end_owners_everywhere(url: str, nbytes: int) -> int:
-    """How many owners ended, within two seconds and at least one."""
+    """How many owners ended, within a second and at least one."""
     connector = open_connector(url)
     mine, theirs = signed(nbytes, 1), signed(nbytes, 2)
     live(connector, mine, "mine")
     begun = time.monotonic()
     gc.freeze()  # else each collection looks at all that the tests have loaded
-    while time.monotonic() < begun + (2.0 if Owner.ended else 10.0):
+    while time.monotonic() < begun + (1.0 if Owner.ended else 10.0):
         gc.set_threshold(random.randrange(2, 100), 1, 1)
         Owner(lambda: live(connector, theirs, "theirs"))
         live(connector, mine, "mine")

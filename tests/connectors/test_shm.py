@@ -54,7 +54,7 @@ class Here(Suite):
 class TestSharedMemory(Here, ConnectorTests):
     """The whole suite."""
 
-    interrupt_seconds = 8.0
+    interrupt_seconds = 4.0
 
 
 class TestAllRecycled(Here, ObjectTests, PayloadTests, LifetimeTests, ThreadTests):

@@ -40,8 +40,9 @@ class Suite:
     interruptible: ClassVar[bool] = True
     """An interrupt (Ctrl-C) at any instruction leaves nothing torn and no lock taken."""
 
-    interrupt_seconds: ClassVar[float] = 2.0
-    """How long each of the tests of that goes on; a connector has some thousand instructions, a second tries 100."""
+    interrupt_seconds: ClassVar[float] = 1.0
+    """How long each of the tests of that goes on; a connector has some thousand instructions, a second tries 100, and
+    each run others."""
 
     leases: ClassVar[bool] = True
     """It has `renew` (SupportsLease)."""
