@@ -76,12 +76,13 @@ def set_when_told(talk: Connection, future: Future[Any], value: Any) -> float:
     return started
 
 
-def set_error(talk: Connection, future: Future[Any], kind: str) -> None:
-    """Set what `fail(kind)` raises."""
-    try:
-        fail(kind)
-    except Exception as error:
-        future.set_exception(error)
+def set_errors(talk: Connection, many: dict[str, Future[Any]]) -> None:
+    """Set each to what `fail` raises for its kind."""
+    for kind, future in many.items():
+        try:
+            fail(kind)
+        except Exception as error:
+            future.set_exception(error)
 
 
 def race(talk: Connection, futures: list[Future[Any]], name: str) -> list[bool]:
