@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from proxyfab.demo.experiment import AUTO, Tell, run
@@ -42,7 +43,8 @@ def demo(
         Console(stderr=True).print("Interrupted; all processes have ended and the store is gone.")
         sys.exit(130)
     except ProxyfabError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] {error}", highlight=False)
+        told = f"[bold red]{type(error).__name__}:[/] {escape(str(error))}"
+        Console(stderr=True).print(told, highlight=False, soft_wrap=True)
         sys.exit(1)
     if as_json:
         click.echo(json.dumps(result.as_dict(), indent=2))

@@ -103,3 +103,13 @@ def test_wrong_calls():
 def test_help(command):
     """Every command explains itself."""
     assert run(command, "--help").exit_code == 0
+
+
+def test_what_the_demo_cannot_do_is_told_whole():
+    called = [sys.executable, "-m", "proxyfab", "demo", "--store", "shm://[demo]"]
+
+    done = subprocess.run(called, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("ConfigurationError: '[demo]' cannot name a store"), "brackets are no markup"
+    assert done.stderr.count("\n") == 1
