@@ -190,7 +190,8 @@ fly(Proxy *self, State *state, PyObject *timeout)
     return NULL;
 }
 
-/* Wait for who is at it; it may be this thread itself, which is an error. Returns what is left of the timeout, as a new reference (None: none was given). */
+/* Wait for who is at it; where it is this thread itself, or waits for it, that is an error. Returns what is left of the
+   timeout, as a new reference (None: none was given). */
 static PyObject *
 join_flight(Proxy *self, State *state, PyObject *timeout)
 {
