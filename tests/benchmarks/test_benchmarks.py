@@ -40,8 +40,10 @@ def assert_complete(outcome: Outcome) -> None:
     assert [skip for skip in outcome.skipped if "is not installed" not in skip.reason] == []
 
 
-@pytest.mark.parametrize("bench", ["store", "memory"])
-@pytest.mark.parametrize("system", SERVERLESS)
+@pytest.mark.parametrize(
+    ("bench", "system"),
+    [*(("store", system) for system in SERVERLESS), ("memory", "proxyfab-shm"), ("memory", "proxystore-tmpfs")],
+)
 def test_a_hand_over_is_measured(bench: str, system: str, place: Place) -> None:
     outcome = importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place, system))
 
