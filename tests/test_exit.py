@@ -131,7 +131,7 @@ def test_the_thread_ends_when_there_is_nothing_left_to_hold(monkeypatch: pytest.
             del owner
         else:
             hold.cancel()
-        assert until(lambda: threads() == 0, 5)
+        assert until(lambda: threads() == 0)
     assert book.items == [1, 2]
 
 
@@ -224,7 +224,7 @@ def test_a_dead_server_does_not_hold_up_the_end(
             os.kill(pid, signal.SIGCONT)
         else:
             server.kill()
-    assert took < 3.5
+    assert took < 6, "two seconds of waiting, and the end of an interpreter"
 
 
 def test_all_who_speak_at_exit_share_two_seconds() -> None:

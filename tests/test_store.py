@@ -220,14 +220,14 @@ def test_failed_resolve_is_not_sticky(store):
 
 
 def test_eight_threads_eight_objects_one_round_trip():
-    """No lock is held during I/O: 8 gets over a 50 ms link take about 50 ms."""
-    with Store(Far(0.05), inline_below=0) as store:
+    """No lock is held during I/O: 8 gets over a link of 250 ms take about that, not 2 s."""
+    with Store(Far(0.25), inline_below=0) as store:
         keys = [store.put(i) for i in range(8)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(str, range(8)))
             start = time.monotonic()
             assert list(pool.map(store.get, keys)) == list(range(8))
-        assert time.monotonic() - start < 0.2
+        assert time.monotonic() - start < 1.5
 
 
 def test_eight_threads_one_proxy_one_fetch():
@@ -332,13 +332,13 @@ def test_exists_asks_the_connector():
 
 def test_prefetch_moves_bytes_once():
     """What prefetch has moved is not fetched again at first use."""
-    far = Far(0.05)
+    far = Far(0.4)
     with Store(far, inline_below=0, cache=0) as store:
         proxies = [store.proxy([i]) for i in range(4)]
         start = time.monotonic()
         prefetch(*proxies)
         assert [p[0] for p in proxies] == [0, 1, 2, 3]
-        assert time.monotonic() - start < 0.15
+        assert time.monotonic() - start < 1.2
     assert far.gets == 4
 
 
@@ -380,8 +380,8 @@ def test_coroutines(store):
 
 
 def test_await_does_not_block_the_loop():
-    """Eight awaited refs over a 50 ms link take about 50 ms."""
-    with Store(Far(0.05), inline_below=0) as store:
+    """Eight awaited refs over a link of 250 ms take about that, not 2 s."""
+    with Store(Far(0.25), inline_below=0) as store:
         refs = [store.ref([i]) for i in range(8)]
 
         async def work():
@@ -389,7 +389,7 @@ def test_await_does_not_block_the_loop():
 
         start = time.monotonic()
         assert asyncio.run(work()) == [[i] for i in range(8)]
-        assert time.monotonic() - start < 0.3
+        assert time.monotonic() - start < 1.5
 
 
 def test_put_of_a_proxy_stores_its_target(store):

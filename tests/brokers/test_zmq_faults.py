@@ -150,7 +150,7 @@ def test_what_a_killed_client_held_comes_at_once(server: EventServer, broker: Zm
         child.kill()
         killed = time.monotonic()
         assert numbers(settle(member, 2, PATIENCE)) == [1, 2]
-        assert time.monotonic() - killed < 2
+        assert time.monotonic() - killed < HELD / 10
 
 
 def test_what_a_stopped_client_held_comes_after_its_heartbeats(server: EventServer, broker: ZmqBroker) -> None:

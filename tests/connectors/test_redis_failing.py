@@ -44,7 +44,7 @@ def test_a_stopped_server_costs_the_deadline_and_no_more(server: RedisServer, op
         took = time.monotonic() - started
         server.go_on()
 
-        assert took < 1.6 if operation != "wait" else took < 6.6
+        assert took < (5 if operation != "wait" else 10)
         assert until(lambda: works(one, key))
 
 
@@ -54,7 +54,7 @@ def test_a_server_that_was_stopped_before_costs_no_more(server: RedisServer) -> 
         started = time.monotonic()
         with pytest.raises(ConnectorError, match=str(server.port)):
             one.put(signed(10))
-        assert time.monotonic() - started < 1.6
+        assert time.monotonic() - started < 5
     server.go_on()
 
 
@@ -229,7 +229,7 @@ def test_a_network_that_swallows_everything(cabled: tuple[Cable, RedisConnector]
     with pytest.raises(ConnectorError, match=r"0\.5 s"):
         one.get(key)
 
-    assert time.monotonic() - started < 1.6
+    assert time.monotonic() - started < 5
     cable.heal()
     assert until(lambda: works(one, key))
 

@@ -62,5 +62,5 @@ def test_a_connection_that_ends_while_it_is_made_is_no_refusal(resetting: str) -
     with pytest.raises(ConnectorError) as caught:
         connector.get(Key("k"))
     assert not isinstance(caught.value, AccessDenied)
-    assert time.monotonic() - since < 2.0
+    assert time.monotonic() - since < 5
     connector.close()

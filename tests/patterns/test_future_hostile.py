@@ -285,7 +285,7 @@ def test_a_result_goes_with_its_last_handle(store: Store) -> None:
             gone = weakref.ref(wait_for(future))
             assert gone() is not None
             del future
-            assert until(lambda gone=gone: gone() is None, 3), wait_for
+            assert until(lambda gone=gone: gone() is None), wait_for
         finally:
             gc.enable()
 

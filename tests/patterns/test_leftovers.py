@@ -85,9 +85,9 @@ def test_what_the_killed_owned_is_taken_back_and_nothing_else(store: Store) -> N
     assert bytes(lent) == bytes(sent) == bytes(mine) == BIG
     release(lent)
     assert reasons(leftovers(store)) == [ended]
-    assert until(lambda: len(scanned(store)) == 6, 5), "mine and what was sent, each with its sign of life"
+    assert until(lambda: len(scanned(store)) == 6), "mine and what was sent, each with its sign of life"
     del mine, sent
-    assert until(lambda: len(scanned(store)) == 2, 5), "signs of life, which expire"
+    assert until(lambda: len(scanned(store)) == 2), "signs of life, which expire"
 
 
 def scanned(store: Store) -> list[Key]:
@@ -109,8 +109,8 @@ def test_what_expired_says_what_it_was(place: str) -> None:
         failed.set_exception(ValueError("no"))
         cancelled.cancel()
         plain = store.put(BIG, ttl=0.3)
-        assert until(lambda: not store.exists(plain), 5)
-        assert until(lambda: not scanned(store), 5)
+        assert until(lambda: not store.exists(plain))
+        assert until(lambda: not scanned(store))
         result = CliRunner().invoke(main, ["gc", place, "--json"])
         told = {item["reason"] for item in json.loads(result.output)}
         if place.startswith(("file", "shm")):

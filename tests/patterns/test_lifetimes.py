@@ -224,7 +224,7 @@ def test_an_end_that_fails_behind_an_error_is_done_later() -> None:
             key = life.put(1)
             connector.fail("evict_many", lambda: ConnectorError("cut"))
             raise ZeroDivisionError
-        assert until(lambda: not store.exists(key), 5)
+        assert until(lambda: not store.exists(key))
 
 
 def test_who_drops_a_lifetime_ends_it(store: Store) -> None:
@@ -361,7 +361,7 @@ def test_many_lifetimes_and_a_dead_server_do_not_hold_up_the_end(
             os.kill(pid, signal.SIGCONT)
         else:
             server.kill()
-    assert took < 3.5
+    assert took < 6, "two seconds of waiting, and the end of an interpreter"
 
 
 # -- leases --------------------------------------------------------------------------------------------------------
@@ -372,9 +372,9 @@ def test_a_lease_ends_by_itself(store: Store) -> None:
     key, proxy = lease.put(1), lease.proxy(BIG)
     assert 0 < lease.remaining <= LEASE
     assert store.get(key) == 1
-    assert until(lambda: not store.exists(key), 3)
-    assert until(lambda: lease.closed, 3)
-    assert until(lambda: not ref_of(proxy).exists(), 3)
+    assert until(lambda: not store.exists(key))
+    assert until(lambda: lease.closed)
+    assert until(lambda: not ref_of(proxy).exists())
     assert lease.remaining == 0
     for late in (lambda: lease.extend(5), lambda: lease.put(1), lambda: lease.add(store.put(1))):
         with pytest.raises(LifetimeEnded, match=r"ended 0\.\d s ago.*gone"):
@@ -489,11 +489,11 @@ def test_who_keeps_something_takes_back_what_expired(
     with Lifetime(files, lease=LEASE) as life:
         life.put(1)
         assert lie() == 2
-        assert until(lambda: lie() == 1, 5)
+        assert until(lambda: lie() == 1)
     files.put(BIG, ttl=0.2)
     mine = own(files, BIG, lease=LEASE)
     assert lie() == 4, "the object, its record, a sign of life and what expires"
-    assert until(lambda: lie() == 3, 5)
+    assert until(lambda: lie() == 3)
     release(mine)
 
 

@@ -108,7 +108,7 @@ def test_a_deadline_is_kept(way):
         server.pause()
         started = time.monotonic()
         assert isinstance(_error(lambda: one.get(Key("k"))), ConnectorError)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         server.resume()
 
 
