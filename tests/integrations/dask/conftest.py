@@ -48,9 +48,9 @@ def cluster() -> Iterator[Any]:
     from distributed import LocalCluster
 
     options = {"dashboard_address": "127.0.0.1:0", "memory_limit": 0, "silence_logs": 40}
-    # Dask closes for good what is not back after 15 s; on a busy machine a worker that was killed may take longer.
+    # Dask closes for good whom it finds away some time after he was lost, also if he was back and is lost again.
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "100s"}),
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **options) as cluster,
     ):
         yield cluster

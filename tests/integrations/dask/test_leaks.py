@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -14,22 +13,9 @@ import distributed
 import pytest
 
 from proxyfab.integrations.dask import Client
-from proxyfab.store import Store
 from proxyfab.testing.processes import Child, until
+from tests.integrations.dask.leftovers import SECONDS, nothing_left, objects
 from tests.integrations.dask.tasks import failing, grown, large, patient, slowly, stubborn, total
-
-SECONDS = 4.0
-
-
-def objects() -> list[str]:
-    """All objects in shared memory of this run, whoever put them."""
-    with Store() as any_store:
-        return [f"{stat.key} of {stat.owner}" for stat in any_store.connector.scan()]  # type: ignore[attr-defined]
-
-
-def nothing_left() -> bool:
-    gc.collect()
-    return until(lambda: not objects(), SECONDS)
 
 
 @pytest.fixture(params=["transport", "store"])

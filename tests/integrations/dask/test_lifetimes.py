@@ -14,8 +14,8 @@ import pytest
 from proxyfab.integrations.dask import Client
 from proxyfab.store import Store, received_store
 from proxyfab.testing.processes import Child, until
+from tests.integrations.dask.leftovers import nothing_left, objects
 from tests.integrations.dask.tasks import grown, large, patient, total
-from tests.integrations.dask.test_leaks import nothing_left, objects
 
 
 def counts(client: Any) -> dict[str, float]:

@@ -17,8 +17,8 @@ from proxyfab.integrations.dask import Client
 from proxyfab.integrations.dask.scheduler import Keeper, safely
 from proxyfab.osio.shared import default_root
 from proxyfab.testing.processes import until
+from tests.integrations.dask.leftovers import nothing_left, objects
 from tests.integrations.dask.tasks import fleeting, grown, large, patient, slowly, total
-from tests.integrations.dask.test_leaks import nothing_left, objects
 
 SECONDS = 20.0
 
