@@ -22,7 +22,7 @@ from proxyfab.osio.shared import Shared
 
 KEEP = 60.0
 """Seconds that an object waits for its reader: a worker may be held up for long, but its connection times out."""
-IDLE = 10.0
+IDLE = 30.0
 """Seconds without a word from when on nothing is kept warm."""
 _ALIGN = 64
 
