@@ -17,8 +17,11 @@ from proxyfab.connectors.zmq.private import Files
 from proxyfab.errors import ConfigurationError, ObjectLost
 from proxyfab.keys import Key
 from proxyfab.osio.owner import try_lock
-from proxyfab.testing import Child, ConnectorTests, in_fork, roles
+from proxyfab.testing import Child, in_fork, roles
 from proxyfab.testing import nodes as _nodes  # noqa: F401  # warms pyzmq up
+from proxyfab.testing.conformance.crossing import CrossingTests
+from proxyfab.testing.conformance.mischief import MischiefTests
+from proxyfab.testing.conformance.objects import ObjectTests
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.processes import at_once, run, until
 
@@ -147,8 +150,8 @@ def _gone_at_the_end() -> Iterator[None]:
         assert until(lambda: is_over(files), 20), "the private server did not end"
 
 
-class TestAuto(ConnectorTests):
-    """The suite, with servers that come and go with the tests."""
+class TestAuto(ObjectTests, CrossingTests, MischiefTests):
+    """With servers that come and go with the tests: what processes could see of that. The rest is as at any server."""
 
     connector = ZMQConnector
     on_disk = False

@@ -14,10 +14,21 @@ import proxyfab
 
 PACKAGES = Path(proxyfab.__file__).parents[1]
 SHORT = """
+import pytest
 from hypothesis import settings
+
+from proxyfab.testing.processes import Child
+from proxyfab.testing.zygote import Zygote
 
 settings.register_profile("short", max_examples=10, stateful_step_count=30, deadline=None)
 settings.load_profile("short")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_children():
+    with Zygote(["numpy", "pytest", "hypothesis"]) as zygote:
+        Child.start = staticmethod(zygote.start)
+        yield
 """
 PAGE = Path(__file__).parents[2] / "docs" / "testing-connectors.md"
 
