@@ -1,7 +1,8 @@
 """From a URL to this process's live broker for it.
 
-Promises: one broker for each URL, which is opened again if it was closed; nothing is imported before its scheme is
-asked for; a URL that came from elsewhere is opened as far as this process's policy allows.
+Promises: one broker for each URL, which is opened again if it was closed, and a handle of it for each who opens it: to
+close one closes nobody else's. Nothing is imported before its scheme is asked for; a URL that came from elsewhere is
+opened as far as this process's policy allows.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import threading
 from proxyfab import policy, registry
 from proxyfab.errors import ConfigurationError
 from proxyfab.events.broker import Broker, opener
+from proxyfab.events.handle import Handle, Live
 from proxyfab.spec import ConnectorSpec
 
-_live: dict[str, Broker] = {}
+_live: dict[str, Live] = {}
 _opening = threading.RLock()
 
 
@@ -32,6 +34,9 @@ def open_broker(url: str | None = None) -> Broker:
     Args:
         url: None for the embedded one: a NATS server of this machine's own, which is started, or joined where a process
             of the same user has started it, and ends after the last who uses it.
+
+    Each call gives a handle of its own. The connection behind it is one for each URL, and ends when a handle was closed
+    and no other is left.
 
     Raises:
         ConfigurationError: There is no such scheme, or the URL makes no sense.
@@ -53,9 +58,9 @@ def received_broker(url: str) -> Broker:
         return open_broker(url)
 
 
-def _usable(url: str) -> Broker | None:
+def _usable(url: str) -> Handle | None:
     found = _live.get(url)
-    return None if found is None or found.closed else found
+    return None if found is None else found.handle()
 
 
 def _open(url: str) -> Broker:
@@ -72,8 +77,13 @@ def _open(url: str) -> Broker:
         found = _usable(url)
         if found is None:
             made: Broker = kind.from_url(url)
-            found = _usable(made.url) or made
-            _live[url] = _live[made.url] = found
+            known = _live.get(made.url)
+            found = None if known is None else known.handle()
+            if known is None or found is None:
+                known = Live(made)
+                found = known.handle()
+                assert found is not None, "it was just opened"
+            _live[url] = _live[made.url] = known
         return found
 
 

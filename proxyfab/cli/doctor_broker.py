@@ -16,6 +16,7 @@ from proxyfab.abc import Finding
 from proxyfab.cli.output import public, size
 from proxyfab.errors import AccessDenied, ConfigurationError, ProxyfabError
 from proxyfab.events.broker import Broker
+from proxyfab.events.handle import broker_of
 from proxyfab.events.model import Capability, Delivery, Record, Topic
 from proxyfab.osio.addresses import reach
 from proxyfab.spec import ConnectorSpec
@@ -111,6 +112,7 @@ def _told(broker: Broker, address: tuple[str, int]) -> Iterator[Finding]:
 def _nats_room(broker: Broker) -> Iterator[Finding]:
     from proxyfab.brokers.nats.broker import NatsBroker
 
+    broker = broker_of(broker)
     if not isinstance(broker, NatsBroker):
         return
     said = broker.account()

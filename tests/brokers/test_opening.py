@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from proxyfab.brokers import open_broker
 from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.brokers.opening import received_broker
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, TopicNotFound
-from proxyfab.events.model import Topic
+from proxyfab.events.broker import Broker
+from proxyfab.events.handle import broker_of
+from proxyfab.events.model import Record, Topic
 from proxyfab.testing import in_fork
-from proxyfab.testing.processes import ChildFailed, at_once, run
+from proxyfab.testing.processes import ChildFailed, at_once, run, until
 from proxyfab.testing.roles import give_back
 
 
@@ -44,26 +47,67 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_one_for_each_url() -> None:
     with open_broker("memory://opening-one") as one:
-        assert open_broker("memory://opening-one") is one
-        assert open_broker(one.url) is one
-        assert pickle.loads(pickle.dumps(one)) is one
+        others: list[Broker] = [open_broker(one.url), pickle.loads(pickle.dumps(one))]
+        for other in others:
+            assert broker_of(other) is broker_of(one)
+            other.close()
+        own = broker_of(one)
+    assert own.closed
     with open_broker("memory://opening-one") as again:
-        assert again is not one
+        assert broker_of(again) is not own
         assert not again.closed
+
+
+def test_one_that_closes_harms_nobody() -> None:
+    one, two = open_broker("memory://"), open_broker("memory://")
+    own = broker_of(one)
+    one.ensure(Topic("t"))
+    mine, theirs = one.subscribe("t", group="g"), two.subscribe("t", group="g")
+    one.close()
+    one.close()
+    assert (one.closed, two.closed, own.closed) == (True, False, False)
+    with pytest.raises(ConnectorError, match="closed"):
+        one.topics()
+    with pytest.raises(ConnectorError, match="closed"):
+        mine.fetch(1, 0.0)
+    two.publish("t", [Record(b"x")])
+    assert [each.body for each in theirs.fetch(1, 5.0)] == [b"x"]
+    two.close()
+    assert own.closed
+
+
+def test_one_that_nobody_refers_to_holds_up_nobody() -> None:
+    one, two = open_broker("memory://"), open_broker("memory://")
+    own = broker_of(one)
+    one.close()
+    assert not own.closed
+    del two
+    gc.collect()
+    assert until(lambda: own.closed, 10)
+
+
+def test_what_nobody_closes_stays() -> None:
+    open_broker("memory://opening-stays").ensure(Topic("t"))
+    gc.collect()
+    with open_broker("memory://opening-stays") as again:
+        assert again.topics() == ["t"]
+        again.delete("t")
 
 
 def test_threads_open_the_same_one() -> None:
     found = at_once([lambda: open_broker("memory://opening-threads")] * 8)
 
-    assert len(set(map(id, found))) == 1
-    found[0].close()
+    assert len({id(broker_of(each)) for each in found}) == 1
+    for each in found:
+        each.close()
 
 
 def test_without_a_name_it_is_this_process_s_own() -> None:
     with open_broker("memory://") as one, MemoryBroker() as two:
         one.ensure(Topic("t"))
         assert two.topics() == []
-        assert open_broker("memory://") is open_broker(one.url) is one
+        with open_broker("memory://") as other, open_broker(one.url) as another:
+            assert broker_of(other) is broker_of(another) is broker_of(one)
 
 
 def test_names_are_shared() -> None:
@@ -100,8 +144,9 @@ def _topics(talk: object, broker: MemoryBroker) -> list[str]:
 
 def test_a_stranger_s_broker(stranger: None) -> None:
     with open_broker("strange://here") as broker:
-        assert type(broker).__name__ == "Strange"
-        assert pickle.loads(pickle.dumps(broker)) is broker
+        assert type(broker_of(broker)).__name__ == "Strange"
+        with pickle.loads(pickle.dumps(broker)) as again:
+            assert broker_of(again) is broker_of(broker)
 
 
 @pytest.mark.parametrize("url", ["nonsense://x", "os.path://x", "memory", "", "memory://x?nonsense=1", "memory://a b"])
@@ -132,7 +177,8 @@ def test_a_received_broker_is_what_the_policy_allows() -> None:
                 received_broker("zmq://evil.org:1")
             with received_broker("zmq://a.lab.org:1") as allowed:
                 assert allowed.url == "zmq://a.lab.org:1"
-            assert open_broker("memory://opening-policy") is broker  # what this process opens itself is its own affair
+            with open_broker("memory://opening-policy") as own:  # what this process opens itself is its own affair
+                assert broker_of(own) is broker_of(broker)
         finally:
             policy.lift()
 

@@ -14,6 +14,7 @@ from proxyfab.brokers import open_broker
 from proxyfab.brokers.nats.program import program
 from proxyfab.cli import main
 from proxyfab.errors import ConnectorError
+from proxyfab.events.handle import broker_of
 from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.processes import until
 from proxyfab.testing.servers import free_port
@@ -30,7 +31,7 @@ def close_brokers():
     opened: list[str] = []
     yield opened.append
     for url in opened:
-        open_broker(url).close()
+        broker_of(open_broker(url)).close()  # whoever still waits for something
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis", "nats"])

@@ -15,6 +15,7 @@ import pytest
 from proxyfab.brokers import open_broker
 from proxyfab.errors import CapabilityError, ConfigurationError, ObjectLost, ResolveTimeout
 from proxyfab.events.broker import Broker
+from proxyfab.events.handle import broker_of
 from proxyfab.events.model import Capability
 from proxyfab.patterns.future import Future, as_completed, wait
 from proxyfab.proxy import unwrap
@@ -177,7 +178,7 @@ def test_an_outcome_can_be_deleted(store: Store, broker: Broker) -> None:
 
 
 def test_a_broker_without_values_is_refused(store: Store, broker: Broker) -> None:
-    class Bare(type(broker)):  # type: ignore[misc]  # of whatever class it is
+    class Bare(type(broker_of(broker))):  # type: ignore[misc]  # of whatever class it is
         capabilities = Capability.GROUPS
 
     with pytest.raises(CapabilityError, match="futures"):

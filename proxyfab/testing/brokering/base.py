@@ -12,6 +12,7 @@ import pytest
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.events.broker import Broker
+from proxyfab.events.handle import broker_of
 from proxyfab.events.model import Capability, Topic
 
 Make: TypeAlias = Callable[..., str]
@@ -52,7 +53,7 @@ class BrokerSuite:
 
     def another(self, broker: Broker) -> Broker:
         """A second client of the same place, in this process."""
-        again: Broker = type(broker).from_url(broker.url)  # type: ignore[attr-defined]  # which every broker has
+        again: Broker = type(broker_of(broker)).from_url(broker.url)  # type: ignore[attr-defined]  # which every broker has
         return again
 
     @pytest.fixture
@@ -87,7 +88,7 @@ class BrokerSuite:
             if isinstance(ability, Capability):
                 has = ability in broker.capabilities
             else:
-                has = getattr(broker if hasattr(type(broker), ability) else self, ability)
+                has = getattr(broker if hasattr(type(broker_of(broker)), ability) else self, ability)
             if not has:
                 name = ability.name if isinstance(ability, Capability) else ability
                 pytest.skip(f"{type(broker).__name__} does not claim {name}")

@@ -110,8 +110,11 @@ class CrossingTests(BrokerSuite):
         again = pickle.loads(pickle.dumps(broker))
         try:
             assert again.url == broker.url
-            assert again is pickle.loads(pickle.dumps(again)) is open_broker(broker.url)
             assert again.topics() == broker.topics()
+            with pickle.loads(pickle.dumps(again)) as other, open_broker(broker.url) as one_more:
+                assert other.topics() == one_more.topics() == broker.topics()
+            assert not again.closed
+            assert again.topics() == broker.topics(), "each has a handle of its own"
         finally:
             again.close()
 

@@ -16,6 +16,7 @@ import pytest
 from proxyfab.brokers import open_broker
 from proxyfab.errors import CapabilityError, ConfigurationError, WorkerDied
 from proxyfab.events.broker import Broker
+from proxyfab.events.handle import broker_of
 from proxyfab.events.model import EARLIEST, Capability
 from proxyfab.patterns.resilient.executor import ResilientExecutor
 from proxyfab.patterns.resilient.failures import Quarantine, Retries
@@ -226,7 +227,7 @@ def test_what_makes_no_sense_is_refused(broker: Broker, store: Store) -> None:
     with pytest.raises(ConfigurationError, match="this process's own"):
         ResilientExecutor(broker, store, workers=1)
 
-    class Bare(type(broker)):  # type: ignore[misc]  # of whatever class it is
+    class Bare(type(broker_of(broker))):  # type: ignore[misc]  # of whatever class it is
         capabilities = Capability.GROUPS
 
     with pytest.raises(CapabilityError, match="lease"):
