@@ -25,7 +25,7 @@ RUNS = [(place, struck) for place in names() for struck in kinds(place)]
 GROUPS = ("plain", "ordered", "relay")
 
 
-# NATS: the order of ordered groups is not kept whenever a member dies (docs/reliability.md). Kafka takes a minute.
+# What NATS delivered to the dead comes again after seconds, what Kafka did after a minute.
 SLOW = ("nats", "kafka")
 
 
