@@ -81,10 +81,11 @@ class Keeping:
         now = time.monotonic()
         with self._lock:
             for token in tokens:
-                kept = self._kept[token]
-                kept.pins -= 1
-                kept.last = now
-                kept.users.update(users)
+                kept = self._kept.get(token)
+                if kept is not None:  # else the client was closed, or made a plain one, meanwhile
+                    kept.pins -= 1
+                    kept.last = now
+                    kept.users.update(users)
 
     def tidy(self, alive: Container[Hashable]) -> None:
         """End the claims on what is not needed any more.

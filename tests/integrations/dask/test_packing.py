@@ -261,6 +261,19 @@ def test_what_was_put_is_found_by_content_and_claimed_until_nobody_needs_it(said
         store.clear()
 
 
+def test_a_client_that_is_closed_while_a_graph_is_made(said: list[Any]) -> None:
+    with Store(inline_below=0) as store:
+        keeping = Keeping(store, said.append)
+        work = packing()
+        work.one(ARRAY)
+        pinned = keeping.fill(work.larges)
+        keeping.leave()
+        keeping.sent(pinned, ["task"])
+        assert [each["op"] for each in said] == ["proxyfab-claim", "proxyfab-release"]
+        assert len(keeping) == 0
+        store.clear()
+
+
 def test_a_put_that_fails_leaves_no_claim(said: list[Any]) -> None:
     store = Store(inline_below=0)
     keeping = Keeping(store, said.append)
