@@ -47,6 +47,7 @@ ERRORS = {
     "CapabilityError": "NotImplementedError",
     "MissingDependency": "ImportError",
     "BackPressureError": "RuntimeError",
+    "StaleEpoch": "RuntimeError",
     "LifetimeEnded": "RuntimeError",
     "RemoteError": "RuntimeError",
     "ConfigurationError": "ValueError",
