@@ -59,7 +59,7 @@ def test_a_peer_with_servers_is_measured(system: str, place: Place) -> None:
     assert [skip for skip in outcome.skipped if "is not installed" not in skip.reason] == []
 
 
-@pytest.mark.parametrize("bench", sorted(set(BENCHES) - {"store", "memory", "import"}))
+@pytest.mark.parametrize("bench", sorted(set(BENCHES) - {"store", "memory", "import", "dask"}))
 def test_a_benchmark_in_one_process_runs(bench: str, place: Place) -> None:
     assert_complete(importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place)))
 

@@ -13,6 +13,7 @@ import tomllib
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ import proxyfab
 
 ROOT = Path(proxyfab.__file__).parent.parent
 CORE = ROOT / "proxyfab" / "proxy"
+SAFE: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
 BUILT = "_core" + str(sysconfig.get_config_var("EXT_SUFFIX"))
 SAYS = "from proxyfab.cli.machine import examine_machine as e; print(*[f.detail for f in e() if f.check == 'proxies'])"
 
@@ -73,7 +75,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     packed = _build("sdist", place, tmp_path_factory.mktemp("packed"))
     with tarfile.open(packed) as archive:
-        archive.extractall(packed.parent, filter="data")
+        archive.extractall(packed.parent, **SAFE)
     unpacked = packed.parent / packed.name.removesuffix(".tar.gz")
     assert _files(unpacked) == _files(place)
     return unpacked

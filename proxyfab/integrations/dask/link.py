@@ -245,7 +245,7 @@ class Link:
             return light, []
         tasks, annotations = materialized(expression)
         packing = self._packing(told=False, above=max(self.settings.above // GRAPH, 1))
-        new = packed(tasks, packing, annotations.pop("proxyfab", {}))
+        new = packed(tasks, packing, annotations.get("proxyfab", {}))
         pinned = self._filled(packing)
         return (Rewritten(new, annotations), pinned) if pinned else (light, [])
 

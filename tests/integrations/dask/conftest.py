@@ -7,6 +7,8 @@ at the end of a module, not of each test.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -24,7 +26,15 @@ def no_leaks() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left_of_dask() -> Iterator[None]:
+def shared_memory_of_its_own(shared_memory_root: Path) -> Iterator[None]:
+    """The scheduler runs in this process, in whose namespace other modules' objects lie."""
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="dask-", dir=shared_memory_root) as root:
+        patch.setenv("PROXYFAB_SHM_DIR", root)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_of_dask(shared_memory_of_its_own: None) -> Iterator[None]:
     """No process, thread or object of shared memory is left of a module."""
     before = Belongings.now()
     yield
