@@ -19,6 +19,7 @@ from proxyfab.keys import Key
 from proxyfab.serialize.objects import dumps, loads
 from proxyfab.testing.decoding import Script
 from proxyfab.wire import flow, messages, owned, packed, payload, sealed, side, slot
+from proxyfab.wire.layout import ALIGNMENT
 from proxyfab.wire.streams import same_stream
 
 # -- payloads ----------------------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ def read_payload(data: bytes) -> None:
 
 def forged(fields: bytes, data: bytes = b"", flags: int = 0) -> bytes:
     """A payload with any metadata and a head that is right."""
-    body = fields + bytes(-(32 + len(fields)) % payload.ALIGNMENT)
+    body = fields + bytes(-(32 + len(fields)) % ALIGNMENT)
     total = 32 + len(body) + len(data)
     header = struct.pack("<4sBBBBQQI", b"PFAB", 1, flags, 0, 1, total, 0, len(fields))
     return header + struct.pack("<I", crc32(body, crc32(header))) + body + data

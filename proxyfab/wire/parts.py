@@ -12,6 +12,7 @@ from zlib import crc32
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.wire import payload as whole
+from proxyfab.wire.layout import aligned
 
 FIRST = 4096
 """Bytes to begin with: the head of nearly everything."""
@@ -51,7 +52,7 @@ def length_of(first: Frames) -> int:
     total = whole._FIXED.unpack_from(fixed)[5]
     # Checked as if all of it were here; of the views none is touched behind the fixed part.
     length = whole._header(Frames.known((fixed,), total))[3]
-    return whole._aligned(whole._START + length)
+    return aligned(whole._START + length)
 
 
 def head_of(first: Frames) -> Head:

@@ -32,10 +32,10 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from proxyfab.buffers import Buffer, Frames, byte_view
 from proxyfab.errors import IntegrityError, SerializationError
 from proxyfab.trace import here
+from proxyfab.wire.layout import ALIGNMENT, PADS, aligned, laid_out, spans_of
 from proxyfab.wire.streams import same_stream
 
 VERSION = 1
-ALIGNMENT = 64
 MAX_METADATA = 16 << 20
 MAX_BUFFERS = 1 << 16
 
@@ -51,7 +51,6 @@ _SHORT = 512
 _REMEMBERED = 256
 _LENGTH = struct.Struct("<I")
 _LENGTH_AT = 24
-_PADS = tuple(memoryview(bytes(size)) for size in range(ALIGNMENT))
 
 
 class Payload:
@@ -130,16 +129,12 @@ def encode(payload: Payload, *, checksum: bool) -> Frames:
     metadata = _metadata(payload)
     length = len(metadata)
     pad = -(_START + length) % ALIGNMENT
-    body = metadata + _PADS[pad]
-    views, total = _laid_out(payload.buffers, _START + length + pad)
+    body = metadata + PADS[pad]
+    views, total = laid_out(payload.buffers, _START + length + pad)
     flags, mark = (_CHECKSUM, _checksum(views)) if checksum else (0, 0)
     header = _HEADER.pack(_MAGIC, VERSION, flags, _MAJOR, _MINOR, total, mark, length)
     head = header + _CRC.pack(crc32(body, crc32(header))) + body
     return Frames.known((memoryview(head), *views), total)
-
-
-def _aligned(offset: int) -> int:
-    return offset + -offset % ALIGNMENT
 
 
 def _metadata(payload: Payload) -> bytes:
@@ -186,21 +181,6 @@ def _unpacker() -> Callable[..., Any]:
     return unpackb  # type: ignore[no-any-return]  # as above
 
 
-def _laid_out(buffers: tuple[memoryview, ...], start: int) -> tuple[Sequence[memoryview], int]:
-    """The buffers with the pads between them, and where the last one ends."""
-    if len(buffers) == 1:
-        return buffers, start + buffers[0].nbytes
-    views: list[memoryview] = []
-    end = start
-    for view in buffers:
-        pad = -end % ALIGNMENT
-        if pad:
-            views.append(_PADS[pad])
-        views.append(view)
-        end += pad + view.nbytes
-    return views, end
-
-
 def _checksum(views: Sequence[memoryview]) -> int:
     if len(views) == 1:
         return xxh3_64_intdigest(views[0])
@@ -244,7 +224,7 @@ def announced(head: Frames) -> tuple[str, str]:
     """
     view = head.join()
     length = _FIXED.unpack_from(view)[-2] if view.nbytes >= _START else 0
-    start = _aligned(_START + length)
+    start = aligned(_START + length)
     if view.nbytes < start or crc32(view[_START:start], crc32(view[: _HEADER.size])) != _CRC.unpack_from(view, 28)[0]:
         raise IntegrityError("The head of an object is damaged, cut off or not proxyfab's: it must be written again.")
     return tuple(_parsed(bytes(view[_START : _START + length]))[:2])
@@ -323,7 +303,7 @@ def _parsed(metadata: bytes) -> list[Any]:
 def _planned(metadata: bytes, total: int) -> tuple[str, str, Any, list[tuple[int, int]], int, str]:
     """What the metadata of an object of `total` bytes say, with where each buffer lies and their bytes in all."""
     codec, type, meta, sizes, origin = _parsed(metadata)
-    return codec, type, meta, _spans(sizes, _aligned(_START + len(metadata)), total), sum(sizes), origin
+    return codec, type, meta, spans_of(sizes, aligned(_START + len(metadata)), total), sum(sizes), origin
 
 
 _remembered = lru_cache(maxsize=_REMEMBERED)(_planned)
@@ -333,18 +313,6 @@ _remembered = lru_cache(maxsize=_REMEMBERED)(_planned)
 def _check_names(codec: object, type: object, origin: object) -> None:
     if not (codec.__class__ is type.__class__ is origin.__class__ is str):
         raise IntegrityError("The codec, type and origin of an object must be text: it is damaged.")
-
-
-def _spans(sizes: list[int], start: int, total: int) -> list[tuple[int, int]]:
-    """Where each buffer begins and ends; the table must end where the bytes end."""
-    spans, end = [], start
-    for size in sizes:
-        low = end + -end % ALIGNMENT
-        end = low + size
-        spans.append((low, end))
-    if end != total:
-        raise IntegrityError(f"The buffer table of an object ends at {end} of {total} bytes: it is damaged.")
-    return spans
 
 
 def _gathered(frames: Frames, spans: list[tuple[int, int]]) -> tuple[memoryview, ...]:

@@ -17,7 +17,8 @@ from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.errors import IntegrityError, SerializationError
 from proxyfab.trace import here
 from proxyfab.wire import payload as wire
-from proxyfab.wire.payload import ALIGNMENT, MAX_METADATA, Payload, announced, decode, digest, encode
+from proxyfab.wire.layout import ALIGNMENT
+from proxyfab.wire.payload import MAX_METADATA, Payload, announced, decode, digest, encode
 
 SMALL = Payload("numpy", "numpy:ndarray", ["<f8", [3], False], [b"abcdefgh" * 3, b"", b"tail"])
 META = st.recursive(

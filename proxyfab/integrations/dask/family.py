@@ -18,7 +18,6 @@ not there any more is a lost connection to Dask, which asks anew; after a few in
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import warnings
 import weakref
@@ -37,15 +36,14 @@ from distributed.utils import ensure_memoryview
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.figures import Figures
-from proxyfab.integrations.dask.home import version
-from proxyfab.integrations.dask.published import Published, places
+from proxyfab.integrations.dask.home import sight, version
+from proxyfab.integrations.dask.loading import own
+from proxyfab.integrations.dask.published import Published
 from proxyfab.keys import Key
-from proxyfab.osio.machine import sight_of
-from proxyfab.osio.mapping import copy
 from proxyfab.osio.memory import new_bytes
 from proxyfab.osio.root import Root
 from proxyfab.osio.shared import check_mine, default_root, shared_at
-from proxyfab.osio.warm import received
+from proxyfab.wire.layout import spans_of
 
 MARK = "proxyfab"
 """What we add to handshakes and headers is under this name."""
@@ -82,7 +80,7 @@ class Lane:
         root = default_root()
         check_mine(root)
         Root.make(root)
-        self.sight = f"{version()} {sight_of(root)}"
+        self.sight = f"{version()} {sight()}"
         self.figures = Figures()
         self.above = above
         self.shared = shared_at(root)
@@ -156,7 +154,7 @@ class Lane:
             TransportLost: They do not lie there.
         """
         try:
-            found = self._take(Key.parse(mark["key"]), mark["sizes"], new_bytes if mark["bytes"] else _own)
+            found = self._take(Key.parse(mark["key"]), mark["sizes"], new_bytes if mark["bytes"] else own)
         except (ProxyfabError, OSError) as error:
             self._lose(error)
             raise TransportLost(f"A value in shared memory could not be read: {error}") from error
@@ -176,7 +174,7 @@ class Lane:
             return None
         self._connector.evict(key)  # now: if this process is killed while it copies, nobody else would
         whole = stored.join()
-        return [make(whole[begin : begin + size]) for begin, size in zip(places(sizes), sizes, strict=True)]
+        return [make(whole[low:high]) for low, high in spans_of(sizes, 0, whole.nbytes)]
 
     def _lose(self, error: Exception | None) -> None:
         self.figures.add("lost")
@@ -190,13 +188,6 @@ class Lane:
         """The figures, and what waits for its readers."""
         live, live_bytes = self.published.waiting()
         return {**self.figures.told(), "live": live, "live_bytes": live_bytes}
-
-
-def _own(view: memoryview) -> memoryview:
-    """The same bytes in writable memory of this process alone."""
-    block = received.take(view.nbytes)
-    copy(view, ctypes.addressof(ctypes.c_char.from_buffer(block)))
-    return block
 
 
 def _dumps(x: object, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[Any]]:

@@ -19,12 +19,12 @@ from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.osio.shared import Shared
+from proxyfab.wire.layout import laid_out
 
 KEEP = 60.0
 """Seconds that an object waits for its reader: a worker may be held up for long, but its connection times out."""
 IDLE = 30.0
 """Seconds without a word from when on nothing is kept warm."""
-_ALIGN = 64
 
 
 class _Waiting(NamedTuple):
@@ -58,7 +58,7 @@ class Published:
         self._used = time.monotonic()
 
     def publish(self, buffers: Sequence[memoryview]) -> str | None:
-        """Copy these to shared memory, one behind the other, each where it is well aligned.
+        """Copy these to shared memory, one behind the other, as `wire.layout` has them.
 
         Returns:
             The text of their key; None where too much waits already.
@@ -67,8 +67,7 @@ class Published:
             CapacityError: There is no room.
             ConnectorError: Shared memory refuses.
         """
-        parts = padded(buffers)
-        nbytes = sum([len(part) for part in parts])
+        parts, nbytes = laid_out(buffers, 0)
         if not self._reserve(nbytes):
             return None
         try:
@@ -129,26 +128,3 @@ class Published:
             keys, self._waiting = list(self._waiting), {}
         self._connector.evict_many(keys)
         self._shared.pool.trim()
-
-
-def padded(buffers: Sequence[memoryview]) -> list[memoryview]:
-    """The buffers with what aligns the next one behind each."""
-    parts: list[memoryview] = []
-    for buffer in buffers:
-        parts.append(buffer)
-        gap = -buffer.nbytes % _ALIGN
-        if gap:
-            parts.append(_ZEROS[:gap])
-    return parts
-
-
-def places(sizes: Sequence[int]) -> list[int]:
-    """Where each of the buffers begins that `padded` put one behind the other."""
-    begins, offset = [], 0
-    for size in sizes:
-        begins.append(offset)
-        offset += size + -size % _ALIGN
-    return begins
-
-
-_ZEROS = memoryview(bytes(_ALIGN))

@@ -79,7 +79,7 @@ _measures: dict[type, Callable[[Any, int], int]] = {}
 
 def _measure_of(kind: type, obj: Any) -> Callable[[Any, int], int]:
     root = kind.__module__.partition(".")[0]
-    if is_proxy(obj) or isinstance(obj, (GraphNode, TaskRef)) or getattr(kind, "__dask_future__", False):
+    if is_proxy(obj) or _is_dasks(obj):
         return lambda *_: NOT_ALONE
     if hasattr(kind, "__dask_graph__"):
         return lambda obj, above: NOT_ALONE if is_dask_collection(obj) else _pickled(obj, above)
@@ -129,9 +129,11 @@ class _Search(pickle.Pickler):
 
 def size_is_not_alone(obj: Any) -> bool:
     """Whether Dask must see this very object."""
-    if isinstance(obj, (GraphNode, TaskRef)) or getattr(type(obj), "__dask_future__", False):
-        return True
-    return hasattr(type(obj), "__dask_graph__") and is_dask_collection(obj)
+    return _is_dasks(obj) or (hasattr(type(obj), "__dask_graph__") and is_dask_collection(obj))
+
+
+def _is_dasks(obj: Any) -> bool:
+    return isinstance(obj, (GraphNode, TaskRef)) or getattr(type(obj), "__dask_future__", False)
 
 
 def hides(obj: object) -> bool:

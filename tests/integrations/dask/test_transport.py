@@ -18,10 +18,11 @@ from distributed.utils import ensure_memoryview
 
 from proxyfab.integrations.dask import family
 from proxyfab.integrations.dask.near import Near
-from proxyfab.integrations.dask.published import Published, places
+from proxyfab.integrations.dask.published import Published
 from proxyfab.integrations.dask.worker import Hand
 from proxyfab.testing.conformance.disks import small_disks
 from proxyfab.testing.processes import until
+from proxyfab.wire.layout import spans_of
 
 MB = 1 << 20
 
@@ -329,7 +330,7 @@ def test_no_more_than_the_limit_waits() -> None:
 
 
 def test_buffers_lie_aligned() -> None:
-    assert places([1, 64, 65, 3]) == [0, 64, 128, 256]
+    assert [low for low, _ in spans_of([1, 64, 65, 3], 0, 259)] == [0, 64, 128, 256]
 
 
 def test_a_lane_warns_once_and_stops_asking_when_nothing_is_there() -> None:
