@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from proxyfab import Store
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import ConnectorError
-from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
-from proxyfab.events.model import EARLIEST, Delivery, Description, GroupInfo, Kept, Position, Record, Start, Topic
+from proxyfab.events.around import Around
+from proxyfab.events.broker import TIMEOUT, Broker, State, Subscription
+from proxyfab.events.model import Delivery, Description, GroupInfo, Kept, Position, Record, Start
 
 R = TypeVar("R")
 
@@ -80,7 +81,7 @@ def doomed_store(doom: Doom, name: str) -> Store:
     return store
 
 
-class DoomedBroker(Broker):
+class DoomedBroker(Around):
     """A broker as seen by a process that is doomed."""
 
     def __init__(self, real: Broker, doom: Doom) -> None:
@@ -89,57 +90,26 @@ class DoomedBroker(Broker):
         self.capabilities = real.capabilities  # type: ignore[misc]  # of this one
         self.url = real.url
 
-    def ensure(self, topic: Topic, *, timeout: float = TIMEOUT) -> Topic:
-        return self.real.ensure(topic, timeout=timeout)
+    @property
+    def own(self) -> Broker:
+        return self.real
 
-    def describe(self, topic: str, *, timeout: float = TIMEOUT) -> Description:
-        return self.doom.do("describe", lambda: self.real.describe(topic, timeout=timeout))
+    def describe(self, topic: str, **options: Any) -> Description:
+        return self.doom.do("describe", lambda: super(DoomedBroker, self).describe(topic, **options))
 
-    def delete(self, topic: str) -> bool:
-        return self.real.delete(topic)
+    def publish(self, topic: str, records: Sequence[Record], **options: Any) -> list[Position]:
+        return self.doom.do("publish", lambda: super(DoomedBroker, self).publish(topic, records, **options))
 
-    def topics(self) -> list[str]:
-        return self.real.topics()
-
-    def publish(self, topic: str, records: Sequence[Record], *, timeout: float = TIMEOUT) -> list[Position]:
-        return self.doom.do("publish", lambda: self.real.publish(topic, records, timeout=timeout))
-
-    def subscribe(
-        self,
-        topic: str,
-        *,
-        group: str | None,
-        start: Start = EARLIEST,
-        partitions: Sequence[int] | None = None,
-        ack_wait: float = ACK_WAIT,
-        member: str = "",
-        timeout: float = TIMEOUT,
-    ) -> Subscription:
-        real = self.real.subscribe(
-            topic, group=group, start=start, partitions=partitions, ack_wait=ack_wait, member=member, timeout=timeout
-        )
+    def subscribe(self, topic: str, **options: Any) -> Subscription:
+        real = super().subscribe(topic, **options)
         self.doom.ends.append(real.close)
         return _Doomed(real, self.doom)
 
-    def groups(self, topic: str, *, timeout: float = TIMEOUT) -> dict[str, GroupInfo]:
-        return self.doom.do("groups", lambda: self.real.groups(topic, timeout=timeout))
+    def groups(self, topic: str, **options: Any) -> dict[str, GroupInfo]:
+        return self.doom.do("groups", lambda: super(DoomedBroker, self).groups(topic, **options))
 
-    def ensure_group(
-        self,
-        topic: str,
-        group: str,
-        start: Start = EARLIEST,
-        *,
-        ack_wait: float = ACK_WAIT,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        self.real.ensure_group(topic, group, start, ack_wait=ack_wait, timeout=timeout)
-
-    def delete_group(self, topic: str, group: str) -> bool:
-        return self.real.delete_group(topic, group)
-
-    def state(self, topic: str = "", *, timeout: float = TIMEOUT) -> State:
-        return _DoomedState(self.real.state(topic, timeout=timeout), self.doom)
+    def state(self, topic: str = "", **options: Any) -> State:
+        return _DoomedState(super().state(topic, **options), self.doom)
 
     def close(self) -> None:
         """The real one stays open."""

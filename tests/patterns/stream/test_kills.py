@@ -16,6 +16,7 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import Topic
 from proxyfab.patterns.stream import Consumer, Producer, sweep
 from proxyfab.testing import Child, until
+from proxyfab.testing.content import held
 from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.processes import ChildFailed
 from proxyfab.testing.servers import RedisServer
@@ -60,7 +61,7 @@ def feed(world: World, *, groups: tuple[str, ...] = ()) -> None:
 
 
 def objects(world: World, name: str) -> int:
-    return sum(1 for _ in world.stores[name].connector.scan())  # type: ignore[attr-defined]  # Redis can be listed
+    return held(world.stores[name])
 
 
 def live(messages: int | None, role: Any, *args: Any) -> bool:
