@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Future as PlainFuture
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from proxyfab.brokers.opening import open_broker
@@ -110,6 +111,7 @@ class ResilientExecutor(Executor):
         self._roll.present(self._id, _PRESENT, alone=not self._keeps)
         self._presence = threading.Thread(target=self._stay, name="proxyfab-executor", daemon=True)
         self._presence.start()
+        self._janitor.add(partial(sweep_tasks, self.broker, stop=self._stop.is_set))
         self._crew = Crew(self.broker.url, self.name, self._terms, own, self._told) if own else None
         self._loops: list[_Revived] = []
         self._loops = [
@@ -250,12 +252,7 @@ class ResilientExecutor(Executor):
         return Roll(self.broker.state(self._topic), self._terms.quarantine)
 
     def _stay(self) -> None:
-        """Say that this executor is there, until it ends: workers in pools end with it.
-
-        First, tasks are deleted that executors without a name have left which were killed long ago.
-        """
-        with contextlib.suppress(ProxyfabError):
-            sweep_tasks(self.broker, stop=self._stop.is_set)
+        """Say that this executor is there, until it ends: workers in pools end with it."""
         while not self._stop.wait(_PRESENT / 3):
             with contextlib.suppress(ProxyfabError):
                 self._roll.present(self._id, _PRESENT, alone=not self._keeps)
