@@ -11,10 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 
 from proxyfab.testing.leaks import GRACE, Belongings
 from proxyfab.testing.processes import until
+from tests.integrations.dask.tasks import LARGE
 
 KEPT = ("Dask-Offload", "Profile", "IO loop", "Dask-Default-Threads", "TCP-Executor", "AsyncProcess")
 """Threads that Dask starts once for a process, or that end some time after what started them."""
@@ -64,6 +66,12 @@ def cluster() -> Iterator[Any]:
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **options) as cluster,
     ):
         yield cluster
+
+
+@pytest.fixture
+def big(request: pytest.FixtureRequest) -> Any:
+    """An array of 1.6 MB that no other test has."""
+    return np.arange(LARGE) + len(request.node.name) * 1000 + hash(request.node.name) % 1000
 
 
 @pytest.fixture

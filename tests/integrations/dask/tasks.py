@@ -11,11 +11,18 @@ import numpy as np
 
 LARGE = 200_000
 """Numbers, of 8 bytes each, that travel by reference."""
+WAIT = 60
+"""Seconds; never needed."""
 
 
 def large(seed: int = 0, count: int = LARGE) -> Any:
     """An array that travels by reference, and whose content depends on `seed`."""
     return np.arange(count, dtype=np.int64) + seed
+
+
+def puts(client: Any) -> int:
+    """How many objects a client of ours has put."""
+    return int(client._proxyfab.stats()["put"])
 
 
 def total(array: Any, *_: object, **__: object) -> int:

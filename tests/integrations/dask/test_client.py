@@ -15,20 +15,7 @@ import distributed
 from distributed import as_completed, fire_and_forget, get_client
 
 from proxyfab.integrations.dask import Client
-
-SIZE = 200_000
-WAIT = 60
-"""Seconds; never needed."""
-
-
-@pytest.fixture
-def big(request: pytest.FixtureRequest) -> Any:
-    """An array of 1.6 MB that no other test has."""
-    return np.arange(SIZE) + len(request.node.name) * 1000 + hash(request.node.name) % 1000
-
-
-def puts(client: Client) -> int:
-    return int(client._proxyfab.stats()["put"])
+from tests.integrations.dask.tasks import LARGE, WAIT, puts
 
 
 def seen(*args: Any, **kwargs: Any) -> Any:
@@ -74,7 +61,7 @@ def test_two_tasks_get_memory_of_their_own(client: Client, big: Any) -> None:
         return len(array)
 
     total = int(big.sum())
-    assert client.gather(client.map(spoil, [big] * 3, pure=False)) == [SIZE] * 3
+    assert client.gather(client.map(spoil, [big] * 3, pure=False)) == [LARGE] * 3
     assert client.submit(lambda array: int(array.sum()), big, pure=False).result(WAIT) == total
 
 
@@ -173,7 +160,7 @@ def test_what_was_asked_for_already_is_not_put_again(client: Client, big: Any) -
     before = puts(client)
     futures = [client.submit(len, big) for _ in range(5)]
     assert len({future.key for future in futures}) == 1
-    assert client.submit(len, big, key="mine").result(WAIT) == SIZE
+    assert client.submit(len, big, key="mine").result(WAIT) == LARGE
     assert puts(client) == before + 1
 
 
@@ -200,7 +187,7 @@ def test_collections_and_graphs_made_by_hand(client: Client, big: Any) -> None:
 
     before = puts(client)
     total = int(big.sum())
-    assert int(da.from_array(big, chunks=SIZE // 4).sum().compute()) == total
+    assert int(da.from_array(big, chunks=LARGE // 4).sum().compute()) == total
     assert dask.delayed(lambda array, more: int(array.sum()) + more)(big, 1).compute() == total + 1
     assert int(dask.delayed(np.sum)([big, big]).persist().compute()) == 2 * total
     frame = pd.DataFrame({"a": big, "b": big % 7})
@@ -211,10 +198,10 @@ def test_collections_and_graphs_made_by_hand(client: Client, big: Any) -> None:
     )
     assert db.from_sequence([big, big + 1], npartitions=2).map(lambda a: int(a.sum())).compute() == [
         total,
-        total + SIZE,
+        total + LARGE,
     ]
     assert client.get({"x": (np.sum, big), "y": (lambda x: int(x) + 1, "x")}, "y") == total + 1
-    assert client.compute(dask.delayed(len)(big)).result(WAIT) == SIZE
+    assert client.compute(dask.delayed(len)(big)).result(WAIT) == LARGE
     assert puts(client) >= before + 8
 
 
@@ -234,13 +221,13 @@ def test_annotations_stay_with_a_graph_that_is_made_lighter(client: Client, big:
 
 def test_one_can_do_without(client: Client, big: Any) -> None:
     before = puts(client)
-    assert client.submit(len, big, proxyfab=False).result(WAIT) == SIZE
-    assert client.gather(client.map(len, [big, big], proxyfab=False, batch_size=1)) == [SIZE] * 2
+    assert client.submit(len, big, proxyfab=False).result(WAIT) == LARGE
+    assert client.gather(client.map(len, [big, big], proxyfab=False, batch_size=1)) == [LARGE] * 2
     with dask.annotate(proxyfab=False):
-        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
-        assert dask.delayed(len)(big).compute() == SIZE
+        assert client.submit(len, big, pure=False).result(WAIT) == LARGE
+        assert dask.delayed(len)(big).compute() == LARGE
         spared = dask.delayed(len)(big)
-    assert spared.compute(optimize_graph=False) == SIZE
+    assert spared.compute(optimize_graph=False) == LARGE
     assert puts(client) == before
 
 
@@ -273,8 +260,8 @@ def test_completion_executor_and_tasks_that_nobody_waits_for(client: Client, big
     done = as_completed(client.map(lambda array: int(array[0]), arrays), with_results=True)
     assert sorted(result for _, result in done) == [int(array[0]) for array in arrays]
     with client.get_executor(pure=False) as executor:
-        assert executor.submit(len, big).result(WAIT) == SIZE
-        assert list(executor.map(len, arrays)) == [SIZE] * 3
+        assert executor.submit(len, big).result(WAIT) == LARGE
+        assert list(executor.map(len, arrays)) == [LARGE] * 3
     said = distributed.Event("done", client=client)
     fire_and_forget(client.submit(lambda array: distributed.Event("done").set(), big))
     assert said.wait(WAIT)

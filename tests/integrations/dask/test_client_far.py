@@ -15,9 +15,7 @@ from distributed import LocalCluster
 
 from proxyfab.errors import KeyNotFound
 from proxyfab.integrations.dask import Client
-
-SIZE = 200_000
-WAIT = 60
+from tests.integrations.dask.tasks import LARGE, WAIT
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_a_worker_elsewhere_asks_the_scheduler_once_for_each_object(far: Any) -> None:
-    array = np.arange(SIZE)
+    array = np.arange(LARGE)
     with Client(far, set_as_default=False) as client:
 
         async def later(array: Any) -> int:
@@ -65,7 +63,7 @@ def test_what_lies_nowhere_any_more_is_an_error_of_a_name(far: Any) -> None:
 
         keeping.store.put_payload = lambda payload, key: keeping.store.evict(put(payload, key))
         try:
-            future = client.submit(lambda array: len(array), np.arange(SIZE) + 5)
+            future = client.submit(lambda array: len(array), np.arange(LARGE) + 5)
             with pytest.raises(KeyNotFound, match="Nothing lies under"):
                 future.result(WAIT)
         finally:
@@ -77,7 +75,7 @@ def test_a_client_elsewhere_is_a_plain_one(
 ) -> None:
     monkeypatch.setattr("proxyfab.integrations.dask.client.sight", lambda: "elsewhere")
     with caplog.at_level("INFO", "proxyfab.dask"), Client(far, set_as_default=False) as client:
-        assert client.submit(len, np.arange(SIZE)).result(WAIT) == SIZE
+        assert client.submit(len, np.arange(LARGE)).result(WAIT) == LARGE
         assert "put" not in client._proxyfab.stats()
-        assert client.gather(client.map(lambda i, big: int(big[i]), [1, 2], big=np.arange(SIZE))) == [1, 2]
+        assert client.gather(client.map(lambda i, big: int(big[i]), [1, 2], big=np.arange(LARGE))) == [1, 2]
     assert [record.levelname for record in caplog.records if record.name == "proxyfab.dask"] == ["INFO"]

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("distributed")
@@ -22,21 +21,7 @@ from proxyfab.integrations.dask import Client, disable, enable, stats
 from proxyfab.integrations.dask.settings import Settings, settings
 from proxyfab.proxy import is_proxy
 from proxyfab.testing.processes import until
-
-SIZE = 200_000
-WAIT = 60
-"""Seconds; never needed."""
-
-
-@pytest.fixture
-def big(request: pytest.FixtureRequest) -> Any:
-    """An array of 1.6 MB that no other test has."""
-    return np.arange(SIZE) + len(request.node.name) * 1000 + hash(request.node.name) % 1000
-
-
-def puts(client: Client) -> int:
-    return int(client._proxyfab.stats()["put"])
-
+from tests.integrations.dask.tasks import LARGE, WAIT, puts
 
 # -- clients ---------------------------------------------------------------------------------------------------------
 
@@ -48,7 +33,7 @@ def test_the_client_of_another_is_made_one_of_ours_and_back(cluster: Any, big: A
     with Special(cluster, set_as_default=False) as client:
         assert enable(client, above="2 MB") is client
         assert isinstance(client, Special)
-        assert client.submit(len, big).result(WAIT) == SIZE
+        assert client.submit(len, big).result(WAIT) == LARGE
         assert puts(client) == 0
         enable(client, above=1000)
         future = client.submit(lambda array: int(array[0]), big)
@@ -56,7 +41,7 @@ def test_the_client_of_another_is_made_one_of_ours_and_back(cluster: Any, big: A
         assert disable(client) is client
         assert type(client) is Special
         assert future.result(WAIT) == int(big[0])
-        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert client.submit(len, big, pure=False).result(WAIT) == LARGE
         assert not hasattr(client, "stats")
     with pytest.raises(ConfigurationError, match="no client of Dask's"):
         enable(cluster)
@@ -94,10 +79,10 @@ def preload() -> Iterator[None]:
 
 def test_no_line_of_code_at_all(preload: None, cluster: Any, big: Any) -> None:
     with distributed.Client(cluster, set_as_default=False) as client:
-        assert client.submit(len, big).result(WAIT) == SIZE
+        assert client.submit(len, big).result(WAIT) == LARGE
         assert stats(client)["arguments"]["put"] == 1
     with dask.config.set({"proxyfab.dask.enabled": False}), distributed.Client(cluster, set_as_default=False) as client:
-        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert client.submit(len, big, pure=False).result(WAIT) == LARGE
         assert stats(client)["arguments"] == {}
 
 
@@ -121,8 +106,8 @@ def test_a_full_store_is_plain_dask_with_one_warning(
     with caplog.at_level(logging.WARNING, "proxyfab.dask"):
         for i in range(3):
             assert client.submit(lambda array: int(array[0]), big + i).result(WAIT) == int(big[i]) + 0 * i
-        assert client.gather(client.map(len, [big] * 2, pure=False)) == [SIZE] * 2
-        assert dask.delayed(len)(big).compute() == SIZE
+        assert client.gather(client.map(len, [big] * 2, pure=False)) == [LARGE] * 2
+        assert dask.delayed(len)(big).compute() == LARGE
     assert [record.message for record in caplog.records if "could not be stored" in record.message] != []
     assert len(caplog.records) == 1
 
@@ -163,7 +148,7 @@ def test_a_scheduler_that_takes_no_plugins_has_plain_clients(caplog: pytest.LogC
                         return await client.submit(len, big)
 
     with caplog.at_level(logging.WARNING, "proxyfab.dask"):
-        assert asyncio.run(work()) == SIZE
+        assert asyncio.run(work()) == LARGE
     assert len([record for record in caplog.records if record.name == "proxyfab.dask"]) == 1
 
 
@@ -172,7 +157,7 @@ def test_another_version_at_the_scheduler_is_a_plain_client(
 ) -> None:
     monkeypatch.setattr("proxyfab.integrations.dask.client.version", lambda: "0.0.0")
     with caplog.at_level(logging.WARNING, "proxyfab.dask"), Client(cluster, set_as_default=False) as client:
-        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert client.submit(len, big, pure=False).result(WAIT) == LARGE
         assert stats(client)["arguments"] == {}
     assert len(caplog.records) == 1
     assert "install the same" in caplog.records[0].message
@@ -183,9 +168,9 @@ def test_another_dask_is_used_as_it_is_known(
 ) -> None:
     monkeypatch.setattr("proxyfab.integrations.dask.client.GRAPH", ("self", "graph"))
     with caplog.at_level(logging.WARNING, "proxyfab.dask"), Client(cluster) as client:
-        assert client.submit(len, big, pure=False).result(WAIT) == SIZE
+        assert client.submit(len, big, pure=False).result(WAIT) == LARGE
         assert puts(client) == 1
-        assert dask.delayed(len)(big).compute() == SIZE
+        assert dask.delayed(len)(big).compute() == LARGE
         assert puts(client) == 1
     assert len(caplog.records) == 1
 

@@ -41,9 +41,9 @@ def test_an_argument_outlives_the_client_that_brought_it(cluster: Any, client: A
     gate = str(tmp_path / "gate")
     with Client(cluster) as other:
         theirs = other.submit(patient, large(3), gate, key="theirs")
+        assert until(lambda: counts(client)["uses"] == 1)  # two clients' messages have no order between them
         ours = distributed.Future("theirs", client)
         dependent = client.submit(int, ours)
-        assert until(lambda: counts(client)["uses"] == 1)
         assert until(partial(cluster.scheduler.tasks.__contains__, dependent.key))  # it came by another way
         del theirs
     assert len(objects()) == 1

@@ -18,6 +18,7 @@ from proxyfab.errors import ObjectLost
 from proxyfab.integrations.dask import Client
 from proxyfab.integrations.dask.results import Kept
 from proxyfab.store import Store
+from proxyfab.testing.content import held
 from proxyfab.testing.processes import until
 from proxyfab.testing.servers import RedisServer
 from tests.integrations.dask.tasks import counted, grown, large, total
@@ -38,7 +39,7 @@ def client(cluster: Any, url: str) -> Iterator[Any]:
 def stored(url: str) -> int:
     """How many objects lie in a database."""
     with Store(url) as any_store:
-        return sum(1 for _ in any_store.connector.scan())  # type: ignore[attr-defined]  # Redis can
+        return held(any_store)
 
 
 def kill_all_workers(client: Any) -> None:
