@@ -57,6 +57,7 @@ class MemoryBroker(Broker):
         | Capability.PARTITIONS
         | Capability.STATE
         | Capability.LAST_VALUE
+        | Capability.CUT
     )
     max_record = 16 << 20
 
@@ -124,6 +125,9 @@ class MemoryBroker(Broker):
             if len(record.body) > self.max_record:
                 raise CapacityError(f"A record of {len(record.body)} bytes is larger than {self.max_record}.")
         return self._space.log(topic).change(lambda log: log.publish(records))
+
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:  # noqa: ARG002 - nothing to wait for
+        return self._space.log(topic).change(lambda log: log.cut(upto))
 
     def subscribe(
         self,

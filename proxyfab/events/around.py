@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
 from proxyfab.events.model import (
@@ -47,6 +47,9 @@ class Around(Broker):
 
     def publish(self, topic: str, records: Sequence[Record], *, timeout: float = TIMEOUT) -> list[Position]:
         return self.own.publish(topic, records, timeout=timeout)
+
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:
+        return self.own.cut(topic, upto, timeout=timeout)
 
     def subscribe(
         self,

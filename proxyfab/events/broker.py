@@ -200,6 +200,23 @@ class Broker(ABC):
             ConnectorError: The broker cannot be reached in time.
         """
 
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:  # noqa: ARG002 - for those who can
+        """Cut off the oldest records of some partitions, for all groups and for good; how many there were.
+
+        Objects are not its business, nor are ids: what is cut off is still known again within the topic's window.
+
+        Args:
+            topic: Which has to exist.
+            upto: Of each partition the last offset that goes; 0, or less than is there, does nothing.
+            timeout: Seconds for the call.
+
+        Raises:
+            CapabilityError: The broker has no CUT.
+            TopicNotFound: There is no such topic.
+            ConfigurationError: It has no such partition.
+        """
+        raise CapabilityError(f"{self.url} cannot cut records off: they go with the retention of {topic}.")
+
     @abstractmethod
     def subscribe(
         self,

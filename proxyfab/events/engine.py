@@ -138,6 +138,17 @@ class Log:
                 self.nbytes -= dropped
                 wanted -= dropped + own
 
+    def cut(self, upto: Mapping[int, int]) -> int:
+        """Drop the oldest records up to these offsets; how many."""
+        self._there()
+        self.wanted([*upto])
+        before = self.count
+        for number, offset in upto.items():
+            partition = self._partitions[number]
+            while len(partition) and partition.base <= offset:
+                self.nbytes -= partition.drop()
+        return before - self.count
+
     @property
     def count(self) -> int:
         """Records that it holds."""

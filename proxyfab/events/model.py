@@ -47,6 +47,8 @@ class Capability(enum.Flag):
     """`grant` and `revoke` work, if the broker was set up for them."""
     FEDERATION = enum.auto()
     """Servers can be chained: edge, site, cloud."""
+    CUT = enum.auto()
+    """The oldest records can be cut off (`Broker.cut`), before retention takes them."""
 
 
 class From(enum.Enum):

@@ -1,6 +1,6 @@
 """kafka:// passes the suite on librdkafka's mock cluster; what that cannot do runs where PROXYFAB_KAFKA names a Kafka.
 
-The mock has no requests to make or delete a topic: here they go to the cluster itself, all else is as anywhere.
+The mock has no requests to make, cut or delete a topic: here they go to the cluster itself, all else is as anywhere.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def kafka(cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> str:
         topics, "request_topic", lambda client, said, wanted: cluster.create(wanted.topic, wanted.num_partitions)
     )
     monkeypatch.setattr(topics, "request_end", lambda client, said, name: cluster.delete(name))
+    monkeypatch.setattr(
+        topics, "request_cut", lambda client, name, before, partition=0: cluster.trim(name, partition, before)
+    )
     return cluster.url.replace("admin=0&", "")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ from proxyfab.brokers.kafka.member import Member, Reader
 from proxyfab.brokers.kafka.naming import DESCRIPTION, is_topic, values_topic
 from proxyfab.brokers.kafka.place import Place
 from proxyfab.brokers.kafka.sending import Sender
-from proxyfab.brokers.kafka.topics import delete_topic, make_topic, pack, settings, unpack
+from proxyfab.brokers.kafka.topics import cut, delete_topic, make_topic, pack, settings, unpack
 from proxyfab.errors import CapabilityError, ConfigurationError
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
 from proxyfab.events.engine import same_topic
@@ -60,13 +60,14 @@ class KafkaBroker(Broker):
         | Capability.STATE
         | Capability.LAST_VALUE
         | Capability.ACL
+        | Capability.CUT
     )
 
     def __init__(self, place: Place) -> None:
         self.url = place.url
         self.max_record = place.max
         if not place.admin:
-            self.capabilities = self.capabilities & ~Capability.ACL  # type: ignore[misc]  # this one cannot
+            self.capabilities = self.capabilities & ~Capability.ACL & ~Capability.CUT  # type: ignore[misc]  # this one cannot
         self._client = Client(place)
         self._sender = Sender(self._client)
         self._journals: dict[str, Journal] = {}
@@ -129,6 +130,10 @@ class KafkaBroker(Broker):
 
     def publish(self, topic: str, records: Sequence[Record], *, timeout: float = TIMEOUT) -> list[Position]:
         return self._sender.publish(check_topic(topic), records, timeout)
+
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:
+        with self._client.within(timeout):
+            return cut(self._client, topic, self._there(topic), upto)
 
     def subscribe(
         self,

@@ -61,13 +61,28 @@ def request_end(client: Client, said: str, name: str) -> None:
     client.answers(said, lambda admin, seconds: admin.delete_topics([name], request_timeout=seconds))
 
 
-def request_cut(client: Client, name: str, before: int) -> None:
-    """Ask for the end of all records of its one partition before an offset."""
-    spot = TopicPartition(name, 0, before)
+def request_cut(client: Client, name: str, before: int, partition: int = 0) -> None:
+    """Ask for the end of all records of a partition before an offset."""
+    spot = TopicPartition(name, partition, before)
     client.answers(
         f"Cutting {name} at {client.place.label}",
         lambda admin, seconds: admin.delete_records([spot], request_timeout=seconds),
     )
+
+
+def cut(client: Client, name: str, partitions: int, upto: Mapping[int, int]) -> int:
+    """Take out the oldest records of partitions, up to our offsets (from 1); how many."""
+    if not client.place.admin:
+        raise CapabilityError(f"{client.place.label} is used without its administrator's requests (?admin=0).")
+    if any(not 0 <= number < partitions for number in upto):
+        raise ConfigurationError(f"Topic {name} has {partitions} partitions; {list(upto)} are not all there.")
+    taken = 0
+    for number, (low, high) in client.bounds(name, list(upto)).items():
+        before = min(upto[number], high)
+        if before > low:
+            request_cut(client, name, before, number)
+            taken += before - low
+    return taken
 
 
 def settings(topic: Topic) -> tuple[dict[str, str], int]:

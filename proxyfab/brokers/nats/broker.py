@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
@@ -43,6 +43,7 @@ _EVERYTHING = (
     | Capability.STATE
     | Capability.LAST_VALUE
     | Capability.FEDERATION
+    | Capability.CUT
 )
 
 
@@ -99,6 +100,10 @@ class NatsBroker(Broker):
         if not records:
             return []
         return self._run(Batch(self._desk, topic, records).publish, timeout)
+
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:
+        check_topic(topic)
+        return self._run(lambda deadline: topics.cut(self._desk, topic, upto, deadline), timeout)
 
     def subscribe(
         self,

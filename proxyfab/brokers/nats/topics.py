@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from proxyfab.brokers.nats.groups import infos, occupied
@@ -185,6 +186,24 @@ async def make_room(desk: Desk, name: str, share: float, deadline: float) -> boo
         if floor < first:
             continue
         upto = first + max(1, int((floor + 1 - first) * share))
-        body = {"filter": desk.names.subject(name, partition), "seq": upto}
-        taken += (await desk.link.call(f"STREAM.PURGE.{desk.names.stream(name)}", body, deadline))["purged"]
+        taken += await _cut(desk, name, partition, upto, deadline)
     return taken > 0
+
+
+async def cut(desk: Desk, name: str, upto: Mapping[int, int], deadline: float) -> int:
+    """Take out the oldest records of partitions, up to these offsets; how many."""
+    topic, _ = await look(desk, name, deadline)
+    if any(not 0 <= number < topic.partitions for number in upto):
+        raise ConfigurationError(f"Topic {name} has {topic.partitions} partitions; {list(upto)} are not all there.")
+    taken = 0
+    for number, offset in upto.items():
+        try:
+            taken += await _cut(desk, name, number, offset + 1, deadline) if offset > 0 else 0
+        except Refusal as refusal:
+            raise unwilling(desk, f"cut {name}", refusal) from refusal
+    return taken
+
+
+async def _cut(desk: Desk, name: str, partition: int, before: int, deadline: float) -> int:
+    body = {"filter": desk.names.subject(name, partition), "seq": before}
+    return int((await desk.link.call(f"STREAM.PURGE.{desk.names.stream(name)}", body, deadline))["purged"])

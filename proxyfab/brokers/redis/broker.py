@@ -9,7 +9,7 @@ The password is not in the URL: it is remembered in this process, elsewhere it c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from time import monotonic
 from typing import Any, ClassVar
@@ -45,6 +45,8 @@ from proxyfab.resp.place import Place
 
 AT_ONCE = 256
 """Records of one round trip at most."""
+_CUT = 10_000
+"""Records that are cut off in one step."""
 _INDEX = key("", "topics")
 _ADD = b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$3\r\n0-*\r\n$1\r\nb\r\n$%d\r\n"
 
@@ -152,6 +154,17 @@ class RedisBroker(Broker):
     def _draw(self) -> bytes:
         """An id for a record that has none, so that what is sent again after a link broke is known again."""
         return b"\0%b%d.%d" % (self._drawn, os.getpid(), next(self._count))
+
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:
+        if any(number < 0 for number in upto):
+            raise ConfigurationError(f"Partitions are counted from 0; {list(upto)} are not all there.")
+        desk, where = self._desk.within(timeout), key(check_topic(topic), "m")
+        words = [b"%d" % _CUT, *[b"%d" % max(0, each) for spot in upto.items() for each in spot]]
+        gone = more = int(desk.ask(scripts.CUT, where, words, "cutting a topic"))
+        while more == _CUT:
+            more = int(desk.ask(scripts.CUT, where, words, "cutting a topic"))
+            gone += more
+        return gone
 
     def subscribe(
         self,

@@ -47,27 +47,6 @@ for p, number in pairs(added) do  -- what somebody has added whose script was no
 end
 if known then return undo(answers) end
 
-local function drop(p, upto, wanted)  -- oldest first, until so many bytes are free
-    local first = ends(p)
-    local at, freed = first, 0
-    while at <= upto and freed < wanted do
-        local sizes = call('LRANGE', base .. 's:z:' .. p, at - first, math.min(at - first + 99, upto - first))
-        if #sizes == 0 then break end
-        for _, each in ipairs(sizes) do
-            freed = freed + tonumber(string.match(each, '^%d+'))
-            at = at + 1
-            if freed >= wanted then break end
-        end
-    end
-    if at > first then
-        call('LTRIM', base .. 's:z:' .. p, at - first, -1)
-        call('XTRIM', base .. 's:' .. p, 'MINID', '0-' .. whole(at))
-        call('HSET', counters, 'f' .. p, whole(at))
-        call('HINCRBY', counters, 'b' .. p, -freed)
-        call('HINCRBY', counters, 'b', -freed)
-    end
-    return freed
-end
 local function expire(p)
     if topic.retention then
         local first = kept(p, topic, now)
@@ -156,6 +135,28 @@ return answers
 
 Where some are known already nothing is taken, and "" is said of those that are not.
 """
+
+CUT = Script(
+    """
+-- words: how many at most; partition and offset up to which its records go
+local topic = limits()
+if not topic then return GONE end
+for i = 2, #ARGV, 2 do
+    if tonumber(ARGV[i]) >= topic.partitions then return redis.error_reply('NOPARTITION ' .. ARGV[i]) end
+end
+local most, gone = tonumber(ARGV[1]), 0
+for i = 2, #ARGV, 2 do
+    local first, last = ends(ARGV[i])
+    local upto = math.min(tonumber(ARGV[i + 1]), last, first + most - gone - 1)
+    if upto >= first then
+        drop(ARGV[i], upto, math.huge)
+        gone = gone + upto - first + 1
+    end
+end
+return gone
+"""
+)
+"""How many records there were."""
 
 READ = Script(
     """

@@ -81,6 +81,27 @@ local function kept(p, topic, now)  -- as `ends`, without what has outlived its 
     end
     return first, last
 end
+local function drop(p, upto, wanted)  -- oldest first, until so many bytes are free
+    local first = ends(p)
+    local at, freed = first, 0
+    while at <= upto and freed < wanted do
+        local sizes = call('LRANGE', base .. 's:z:' .. p, at - first, math.min(at - first + 99, upto - first))
+        if #sizes == 0 then break end
+        for _, each in ipairs(sizes) do
+            freed = freed + tonumber(string.match(each, '^%d+'))
+            at = at + 1
+            if freed >= wanted then break end
+        end
+    end
+    if at > first then
+        call('LTRIM', base .. 's:z:' .. p, at - first, -1)
+        call('XTRIM', base .. 's:' .. p, 'MINID', '0-' .. whole(at))
+        call('HSET', counters, 'f' .. p, whole(at))
+        call('HINCRBY', counters, 'b' .. p, -freed)
+        call('HINCRBY', counters, 'b', -freed)
+    end
+    return freed
+end
 local function start(kind, at, p)
     if kind == 'earliest' then return 1 end
     if kind == 'latest' then local _, last = ends(p) return last + 1 end

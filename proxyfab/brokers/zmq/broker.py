@@ -62,6 +62,7 @@ class ZmqBroker(Broker):
         | Capability.PARTITIONS
         | Capability.STATE
         | Capability.LAST_VALUE
+        | Capability.CUT
     )
     max_record = 1 << 20
 
@@ -160,6 +161,11 @@ class ZmqBroker(Broker):
         if not len(partitions) == len(offsets) == len(batch):
             raise IntegrityError("A broker answered with another number of positions than there were records.")
         return [Position(topic, partition, offset) for partition, offset in zip(partitions, offsets, strict=True)]
+
+    def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:
+        spots = {_partition(number, topic): max(0, offset) for number, offset in upto.items()}
+        fields = {"topic": check_topic(topic), "p": [*spots], "o": [*spots.values()]}
+        return self._link.call("cut", fields, timeout=self._within(timeout)).count("n")
 
     def subscribe(
         self,

@@ -9,8 +9,9 @@ Rules:
    all is a letter whose data are its bytes.
 2. A stored object is copied under a key of its own, so that the release of the original does not take it; one that
    belonged to somebody else (attribute `keep`) stays where it is. What cannot be copied says why in `dlqobject`.
-3. Letters stay in their topic when they are replayed or purged; which are gone is one value beside it, changed by
-   compare-and-set. A replay that was interrupted publishes again under the same id, and the topic takes it once.
+3. Which letters were replayed or purged is one value beside their topic, changed by compare-and-set; what is gone up
+   to the oldest that is not is then cut off, where the broker can (CUT) and lets us. A replay that was interrupted
+   publishes again under the same id, and the topic takes it once.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any
 
 import msgspec
 
-from proxyfab.errors import Conflict, IntegrityError, ProxyfabError, TopicNotFound
+from proxyfab.errors import AccessDenied, CapabilityError, Conflict, IntegrityError, ProxyfabError, TopicNotFound
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import EARLIEST, Delivery, Position, Record, Topic
+from proxyfab.events.model import EARLIEST, Capability, Delivery, Position, Record, Topic
 from proxyfab.patterns.stream.naming import opened
 from proxyfab.patterns.stream.references import ref_in, state_of
 from proxyfab.ref import Ref
@@ -370,3 +371,12 @@ class _Gone:
                 continue
             self._new.clear()
             self._load()
+            self._cut()
+
+    def _cut(self) -> None:
+        if Capability.CUT not in self._broker.capabilities:
+            return
+        try:
+            self._broker.cut(self._name, {0: self.floor})
+        except (AccessDenied, CapabilityError):  # they are gone for everybody all the same, and lie there
+            pass

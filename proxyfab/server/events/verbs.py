@@ -119,6 +119,12 @@ class Verbs:
         self.waiters.change(log)
         return Reply({"p": [each.partition for each in positions], "o": [each.offset for each in positions]})
 
+    def on_cut(self, peer: bytes, message: Message, answer: Answer) -> Reply:  # noqa: ARG002 - as above
+        log = self._log(message)
+        cut = log.cut(dict(zip(message.counts("p"), message.counts("o"), strict=False)))
+        self.topics.count()
+        return Reply({"n": cut})
+
     def on_join(self, peer: bytes, message: Message, answer: Answer) -> Reply:  # noqa: ARG002 - as above
         if self.members.count(peer) >= _AT_ONCE:
             raise CapacityError(f"One connection may be {_AT_ONCE} members.")

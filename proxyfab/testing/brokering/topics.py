@@ -98,6 +98,52 @@ class TopicTests(BrokerSuite):
         assert all(extent.first == extent.last + 1 for number, extent in found.extents.items() if number)
         assert found.nbytes >= 0
 
+    def test_the_oldest_records_are_cut_off(self, broker: Broker, make: Make, join: Join) -> None:
+        """For groups and readers as if retention had taken them; offsets go on, and others' partitions stay."""
+        self.claim(broker, Capability.CUT, Capability.PARTITIONS)
+        name = make(partitions=2)
+        broker.ensure_group(name, "behind")
+        positions = fill(broker, name, 5)
+        (other,) = fill(broker, name, 1, 9, partition=1)
+
+        assert broker.cut(name, {0: positions[2].offset}) == 3
+        assert broker.cut(name, {0: positions[2].offset, 1: 0}) == 0
+        found = join().describe(name)
+        assert found.records == 3
+        assert found.extents[0].first == positions[3].offset
+        assert found.extents[1].last == other.offset
+        for group in ("behind", "new", None):
+            with broker.subscribe(name, group=group) as member:
+                assert sorted(numbers(take(member, 3, self.patience))) == [3, 4, 9]
+
+        assert broker.cut(name, {0: positions[-1].offset + 100}) == 2
+        (last,) = fill(broker, name, 1, 5)
+        assert last.offset > positions[-1].offset
+        with broker.subscribe(name, group=None, partitions=[0]) as reader:
+            assert numbers(take(reader, 1, self.patience)) == [5]
+
+    def test_what_cannot_be_cut(self, broker: Broker, topic: str) -> None:
+        self.claim(broker, Capability.CUT)
+        fill(broker, topic, 1)
+
+        with pytest.raises((ConfigurationError, TopicNotFound)):
+            broker.cut(topic, {7: 1})
+        with pytest.raises(TopicNotFound, match=MISSING):
+            broker.cut(MISSING, {0: 1})
+        assert broker.describe(topic).records == 1
+
+    def test_what_a_member_held_and_was_cut_off_is_not_owed(self, broker: Broker, topic: str) -> None:
+        self.claim(broker, Capability.CUT, Capability.GROUPS)
+        positions = fill(broker, topic, 3)
+        with broker.subscribe(topic, group="g") as member:
+            found = take(member, 2, self.patience)
+            broker.cut(topic, {0: positions[1].offset})
+            member.ack(found)
+            (last,) = take(member, 1, self.patience)
+            member.ack([last])
+            member.flush()
+            assert until(lambda: broker.groups(topic)["g"].lag == 0)
+
     def test_a_topic_is_deleted(self, broker: Broker, topic: str, join: Join) -> None:
         fill(broker, topic, 3)
 

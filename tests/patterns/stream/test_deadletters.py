@@ -12,7 +12,7 @@ from proxyfab import Store, trace
 from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ConfigurationError, IntegrityError
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import Position, Record
+from proxyfab.events.model import Capability, Position, Record
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.deadletters import dead_letters, purge, replay
 from proxyfab.testing import until
@@ -126,7 +126,8 @@ def test_replaying_sends_the_event_with_its_object_once_more(broker: Broker, sto
         assert consumer.stats().get("gaps", 0) == 0
 
 
-def test_a_replay_that_was_interrupted_sends_once(broker: Broker) -> None:
+def test_a_replay_that_was_interrupted_sends_once(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "capabilities", broker.capabilities & ~Capability.CUT)  # so that the letter stays
     Writer(broker).send(1)
     with Consumer(broker, "t") as consumer:
         consumer.fetch()[0].reject("no")
@@ -152,8 +153,11 @@ def test_purging_deletes_letters_and_copies(broker: Broker, store: Store) -> Non
 
     assert purge(broker, "t", where=lambda letter: letter.position.event == 1) == 1
     assert [letter.get() for letter in dead_letters(broker, "t")] == [[1], [3]]
+    assert broker.describe("t.dlq").records == 3, "one amid others waits for those before it"
     assert purge(broker, "t", most=1) == 1
+    assert broker.describe("t.dlq").records == 1
     assert purge(broker, "t") == 1
+    assert broker.describe("t.dlq").records == broker.describe("t.dlq").nbytes == 0
     assert [ref.exists() for ref in refs] == [False, False, True]
     assert list(dead_letters(broker, "t")) == []
 
