@@ -8,6 +8,8 @@ Rules:
 3. Everything has a time to live, which a thread renews while it is needed: whichever process is killed, nothing is
    left behind one lease and its grace later. Where a place has no leases, that rests on this process alone.
 4. A forked child takes no part.
+5. A task whose own executors' results are in what it answers, however deep, gives them on as its own: they are stored
+   once more when its answer is pickled in the thread that ran it, and kept by who gets that.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import os
 import threading
 import uuid
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from proxyfab.abc import SupportsLease
 from proxyfab.exit import Drain
@@ -25,10 +28,10 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.patterns.holding import Holding, keeper_of
 from proxyfab.patterns.parcel import Parcel
-from proxyfab.proxy import Kind, factory_of
+from proxyfab.proxy import Kind, factory_of, kind_of
 from proxyfab.ref import Ref, is_frozen, load, mode_of
 from proxyfab.serialize import dumps
-from proxyfab.store import Store
+from proxyfab.store import Store, received_store
 from proxyfab.wire.payload import Payload, digest
 
 
@@ -171,6 +174,42 @@ def custody_of(home: str) -> Custody | None:
     return custody if custody is not None and custody.pid == os.getpid() else None
 
 
+class Answer(NamedTuple):
+    """Where what a worker's thread has just answered goes, until its next task."""
+
+    url: str
+    home: str
+    ttl: float | None
+    by_value: bool
+    """Whether results go as they are."""
+
+
+class _Answering(threading.local):
+    """Each thread's own: executors pickle an answer in the thread that has it, and a task's arguments in others."""
+
+    answer: Answer | None = None
+
+
+answering = _Answering()
+
+
+def given_on(home: str, target: Callable[[], Any]) -> tuple[Any, ...] | None:
+    """How the proxy of what the custody `home` keeps pickles in a task's answer (rule 5); None where it is in none."""
+    answer = answering.answer
+    if answer is None or home == answer.home or custody_of(home) is None:
+        return None
+    if answer.by_value:
+        return _as_it_is, (target(),)
+    found = target()
+    ref = Result(found, received_store(answer.url), answer.ttl, answer.home, away=True).as_ref()
+    return ref.reduce_proxy(kind_of(found), False, None)
+
+
+def _as_it_is(target: Any) -> Any:
+    """Unpickle what goes by value."""
+    return target
+
+
 class Input(Parcel):
     """An argument that is stored when its task is sent, and let go when the task is done.
 
@@ -195,7 +234,7 @@ class Input(Parcel):
 
     def reduce_proxy(self, kind: Kind | None, _resolved: bool, _target: Any) -> tuple[Any, ...]:
         """As what was sent first: a task that is tried again gets what it got."""
-        return self.as_ref().reduce_proxy(kind, False, None)
+        return given_on(self.home, self) or self.as_ref().reduce_proxy(kind, False, None)
 
     @property
     def home(self) -> str:
@@ -232,6 +271,10 @@ class Result(Parcel):
         """The name of the custody that keeps it, if that is this process's."""
         return "" if self._custody is None else self._home
 
+    def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
+        """As a parcel's, but in another task's answer."""
+        return given_on(self.home, self) or super().reduce_proxy(kind, resolved, target)
+
     def put(self, target: Any) -> Ref[Any]:
         ref, custody = super().put(target), self._custody
         if self._away and custody is not None:
@@ -260,6 +303,9 @@ class Held(Ref[Any]):
 
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
         """As any Ref's, with the custody's name; what leaves home is lent, what others send may have come home."""
+        given = given_on(self.home, lambda: target if resolved else self.resolve()) if self.kept else None
+        if given is not None:
+            return given
         _, state = super().reduce_proxy(kind, resolved, target)
         return (lend if self.kept else receive), (self.home, self.ttl, *state)
 

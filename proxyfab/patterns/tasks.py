@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from proxyfab import background
 from proxyfab.keys import Key
 from proxyfab.patterns.crossing import Crossing, ahead
-from proxyfab.patterns.custody import Result, is_kept_here
+from proxyfab.patterns.custody import Answer, Result, answering, is_kept_here
 from proxyfab.patterns.parcel import unsent, wrapped
 from proxyfab.patterns.passing import SMALL, Limits, changed
 from proxyfab.patterns.telling import travelling
@@ -82,6 +82,7 @@ class Task:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if not self.plain:
             return self._prepared(args, kwargs)
+        answering.answer = None
         failed: BaseException
         try:
             result = self.function(*args, **kwargs)
@@ -116,6 +117,8 @@ class Task:
 
     def _passed(self, result: Any) -> Any:
         terms = self.terms
+        if self.away:
+            answering.answer = Answer(terms.url, terms.home, terms.ttl, terms.result == VALUE)
         if terms.result == VALUE:
             return changed(result, terms.depth, self._brought)
         result = changed(result, terms.depth, self._taken_over)

@@ -202,6 +202,11 @@ def given_on(kind: str, url: str, x: Any) -> Any:
         return executor.submit(same, BIG + x).result(30)
 
 
+def inside_deep(kind: str, url: str, x: Any) -> Any:
+    """Where nobody looks for proxies."""
+    return {"deep": [Box(inside(kind, url, x))]}
+
+
 def owes_nothing(kind: str, url: str, before: int) -> bool:
     """In the worker: what its own executors let go is gone."""
     gc.collect()
@@ -224,10 +229,32 @@ def test_a_result_of_an_executor_within_a_task_lives_as_others(
 def test_results_of_an_executor_within_a_task_are_found_in_containers(executor: ProxyExecutor, store: Store) -> None:
     back = executor.submit(inside_in_a_list, "processes", store.url, 7).result(30)
 
-    assert executor.submit(owes_nothing, "processes", store.url, 1).result(30)
+    assert executor.submit(owes_nothing, "processes", store.url, 2).result(30)
     assert np.array_equal(back[0], BIG + 7)
+    assert np.array_equal(back[1]["same"], BIG + 7)
     del back
     becomes(store, 0)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_results_of_an_executor_within_a_task_live_however_deep_they_are(
+    kind: str, executor: ProxyExecutor, store: Store
+) -> None:
+    """Deeper than containers are searched, and in objects of the user's."""
+    back = executor.submit(inside_deep, kind, store.url, 7).result(30)
+
+    assert executor.submit(owes_nothing, kind, store.url, 1).result(30)
+    assert np.array_equal(back["deep"][0].content, BIG + 7)
+    del back
+    becomes(store, 0)
+
+
+def test_deep_results_of_an_executor_within_a_task_go_by_value_where_results_do(store: Store) -> None:
+    with ProxyExecutor(ProcessPoolExecutor(1, get_context("fork")), store, above="10 KB", result=False) as executor:
+        back = executor.submit(inside_deep, "processes", store.url, 7).result(30)
+
+        assert type(back["deep"][0].content) is np.ndarray
+        becomes(store, 0)
 
 
 def test_a_result_of_an_executor_within_a_task_goes_by_value_where_results_do(store: Store) -> None:
