@@ -348,10 +348,11 @@ def _pauses(longest: float) -> Iterable[float]:
         pause *= 1.5
 
 
-def check_ttl(ttl: float | None) -> None:
-    """Refuse a time to live that is not a positive number of seconds."""
+def check_ttl(ttl: float | None, name: str = "ttl") -> None:
+    """Refuse a time to live, or another argument of that `name`, that is not a positive number of seconds."""
     if ttl is not None and not ttl > 0:
-        raise ConfigurationError(f"A time to live is a positive number of seconds, not {ttl!r}.")
+        what = "A time to live (ttl=)" if name == "ttl" else f"{name}="
+        raise ConfigurationError(f"{what} is a positive number of seconds, not {ttl!r}.")
 
 
 def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
@@ -363,7 +364,13 @@ def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
 def check_timeout(timeout: float | None) -> None:
     """Refuse what no clock ever reaches."""
     if timeout is not None and timeout != timeout:
-        raise ConfigurationError(f"A timeout is a number of seconds, or None for ever, not {timeout!r}.")
+        raise ConfigurationError(f"A timeout (timeout=) is a number of seconds, or None for ever, not {timeout!r}.")
+
+
+def check_patience(timeout: float | None) -> None:
+    """Refuse to keep a timeout, for waits that come later, which no wait could mean."""
+    if timeout is not None and not timeout >= 0:
+        raise ConfigurationError(f"timeout= is 0 or more seconds, or None for ever, not {timeout!r}.")
 
 
 def check_range(offset: int, length: int) -> None:

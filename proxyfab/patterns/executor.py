@@ -20,6 +20,7 @@ from dataclasses import replace
 from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from proxyfab.abc import check_timeout, check_ttl
 from proxyfab.errors import ConfigurationError
 from proxyfab.patterns.crossing import Crossing
 from proxyfab.patterns.custody import Custody
@@ -87,8 +88,7 @@ class ProxyExecutor(Executor):
     ) -> None:
         if not callable(getattr(executor, "submit", None)):
             raise ConfigurationError(f"{executor!r} is no executor: it has no submit().")
-        if not lease > 0:
-            raise ConfigurationError(f"A lease is longer than {lease} seconds.")
+        check_ttl(lease, "lease")
         self.executor = executor
         self.store = store if isinstance(store, Store) else open_store(store)
         limit = limits(above, depth)
@@ -137,6 +137,7 @@ class ProxyExecutor(Executor):
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         known = self._of(fn)
         calls = list(zip(*iterables, strict=False))

@@ -231,7 +231,7 @@ class Lifetime(_Together):
 
     def __init__(self, store: Store, *, lease: float | None = LEASE) -> None:
         if lease is not None and not lease > 0:
-            raise ConfigurationError(f"A lease is a positive number of seconds, or None, not {lease!r}.")
+            raise ConfigurationError(f"lease= is a positive number of seconds, or None, not {lease!r}.")
         super().__init__(store, lease)
         self._hold: Hold[Holding] | None = None
 
@@ -290,7 +290,7 @@ class Lease(_Together):
 
     def __init__(self, store: Store, seconds: float) -> None:
         if not seconds > 0:
-            raise ConfigurationError(f"A lease lasts a positive number of seconds, not {seconds!r}.")
+            raise ConfigurationError(f"seconds= is how long a lease lasts, a positive number, not {seconds!r}.")
         super().__init__(store, None)
         self._end = time.monotonic() + seconds
 
@@ -312,7 +312,9 @@ class Lease(_Together):
             ConnectorError: The store cannot be reached: the end is where it was, for some objects perhaps later.
         """
         if not seconds > 0:
-            raise ConfigurationError(f"A lease is extended by a positive number of seconds, not {seconds!r}.")
+            raise ConfigurationError(
+                f"seconds= is by how much a lease is extended, a positive number, not {seconds!r}."
+            )
         with self._lock:
             self._check()
             self._end += seconds

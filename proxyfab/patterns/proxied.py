@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from proxyfab.abc import check_ttl
 from proxyfab.errors import ConfigurationError
 from proxyfab.patterns import submitters
 from proxyfab.patterns.crossing import Crossing
@@ -56,6 +57,7 @@ def proxied(
     Raises:
         ConfigurationError: An argument makes no sense, or what is decorated cannot be called.
     """
+    check_ttl(ttl)
     crossing = Crossing(
         store if isinstance(store, Store) else open_store(store), limits(above, depth), args, result, lazy, ttl
     )

@@ -20,7 +20,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from proxyfab.abc import check_timeout, check_ttl
+from proxyfab.abc import check_patience, check_timeout, check_ttl
 from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.events.broker import Broker
 from proxyfab.keys import Key, as_key
@@ -85,9 +85,9 @@ class Future(Known[T]):
     ) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError(f"A Future needs a Store, not {store!r}: make one of a URL.")
-        check_timeout(timeout)
+        check_patience(timeout)
         check_ttl(ttl)
-        check_ttl(lease)
+        check_ttl(lease, "lease")
         type_: type | None = of
         kind = None if type_ is None else kind_of_type(type_)
         board = Board(store.url, store) if broker is None else BrokerBoard(store.url, broker, store)
@@ -234,6 +234,7 @@ class Future(Known[T]):
             ConnectorError: The store cannot be reached.
             Exception: What was set as its exception.
         """
+        check_timeout(timeout)
         try:
             self._raise_trouble()
             self._open(self._whole(timeout))
@@ -245,6 +246,7 @@ class Future(Known[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that was set, waited for like `result`; None for a result, which is not fetched."""
+        check_timeout(timeout)
         if self._trouble is not None:
             return self._trouble
         if self._state not in DONE:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol, TypeVar
 
-from proxyfab.abc import SupportsCompareAndSet, SupportsLease
+from proxyfab.abc import SupportsCompareAndSet, SupportsLease, check_patience
 from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.patterns.ownership.accounts import PATIENCE
 from proxyfab.patterns.ownership.borrows import Shared
@@ -111,6 +111,7 @@ def borrow(owned: T, *, scoped: bool = False, timeout: float = PATIENCE) -> T:
     Raises:
         BorrowError: It is mutably borrowed, or not held by this process.
     """
+    check_patience(timeout)
     handle = held(owned)
     if not isinstance(handle, (Owner, Shared)):
         raise BorrowError(f"A {handle.what} cannot be borrowed from; release it, and borrow from the owner.")
@@ -129,6 +130,7 @@ def borrow_mut(owned: T, *, timeout: float = PATIENCE) -> T:
     Raises:
         BorrowError: It is borrowed, or not held by this process.
     """
+    check_patience(timeout)
     handle = held(owned)
     if not isinstance(handle, Owner):
         raise BorrowError(f"A {handle.what} cannot be borrowed mutably; only the owner can.")
@@ -164,6 +166,7 @@ def release(owned: object, *, timeout: float = PATIENCE) -> None:
     Raises:
         BorrowError: The owner is borrowed from, was sent, or lapsed.
     """
+    check_patience(timeout)
     handle = held(owned)
     if handle.state == OVER:
         return
@@ -221,7 +224,7 @@ def able(store: Store, lease: float) -> None:
     if not isinstance(store, Store):
         raise ConfigurationError(f"Owned objects lie in a Store, not in {store!r}: make one of a URL.")
     if not 0 < lease < ENDLESS:
-        raise ConfigurationError(f"A lease is a positive number of seconds, and less than {ENDLESS:g}, not {lease!r}.")
+        raise ConfigurationError(f"lease= is a positive number of seconds, and less than {ENDLESS:g}, not {lease!r}.")
     connector = store.connector
     if not isinstance(connector, SupportsCompareAndSet) or not isinstance(connector, SupportsLease):
         raise CapabilityError(
