@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 
 import pytest
 
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.events.model import Record, Topic
-from proxyfab.testing import BrokerTests
+from proxyfab.testing import BrokerTests, Child, until
 from proxyfab.testing.natsserver import NatsServer
 
 
@@ -28,3 +29,43 @@ def test_who_fetches_one_takes_no_more_from_another_partition(nats_server: NatsS
             others = two.fetch(6, 10)
             assert {first.body, *(each.body for each in others)} == {b"a", b"b", b"c"}
         broker.delete("shares")
+
+
+def _takes_and_keeps(connection: Connection, url: str, topic: str) -> None:
+    broker = NatsBroker.from_url(url)
+    member = broker.subscribe(topic, group="g", ack_wait=0.5)
+    connection.send(len(member.fetch(1, 10)))
+    connection.recv()
+
+
+def test_what_a_killed_member_held_comes_in_its_own_time_in_a_group_that_others_made(nats_server: NatsServer) -> None:
+    with NatsBroker.from_url(nats_server.url) as broker:
+        broker.ensure(Topic("declared", groups=("g",)))
+        broker.publish("declared", [Record(b"a")])
+        with Child(_takes_and_keeps, nats_server.url, "declared") as child:
+            assert child.receive() == 1
+            child.kill()
+            with broker.subscribe("declared", group="g") as member:
+                assert [each.body for each in member.fetch(1, 5)] == [b"a"], "the group's own time would be ten seconds"
+        broker.delete("declared")
+
+
+def test_who_is_patient_keeps_what_he_holds_when_others_are_not(nats_server: NatsServer) -> None:
+    with NatsBroker.from_url(nats_server.url) as broker:
+        broker.ensure(Topic("patient", groups=("g",)))
+        broker.publish("patient", [Record(b"a")])
+
+        def lease() -> float:
+            told = broker._run(lambda deadline: broker._link.call("CONSUMER.LIST.pf_patient", None, deadline))
+            return min(float(each["config"]["ack_wait"]) for each in told["consumers"]) / 1e9
+
+        with broker.subscribe("patient", group="g") as patient:
+            (held,) = patient.fetch(1, 10)
+            with broker.subscribe("patient", group="g", ack_wait=0.5) as impatient:
+                assert lease() == 10, "not before the other one has had time to see it"
+                assert until(lambda: lease() == 0.5)
+                assert impatient.fetch(1, 2.0) == [], "it was taken from who lives"
+            patient.ack([held])
+            patient.flush()
+            assert broker.groups("patient")["g"].lag == 0
+        broker.delete("patient")

@@ -129,8 +129,9 @@ class NatsBroker(Broker):
                 )
             if group is None:
                 return await Reader(self._desk, known, start, wanted).begin(deadline)
-            await groups.occupied(self._link, self._desk.names, known, group, deadline, start, min(LEASE, ack_wait))
-            return Member(self._desk, known, group, wanted, ack_wait)
+            lease = min(LEASE, ack_wait)
+            there = await groups.occupied(self._link, self._desk.names, known, group, deadline, start, lease)
+            return await Member(self._desk, known, group, wanted, ack_wait).begin(there.values(), lease, deadline)
 
         made = self._run(work, timeout)
         self._subscriptions.add(made)

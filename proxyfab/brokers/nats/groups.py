@@ -4,7 +4,8 @@ Rules:
 1. A group's consumers have a turn. Moving the group makes those of the next turn and then deletes the old ones; of
    several turns only the largest that is whole counts. So a group is never absent while it moves, and whoever dies in
    the middle of it leaves it where it was.
-2. The server's own ack_wait is a lease, set once: `holding` makes of it what each member asked for.
+2. The server's own ack_wait is a lease, that of the most impatient member (`leases`): `holding` makes of it what each
+   one asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proxyfab.brokers.nats.holding import LEASE
+from proxyfab.brokers.nats.leases import lease_of
 from proxyfab.brokers.nats.link import Link, Refusal
 from proxyfab.brokers.nats.naming import Names, Seat
 from proxyfab.errors import ConnectorError, TopicNotFound
@@ -134,7 +136,7 @@ async def move(link: Link, names: Names, topic: Topic, group: str, start: Start,
         now = _current(turns, topic.partitions)
         if now is None:
             raise TopicNotFound(f"Topic {topic.name} has no group {group!r}: it was deleted.")
-        wait = next(iter(turns[now].values()))["config"]["ack_wait"] / _NS
+        wait = lease_of(turns[now].values())
         turn = max(turns) + 1
         works = [
             _make(link, names, topic, Seat(group, turn, number), start, wait, deadline)

@@ -2,8 +2,8 @@
 again soon, and who lives asks for more until the member's time is over.
 
 Rules:
-1. The server gives `LEASE` seconds, or less where the group's first member asked for less. Every third of that the
-   member asks for as much again, for what it has been holding for less than its own `ack_wait`.
+1. The server gives `LEASE` seconds, or less where a member of the group asked for less (`leases`). Every third of that
+   the member asks for as much again, for what it has been holding for less than its own `ack_wait`.
 2. What it has held for that long without saying anything it gives back, if the server would not do that by then.
 In the loop's thread.
 """
@@ -11,9 +11,11 @@ In the loop's thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
+from proxyfab.brokers.nats.leases import every
 from proxyfab.brokers.nats.link import now
+from proxyfab.errors import ProxyfabError
 from proxyfab.events.model import Delivery
 
 LEASE = 10.0
@@ -43,11 +45,18 @@ class Holding:
         ack_wait: Seconds it has for each.
         extend: Asks for more time for these.
         back: Gives these back.
+        look: How long the server's own time is now.
     """
 
     def __init__(
-        self, ack_wait: float, extend: Callable[[list[str]], None], back: Callable[[list[Spot]], None]
+        self,
+        ack_wait: float,
+        extend: Callable[[list[str]], None],
+        back: Callable[[list[Spot]], None],
+        look: Callable[[], Awaitable[float]],
     ) -> None:
+        self._look = look
+        self._looked = 0.0
         self.lease = min(LEASE, ack_wait)
         self._ack_wait = ack_wait
         self._extend = extend
@@ -96,6 +105,7 @@ class Holding:
 
     async def _tend(self) -> None:
         while self._held:
+            await self._learn()
             third = self.lease / 3
             at = now()
             over = [place for place, known in self._held.items() if known.until <= at]
@@ -109,12 +119,22 @@ class Holding:
                 known.asked = at
             if due:
                 self._extend([known.token for known in due])
-            ends = [
+            ends = [self._looked + every(self.lease)] if self._held else []
+            ends += [
                 min(known.until, known.asked + third if self._lacks(known) else known.until)
                 for known in self._held.values()
             ]
             if ends:
                 await asyncio.sleep(max(0.005, min(ends) - now()))
+
+    async def _learn(self) -> None:
+        if now() - self._looked < every(self.lease):
+            return
+        self._looked = now()
+        try:
+            self.lease = await self._look()
+        except ProxyfabError:  # as it was
+            pass
 
     def _lacks(self, known: _Held) -> bool:
         """Whether what the server gave ends before its time."""

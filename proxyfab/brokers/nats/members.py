@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from proxyfab.brokers.nats import groups, topics
+from proxyfab.brokers.nats import groups, leases, topics
 from proxyfab.brokers.nats.holding import Holding, Spot, spot
+from proxyfab.brokers.nats.leases import lease_of
 from proxyfab.brokers.nats.link import Refusal, now
 from proxyfab.brokers.nats.naming import Seat
 from proxyfab.brokers.nats.notes import Notes
@@ -22,6 +25,7 @@ from proxyfab.events.model import EARLIEST, Delivery, GroupInfo, Start, Topic
 
 MAX_NOTE = 1 << 10
 _LEAVE = 5.0
+_LOOK = 1.0
 _IDLE = 60 * 1_000_000_000
 
 
@@ -56,7 +60,7 @@ class _Consumers(Intake):
         found = [there[number]["name"] for number in self._partitions]
         self._turn = max(seat.turn for name in found if (seat := Seat.parse(name)) is not None)
         if self.holding is not None:
-            self.holding.lease = min(info["config"]["ack_wait"] for info in there.values()) / 1e9
+            self.holding.lease = lease_of(list(there.values()))
         return found
 
 
@@ -100,8 +104,30 @@ class Member(_Common):
         self._of = topic
         self._settling = Settling(desk.link)
         self._notes = Notes(desk, topic.name, group)
-        self._holding = Holding(ack_wait, lambda tokens: self._settling.say(EXTEND, tokens), self._too_late)
+        extend = functools.partial(self._settling.say, EXTEND)
+        self._holding = Holding(ack_wait, extend, self._too_late, self._lease)
         self._intake.holding = self._holding
+        self._shortening: asyncio.Task[None] | None = None
+
+    async def begin(self, there: Collection[Mapping[str, Any]], lease: float, deadline: float) -> Member:
+        """Have the group's consumers wait no longer than this member wants to."""
+        pause = await leases.shorten(self._desk.link, there, lease, deadline)
+        if pause:
+            self._shortening = asyncio.get_running_loop().create_task(self._shorten(pause))
+        return self
+
+    async def _shorten(self, pause: float) -> None:
+        await asyncio.sleep(pause)
+        deadline = now() + TIMEOUT
+        with contextlib.suppress(ProxyfabError):  # who comes next sees to it
+            there = await groups.seated(self._desk.link, self._desk.names, self._of, self.group, deadline)
+            for info in (there or {}).values():
+                await leases.settle(self._desk.link, info, deadline)
+
+    async def _lease(self) -> float:
+        stream, link = self._desk.names.stream(self.topic), self._desk.link
+        there = await leases.seen(link, stream, self._intake.consumers, now() + _LOOK)
+        return lease_of(there) if there else self._holding.lease
 
     def _too_late(self, spots: list[Spot]) -> None:
         """Give back what was held for too long, be it handed out or not."""
@@ -185,6 +211,8 @@ class Member(_Common):
             return
 
         async def work(deadline: float) -> None:
+            if self._shortening is not None:
+                self._shortening.cancel()
             await self._intake.stop()
             self._intake.ready.clear()
             self._settling.say(nak(0), self._holding.give_up())

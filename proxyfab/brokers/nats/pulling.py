@@ -84,6 +84,11 @@ class Intake(ABC):
     async def bind(self, deadline: float) -> list[str]:
         """The consumers to ask, made where that is ours to do."""
 
+    @property
+    def consumers(self) -> list[str]:
+        """Those that are asked now."""
+        return list(self._feeds)
+
     def accept(self, delivery: Delivery, token: Token) -> bool:  # noqa: ARG002 - for who looks closer
         """Whether what came is wanted."""
         return True
