@@ -4,18 +4,23 @@ Client and scheduler pass it on without looking inside: it is a node of Dask's o
 in the thread that executes the task.
 
 Promises: what a task gets is a real object of the exact type, private to it and writable, or, where the user asked for
-it, a lazy proxy; two nodes of equal content have equal tokens, so that Dask's keys of pure tasks are equal.
+it, a lazy proxy; two nodes of equal content have equal tokens, so that Dask's keys of pure tasks are equal. One object
+that stands twice in a task's arguments is one object there, as far as weak references to it can be had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dask._task_spec import GraphNode
 
 from proxyfab.integrations.dask.loading import loaded
 from proxyfab.ref import Ref
+
+Run = tuple[int, float]
 
 
 class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
@@ -31,7 +36,8 @@ class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
     ref: Ref[Any]
     token: str
     lazy: bool
-    __slots__ = ("lazy", "ref", "token")
+    _made: tuple[Run, Callable[[], Any]] | None
+    __slots__ = ("_made", "lazy", "ref", "token")
 
     def __init__(self, key: Any, ref: Ref[Any] | None, token: str, lazy: bool = False) -> None:
         self.key = key  # type: ignore[misc]  # a slot of Dask's
@@ -39,6 +45,7 @@ class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
             self.ref = ref
         self.token = token
         self.lazy = lazy
+        self._made = None
         self._dependencies: frozenset[Any] = frozenset()  # type: ignore[misc]  # as above
 
     @property
@@ -51,7 +58,16 @@ class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
         return True
 
     def __call__(self, values: object = ()) -> Any:  # noqa: ARG002 - it needs none
-        return self.ref.proxy() if self.lazy else loaded(self.ref)
+        if self.lazy:
+            return self.ref.proxy()
+        run = _run()
+        if run is not None and self._made is not None and self._made[0] == run:
+            obj = self._made[1]()
+            if obj is not None:
+                return obj
+        obj = loaded(self.ref)
+        self._made = None if run is None else (run, _weakly(obj))
+        return obj
 
     def copy(self) -> Held:
         return Held(self.key, self.ref, self.token, self.lazy)
@@ -115,6 +131,21 @@ class Told(GraphNode):  # type: ignore[misc]  # Dask has no types
 
     def __sizeof__(self) -> int:
         return 300  # Dask would put a larger keyword of `map` into the graph under its bare name, and fail
+
+
+def _run() -> Run | None:
+    """Which run of which task this thread is in: one that is tried again must not find what the first try changed."""
+    from distributed.worker import thread_state
+
+    began = getattr(thread_state, "start_time", None)
+    return None if began is None else (threading.get_ident(), began)
+
+
+def _weakly(obj: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(obj)
+    except TypeError:
+        return lambda: None
 
 
 def held_in(spec: object) -> Iterator[Held]:

@@ -65,6 +65,18 @@ def test_two_tasks_get_memory_of_their_own(client: Client, big: Any) -> None:
     assert client.submit(lambda array: int(array.sum()), big, pure=False).result(WAIT) == total
 
 
+def test_what_stands_twice_in_a_task_is_one_object_there(client: Client, big: Any) -> None:
+    def emptied(one: Any, other: Any, *, more: Any) -> tuple[bool, bool, int]:
+        one[:] = 0
+        return one is other, one is more["deep"][0], int(other.sum())
+
+    more = {"deep": [big]}
+    assert client.submit(emptied, big, big, more=more).result(WAIT) == (True, True, 0)
+    both = client.gather(client.map(emptied, [big] * 2, [big] * 2, more=more, pure=False))
+    assert [(one, total) for one, _, total in both] == [(True, 0)] * 2
+    assert client.submit(emptied, big, big.copy(), more=more).result(WAIT)[:2] == (False, True)
+
+
 def test_map_stores_what_is_shared_once(client: Client, big: Any) -> None:
     before = puts(client)
     futures = client.map(
