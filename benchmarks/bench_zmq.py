@@ -53,7 +53,8 @@ def run(settings: Settings) -> Outcome:
 
 def _size(url: str, nbytes: int, settings: Settings, outcome: Outcome) -> None:
     with contextlib.ExitStack() as stack:
-        gets, puts = _speakers(url, os.urandom(nbytes), stack)
+        peers = bool(find_spec("proxystore_ex") and settings.wanted([PEER]))
+        gets, puts = _speakers(url, os.urandom(nbytes), peers, stack)
         calls = 1 if settings.tiny else max(1, min(200, MB // max(nbytes, 1)))
         for what, speakers in (("get", gets), ("put", puts)):
             names = settings.wanted(list(speakers))
@@ -66,7 +67,7 @@ def _size(url: str, nbytes: int, settings: Settings, outcome: Outcome) -> None:
                 outcome.rows.append(row(BENCH, what, name, samples[name], kind="bytes", nbytes=nbytes))
 
 
-def _speakers(url: str, data: bytes, stack: contextlib.ExitStack) -> tuple[Calls, Calls]:
+def _speakers(url: str, data: bytes, peers: bool, stack: contextlib.ExitStack) -> tuple[Calls, Calls]:
     """What gets and what puts `data`, by system; ours has looked at what it gets once."""
     from benchmarks.baselines.zmq_raw import Stream, WholeZmq
     from proxyfab.connectors.zmq.connector import ZMQConnector
@@ -87,7 +88,7 @@ def _speakers(url: str, data: bytes, stack: contextlib.ExitStack) -> tuple[Calls
     unix = stack.enter_context(contextlib.closing(Stream(len(data), unix=True)))
     gets |= {WHOLE: whole.get, STREAM: stream.get, "raw-unix": unix.get}
     puts[WHOLE] = lambda: whole.put(data)
-    if find_spec("proxystore_ex"):
+    if peers:
         from benchmarks.baselines.proxystore_zmq import ProxyStoreZmq
 
         peer = stack.enter_context(contextlib.closing(ProxyStoreZmq(data)))

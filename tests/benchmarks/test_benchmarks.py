@@ -22,6 +22,26 @@ from benchmarks.targets import check, seconds
 
 BENCHES = [path.stem.removeprefix("bench_") for path in Path(report.__file__).parent.glob("bench_*.py")]
 SERVERLESS = tuple(name for name in TABLE if name not in ("ray", "dask"))
+OTHERWISE_SLOW = ("raw-disk", "proxystore-local", "proxystore-disk", "proxyfab-disk")
+"""Each is another's twin in another directory, or an import of two seconds."""
+TESTED_THEMSELVES = ("proxy", "seal", "serialize", "shm")
+"""A test beside the benchmark runs it whole."""
+REPRESENTED: dict[str, tuple[str, ...]] = {
+    "events": ("proxyfab-memory", "proxyfab-zmq", "proxyfab-redis", "queue.Queue", "redis-py-xadd"),
+    "futures": ("process-pool", "proxyfab-redis", "proxyfab-shm"),
+    "gets": ("proxyfab-shm",),
+    "lifetimes": ("proxyfab-owned-killed",),
+    "zmq": (
+        "proxyfab-zmq",
+        "proxyfab-zmq-unix",
+        "proxyfab-zmq-wire",
+        "proxyfab-zmq-router",
+        "pyzmq",
+        "raw-tcp",
+        "raw-unix",
+    ),
+}
+"""Without peers, whose import takes seconds in each process, and with few of many alike."""
 MACHINE = {"cores": 2, "cpu": "test", "kernel": "6", "python": "3", "versions": {}}
 
 
@@ -42,7 +62,14 @@ def assert_complete(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize(
     ("bench", "system"),
-    [*(("store", system) for system in SERVERLESS), ("memory", "proxyfab-shm"), ("memory", "proxystore-tmpfs")],
+    [
+        *(
+            pytest.param("store", system, marks=pytest.mark.slow if system in OTHERWISE_SLOW else ())
+            for system in SERVERLESS
+        ),
+        ("memory", "proxyfab-shm"),
+        pytest.param("memory", "proxystore-tmpfs", marks=pytest.mark.slow),
+    ],
 )
 def test_a_hand_over_is_measured(bench: str, system: str, place: Place) -> None:
     outcome = importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place, system))
@@ -59,8 +86,28 @@ def test_a_peer_with_servers_is_measured(system: str, place: Place) -> None:
     assert [skip for skip in outcome.skipped if "is not installed" not in skip.reason] == []
 
 
-@pytest.mark.parametrize("bench", sorted(set(BENCHES) - {"store", "memory", "import", "dask"}))
+@pytest.mark.slow
+def test_dask_is_measured_beside_itself_by_reference_and_shown(place: Place) -> None:
+    pytest.importorskip("distributed")
+    outcome = importlib.import_module("benchmarks.bench_dask").run(tiny(place, "dask", "dask-direct", "proxyfab"))
+
+    assert_complete(outcome)
+    systems = {found.system for found in outcome.rows}
+    assert systems == {"dask", "dask-direct", "proxyfab"}
+    assert len(outcome.rows) == len(systems) * len({(found.what, found.nbytes) for found in outcome.rows})
+    results = results_of(*outcome.rows)
+    assert "| task that does nothing | " in report.dask(results)
+
+
+@pytest.mark.parametrize("bench", sorted(set(BENCHES) - {"store", "memory", "import", "dask", *TESTED_THEMSELVES}))
 def test_a_benchmark_in_one_process_runs(bench: str, place: Place) -> None:
+    systems = REPRESENTED.get(bench, ())
+    assert_complete(importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place, *systems)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", REPRESENTED)
+def test_a_benchmark_in_one_process_runs_with_its_peers(bench: str, place: Place) -> None:
     assert_complete(importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place)))
 
 
@@ -200,6 +247,15 @@ def test_a_report_fills_the_marked_part_of_a_page_and_nothing_else(tmp_path: Pat
     assert page.read_text().endswith(f"{report.END}\nafter\n")
     assert "| **proxyfab, shared memory** | 100 µs |" in page.read_text()
     assert "old" not in page.read_text()
+
+
+def test_the_page_on_dask_shows_how_much_faster_and_what_fails() -> None:
+    size = {"nbytes": 10 * MB}
+    rows = [row("dask", "round trip", "dask", [0.3], **size), row("dask", "round trip", "proxyfab", [0.1], **size)]
+    text = report.dask(results_of(*rows, row("limits", "memcpy", "raw", [1.0])))
+
+    assert "| round trip, 10 MB | 300 ms | fails | fails | 100 ms | 3.00x |" in text
+    assert "Measured on 2026-01-01:" in text
 
 
 def test_a_page_without_markers_stays_as_it_is(tmp_path: Path) -> None:
