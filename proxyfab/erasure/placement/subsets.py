@@ -1,0 +1,58 @@
+"""Sets of nodes to choose from: all of them where nodes are few, and what each set allows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import combinations, islice
+
+from proxyfab.erasure.placement.case import Case
+from proxyfab.erasure.placement.odds import Spread
+
+MOST = 1024
+"""Sets that are looked at."""
+Sets = tuple[tuple[int, ...], ...]
+
+
+@lru_cache(maxsize=32)
+def all_sets(count: int) -> Sets:
+    """Every set of two and more of so many, small ones first; of too many, the first of each size."""
+    if 2**count <= MOST:
+        return tuple(found for size in range(2, count + 1) for found in combinations(range(count), size))
+    each = (MOST + 1) // (count - 1)
+    return tuple(found for size in range(2, count + 1) for found in islice(combinations(range(count), size), each))
+
+
+@lru_cache(maxsize=32)
+def windows(count: int) -> Sets:
+    """Every stretch of two and more of so many in a row."""
+    return tuple(tuple(range(low, low + size)) for size in range(2, count + 1) for low in range(count - size + 1))
+
+
+class Allowed:
+    """The largest k of each of some sets of nodes; how their nodes fail is remembered, as it seldom changes.
+
+    Thread-safe: what is remembered is replaced as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._spreads: tuple[object, list[tuple[Spread, int]]] = (None, [])
+        self._largest: tuple[object, list[int]] = (None, [])
+
+    def largest(self, case: Case, sets: Sets, order: tuple[int, ...]) -> list[int]:
+        """For each set of places in an order, the largest k, or 0. How long the order is says which the sets are."""
+        about = (tuple(case.chances), tuple(case.sites or ()), tuple(case.site_chances.items()), order)
+        asked = (about, case.target, case.least)
+        known, ks = self._largest
+        if known != asked:
+            largest = case.largest_of
+            ks = [largest(spread, crowd) for spread, crowd in self._of(case, sets, order, about)]
+            self._largest = (asked, ks)
+        return ks
+
+    def _of(self, case: Case, sets: Sets, order: tuple[int, ...], about: object) -> list[tuple[Spread, int]]:
+        known, found = self._spreads
+        if known != about:
+            members = [[order[place] for place in places] for places in sets]
+            found = [(case.spread(one), case.crowd(one)) for one in members]
+            self._spreads = (about, found)
+        return found
