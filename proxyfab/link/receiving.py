@@ -98,6 +98,10 @@ class Receiver:
             del self._arrivals[segment.transfer]
         return Landed(fresh, arrival.left == 0)
 
+    def read(self, stream: int, length: int) -> None:
+        """A letter of `length` bytes came whole."""
+        self._streams[stream] += length
+
     def _keep(self, arrival: _Arrival, first: int, end: int) -> int:
         """Note that bytes are there. Returns how many were not."""
         number = first // self._segment

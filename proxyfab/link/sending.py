@@ -8,6 +8,7 @@ Rules:
 2. A stream's bytes arrive in the order in which it took them, so the number of bytes that arrived tells which did.
 3. What a stream had in hand when it broke goes to the front of the queue, but for what the receiver has of it.
 4. Transfers take turns, a segment each, so that a small one does not wait behind a large one.
+5. Letters go before all segments, each whole and once, like these in the order in which they were written.
 
 Not thread-safe: its owner has a lock, which no stream holds while it sends.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from proxyfab.errors import IntegrityError
 
@@ -36,25 +37,41 @@ class Segment(NamedTuple):
         return Segment(self.transfer, self.offset + received, self.length - received)
 
 
+class Letter(NamedTuple):
+    """Words of one side to the other, between the segments."""
+
+    text: bytes
+    fleeting: bool = False
+    """Whether it says how things stand now, so that it is not worth to be sent again."""
+
+    @property
+    def length(self) -> int:
+        """Bytes that it counts for."""
+        return len(self.text)
+
+
+Item: TypeAlias = Segment | Letter
+
+
 class _Hand:
     """What one stream took and nobody said that it arrived."""
 
-    __slots__ = ("arrived", "segments", "taken")
+    __slots__ = ("arrived", "items", "taken")
 
     def __init__(self) -> None:
-        self.segments: deque[Segment] = deque()
+        self.items: deque[Item] = deque()
         self.taken = 0
-        """Bytes in all, those before `segments` included."""
+        """Bytes in all, those before `items` included."""
         self.arrived = 0
-        """Bytes in all of which the receiver said that it has them, to the start of the first of `segments`."""
+        """Bytes in all of which the receiver said that it has them, to the start of the first of `items`."""
 
     def confirm(self, stream: int, received: int) -> int:
         """Forget what arrived. Returns how much of the first that is left did."""
         if not self.arrived <= received <= self.taken:
             carried = f"which carried {self.taken}, {self.arrived} of them for sure"
             raise IntegrityError(f"A receiver claims {received} bytes of stream {stream}, {carried}.")
-        while self.segments and self.arrived + self.segments[0].length <= received:
-            self.arrived += self.segments.popleft().length
+        while self.items and self.arrived + self.items[0].length <= received:
+            self.arrived += self.items.popleft().length
         return received - self.arrived
 
 
@@ -69,6 +86,8 @@ class Sender:
         self._segment = segment
         self._waiting: dict[int, deque[Segment]] = {}
         """Spans that no stream took, by transfer, in the order of their turns."""
+        self._letters: deque[Letter] = deque()
+        self._offered: set[int] = set()
         self._hands: dict[int, _Hand] = {}
         self.sent = 0
         """Bytes that streams took, those that were taken again included."""
@@ -83,7 +102,11 @@ class Sender:
     @property
     def under_way(self) -> int:
         """Bytes in the hands of streams, as far as the receiver said what it has."""
-        return sum(each.length for hand in self._hands.values() for each in hand.segments)
+        return sum(each.length for hand in self._hands.values() for each in hand.items)
+
+    def tell(self, text: bytes, *, fleeting: bool = False) -> None:
+        """Put a letter into the queue."""
+        self._letters.append(Letter(text, fleeting))
 
     def offer(self, transfer: int, wanted: Iterable[tuple[int, int]]) -> None:
         """Put the parts of an object that its receiver asked for into the queue.
@@ -93,11 +116,13 @@ class Sender:
             wanted: First byte and end of each part.
         """
         spans = deque(Segment(transfer, first, end - first) for first, end in wanted if end > first)
+        self._offered.add(transfer)
         if spans:
             self._waiting.setdefault(transfer, deque()).extend(spans)
 
     def withdraw(self, transfer: int) -> None:
-        """Send no more of an object. What streams have in hand goes on."""
+        """Send no more of an object, because it arrived or nobody wants it; what streams have in hand goes on."""
+        self._offered.discard(transfer)
         self._waiting.pop(transfer, None)
 
     def join(self, stream: int) -> None:
@@ -106,11 +131,24 @@ class Sender:
             raise ValueError(f"Stream {stream} of this link is there already.")
         self._hands[stream] = _Hand()
 
-    def take(self, stream: int) -> Segment | None:
-        """The next segment, for a stream that has room; None when nothing waits."""
-        hand = self._hands[stream]
-        if not self._waiting:
+    def take(self, stream: int) -> Item | None:
+        """The next letter or segment, for a stream that has room; None when nothing waits, or the stream has ended."""
+        hand = self._hands.get(stream)
+        if hand is None:
             return None
+        if self._letters:
+            item: Item = self._letters.popleft()
+        elif self._waiting:
+            item = self._cut()
+            self.sent += item.length
+        else:
+            return None
+        hand.items.append(item)
+        hand.taken += item.length
+        return item
+
+    def _cut(self) -> Segment:
+        """The next segment of the transfer whose turn it is."""
         transfer = next(iter(self._waiting))
         spans = self._waiting.pop(transfer)
         whole = spans.popleft()
@@ -119,26 +157,24 @@ class Sender:
             spans.appendleft(whole.rest(segment.length))
         if spans:
             self._waiting[transfer] = spans  # behind the others: its next turn
-        hand.segments.append(segment)
-        hand.taken += segment.length
-        self.sent += segment.length
         return segment
 
     def confirm(self, stream: int, received: int) -> None:
         """The receiver has the first `received` bytes that a stream carried.
 
         Raises:
-            IntegrityError: It claims more than the stream carried, or less than it claimed before.
+            IntegrityError: It claims more than the stream carried.
         """
         hand = self._hands.get(stream)
-        if hand is not None:  # else a word that was late: how the stream ended is known
+        if hand is not None and received > hand.arrived:  # else a word that was late
             hand.confirm(stream, received)
 
     def leave(self, stream: int, received: int) -> None:
         """A stream broke when the receiver had the first `received` bytes that it carried.
 
         Raises:
-            IntegrityError: As for `confirm`; what the stream had in hand is then sent once more.
+            IntegrityError: It claims more than the stream carried, or less than it claimed before; what the stream had
+                in hand is then sent once more.
         """
         hand = self._hands.pop(stream, None)
         if hand is None:
@@ -147,9 +183,19 @@ class Sender:
         try:
             begun = hand.confirm(stream, received)
         finally:
-            self._return([each.rest(begun if not number else 0) for number, each in enumerate(hand.segments)])
+            self._return(hand.items, begun)
 
-    def _return(self, segments: list[Segment]) -> None:
+    def _return(self, items: Iterable[Item], begun: int) -> None:
+        """Put what a stream had in hand back, but for the first `begun` bytes: a letter counts when it is whole."""
+        segments: list[Segment] = []
+        letters: list[Letter] = []
+        for number, item in enumerate(items):
+            if isinstance(item, Letter):
+                if not item.fleeting:
+                    letters.append(item)
+            elif item.transfer in self._offered:
+                segments.append(item if number else item.rest(begun))
+        self._letters.extendleft(reversed(letters))
         for segment in reversed(segments):
             self.again += segment.length
             spans = self._waiting.pop(segment.transfer, None) or deque()

@@ -17,35 +17,48 @@ from tests.link.world import World
 KIB = 1 << 10
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_every_byte_arrives_once_whatever_breaks(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(60))
+def test_each_question_is_answered_once_and_every_byte_comes_once_whatever_breaks(seed: int) -> None:
     choice = random.Random(seed)
-    sizes = [
-        choice.choice([0, 1, 100, 64 * KIB, 64 * KIB + 1, choice.randrange(1, 1_000_000)])
-        for _ in range(choice.randrange(1, 8))
-    ]
-    world = World(seed, sizes, streams=choice.randrange(1, 9), breaks=choice.randrange(0, 12))
+    world = World(seed, streams=choice.randrange(1, 9), breaks=choice.randrange(0, 12))
+    sizes = [-1, 0, 1, 4 * KIB, 4 * KIB + 1, 64 * KIB, 64 * KIB + 1, 200_000, 700_000]
+    for side, other in ((world.near, world.far), (world.far, world.near)):
+        other.objects = {str(number): choice.choice(sizes) for number in range(choice.randrange(8))}
+        for key in [*other.objects, "absent"]:
+            world.at(choice.uniform(0, 0.5), world.ask, side, [key])
     world.run()
-    assert world.complete.keys() == set(range(len(sizes)))
-    assert all(part == b"\x01" * len(part) for part in world.here)
-    assert world.receiver.doubled == 0
-    assert world.sender.again == world.lost  # what was under way in streams that broke, and nothing else
-    assert world.sender.sent == sum(sizes) + world.sender.again
-    assert world.sender.waiting == 0
+    for side, other in ((world.near, world.far), (world.far, world.near)):
+        assert side.asked.keys() == side.outcomes.keys()
+        for transfer, key in side.asked.items():
+            size = other.objects.get(key)
+            assert side.outcomes[transfer][0] == ("none" if size is None else "here" if size >= 0 else "broken")
+            assert side.here.get(transfer, b"") == b"\x01" * max(size or 0, 0)
+        assert sorted(other.dropped) == sorted(each for each, bytes_ in side.here.items() if len(bytes_) > 4 * KIB)
+        assert side.session.receiver.doubled == 0
+        assert side.session.sender.waiting == 0
+    senders = [world.near.session.sender, world.far.session.sender]
+    assert sum(sender.again for sender in senders) == world.lost  # what was under way, and nothing else
+    assert sum(sender.sent for sender in senders) == world.lost + sum(
+        len(bytes_) for side in (world.near, world.far) for bytes_ in side.here.values() if len(bytes_) > 4 * KIB
+    )
 
 
 def test_a_small_object_does_not_wait_behind_a_large_one() -> None:
-    world = World(1, [20_000_000, 10 * KIB], streams=2)
+    world = World(1, streams=2)
+    world.far.objects = {"large": 20_000_000, "small": 10 * KIB}
+    large, small = world.ask(world.near, ["large", "small"])
     world.run()
-    assert world.complete[1] < world.complete[0] / 10
+    assert world.near.outcomes[small][1] < world.near.outcomes[large][1] / 10
 
 
 def test_who_is_fast_carries_more() -> None:
-    world = World(3, [30_000_000], streams=2)
-    slow, fast = sorted(world._pipes.values(), key=lambda pipe: pipe.rate)
+    world = World(5, streams=2)
+    world.far.objects = {"large": 30_000_000}
+    world.ask(world.near, ["large"])
+    slow, fast = sorted((end for end in world.ends if end.side is world.near), key=lambda end: end.rate)
     world.run()
     assert fast.rate > 2 * slow.rate  # of this seed
-    assert world.carried[fast.number] > 1.5 * world.carried[slow.number]
+    assert world.near.carried[fast.number] > 1.5 * world.near.carried[slow.number]
 
 
 def test_a_receiver_that_lies_is_found_out_and_nothing_is_lost() -> None:

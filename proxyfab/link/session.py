@@ -1,0 +1,268 @@
+"""A link between two sites: requests and answers in letters, objects in segments, over streams that come and go.
+
+Sans-IO. Both sides are alike: each may ask, and each answers. Transfers are numbered by who asks.
+
+    ask     first number, keys, spans      the answers to the keys may come in any order, each by itself
+    have    number, size, digest           an object's segments come, or came; a small one is the letter's body
+    none    number                         it is not there
+    fail    number, words                  it could not be read
+    stop    numbers                        nobody wants these any more, or they are here
+    count   stream, bytes                  what arrived so far; fleeting
+    ended   streams, bytes                 streams that broke for their reader, and how much of each he has; fleeting
+    buried  streams                        this was heard; fleeting
+
+Rules:
+1. A letter is acted upon once, in no order that can be relied on: segments and letters of different streams overtake.
+2. What a broken stream carried is sent again as soon as its reader said what he has, and not before.
+3. That word is said again whenever a stream comes or goes, until it was heard: if it waited for the streams that may
+   have carried it, as other letters do, two sides could wait for each other for ever.
+4. Whatever bytes come in, events or an IntegrityError come out, which is to end the link.
+
+Not thread-safe: the owner has one lock for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from proxyfab.errors import IntegrityError
+from proxyfab.link.frames import LETTER
+from proxyfab.link.receiving import Receiver
+from proxyfab.link.sending import SEGMENT, Item, Segment, Sender
+from proxyfab.wire import messages
+from proxyfab.wire.messages import LARGEST, NOBODY, Message
+
+SMALL = 64 << 10
+"""Bytes of the largest object that travels in the letter which answers."""
+_LENGTH = struct.Struct("!I")
+_COUNT_EVERY = 4 << 20
+"""Bytes after which a side says what arrived, so that the other can forget what it sent."""
+_BATCH = 250
+"""Keys of one letter at most: they must fit into its head."""
+
+
+class Want(NamedTuple):
+    """What the other side wants: to be answered by its number with `have`, `none` or `fail`."""
+
+    transfer: int
+    key: Any
+    spans: list[tuple[int, int]] | None
+    """First byte and end of each part; None for the whole."""
+
+
+class Asked(NamedTuple):
+    """The other side wants objects."""
+
+    wants: list[Want]
+
+
+class Has(NamedTuple):
+    """An answer: an object is on its way, or here, if it is small."""
+
+    transfer: int
+    size: int
+    digest: bytes
+    value: tuple[memoryview, ...] | None
+
+
+class Hasnt(NamedTuple):
+    """An answer: an object is not there, or `why` it could not be read."""
+
+    transfer: int
+    why: str = ""
+
+
+class Dropped(NamedTuple):
+    """The other side has what it wanted of these, or wants it no more: they need not be kept."""
+
+    transfers: list[int]
+
+
+class Broken(NamedTuple):
+    """The other side has given a stream up: it is to be closed here, too."""
+
+    stream: int
+
+
+Event: TypeAlias = Asked | Has | Hasnt | Dropped | Broken
+
+
+class Session:
+    """One side of a link.
+
+    Args:
+        segment: Bytes of a segment at most.
+    """
+
+    def __init__(self, segment: int = SEGMENT) -> None:
+        self.sender, self.receiver = Sender(segment), Receiver(segment)
+        self._next = 0
+        self._counted: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
+        """Streams that broke, with what they brought, of which the other side did not say that it heard."""
+        self._known: set[int] = set()
+        """Streams that were here."""
+        self._given_up: set[int] = set()
+        """Streams that the other side gave up, here or not."""
+
+    def join(self, stream: int) -> bool:
+        """A stream is there, or about to be dialled, with a number that none had before. False: it was given up."""
+        if stream in self._given_up:
+            return False
+        self.sender.join(stream)
+        self.receiver.join(stream)
+        self._known.add(stream)
+        self._counted[stream] = 0
+        self._tell_ended()
+        return True
+
+    def leave(self, stream: int) -> None:
+        """A stream broke: say what it brought. What it carried the other way is with the other side to say."""
+        if self._counted.pop(stream, None) is not None:
+            self._ended[stream] = self.receiver.leave(stream)
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        if self._ended:
+            self._tell("ended", {"s": list(self._ended), "n": list(self._ended.values())}, fleeting=True)
+
+    def take(self, stream: int) -> Item | None:
+        """What to send next on a stream that has room; None when there is nothing."""
+        return self.sender.take(stream)
+
+    def ask(self, keys: Sequence[Any]) -> range:
+        """Want objects. Returns their numbers, in the order of their keys.
+
+        Args:
+            keys: Of each what the other side finds it by: text, numbers, bytes, lists of them.
+        """
+        numbers = range(self._next, self._next + len(keys))
+        self._next = numbers.stop
+        for first in range(0, len(keys), _BATCH):
+            self._tell("ask", {"t": numbers[first], "keys": list(keys[first : first + _BATCH])})
+        return numbers
+
+    def ask_again(self, transfer: int, key: Any) -> None:
+        """Want what is missing of an object under the same number, of another side that never heard of it."""
+        self._tell(
+            "ask", {"t": transfer, "keys": [key], "spans": [list(each) for each in self.receiver.missing(transfer)]}
+        )
+
+    def stop(self, transfers: Sequence[int]) -> None:
+        """Want nothing more of these: they are here, or nobody waits for them."""
+        for transfer in transfers:
+            self.receiver.forget(transfer)
+        self._tell("stop", {"t": list(transfers)})
+
+    def have(self, want: Want, size: int, digest: bytes, small: Sequence[memoryview] | None = None) -> None:
+        """Answer: an object is here. Its segments are in the queue from now on, or it is `small`, and all of it."""
+        fields = {"t": want.transfer, "n": size, "d": digest, "small": small is not None}
+        self._tell("have", fields, small or ())
+        if small is None:
+            self.sender.offer(want.transfer, [(0, size)] if want.spans is None else want.spans)
+
+    def none(self, want: Want) -> None:
+        """Answer: it is not here."""
+        self._tell("none", {"t": want.transfer})
+
+    def fail(self, want: Want, why: str) -> None:
+        """Answer: it could not be read."""
+        self._tell("fail", {"t": want.transfer, "why": why[:4096]})
+
+    def _tell(
+        self, verb: str, fields: dict[str, Any], body: Sequence[memoryview] = (), *, fleeting: bool = False
+    ) -> None:
+        head = messages.encode(verb, NOBODY, fields)
+        self.sender.tell(b"".join([_LENGTH.pack(len(head)), head, *body]), fleeting=fleeting)
+
+    def arrived(self, stream: int, segment: Segment) -> bool:
+        """Bytes of a segment are where they belong. Returns whether its object is complete now."""
+        complete = self.receiver.landed(stream, segment).complete
+        self._count(stream)
+        return complete
+
+    def _count(self, stream: int) -> None:
+        received = self.receiver.received(stream)
+        if received - self._counted[stream] >= _COUNT_EVERY:
+            self._counted[stream] = received
+            self._tell("count", {"s": stream, "n": received}, fleeting=True)
+
+    def read(self, stream: int, letter: bytes | memoryview) -> list[Event]:
+        """A letter came on a stream. Returns what it says to those who ask and answer.
+
+        Raises:
+            IntegrityError: It is malformed, or says what cannot be.
+        """
+        self.receiver.read(stream, len(letter))
+        self._count(stream)
+        return self._heed(_opened(letter))
+
+    def _heed(self, letter: Message) -> list[Event]:
+        match letter.verb:
+            case "ask":
+                return [_asked(letter)]
+            case "have":
+                return [self._has(letter)]
+            case "none":
+                return [Hasnt(letter.count("t"))]
+            case "fail":
+                return [Hasnt(letter.count("t"), letter.text("why"))]
+            case "stop":
+                transfers = letter.counts("t")
+                for transfer in transfers:
+                    self.sender.withdraw(transfer)
+                return [Dropped(transfers)]
+            case "count":
+                self.sender.confirm(letter.count("s"), letter.count("n"))
+            case "ended":
+                return self._bury(letter.counts("s"), letter.counts("n"))
+            case "buried":
+                for stream in letter.counts("s"):
+                    self._ended.pop(stream, None)
+        return []  # a verb that a newer side may have: nothing that has to be understood
+
+    def _bury(self, streams: list[int], received: list[int]) -> list[Event]:
+        self._tell("buried", {"s": streams}, fleeting=True)
+        told = [each for each in zip(streams, received, strict=False) if each[0] not in self._given_up]
+        self._given_up.update(streams)
+        for stream, bytes_ in told:
+            if stream in self._known:
+                self.sender.leave(stream, bytes_)
+            else:
+                self._ended[stream] = 0  # the other side knows it, and nothing came
+        return [Broken(stream) for stream, _ in told if stream in self._counted]
+
+    def _has(self, letter: Message) -> Has:
+        digest = letter.fields.get("d")
+        if not isinstance(digest, bytes):
+            raise IntegrityError("The answer of a site names no digest.")
+        size = letter.count("n")
+        if letter.flag("small") and letter.nbytes != size:
+            raise IntegrityError(f"A site sent {letter.nbytes} bytes as an object of {size}.")
+        return Has(letter.count("t"), size, digest, letter.body if letter.flag("small") else None)
+
+
+def _opened(letter: bytes | memoryview) -> Message:
+    view = memoryview(letter)
+    if not _LENGTH.size <= view.nbytes <= LETTER:
+        raise IntegrityError(f"A letter of {view.nbytes} bytes is none.")
+    (head,) = _LENGTH.unpack(view[: _LENGTH.size])
+    if head > view.nbytes - _LENGTH.size:
+        raise IntegrityError(f"A letter of {view.nbytes} bytes has no head of {head}.")
+    body = view[_LENGTH.size + head :]
+    return messages.decode([view[_LENGTH.size : _LENGTH.size + head], *([body] if body.nbytes else [])])
+
+
+def _asked(letter: Message) -> Asked:
+    first, spans = letter.count("t"), letter.fields.get("spans")
+    parts = None if spans is None else [_span(each) for each in letter.items("spans")]
+    return Asked([Want(first + place, key, parts) for place, key in enumerate(letter.items("keys", _BATCH))])
+
+
+def _span(pair: Any) -> tuple[int, int]:
+    match pair:
+        case [int(first), int(end)] if 0 <= first < end <= LARGEST:
+            return first, end
+    raise IntegrityError(f"A site asks for a part of an object that is none: {pair!r:.80}.")
