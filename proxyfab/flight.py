@@ -12,7 +12,8 @@ Promises:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
+from itertools import islice
 from operator import methodcaller
 from threading import Lock, get_ident
 from time import monotonic
@@ -25,15 +26,16 @@ V = TypeVar("V")
 
 
 # A flight is a list, because making one costs nothing. First comes the pilot's thread id; after the landing (value,),
-# the error, or None where the pilot gave up. Then come the locks of those who wait. A waiter adds its lock and then
-# looks at the first item; the pilot sets the first item and then releases the locks: either the waiter sees the
-# landing, or the pilot sees the lock.
+# the error, or None where the pilot gave up. Then comes what wakes all who wait, or None while nobody does, and then
+# their locks. A waiter adds its lock and what wakes, and then looks at the first item; the pilot sets the first item
+# and then looks for what wakes: either the waiter sees the landing, or the pilot sees the lock.
 # An interrupt comes behind a call, so landing is an assignment, and one call releases all locks. A flight that has
 # landed and is still to be found was interrupted before its removal: it is of the past, and whoever finds it goes on.
-_Flight = list[Any]
+# Proxies (`proxy/waking.py`, `proxy/_core_waking.h`) have flights of their own, of this form.
+Flight = list[Any]
 _release = methodcaller("release")
 
-_waiting: dict[int, _Flight] = {}
+_waiting: dict[int, Flight] = {}
 """By thread: the flight whose landing it waits for."""
 
 
@@ -47,7 +49,7 @@ _stayed = _Waiting()
 on_fork(_stayed)
 
 
-def wait_for(flight: _Flight, what: object, timeout: float | None) -> None:
+def wait_for(flight: Flight, what: object, timeout: float | None) -> None:
     """Wait until a flight has landed; its first item then says how.
 
     Raises:
@@ -67,7 +69,9 @@ def wait_for(flight: _Flight, what: object, timeout: float | None) -> None:
                 f"Resolving {what} would never end: another thread is at it, and waits for what this thread is "
                 f"resolving. They hold references to one another; store one of them without its reference to the other."
             )
-        flight.append(landed)  # and then look: either the pilot sees the lock, or this thread sees the landing
+        flight.append(landed)
+        flight[1] = map(_release, islice(flight, 2, None))  # two of them walk the same list: the last one serves all
+        # And then look: either the pilot sees the lock, or this thread sees the landing.
         if isinstance(flight[0], int) and not landed.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
             raise ResolveTimeout(
                 f"Another thread is still fetching {what} after {round(timeout or 0, 3)} s; wait longer or try again."
@@ -76,9 +80,9 @@ def wait_for(flight: _Flight, what: object, timeout: float | None) -> None:
         _waiting.pop(me, None) if before is None else _waiting.update({me: before})
 
 
-def _comes_back(flight: _Flight | None, thread: int) -> bool:
+def _comes_back(flight: Flight | None, thread: int) -> bool:
     """Whether a flight's pilot waits for a flight whose pilot waits for ... one of this thread."""
-    way: list[_Flight] = []
+    way: list[Flight] = []
     while flight is not None and len(way) <= len(_waiting):
         way.append(flight)
         pilot = flight[0]
@@ -95,7 +99,7 @@ class SingleFlight(Generic[V]):
 
     def __init__(self, what: str = "") -> None:
         """Makes one; `what` stands for the key in messages, where a key would say nothing to anybody."""
-        self._flying: dict[Hashable, _Flight] = {}
+        self._flying: dict[Hashable, Flight] = {}
         self._what = what
         on_fork(self)
 
@@ -112,10 +116,7 @@ class SingleFlight(Generic[V]):
             ResolveTimeout: The other thread did not finish in time.
             ProxyfabError: Nobody would ever finish: what is fetched needs itself, or what this thread is fetching.
         """
-        mine: _Flight = [get_ident()]
-        waiting: Iterator[Any] = iter(mine)
-        next(waiting)
-        wake = map(_release, waiting)  # looks at `mine` when it is asked, and so finds all who came until then
+        mine: Flight = [get_ident(), None]
         outcome: Any = None
         try:
             flight = self._flying.setdefault(key, mine)  # atomic: a dict operation under the interpreter's lock
@@ -131,14 +132,16 @@ class SingleFlight(Generic[V]):
             raise
         finally:
             mine[0] = outcome
-            any(wake)
+            wake = mine[1]
+            if wake is not None:
+                any(wake)
             self._forget(key, mine)
         if not isinstance(flight[0], int):
             self._forget(key, flight)
             return self.do(key, fetch, timeout, *args)
         return self._join(key, flight, fetch, timeout, args)
 
-    def _forget(self, key: Hashable, flight: _Flight) -> None:
+    def _forget(self, key: Hashable, flight: Flight) -> None:
         if self._flying.get(key) is flight:
             self._flying.pop(key, None)
 
@@ -147,7 +150,7 @@ class SingleFlight(Generic[V]):
         self._flying = {}
 
     def _join(
-        self, key: Hashable, flight: _Flight, fetch: Callable[..., V], timeout: float | None, args: tuple[Any, ...]
+        self, key: Hashable, flight: Flight, fetch: Callable[..., V], timeout: float | None, args: tuple[Any, ...]
     ) -> V:
         deadline = None if timeout is None else monotonic() + timeout
         wait_for(flight, self._what or key, timeout)

@@ -12,6 +12,7 @@ import pytest
 from proxyfab.errors import ProxyfabError, ResolveTimeout
 from proxyfab.flight import SingleFlight
 from proxyfab.testing.processes import at_once, in_fork, until
+from tests.proxy.interrupted import at_each_instruction
 
 
 class Slow:
@@ -110,7 +111,7 @@ def test_what_stops_the_pilot_alone_stops_nobody_else(stop: BaseException) -> No
 
 def until_waiting(flights: SingleFlight, count: int) -> Callable[[], bool]:
     """Returns when `count` threads wait for the flight of "key"."""
-    return lambda: until(lambda: len(flights._flying["key"]) > count)
+    return lambda: until(lambda: len(flights._flying["key"]) > count + 1)
 
 
 def test_a_connectors_own_deadline_reaches_all() -> None:
@@ -190,6 +191,7 @@ def test_an_interrupt_lands_the_flight() -> None:
     with pytest.raises(KeyboardInterrupt):
         flights.do("key", interrupted)
     assert flights.do("key", lambda: 1, timeout=1) == 1
+    assert at_each_instruction(lambda fetch: lambda: flights.do("key", fetch)) > 10
 
 
 def test_a_fork_does_not_wait_for_its_parents_flight() -> None:

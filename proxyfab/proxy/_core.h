@@ -24,7 +24,7 @@
 #define PyObject_GetOptionalAttr _PyObject_LookupAttr /* its name before it became public: no exception is made */
 #endif
 
-#define REVISION 3 /* of what connect() and the Python around it expect; core.py has the same number */
+#define REVISION 4 /* of what connect() and the Python around it expect; core.py has the same number */
 
 typedef struct {
     PyObject_HEAD
@@ -32,7 +32,7 @@ typedef struct {
     PyObject *factory;
     PyObject *weakrefs;
     vectorcallfunc call;
-    PyObject *flight;      /* a list: the pilot, then the locks of those who wait; made by the first who waits */
+    PyObject *flight;      /* a list, as in flight.py; made by the first who waits */
     unsigned long pilot;   /* the thread that is fetching; 0: nobody is */
     unsigned int forks;    /* how often this process had been forked when the pilot took off */
     unsigned char limited; /* the target's __array_struct__ does not tell its type: see layout.says_too_little */

@@ -43,7 +43,7 @@ land(Proxy *self, State *state, PyObject *outcome)
     }
     PyErr_Fetch(&type, &error, &traceback);
     PyList_SetItem(flight, 0, Py_NewRef(outcome == NULL ? Py_None : outcome));
-    for (Py_ssize_t i = 1; i < PyList_GET_SIZE(flight); i++) {
+    for (Py_ssize_t i = 2; i < PyList_GET_SIZE(flight); i++) {
         PyObject *done = PyObject_CallMethodNoArgs(PyList_GET_ITEM(flight, i), state->release);
         if (done == NULL) {
             PyErr_WriteUnraisable(flight);
@@ -198,7 +198,7 @@ join_flight(Proxy *self, State *state, PyObject *timeout)
     PyObject *wait = timeout == NULL ? Py_None : timeout;
     if (self->flight == NULL) {
         unsigned long pilot = self->pilot;
-        PyObject *made = Py_BuildValue("[k]", pilot); /* may collect garbage, so that others come, or the flight lands */
+        PyObject *made = Py_BuildValue("[kO]", pilot, Py_None); /* may collect garbage, so that others come, or the flight lands */
         if (made == NULL || self->pilot != pilot) {
             Py_XDECREF(made);
             return made == NULL ? NULL : Py_NewRef(wait);

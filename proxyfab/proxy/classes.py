@@ -11,7 +11,6 @@ from __future__ import annotations
 import copyreg
 from collections import abc
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from proxyfab.proxy import arrays, connecting, copying, probing, waking
@@ -19,13 +18,12 @@ from proxyfab.proxy.core import compiled
 from proxyfab.proxy.kind import DATACLASS_NAMES, OPERATORS, UNKNOWN, Kind, find_type, kind_of_type
 from proxyfab.proxy.layout import (
     Body,
+    Seed,
     Traits,
     factory_of,
     getter_slot,
     has_structs,
     lose,
-    new_body,
-    set_factory,
     target_of,
     target_slot,
     traits,
@@ -58,12 +56,17 @@ class Proxy(Body, Generic[T]):
 
 def make(factory: Callable[[], Any], kind: Kind | None = None) -> Any:
     """An unresolved proxy of what `factory()` will return, announced as `kind` (None: it may be anything)."""
+    pair = _pairs.get(kind)  # type: ignore[arg-type]  # None is not there
+    proxy: Any = Seed()
+    proxy.factory = factory
+    proxy.__class__ = (_pair(kind) if pair is None else pair)[0]
+    return proxy
+
+
+def _pair(kind: Kind | None) -> tuple[type, type]:
     if kind is None or not kind.name:
         kind = UNKNOWN
-    pair = _pairs.get(kind)
-    proxy = new_body((_build(kind) if pair is None else pair)[0])
-    set_factory(proxy, factory)
-    return proxy
+    return _pairs.get(kind) or _build(kind)
 
 
 def unsettle(proxy: Any) -> None:
@@ -73,7 +76,7 @@ def unsettle(proxy: Any) -> None:
     """
     known = traits[type(proxy)]
     if known.resolved:
-        lose(proxy, (_pairs.get(known.kind) or _build(known.kind))[0])
+        lose(proxy, _pair(known.kind)[0])
 
 
 def kind_of(obj: object) -> Kind:
@@ -104,8 +107,9 @@ def _of_parts(factory: Any, name: str, mask: int) -> Any:
     pair = _pairs.get((name, mask))  # type: ignore[call-overload]  # as above
     if pair is None:
         return None
-    proxy = new_body(pair[0])
-    set_factory(proxy, factory)
+    proxy: Any = Seed()
+    proxy.factory = factory
+    proxy.__class__ = pair[0]
     return proxy
 
 
@@ -114,11 +118,10 @@ if not TYPE_CHECKING and compiled is not None:
     make, unsettle, reduce, _of_parts = compiled.make, compiled.unsettle, compiled.reduce, compiled.of_parts
 
 
-@lru_cache(maxsize=1024)
 def _arrived(target_type: type) -> tuple[type, bool]:
     """The class of a resolved proxy of a type, and whether such a target must be asked if it tells too little."""
     kind = kind_of_type(target_type)
-    cls = (_pairs.get(kind) or _build(kind))[1] if compiled is None else _build_compiled(kind)
+    cls = _pair(kind)[1] if compiled is None else _build_compiled(kind)
     return cls, has_structs(target_type)
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from proxyfab.errors import ProxyfabError, ResolveTimeout
-from proxyfab.flight import wait_for
 from proxyfab.fork import on_fork
 from proxyfab.proxy.core import compiled
-from proxyfab.proxy.layout import is_proxy, says_too_little
-from proxyfab.proxy.waking import misled, resolve, text
-
-_WHAT = "the target of this proxy"
+from proxyfab.proxy.layout import says_too_little
+from proxyfab.proxy.waking import join, misled, text, timed
 
 
 def connect(**functions: Any) -> None:
     """Give the C core these functions and those of this module; from now on it can make and resolve proxies."""
     compiled.connect(
-        **functions, text=text, misled=_misled, timed=_timed, join=_join, late=ResolveTimeout,
+        **functions, text=text, misled=_misled, timed=timed, join=join, late=ResolveTimeout,
         told_too_little=says_too_little,
     )  # fmt: skip
     on_fork(_forks)
@@ -38,19 +33,3 @@ def _misled(proxy: Any, error: Exception) -> ProxyfabError:
     told = misled(proxy, error)
     told.__cause__ = error
     return told
-
-
-def _timed(factory: Callable[[], Any], timeout: float) -> Any:
-    deadline = monotonic() + timeout
-    hook = getattr(factory, "resolve", None)
-    target = factory() if hook is None else hook(timeout=max(timeout, 0.0))
-    return resolve(target, max(deadline - monotonic(), 0.0)) if is_proxy(target) else target
-
-
-def _join(flight: list[Any], timeout: float | None) -> float | None:
-    """Wait until a flight has landed: `flight` is as in `flight.py`. What is left of the timeout, or its error."""
-    deadline = None if timeout is None else monotonic() + timeout
-    wait_for(flight, _WHAT, timeout)
-    if isinstance(flight[0], Exception):
-        raise flight[0]
-    return None if deadline is None else max(deadline - monotonic(), 0.0)

@@ -5,7 +5,8 @@ With the C core the same names lead to its own layout (`_core.h`), and Body and 
 Rules:
 1. `target` and `getter` are unset while the target is not here; `factory` is always set.
 2. They are set together, target first, and the class changes last: whoever sees the resolved class sees both.
-3. Nothing but these descriptors touches a slot: names looked up on a proxy belong to its target.
+3. Nothing but these descriptors touches a slot: names looked up on a proxy belong to its target. A proxy is born as a
+   Seed, whose names are its own, because an assignment to it is the quickest way to its slot.
 
 Why so: a slot descriptor is a C function. `__getattribute__ = getter slot` lets the interpreter fetch the slot's value,
 a bound `getattr`, and call it without a Python frame; `__call__ = target slot` lets it call the target itself.
@@ -15,7 +16,6 @@ a bound `getattr`, and call it without a Python frame; `__call__ = target slot` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from proxyfab.proxy.core import compiled
@@ -37,12 +37,17 @@ for _name in ("target", "getter", "factory"):
 target_of: Callable[[Any], Any] = target_slot.__get__
 """The target of a resolved proxy; AttributeError on an unresolved one."""
 factory_of: Callable[[Any], Callable[[], Any]] = factory_slot.__get__
-set_factory: Callable[[Any, Callable[[], Any]], None] = factory_slot.__set__
-new_body: Callable[[type], Any] = object.__new__
+set_target: Callable[[Any, Any], None] = target_slot.__set__
+set_getter: Callable[[Any, Callable[..., Any]], None] = getter_slot.__set__
+set_class: Callable[[Any, type], None] = object.__dict__["__class__"].__set__
 
-_set_target = target_slot.__set__
-_set_getter = getter_slot.__set__
-_set_class = object.__dict__["__class__"].__set__
+
+class Seed(Body):
+    """A proxy until it has its factory and its class."""
+
+    __slots__ = ()
+
+    factory: Any = factory_slot
 
 
 class Traits:
@@ -60,16 +65,14 @@ traits: dict[type, Traits] = {}
 """Every proxy class there is. `type(x) in traits` asks, without touching `x`, whether it is a proxy."""
 
 
-def settle(proxy: Any, target: Any, resolved_class: type, structs: bool) -> None:
-    """Put the target into its proxy; `structs`: its type `has_structs`."""
-    _set_target(proxy, target)
-    _set_getter(proxy, MethodType(_without_structs if structs and says_too_little(target) else getattr, target))
-    _set_class(proxy, resolved_class)
+def lookup_in(target: Any) -> Callable[..., Any]:
+    """What looks a name up on a target whose type `has_structs`."""
+    return _without_structs if says_too_little(target) else getattr
 
 
 def lose(proxy: Any, lazy_class: type) -> None:
     """Take the target out of its proxy: the class first, so that whoever looks fetches."""
-    _set_class(proxy, lazy_class)
+    set_class(proxy, lazy_class)
     getter_slot.__delete__(proxy)
     target_slot.__delete__(proxy)
 

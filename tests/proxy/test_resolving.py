@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from proxyfab.errors import ProxyfabError, ResolveTimeout
+from tests.proxy.interrupted import at_each_instruction
 from tests.proxy.things import Point
 
 USES: list[Callable[[Any], Any]] = [
@@ -118,6 +119,17 @@ def test_deadlines(px: Any) -> None:
             px.resolve(p, timeout=0.01)
         go.set()
         found.result(30)
+
+
+def test_an_interrupt_of_who_fetches_holds_up_nobody(px: Any) -> None:
+    kind = px.kind_of([])
+
+    def asking(fetch: Callable[[], Any]) -> Callable[[], Any]:
+        p = px.make(fetch, kind)
+        return lambda: px.resolve(p)
+
+    assert px.resolve(px.make(list, kind)) == []  # what is done once is done
+    assert at_each_instruction(asking) > 3
 
 
 def test_a_proxy_that_needs_itself_says_so(px: Any) -> None:
