@@ -13,6 +13,7 @@ Rules that every connector keeps (the shipped `proxyfab.testing.ConnectorTests` 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -50,6 +51,15 @@ class Reclaimed(NamedTuple):
     what: str
     nbytes: int
     reason: str
+
+
+class Swap(NamedTuple):
+    """What `compare_and_set` takes."""
+
+    key: Key
+    old: Frames | None
+    new: Frames | None
+    ttl: float | None = None
 
 
 class Finding(NamedTuple):
@@ -202,6 +212,9 @@ class SupportsCompareAndSet(Protocol):
             ConfigurationError: `old` or `new` is larger than 1 MiB.
         """
 
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        """`compare_and_set` of each, in few round trips where the backend can. After an error any may be done."""
+
 
 @runtime_checkable
 class SupportsDiagnosis(Protocol):
@@ -303,6 +316,9 @@ class BaseConnector:
             raise CapabilityError(f"Objects in {self.spec} have no expiry that could be moved.")
         return [self.renew(key, ttl) for key in keys]
 
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        return [self.compare_and_set(*swap[:3], ttl=swap.ttl) for swap in swaps]  # type: ignore[attr-defined]  # if able
+
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
         frames = self.get(key)
@@ -361,16 +377,11 @@ def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
         raise ConfigurationError(f"A batch of {len(many)} objects needs as many keys, not {len(keys)}.")
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Refuse what no clock ever reaches."""
-    if timeout is not None and timeout != timeout:
-        raise ConfigurationError(f"A timeout (timeout=) is a number of seconds, or None for ever, not {timeout!r}.")
-
-
-def check_patience(timeout: float | None) -> None:
-    """Refuse to keep a timeout, for waits that come later, which no wait could mean."""
-    if timeout is not None and not timeout >= 0:
-        raise ConfigurationError(f"timeout= is 0 or more seconds, or None for ever, not {timeout!r}.")
+def check_timeout(timeout: float | None, least: float = -math.inf) -> None:
+    """Refuse what no clock ever reaches, and less than `least`."""
+    if timeout is not None and not timeout >= least:
+        some = "0 or more seconds" if least == 0 else "a number of seconds"
+        raise ConfigurationError(f"A timeout (timeout=) is {some}, or None for ever, not {timeout!r}.")
 
 
 def check_range(offset: int, length: int) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status
+from proxyfab.abc import BaseConnector, Finding, Reclaimed, Stat, Status, Swap
 from proxyfab.abilities import claiming, shared
 from proxyfab.buffers import Frames
 from proxyfab.keys import Key
@@ -143,6 +143,9 @@ class Layer(BaseConnector):
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
         return self.child.compare_and_set(key, old, new, ttl=ttl)  # type: ignore[no-any-return]
+
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        return self.child.compare_and_set_many(swaps)  # type: ignore[no-any-return]
 
     def diagnose(self) -> Iterator[Finding]:
         return self.child.diagnose()  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from proxyfab.abc import Stat, check_range, check_swap
+from proxyfab.abc import BaseConnector, Stat, Swap, check_range, check_swap
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.keys import Key
@@ -91,6 +91,9 @@ class PackingLayer(Layer):
                 return False
         packed = None if new is None else self._packed(new)
         return super().compare_and_set(key, there, packed, ttl=ttl)  # exactly what was compared must still lie there
+
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        return BaseConnector.compare_and_set_many(self, swaps)  # one by one: each is looked at as it lies there
 
     # -- many ----------------------------------------------------------------------------------------------------
 

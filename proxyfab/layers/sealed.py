@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from proxyfab.abc import Stat, check_batch, check_range, check_swap
+from proxyfab.abc import BaseConnector, Stat, Swap, check_batch, check_range, check_swap
 from proxyfab.buffers import Frames
 from proxyfab.ciphers import warm
 from proxyfab.errors import SealError
@@ -88,6 +88,9 @@ class SealedConnector(Layer):
             if there is None or self._opened(there, key) != old:
                 return False
         return super().compare_and_set(key, there, sealed, ttl=ttl)  # exactly what was compared must still lie there
+
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        return BaseConnector.compare_and_set_many(self, swaps)  # one by one: each is looked at as it lies there
 
     def stat(self, key: Key) -> Stat | None:
         found = super().stat(key)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 from proxyfab import registry
-from proxyfab.abc import Finding, Reclaimed, Stat, Status
+from proxyfab.abc import Finding, Reclaimed, Stat, Status, Swap
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
@@ -223,6 +223,10 @@ class FaultyConnector(Layer):
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
         call = partial(super().compare_and_set, key, old, new, ttl=ttl)
         return self._call("compare_and_set", call, _size(new))
+
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        call = partial(super().compare_and_set_many, swaps)
+        return self._call("compare_and_set_many", call, sum(_size(swap.new) for swap in swaps))
 
     def diagnose(self) -> Iterator[Finding]:
         return self._call("diagnose", super().diagnose)

@@ -25,6 +25,7 @@ from proxyfab.abc import (
     Reclaimed,
     Stat,
     Status,
+    Swap,
     check_batch,
     check_range,
     check_swap,
@@ -151,13 +152,34 @@ class RedisConnector(BaseConnector):
         check_swap(old, new)
         check_ttl(ttl)
         self._settle()
+        change = self._change(key, old, new, ttl)
+        work = partial(self._knowing, lambda link: changes.compare_and_set(link, *change))
+        return self._steadily(change.writing.name, work, "compare_and_set", again=False)
+
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        found: list[bool] = []
+        for start in range(0, len(swaps), changes.MOST):
+            found += self._swapped(swaps[start : start + changes.MOST])
+        return found
+
+    def _swapped(self, swaps: Sequence[Swap]) -> list[bool]:
+        """Some at once, but one by one in a cluster, where keys of several slots share no transaction."""
+        done: list[bool | None] = [None] * len(swaps)
+        if len({swap.key.id for swap in swaps}) == len(swaps) > 1 and not self._place.cluster:
+            for swap in swaps:
+                check_swap(swap.old, swap.new)
+                check_ttl(swap.ttl)
+            self._settle()
+            work = partial(changes.compare_and_set_many, wanted=[self._change(*swap) for swap in swaps])
+            name = self._names.name(swaps[0].key)
+            done = self._steadily(name, partial(self._knowing, work), "compare_and_set", again=False)
+        alone = [swap for swap, known in zip(swaps, done, strict=True) if known is None]
+        rest = iter(super().compare_and_set_many(alone))
+        return [next(rest) if known is None else known for known in done]
+
+    def _change(self, key: Key, old: Frames | None, new: Frames | None, ttl: float | None) -> changes.Change:
         writing = self._writing(key, new or Frames(), ttl, True)._replace(chunk=LARGEST_SWAP)
-        head = bulk.new_header(writing)
-
-        def work(link: Link) -> bool:
-            return changes.compare_and_set(link, writing, old, None if new is None else head)
-
-        return self._steadily(writing.name, partial(self._knowing, work), "compare_and_set", again=False)
+        return changes.Change(writing, old, None if new is None else bulk.new_header(writing))
 
     # -- many --------------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,20 @@
-"""Batches: many wishes become few messages, each to one server and within the bounds of a message."""
+"""Batches: many wishes become few messages, each to one server and within the bounds of a message, or are sent one
+right behind the other, so that none waits for another's answer.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from proxyfab.abc import Swap
+from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.servers import Spot
-from proxyfab.wire.messages import MAX_BODY
+from proxyfab.wire.messages import MAX_BODY, REQUEST, Message
 
+PIPELINED = 64
+"""Requests that are on their way together."""
 _MOST = 1024
 _MOST_TEXT = 48 << 10
 """Bytes of names in one header."""
@@ -41,3 +48,36 @@ def cut(wanted: Sequence[Wanted]) -> Iterator[list[Wanted]]:
             nbytes += item.nbytes
         if batch:
             yield batch
+
+
+class Asked(NamedTuple):
+    """A request without a body in its answer."""
+
+    verb: str
+    fields: dict[str, Any]
+    body: list[memoryview]
+
+
+def swap_message(swap: Swap, spot: Spot) -> Asked:
+    """Compare and set one object."""
+    sizes = [None if frames is None else frames.nbytes for frames in (swap.old, swap.new)]
+    body = [frames.join() for frames in (swap.old, swap.new) if frames is not None and frames.nbytes]
+    fields = {"ns": spot.namespace, "ids": [swap.key.id], "old": sizes[0], "new": sizes[1], "ttl": swap.ttl}
+    return Asked("swap", fields, body)
+
+
+def pipelined(channel: Channel, request: bytes, asked: Sequence[Asked], timeout: float) -> list[Message]:
+    """The answers to several requests of one connection, which are on their way together.
+
+    Their names follow from `request`: who repeats that repeats them, and the server knows them again.
+    """
+    number = int.from_bytes(request, "big")
+    names = [((number + place) % (1 << 8 * REQUEST)).to_bytes(REQUEST, "big") for place in range(len(asked))]
+    for name, (verb, fields, body) in zip(names, asked, strict=True):
+        channel.send(verb, name, fields, body)
+    found: dict[bytes, Message] = {}
+    known = frozenset(names)
+    while len(found) < len(names):
+        message = channel.answer(request, time.monotonic() + timeout, known)
+        found[message.request] = message
+    return [found[name] for name in names]

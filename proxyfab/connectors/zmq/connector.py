@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from proxyfab.abc import (
@@ -19,14 +20,16 @@ from proxyfab.abc import (
     Reclaimed,
     Stat,
     Status,
+    Swap,
     check_batch,
     check_range,
+    check_swap,
     check_timeout,
     check_ttl,
 )
 from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.connectors.zmq import health
-from proxyfab.connectors.zmq.batches import Wanted, cut
+from proxyfab.connectors.zmq.batches import PIPELINED, Asked, Wanted, cut, pipelined, swap_message
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.filling import SHARED, Filling
 from proxyfab.connectors.zmq.link import Link
@@ -42,7 +45,6 @@ from proxyfab.wire.flow import WINDOW
 from proxyfab.wire.messages import CHUNK, Message
 from proxyfab.zeromq.guard import CLIENT
 
-_SWAPPED = 1 << 20
 _VIEWS = 1000
 
 
@@ -299,20 +301,25 @@ class ZMQConnector(BaseConnector):
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
-        check_ttl(ttl)
-        sizes = [None if frames is None else frames.nbytes for frames in (old, new)]
-        if max(size or 0 for size in sizes) > _SWAPPED:
-            raise ConfigurationError(f"compare_and_set takes objects of at most {_SWAPPED} bytes, not more.")
-        link, incarnation, namespace = self._find(key)
-        self._stay(Spot(link, incarnation, namespace))
-        body = [frames.join() for frames in (old, new) if frames is not None and frames.nbytes]
-        fields = {"ns": namespace, "ids": [key.id], "old": sizes[0], "new": sizes[1], "ttl": ttl}
+        return self.compare_and_set_many([Swap(key, old, new, ttl)])[0]
 
-        def once(channel: Channel, request: bytes) -> bool:
-            channel.send("swap", request, fields, body)
-            return channel.answer(request, time.monotonic() + self.timeout).flag("done")
-
-        return link.call("compare_and_set", once, incarnation=incarnation)
+    def compare_and_set_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        done = [False] * len(swaps)
+        asked: dict[tuple[int, str], list[tuple[int, Spot, Asked]]] = {}
+        for number, swap in enumerate(swaps):
+            check_ttl(swap.ttl)
+            check_swap(swap.old, swap.new)
+            spot = self._find(swap.key)
+            self._stay(spot)
+            asked.setdefault((id(spot.link), spot.incarnation), []).append((number, spot, swap_message(swap, spot)))
+        for group in asked.values():
+            for start in range(0, len(group), PIPELINED):
+                some = group[start : start + PIPELINED]
+                spot, once = some[0][1], partial(pipelined, asked=[item[2] for item in some], timeout=self.timeout)
+                answers = spot.link.call("compare_and_set", once, incarnation=spot.incarnation)
+                for (number, _, _), answer in zip(some, answers, strict=True):
+                    done[number] = answer.flag("done")
+        return done
 
     def scan(self) -> Iterator[Stat]:
         from msgpack import unpackb

@@ -20,7 +20,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from proxyfab.abc import check_patience, check_timeout, check_ttl
+from proxyfab.abc import check_timeout, check_ttl
 from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.events.broker import Broker
 from proxyfab.keys import Key, as_key
@@ -85,7 +85,7 @@ class Future(Known[T]):
     ) -> None:
         if not isinstance(store, Store):
             raise ConfigurationError(f"A Future needs a Store, not {store!r}: make one of a URL.")
-        check_patience(timeout)
+        check_timeout(timeout, 0)
         check_ttl(ttl)
         check_ttl(lease, "lease")
         type_: type | None = of

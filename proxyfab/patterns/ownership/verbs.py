@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol, TypeVar
 
-from proxyfab.abc import SupportsCompareAndSet, SupportsLease, check_patience
+from proxyfab.abc import SupportsCompareAndSet, SupportsLease, check_timeout
 from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.patterns.ownership.accounts import PATIENCE
 from proxyfab.patterns.ownership.borrows import Shared
@@ -111,7 +111,7 @@ def borrow(owned: T, *, scoped: bool = False, timeout: float = PATIENCE) -> T:
     Raises:
         BorrowError: It is mutably borrowed, or not held by this process.
     """
-    check_patience(timeout)
+    check_timeout(timeout, 0)
     handle = held(owned)
     if not isinstance(handle, (Owner, Shared)):
         raise BorrowError(f"A {handle.what} cannot be borrowed from; release it, and borrow from the owner.")
@@ -130,7 +130,7 @@ def borrow_mut(owned: T, *, timeout: float = PATIENCE) -> T:
     Raises:
         BorrowError: It is borrowed, or not held by this process.
     """
-    check_patience(timeout)
+    check_timeout(timeout, 0)
     handle = held(owned)
     if not isinstance(handle, Owner):
         raise BorrowError(f"A {handle.what} cannot be borrowed mutably; only the owner can.")
@@ -166,7 +166,7 @@ def release(owned: object, *, timeout: float = PATIENCE) -> None:
     Raises:
         BorrowError: The owner is borrowed from, was sent, or lapsed.
     """
-    check_patience(timeout)
+    check_timeout(timeout, 0)
     handle = held(owned)
     if handle.state == OVER:
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxyfab.abc import LARGEST_SWAP
+from proxyfab.abc import LARGEST_SWAP, Swap
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError
 from proxyfab.keys import Key
@@ -45,6 +45,25 @@ class SwapTests(Suite):
         assert swapper.compare_and_set(key, None, None) is True
         assert swapper.compare_and_set(key, B, A) is False
         assert not swapper.exists(key)
+
+    def test_many_at_once_are_each_compared(self, swapper: Any) -> None:
+        """Also where one key is named twice, and where there are more than go into one message."""
+        there = swapper.put_many([A] * 400)
+        new = [swapper.reserve() for _ in range(3)]
+        large = swapper.put(Frames([plain(200_000)]))
+        swaps = [Swap(key, A if number % 3 else B, None if number % 2 else B) for number, key in enumerate(there)]
+        swaps += [Swap(new[0], None, A), Swap(new[1], A, B), Swap(new[2], None, None)]
+        swaps += [Swap(large, Frames([plain(200_000)]), A, 1000)]
+
+        done = swapper.compare_and_set_many(swaps)
+
+        assert done == [bool(number % 3) for number in range(400)] + [True, False, True, True]
+        found = [None if frames is None else content(frames) for frames in swapper.get_many([*there, *new, large])]
+        kept = [b"a" if number % 3 == 0 else None if number % 2 else b"b" for number in range(400)]
+        assert found == [*kept, b"a", None, None, b"a"]
+        assert swapper.stat(large).expires is not None
+        assert sorted(swapper.compare_and_set_many([Swap(large, A, B), Swap(large, A, B)])) == [False, True]
+        assert swapper.compare_and_set_many([]) == []
 
     def test_any_key_will_do(self, swapper: Any) -> None:
         for key in (swapper.put(A), swapper.put(A, key=Key("named")), swapper.put(A, key=Key("../odd . name" * 12))):
