@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -80,12 +81,16 @@ class Stall:
     """Something owed that takes as long as a test wants."""
 
     def __init__(self, keeper: Any) -> None:
-        self.keeper = keeper
+        self.keeper = self
         self.begun, self.gate = threading.Event(), threading.Event()
+        self._whose = keeper
 
-    def settle(self, *_: object) -> None:
+    @contextmanager
+    def visit(self) -> Iterator[Any]:
         self.begun.set()
         assert self.gate.wait(60)
+        with self._whose.visit() as place:
+            yield place
 
 
 def test_a_claim_that_is_about_to_be_given_back_is_shared_no_more(store: Store) -> None:

@@ -8,11 +8,12 @@ and is not there any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+from proxyfab import abc
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConnectorError
+from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio.owner import Writer, running, this_process
 from proxyfab.patterns.ownership.protocol import (
@@ -33,6 +34,8 @@ from proxyfab.retry import Backoff
 from proxyfab.wire.remains import SIGN
 
 R = TypeVar("R")
+Answer: TypeAlias = tuple[Any, ProxyfabError | None]
+"""To a request, or what went wrong."""
 _LONGEST = 10.0
 """Seconds that others may be faster, or a place be silent."""
 _BACKOFF = {
@@ -98,6 +101,57 @@ class Desk:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # what the steps return
 
+    def run_all(self, many: Sequence[Generator[Request, Any, R]]) -> list[R | ProxyfabError]:
+        """Drive several side by side, to what each answers or raises: what they want done at once is done at once."""
+        ends: dict[int, R | ProxyfabError] = {}
+        answers: dict[int, Answer] = dict.fromkeys(range(len(many)), (None, None))
+        while answers:
+            asked: dict[int, Request] = {}
+            for number, (answer, error) in answers.items():
+                try:
+                    asked[number] = many[number].send(answer) if error is None else many[number].throw(error)
+                except StopIteration as done:
+                    ends[number] = done.value
+                except ProxyfabError as failed:
+                    ends[number] = failed
+            answers = self._do_all(asked)
+        return [ends[number] for number in range(len(many))]
+
+    def _do_all(self, asked: dict[int, Request]) -> dict[int, Answer]:
+        answers: dict[int, Answer] = {}
+        batches: dict[Any, Any] = {Swap: self._swap_all, Read: self._read_all, Pause: self._pause_all}
+        for kind, do in batches.items():
+            some = {number: request for number, request in asked.items() if isinstance(request, kind)}
+            try:
+                answers |= zip(some, zip(do([*some.values()]), [None] * len(some), strict=True), strict=True)
+            except ConnectorError as error:
+                answers |= dict.fromkeys(some, (None, error))
+            except ProxyfabError:  # of one of them; what was done to others is found out
+                answers |= {number: self._do_alone(request) for number, request in some.items()}
+        return answers | {number: self._do_alone(asked[number]) for number in asked.keys() - answers.keys()}
+
+    def _do_alone(self, request: Request) -> Answer:
+        try:
+            return self._do(request), None
+        except ProxyfabError as error:
+            return None, error
+
+    def _swap_all(self, swaps: list[Swap]) -> list[bool]:
+        wanted = [abc.Swap(Key.parse(key), _frames(old), _frames(new), ttl) for key, old, new, ttl in swaps]
+        return self._connector.compare_and_set_many(wanted) if wanted else []
+
+    def _read_all(self, reads: list[Read]) -> list[bytes | None]:
+        found = self._connector.get_many([Key.parse(read.key) for read in reads]) if reads else []
+        return [None if frames is None else frames.tobytes() for frames in found]
+
+    def _pause_all(self, pauses: list[Pause]) -> list[bool]:
+        """All of them at once, as long as the longest."""
+        longest = max((pause for pause in pauses if self._has_time(pause)), key=_seconds, default=None)
+        may = [self._has_time(pause) for pause in pauses]
+        if longest is not None:
+            time.sleep(_seconds(longest))
+        return may
+
     def _do(self, request: object) -> Any:
         if isinstance(request, Swap):
             return self._connector.compare_and_set(
@@ -114,7 +168,7 @@ class Desk:
         if isinstance(request, Look):
             return self._look(request)
         if isinstance(request, Pause):
-            return self._pause(request)
+            return self._pause_all([request])[0]
         if isinstance(request, Now):
             return time.monotonic()
         assert isinstance(request, Evict)
@@ -138,13 +192,9 @@ class Desk:
         expires = 0.0 if stat is None or stat.expires is None else stat.expires
         return expires > self._expiries.setdefault(session, expires) + 0.1
 
-    def _pause(self, request: Pause) -> bool:
-        pause = _BACKOFF.get(request.why, _SILENT).pause(request.number)
-        longest = self._patience if request.why == HELD else _LONGEST
-        if time.monotonic() - self._began + pause > longest:
-            return False
-        time.sleep(pause)
-        return True
+    def _has_time(self, pause: Pause) -> bool:
+        longest = self._patience if pause.why == HELD else _LONGEST
+        return time.monotonic() - self._began + _seconds(pause) <= longest
 
     def _evict(self, key: Key) -> None:
         if self._evicted is not None:
@@ -154,6 +204,10 @@ class Desk:
             self._store.evict(key)
         except ConnectorError:
             pass  # it expires
+
+
+def _seconds(pause: Pause) -> float:
+    return _BACKOFF.get(pause.why, _SILENT).pause(pause.number)
 
 
 def _frames(data: bytes | None) -> Frames | None:

@@ -6,12 +6,14 @@ take now it is asked to take later, and what it never takes expires. One damaged
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.patterns.ownership.book import Account
 from proxyfab.patterns.ownership.desk import Desk
+from proxyfab.patterns.ownership.protocol import Request
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim
 
@@ -24,13 +26,12 @@ class End(NamedTuple):
     owner: bool
     """Whether it is the owner's."""
 
-    def settle(self, place: Any, evicted: list[Key]) -> None:
+    def steps(self) -> Generator[Request, Any, None]:
         """Give it back."""
         account, claim, owner = self
         rule = owning.release(claim, strict=False) if owner else owning.give_back(claim)
-        steps = account.keeper.book.alter(account, rule, believed=account.raw is not None)
         try:
-            Desk(place, evicted=evicted).run(steps)
+            yield from account.keeper.book.alter(account, rule, believed=account.raw is not None)
         except IntegrityError:
             account.keeper.book.let_go(account, claim)  # of what is no record nothing can be given back
             raise
@@ -49,31 +50,38 @@ class Farewell(NamedTuple):
     session: str
     """Text of its key."""
 
-    def settle(self, _: Any, evicted: list[Key]) -> None:
-        """Leave."""
-        evicted.append(Key.parse(self.session))
-
 
 def settle(owed: list[End | Farewell]) -> None:
-    """Do what is owed; where a place does not answer, all of it is asked for again.
+    """Do what is owed, many at once; where a place does not answer, all of it is asked for again.
 
     Raises:
         ConnectorError: A place did not answer.
         IntegrityError: A record is damaged; all else was done.
     """
-    damage: IntegrityError | None = None
+    failed: list[ProxyfabError] = []
     for keeper in dict.fromkeys(each.keeper for each in owed):
+        mine = [each for each in owed if each.keeper is keeper]
         with keeper.visit() as place:
             evicted: list[Key] = []
             try:
-                for each in owed:
-                    if each.keeper is keeper:
-                        try:
-                            each.settle(place, evicted)
-                        except IntegrityError as error:
-                            damage = error
+                failed += _settled(place, [each for each in mine if isinstance(each, End)], evicted)
             finally:
+                evicted += [Key.parse(each.session) for each in mine if isinstance(each, Farewell)]
                 if evicted:
                     place.evict_many(evicted)
-    if damage is not None:
-        raise damage
+    if failed:
+        raise next((error for error in failed if isinstance(error, ConnectorError)), failed[0])
+
+
+def _settled(place: Any, ends: list[End], evicted: list[Key]) -> list[ProxyfabError]:
+    """Give all back, those of one object one behind the other; what went wrong."""
+    accounts: dict[Account, list[End]] = {}
+    for end in ends:
+        accounts.setdefault(end.account, []).append(end)
+    done = Desk(place, evicted=evicted).run_all([_in_turn(some) for some in accounts.values()])
+    return [error for error in done if isinstance(error, ProxyfabError)]
+
+
+def _in_turn(ends: list[End]) -> Generator[Request, Any, None]:
+    for end in ends:
+        yield from end.steps()
