@@ -16,8 +16,8 @@ Rules:
 
 from __future__ import annotations
 
-import struct
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,11 @@ END = 2
 NOTHING = msgspec.Raw(b"\xc0")
 """An event's metadata where it has none. (What is still encoded cannot be told from None by its type.)"""
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+Fields: TypeAlias = "tuple[int, Any, int, str | None, None, None]"
+"""Of an event whose data are plain and whose key is ASCII, if it has one: these can be written whenever that is due."""
+Written: TypeAlias = "msgspec.Raw | Fields"
+FIELDS = 24
+"""Bytes that the fields of an event have at most beside its data and its key."""
 
 
 class Event(msgspec.Struct, array_like=True, gc=False):
@@ -87,7 +92,6 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
         return own or f"{self.producer}-{self.epoch}-{self.partition}-{self.first + index}"
 
 
-_LIST = struct.Struct(">BH")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 _map = msgspec.msgpack.Decoder(dict[str, Any])
@@ -111,37 +115,40 @@ def encode(frame: Frame) -> bytes:
     return body
 
 
-def append(
-    events: bytearray,
+def written(
     kind: int,
     data: Any,
     time: int,
     key: str | None,
     metadata: dict[str, Any] | None,
     attributes: dict[str, str] | None,
-) -> None:
-    """Write one event behind others; `joined` makes a frame of them. Nothing of it is looked at again.
+) -> msgspec.Raw:
+    """One event as it stands in a frame, to be `joined` with others; nothing of it is looked at again.
 
     Raises:
-        SerializationError: It holds what cannot be said; the others are as they were.
+        SerializationError: It holds what cannot be said.
     """
-    before = len(events)
     try:
-        _append((kind, data, time, key, metadata, attributes), events, -1)
+        return msgspec.Raw(_one.encode((kind, data, time, key, metadata, attributes)))
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        del events[before:]
         raise SerializationError(
             "An event cannot be encoded: its metadata are plain (numbers, text, bytes, lists and maps of these), its "
             f"key and attributes text; {error}."
         ) from error
 
 
-def joined(frame: Frame, count: int, events: bytes | bytearray) -> bytes:
-    """The bytes of a frame without events of its own, and with so many that `append` wrote."""
-    head = _encoder.encode(
-        (frame.producer, frame.epoch, frame.partition, frame.first, frame.source, frame.stores, ())
-    )  # ends with the byte of an empty list, in whose place ours begins
-    return b"".join((_START, head[:-1], _LIST.pack(0xDC, count), events))
+def joined(frame: Frame, events: Sequence[Written], room: bytearray) -> bytes:
+    """The bytes of a frame without events of its own, and with these.
+
+    Args:
+        frame: What they have in common.
+        events: What `written` made, or the fields of plain values, which are written now.
+        room: Where they are put together: the same each time, as fresh memory costs more than the bytes.
+    """
+    room[: len(_START)] = _START
+    fields = (frame.producer, frame.epoch, frame.partition, frame.first, frame.source, frame.stores, events)
+    _encoder.encode_into(fields, room, len(_START))
+    return bytes(room)
 
 
 def decode(body: bytes | bytearray | memoryview) -> Frame:
@@ -165,8 +172,10 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
         raise IntegrityError(f"A frame of events is malformed: {error}.") from error
     if frame.first < 0 or frame.epoch < 0 or frame.partition < 0:
         raise IntegrityError(f"A frame of {len(frame.events)} events from number {frame.first} makes no sense.")
+    plain, stores = _PLAIN, len(frame.stores)
     for event in frame.events:
-        _check(event, len(frame.stores))
+        if event.kind or event.data.__class__ not in plain:  # VALUE is 0: most are
+            _check(event, stores)
     return frame
 
 
@@ -232,4 +241,4 @@ def _number(obj: object) -> Any:
     return item()
 
 
-_append = msgspec.msgpack.Encoder(enc_hook=_number).encode_into
+_one = msgspec.msgpack.Encoder(enc_hook=_number)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -164,10 +164,13 @@ class Consumer:
             ResolveTimeout: None came for `timeout` seconds.
             ConnectorError: The broker could not be reached for as long as there is patience; iterate again later.
         """
+        return chain.from_iterable(self._frames())
+
+    def _frames(self) -> Iterator[Iterator[Item]]:
         supply = self._supply
         while (items := supply.next(self.timeout)) is not None:
             try:
-                yield from items
+                yield items
             except GeneratorExit:  # who iterates next goes on here
                 supply.put_back(items)
                 raise

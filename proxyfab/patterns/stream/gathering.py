@@ -15,17 +15,18 @@ import time
 from _queue import Empty, SimpleQueue  # not from `queue`, as in `background`
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from proxyfab.errors import BackPressureError, CapacityError, ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.events.model import Position
-from proxyfab.exit import Drain
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
+from proxyfab.patterns.stream.limits import Limits
 from proxyfab.patterns.stream.naming import whole
 from proxyfab.patterns.stream.receipt import Draft, Receipt
-from proxyfab.store import Store, open_store
-from proxyfab.wire.events import EVENTS, NBYTES, append
+from proxyfab.patterns.stream.strays import unwanted
+from proxyfab.store import Store
+from proxyfab.wire.events import EVENTS, FIELDS, NBYTES, VALUE, Written, written
 
 FRAMES = 64
 """Frames that are published in one call."""
@@ -33,27 +34,6 @@ IDLE = 10.0
 _LONGEST = 3600.0
 _SILENT, _ANY, _SEALED = 0, 1, 2
 """What calls the thread: nothing, as it works; any event; a full frame."""
-FULL = ("block", "error", "drop_oldest")
-
-
-class Limits(NamedTuple):
-    """How much may wait, and what happens then.
-
-    Attributes:
-        nbytes: Bytes of events that are not acknowledged.
-        events: Their number.
-        full: `"block"`, `"error"` or `"drop_oldest"`.
-        timeout: Seconds to block.
-        linger: Seconds that an event waits for others although nothing is in flight.
-        record: Bytes that one frame may have at the broker.
-    """
-
-    nbytes: int
-    events: int
-    full: str
-    timeout: float
-    linger: float
-    record: int = 1 << 20
 
 
 class Gathering:
@@ -115,57 +95,83 @@ class Gathering:
         """
         now = time.time_ns() // 1000
         with self._lock:
-            if self.held >= self._most or self.nbytes >= self._most_bytes or self.over is not None:
-                self._admit()
+            draft = self._place(partition)
+            if url is not None:
+                data[0] = draft.place(url)
+            event = written(kind, data, now, key, metadata, attributes)
+            nbytes = len(memoryview(event))
+            if draft.nbytes + nbytes > self._brim:
+                draft = self._overfull(draft, nbytes)
+            if kept is not None:
+                draft.kept.append(kept)
+            return self._put(draft, event, nbytes)
+
+    def add_plain(self, data: bytes, partition: int | None, key: str | None) -> Receipt:
+        """The same for bytes, of which nothing can change, without metadata: written when the frame is.
+
+        Args:
+            data: Them.
+            partition: Where to; None for any.
+            key: ASCII.
+        """
+        now = time.time_ns() // 1000
+        nbytes = len(data) + FIELDS if key is None else len(data) + len(key) + FIELDS
+        with self._lock:
             if partition is None:
                 partition = self._turn
             elif partition.__class__ is not int:
                 partition = whole(partition)
-            draft = self._open.get(partition) or self._begin(partition)
-            if url is not None:
-                data[0] = draft.place(url)
-            events = draft.events
-            before = len(events)
-            append(events, kind, data, now, key, metadata, attributes)
-            nbytes = len(events)
-            if nbytes > self._brim:
-                draft = self._overfull(draft, before)
-                before, nbytes = 0, len(draft.events)
-            index = draft.count
-            draft.count = index + 1
-            self.held += 1
-            self.nbytes += nbytes - before
-            if kept is not None:
-                draft.kept.append(kept)
-            if index + 1 >= EVENTS or nbytes >= NBYTES:
-                self._seal(draft)
-            elif self._calls == _ANY or not self._running:
-                self._ring()
-            return Receipt(draft, index)
+            draft = self._open.get(partition)
+            if (
+                draft is None
+                or self.held >= self._most
+                or self.nbytes >= self._most_bytes
+                or draft.nbytes + nbytes > self._brim
+                or self.over is not None
+            ):
+                draft = self._place(partition)
+                if draft.nbytes + nbytes > self._brim:
+                    draft = self._overfull(draft, nbytes)
+            return self._put(draft, (VALUE, data, now, key, None, None), nbytes)
+
+    def _place(self, partition: int | None) -> Draft:
+        """Where an event goes, once there is room."""
+        if self.held >= self._most or self.nbytes >= self._most_bytes or self.over is not None:
+            self._admit()
+        number = self._turn if partition is None else whole(partition)
+        return self._open.get(number) or self._begin(number)
+
+    def _put(self, draft: Draft, event: Written, nbytes: int) -> Receipt:
+        draft.events.append(event)
+        index = draft.count
+        draft.count = count = index + 1
+        self.held += 1
+        self.nbytes += nbytes
+        draft.nbytes = nbytes = draft.nbytes + nbytes
+        if count >= EVENTS or nbytes >= NBYTES:
+            self._seal(draft)
+        elif self._calls == _ANY or not self._running:
+            self._ring()
+        return Receipt(draft, index)
 
     def _begin(self, number: int) -> Draft:
         if not 0 <= number < self.partitions:
             raise ConfigurationError(f"Topic {self.topic} has no partition {number}, only {self.partitions}.")
         return self._open.setdefault(number, Draft(self, number))
 
-    def _overfull(self, draft: Draft, before: int) -> Draft:
-        """The draft for an event for which the one it was written to is too small: another one, or its own."""
-        stores = len(b"".join([url.encode() for url in draft.stores]))
-        size = len(draft.events) - before + stores
+    def _overfull(self, draft: Draft, nbytes: int) -> Draft:
+        """The draft for an event for which another one is too small: a new one, or its own."""
+        size = nbytes + len(b"".join([url.encode() for url in draft.stores]))
         if size > self.limits.record:
-            del draft.events[before:]
             raise CapacityError(
                 f"An event of {size} bytes is larger than the {self.limits.record} that {self.place} takes for topic "
                 f"{self.topic}: give the producer a store and a smaller above=, so that large objects go there."
             )
-        if before == 0:
+        if not draft.count:
             return draft
-        event = bytes(draft.events[before:])
-        del draft.events[before:]
         self._seal(draft)
         other = self._begin(draft.partition)
         other.stores = list(draft.stores)  # so that its reference still means the same
-        other.events += event
         return other
 
     def _seal(self, draft: Draft) -> None:
@@ -175,7 +181,6 @@ class Gathering:
         if draft.partition == self._turn:
             self._turn = (self._turn + 1) % self.partitions
         draft.sealed = time.monotonic()
-        draft.nbytes = len(draft.events)
         self._sealed.append(draft)
         if self._calls != _SILENT or not self._running:
             self._ring()
@@ -192,12 +197,9 @@ class Gathering:
         """Take an event that says something of the stream itself, with or without room, behind all others."""
         with self._lock:
             draft = self._open.get(partition) or self._begin(partition)
-            before = len(draft.events)
-            append(draft.events, kind, None, time.time_ns() // 1000, None, None, None)
-            draft.count += 1
-            self.held += 1
-            self.nbytes += len(draft.events) - before
-            self._seal(draft)
+            self._put(draft, (kind, None, time.time_ns() // 1000, None, None, None), FIELDS)
+            if not draft.sealed:
+                self._seal(draft)
             return draft
 
     def close_for(self, reason: BaseException) -> None:
@@ -320,7 +322,7 @@ class Gathering:
     def _settle(self, draft: Draft, position: Position | None, error: BaseException | None) -> None:
         draft.position, draft.error = position, error
         self._free([draft])
-        draft.events = bytearray()
+        draft.events = []
         draft.body = b""
         if error is not None:
             for store, key in draft.kept:
@@ -385,15 +387,3 @@ class Gathering:
             raise kind(
                 f"{count} events for topic {self.topic} were not acknowledged by {self.place} and are given up: {cause}"
             ) from cause
-
-
-def unwanted(store: Store, key: Key) -> None:
-    """Evict, in the background, an object whose event did not come through."""
-    url = store.url
-    drain = _drains.get(url)
-    if drain is None:
-        drain = _drains.setdefault(url, Drain(lambda keys: open_store(url).evict_many(keys), "evicting"))
-    drain.add([key])
-
-
-_drains: dict[str, Drain[Key]] = {}

@@ -67,6 +67,7 @@ class Hand:
         "after",
         "attempt",
         "back",
+        "choice",
         "deadline",
         "delivery",
         "desk",
@@ -81,6 +82,8 @@ class Hand:
     def __init__(self, delivery: Delivery, desk: Table, now: float) -> None:
         self.delivery = delivery
         self.desk = desk
+        self.choice = desk.choice
+        """What is wanted of its objects; None for all, as it comes."""
         self.frame = _NOBODY
         self.done: set[int] = set()
         self.back: dict[int, float] = {}

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from proxyfab.coroutines import in_thread
 from proxyfab.errors import IntegrityError, KeyNotFound, ObjectReleased
 from proxyfab.events.model import Position
@@ -34,19 +36,15 @@ TYPE = "proxyfab.event"
 """The CloudEvents type of an event that names none."""
 
 
-class Item:
+class Item(msgspec.Struct, eq=False):
     """One event. Any thread may settle it, or it and others at once.
 
     Usable as a context: acknowledged if the block ends well, given back if it raises.
     """
 
-    __slots__ = ("_hand", "_index", "_metadata")
-
-    _metadata: dict[str, Any]
-
-    def __init__(self, hand: Hand, index: int) -> None:
-        self._hand = hand
-        self._index = index
+    _hand: Hand
+    _index: int
+    _metadata: dict[str, Any] | None = None
 
     # -- the object --------------------------------------------------------------------------------------------------
 
@@ -58,10 +56,10 @@ class Item:
         Raises:
             IntegrityError: What should refer to an object is damaged.
         """
-        event = self._event
-        choice = self._hand.desk.choice
-        if choice is not None:
-            return self._chosen(choice, event)
+        hand = self._hand
+        event: Event = hand.frame.events[self._index]
+        if hand.choice is not None:
+            return self._chosen(hand.choice, event)
         return self._ref(event).proxy() if event.kind == OBJECT else event.data
 
     @property
@@ -80,11 +78,10 @@ class Item:
             ObjectReleased: It is gone.
             ProxyfabError: As `Ref.resolve`.
         """
-        event = self._event
-        choice = self._hand.desk.choice
-        if choice is not None:
-            wanted = self._chosen(choice, event)
-            return resolve(wanted, timeout=timeout)
+        hand = self._hand
+        event: Event = hand.frame.events[self._index]
+        if hand.choice is not None:
+            return resolve(self._chosen(hand.choice, event), timeout=timeout)
         return self._ref(event).resolve(timeout) if event.kind == OBJECT else event.data
 
     async def aget(self, timeout: float | None = None) -> Any:
@@ -125,11 +122,10 @@ class Item:
             IntegrityError: It is damaged.
             ConfigurationError: Its topic has a serializer that is not known here.
         """
-        try:
-            return self._metadata
-        except AttributeError:
+        found = self._metadata
+        if found is None:
             self._metadata = found = opened(unpack_metadata(self._event.metadata))
-            return found
+        return found
 
     @property
     def key(self) -> str | None:

@@ -23,16 +23,16 @@ from proxyfab.coroutines import in_thread
 from proxyfab.errors import ConfigurationError, LifetimeEnded, ProxyfabError, ResolveTimeout, StaleEpoch
 from proxyfab.events.broker import Broker, received
 from proxyfab.events.model import Topic
-from proxyfab.exit import Drain
 from proxyfab.fork import on_fork
-from proxyfab.patterns.stream.gathering import FULL, Limits, unwanted
 from proxyfab.patterns.stream.identity import Identity
+from proxyfab.patterns.stream.limits import FULL, Limits
 from proxyfab.patterns.stream.loading import KEEP, Loader
 from proxyfab.patterns.stream.naming import Customs, Selector, Serializer, Validator, partition_of, topic_of
 from proxyfab.patterns.stream.receipt import Receipt
 from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import ttl_of
-from proxyfab.patterns.stream.sending import Sending
+from proxyfab.patterns.stream.sending import Sending, leaving
+from proxyfab.patterns.stream.strays import unwanted
 from proxyfab.spec import nbytes
 from proxyfab.store import Store, open_store
 from proxyfab.trace import here
@@ -124,6 +124,7 @@ class Producer:
             timeout,
         )
         self._loader = Loader(self.store, min(nbytes(above), record // 2) if self.store is not None else record // 2)
+        self._plain = self._loader.plain
         self._ready = False
         self._prepare()
         on_fork(self)
@@ -131,8 +132,8 @@ class Producer:
     def _prepare(self) -> None:
         self._releaser: Releaser | None = None
         self._gathering = self._sending.gathering
-        self._add = self._gathering.add
-        self._hold = _leaving.hold(self, self._sending)
+        self._add, self._add_plain = self._gathering.add, self._gathering.add_plain
+        self._hold = leaving.hold(self, self._sending)
 
     def after_fork(self) -> None:
         """A child's producer is its own."""
@@ -217,7 +218,9 @@ class Producer:
         if key is not None:  # hashed in any case: that refuses what is no text
             goes = partition_of(key, gathering.partitions)
             partition = goes if partition is None else partition
-        if _type(obj) is bytes and len(obj) < self._loader.plain:
+        if _type(obj) is bytes and len(obj) < self._plain:
+            if not fields and named is None and (key is None or (_type(key) is str and key.isascii())):
+                return self._add_plain(obj, partition, key)
             return self._add(VALUE, obj, partition, key, fields or None, named)
         return self._send(obj, partition, key, fields or None, named)
 
@@ -260,7 +263,7 @@ class Producer:
 
     async def asend(self, obj: object, /, **options: Any) -> Receipt:
         """`send`, without blocking the event loop."""
-        if self._ready and self._gathering.room() and type(obj) is bytes and len(obj) < self._loader.plain:
+        if self._ready and self._gathering.room() and type(obj) is bytes and len(obj) < self._plain:
             return self.send(obj, **options)
         return await in_thread(lambda: self.send(obj, **options))
 
@@ -386,14 +389,3 @@ def _attributes(
                 f"An attribute is text under a name of small letters and digits, not {name!r}: {value!r}."
             )
     return named
-
-
-def _leave(producers: list[Sending]) -> None:
-    """What was sent is delivered although nobody closed the producer; at exit as far as it goes in two seconds."""
-    for sending in producers:
-        sending.gathering.finish()
-    for sending in producers:
-        sending.gathering.wait_for(sending.gathering.pending(), sending.timeout)
-
-
-_leaving: Drain[Sending] = Drain(_leave, "producers")

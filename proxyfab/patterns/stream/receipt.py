@@ -17,6 +17,7 @@ from proxyfab.errors import ResolveTimeout
 from proxyfab.events.model import Position
 from proxyfab.keys import Key
 from proxyfab.store import Store
+from proxyfab.wire.events import Written
 
 
 class Waking(Protocol):
@@ -32,7 +33,8 @@ class Draft:
     """Events for one partition: gathered, on their way under one id, settled. Changed under its gathering's lock.
 
     Attributes:
-        events: What `wire.events.append` wrote; empty when settled.
+        events: What `wire.events.joined` makes a frame of; empty when settled.
+        nbytes: Of these; about, and never less.
         kept: Objects that were stored for them.
         counted: Whether it takes room from others.
         born: Monotonic seconds when the first came.
@@ -62,7 +64,7 @@ class Draft:
     def __init__(self, gathering: Waking, partition: int) -> None:
         self.gathering = gathering
         self.partition = partition
-        self.events = bytearray()
+        self.events: list[Written] = []
         self.count = 0
         self.counted = True
         self.nbytes = 0

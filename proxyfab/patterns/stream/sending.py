@@ -20,8 +20,10 @@ from typing import TypeVar
 from proxyfab.errors import BackPressureError, ConnectorError, ProxyfabError, ResolveTimeout, StaleEpoch
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Position, Record, Topic
-from proxyfab.patterns.stream.gathering import Gathering, Limits
+from proxyfab.exit import Drain
+from proxyfab.patterns.stream.gathering import Gathering
 from proxyfab.patterns.stream.identity import Identity
+from proxyfab.patterns.stream.limits import Limits
 from proxyfab.patterns.stream.receipt import Draft
 from proxyfab.patterns.stream.strays import marked
 from proxyfab.retry import Backoff
@@ -31,6 +33,8 @@ from proxyfab.wire.events import END, Frame, joined
 R = TypeVar("R")
 _LEAST = 1.0
 _BACKOFF = Backoff(0.02, 2.0, 2.0)
+_ROOM = 1 << 20
+"""Bytes that are kept to put frames together in."""
 _UNREACHED = (ConnectorError, ResolveTimeout)
 
 
@@ -60,6 +64,7 @@ class Sending:
         self.opened = False
         self._opening = threading.Lock()
         self._numbers: dict[int, int] = {}
+        self._room = bytearray()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
@@ -149,8 +154,10 @@ class Sending:
         if not draft.body:
             draft.first = self._numbers.get(draft.partition, 0)
             self._numbers[draft.partition] = draft.first + draft.count
-            draft.body = joined(self._frame(draft), draft.count, draft.events)
-            draft.events = bytearray()
+            if len(self._room) > _ROOM:
+                self._room = bytearray()
+            draft.body = joined(self._frame(draft), draft.events, self._room)
+            draft.events = []
         return Record(draft.body, self._frame(draft).id, draft.partition)
 
     def _frame(self, draft: Draft) -> Frame:
@@ -201,3 +208,14 @@ class Sending:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+
+
+def _leave(producers: list[Sending]) -> None:
+    """What was sent is delivered although nobody closed the producer; at exit as far as it goes in two seconds."""
+    for sending in producers:
+        sending.gathering.finish()
+    for sending in producers:
+        sending.gathering.wait_for(sending.gathering.pending(), sending.timeout)
+
+
+leaving: Drain[Sending] = Drain(_leave, "producers")

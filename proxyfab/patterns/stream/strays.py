@@ -22,11 +22,12 @@ from proxyfab.abc import Reclaimed, SupportsScan
 from proxyfab.errors import CapabilityError, Conflict, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability
+from proxyfab.exit import Drain
 from proxyfab.keys import Fresh, Key
 from proxyfab.patterns.stream.releasing import Held, evict, objects_of
 from proxyfab.ref import openers
 from proxyfab.spec import ConnectorSpec, StoreSpec
-from proxyfab.store import Store
+from proxyfab.store import Store, open_store
 from proxyfab.wire.events import decode
 
 MARK = "release/mark"
@@ -131,3 +132,15 @@ def _referred(broker: Broker, topic: str) -> Iterator[str]:
                         yield from [held.key.id for held in objects_of(decode(delivery.body))]
                     except IntegrityError:  # no frame of ours
                         continue
+
+
+def unwanted(store: Store, key: Key) -> None:
+    """Evict, in the background, an object whose event did not come through."""
+    url = store.url
+    drain = _drains.get(url)
+    if drain is None:
+        drain = _drains.setdefault(url, Drain(lambda keys: open_store(url).evict_many(keys), "evicting"))
+    drain.add([key])
+
+
+_drains: dict[str, Drain[Key]] = {}

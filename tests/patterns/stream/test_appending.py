@@ -1,12 +1,14 @@
-"""Events that are written one by one make the frame that would be made of all at once."""
+"""Events that are written one by one, or as late as their frame, make the frame that would be made of all at once."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxyfab.errors import SerializationError
-from proxyfab.wire.events import Event, Frame, append, decode, encode, joined, pack_metadata, unpack_metadata
+from proxyfab.wire.events import FIELDS, Event, Frame, decode, encode, joined, pack_metadata, unpack_metadata, written
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 64, 4096])
@@ -14,33 +16,48 @@ def test_the_slow_way_and_the_fast_one_read_the_same(count: int) -> None:
     frame = Frame("p", 1, 2, 1 << 40, "//host", ["shm://", "file:///x"], [])
     packed = pack_metadata({"exposure": 0.5})
     events = [Event(0, bytes([i % 256]), i, "k", packed, {"type": "t"}) for i in range(count)]
-    written = bytearray()
-    for event in events:
-        append(written, 0, event.data, event.time, "k", {"exposure": 0.5}, {"type": "t"})
+    ways = [written(0, event.data, event.time, "k", {"exposure": 0.5}, {"type": "t"}) for event in events]
 
     frame.events = []
-    fast = decode(joined(frame, count, written))
+    fast = decode(joined(frame, ways, bytearray()))
     frame.events = events
 
     assert fast == decode(encode(frame))
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.binary(max_size=70_000),
+            st.integers(0, 1 << 62),
+            st.none() | st.text(st.characters(max_codepoint=127), max_size=300),
+        ),
+        max_size=5,
+    ),
+    st.binary(max_size=9),
+)
+def test_what_is_written_late_reads_the_same_and_takes_no_more_than_was_counted(
+    events: list[tuple[bytes, int, str | None]], former: bytes
+) -> None:
+    frame = Frame("p", 1, 2, 3, "//host", [], [])
+    early = [written(0, data, time, key, None, None) for data, time, key in events]
+    late = [(0, data, time, key, None, None) for data, time, key in events]
+    room = bytearray(former)
+
+    assert joined(frame, late, room) == joined(frame, early, room)
+    for each, (data, _, key) in zip(early, events, strict=True):
+        assert len(memoryview(each)) <= len(data) + len(key or "") + FIELDS
+
+
 def test_numpys_numbers_are_plain_in_metadata() -> None:
-    written = bytearray()
-    append(written, 0, None, 0, None, {"n": np.int64(3), "f": np.float32(0.5)}, None)
+    event = written(0, None, 0, None, {"n": np.int64(3), "f": np.float32(0.5)}, None)
 
-    (event,) = decode(joined(Frame("p", 0, 0, 0, "", [], []), 1, written)).events
+    (found,) = decode(joined(Frame("p", 0, 0, 0, "", [], []), [event], bytearray())).events
 
-    assert unpack_metadata(event.metadata) == {"n": 3, "f": 0.5}
+    assert unpack_metadata(found.metadata) == {"n": 3, "f": 0.5}
 
 
 @pytest.mark.parametrize("metadata", [{"x": object()}, {"x": np.arange(3)}, {"x": 1 << 70}])
-def test_what_cannot_be_said_leaves_the_others_as_they_were(metadata: dict[str, object]) -> None:
-    written = bytearray()
-    append(written, 0, b"first", 0, None, None, None)
-    before = bytes(written)
-
+def test_what_cannot_be_said(metadata: dict[str, object]) -> None:
     with pytest.raises(SerializationError, match="metadata are plain"):
-        append(written, 0, bytes(1000), 0, None, metadata, None)
-
-    assert written == before
+        written(0, bytes(1000), 0, None, metadata, None)
