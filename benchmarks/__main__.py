@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ BENCHES = (
     "zmq",
     "layers",
     "seal",
+    "erasure",
     "futures",
     "executor",
     "lifetimes",
@@ -47,6 +48,7 @@ BENCHES = (
     "dask",
 )
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+DASK = ROOT / "docs" / "dask.md"
 
 
 @click.command()
@@ -82,7 +84,10 @@ def main(
     verdicts = check(results)
     if only:
         verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
-    _publish(results, verdicts, out, everywhere=not (quick or only or systems))
+    _publish(results, verdicts, out)
+    if not (quick or systems):
+        _fill(results, DOCUMENTS if not only else (), report.short)
+        _fill(results, (DASK,) if not only or "dask" in only else (), report.dask)
     if strict and any(verdict.verdict == "missed" for verdict in verdicts):
         sys.exit(1)
 
@@ -125,15 +130,17 @@ def _write(results: Results, out: Path) -> None:
     (out / "results.md").write_text(report.full(results, verdicts))
 
 
-def _publish(results: Results, verdicts: Sequence[Verdict], out: Path, *, everywhere: bool) -> None:
+def _publish(results: Results, verdicts: Sequence[Verdict], out: Path) -> None:
     pictures = plots.draw(results, out)
     click.echo(_aligned(verdicts))
     click.echo(f"\n{out / 'results.md'}, results.json, {', '.join(path.name for path in pictures) or 'no pictures'}")
-    if everywhere:
-        text = report.short(results)
-        for document in DOCUMENTS:
-            if report.fill(document, text):
-                click.echo(f"filled the table of {document.relative_to(ROOT)}")
+
+
+def _fill(results: Results, documents: Iterable[Path], text_of: Callable[[Results], str]) -> None:
+    """The tables of pages; of none where nothing was to be measured for them."""
+    for document in documents:
+        if report.fill(document, text_of(results)):
+            click.echo(f"filled the table of {document.relative_to(ROOT)}")
 
 
 def _aligned(verdicts: Sequence[Verdict]) -> str:

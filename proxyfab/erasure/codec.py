@@ -133,7 +133,12 @@ class Code:
         if len(frames) > _SCATTERED * self.k:
             frames = Frames([frames.join()])  # a copy: so many small views take longer to go through
         whole = frames.nbytes // length if length else 0
-        parts = [frames.slice(number * length, length) for number in range(whole)]
+        if len(frames) == 1:
+            view = frames.views[0]
+            lows = range(0, whole * length, length or 1)
+            parts = [Frames.known((view[low : low + length],), length) for low in lows]
+        else:
+            parts = [frames.slice(number * length, length) for number in range(whole)]
         if whole < self.k and length:
             padded = fresh((self.k - whole) * length)
             frames.slice(whole * length, length).copy_into(padded)
@@ -147,7 +152,7 @@ class Code:
         for low, views in _runs(sources, length):
             high = low + len(views[0])
             self._kernel(rows, views, [target[low:high] for target in targets])
-        return [Frames((target.toreadonly(),)) for target in targets] or [Frames()] * len(wanted)
+        return [Frames.known((target.toreadonly(),), length) for target in targets] or [Frames()] * len(wanted)
 
 
 def _frames(data: Buffer | Frames) -> Frames:

@@ -24,7 +24,7 @@ BENCHES = [path.stem.removeprefix("bench_") for path in Path(report.__file__).pa
 SERVERLESS = tuple(name for name in TABLE if name not in ("ray", "dask"))
 OTHERWISE_SLOW = ("raw-disk", "proxystore-local", "proxystore-disk", "proxyfab-disk")
 """Each is another's twin in another directory, or an import of two seconds."""
-TESTED_THEMSELVES = ("proxy", "seal", "serialize", "shm")
+TESTED_THEMSELVES = ("erasure", "proxy", "seal", "serialize", "shm")
 """A test beside the benchmark runs it whole."""
 REPRESENTED: dict[str, tuple[str, ...]] = {
     "events": ("proxyfab-memory", "proxyfab-zmq", "proxyfab-redis", "queue.Queue", "redis-py-xadd"),
@@ -84,19 +84,6 @@ def test_a_peer_with_servers_is_measured(system: str, place: Place) -> None:
     outcome = importlib.import_module("benchmarks.bench_store").run(tiny(place, system))
 
     assert [skip for skip in outcome.skipped if "is not installed" not in skip.reason] == []
-
-
-@pytest.mark.slow
-def test_dask_is_measured_beside_itself_by_reference_and_shown(place: Place) -> None:
-    pytest.importorskip("distributed")
-    outcome = importlib.import_module("benchmarks.bench_dask").run(tiny(place, "dask", "dask-direct", "proxyfab"))
-
-    assert_complete(outcome)
-    systems = {found.system for found in outcome.rows}
-    assert systems == {"dask", "dask-direct", "proxyfab"}
-    assert len(outcome.rows) == len(systems) * len({(found.what, found.nbytes) for found in outcome.rows})
-    results = results_of(*outcome.rows)
-    assert "| task that does nothing | " in report.dask(results)
 
 
 @pytest.mark.parametrize("bench", sorted(set(BENCHES) - {"store", "memory", "import", "dask", *TESTED_THEMSELVES}))

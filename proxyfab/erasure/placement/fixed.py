@@ -99,7 +99,7 @@ class Replicate(Static):
 
 class Daos(Static):
     """DAOS's codes, one after the other until the target is met: (8, 1), (8, 2), (1, 3), (1, 5) on ten nodes and more,
-    (4, 1), (4, 2), (1, 3), (1, 5) on six to nine. With `compatible=True` no other is tried where one lacks room, as there.
+    (4, 1), (4, 2), (1, 3), (1, 5) on six to nine. With `compatible=True` no other is tried where one lacks room.
     """
 
     def __init__(self, *, compatible: bool = False, site_safe: bool = True) -> None:

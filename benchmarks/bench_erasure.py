@@ -1,0 +1,200 @@
+"""What erasure codes cost: each kernel beside copying as many bytes as the parity has, and beside pyeclib and zfec.
+
+`python -m benchmarks --only erasure`, or `main()` here for a table. A code's figures are seconds for one object, in
+memory that was used before; "decode" has lost as many shards of data as the code can bear. Placements are for one
+object on ten nodes, as D-Rex's scheduling cost is.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, compare, row
+from benchmarks.payloads import GB, KB, MB, size_name
+from proxyfab.buffers import Frames
+from proxyfab.erasure import Code, available
+from proxyfab.erasure.placement import (
+    GreedyLeastUsed,
+    GreedyMinStorage,
+    LoadBalance,
+    Node,
+    Policy,
+    SaturationControlled,
+    ScarcityPrice,
+)
+from proxyfab.osio.warm import Warm
+
+BENCH = "erasure"
+CODES = ((4, 2), (8, 3))
+SIZES = (4 * KB, MB, 64 << 20)
+POLICIES: tuple[Callable[[], Policy], ...] = (
+    GreedyMinStorage,
+    GreedyLeastUsed,
+    LoadBalance,
+    ScarcityPrice,
+    SaturationControlled,
+)
+_STALL = 64 << 20
+
+
+def run(settings: Settings) -> Outcome:
+    """Every size and code: raw copies, the kernels, the peers; then how long others stand still, and placements."""
+    outcome = Outcome([], [])
+    sizes = (KB, 100 * KB) if settings.tiny else tuple(size for size in SIZES if size < GB)
+    for nbytes in sizes:
+        for k, m in CODES:
+            _code(settings, outcome, k, m, nbytes)
+    for kernel in settings.wanted(available()):
+        outcome.rows.append(_stall(kernel, sizes[-1] if settings.tiny else _STALL))
+    _placements(settings, outcome)
+    return outcome
+
+
+def _code(settings: Settings, outcome: Outcome, k: int, m: int, nbytes: int) -> None:
+    data = random.Random(1).randbytes(nbytes)
+    found: dict[str, dict[str, Callable[[], object]]] = {"encode": {}, "decode": {}}
+    found["encode"]["copy the parity's bytes"] = found["decode"]["copy the parity's bytes"] = _copy(data, k, m)
+    for name, one in {**_kernels(settings, k, m), **_peers(outcome, k, m)}.items():
+        found["encode"][name], found["decode"][name] = one(data)
+    for step, functions in found.items():
+        samples = compare(
+            functions, rounds=min(settings.rounds(nbytes), 7), calls=1 if nbytes > MB or settings.tiny else 5
+        )
+        for name, seconds in samples.items():
+            outcome.rows.append(row(BENCH, f"{step} ({k}, {m})", name, seconds, nbytes=nbytes))
+
+
+_Steps = tuple[Callable[[], object], Callable[[], object]]
+
+
+def _copy(data: bytes, k: int, m: int) -> Callable[[], object]:
+    """What no coder can be quicker than: as many bytes, written to memory that was used before."""
+    nbytes = m * -(-len(data) // k)
+    room, source = memoryview(bytearray(nbytes)), memoryview(bytes(nbytes))
+    return lambda: room.__setitem__(slice(nbytes), source)
+
+
+def _kernels(settings: Settings, k: int, m: int) -> dict[str, Callable[[bytes], _Steps]]:
+    memory = Warm()
+
+    def steps(kernel: str, data: bytes) -> _Steps:
+        code = Code(k, m, kernel=kernel, memory=memory.take)
+        shards = [shard.tobytes() for shard in code.encode(data)]
+        left = {index: shards[index] for index in range(m, k + m)}
+        if code.decode(left, len(data)) != Frames((data,)):
+            raise AssertionError(f"{kernel} decodes something else")
+        return lambda: code.encode(data), lambda: code.decode(left, len(data))
+
+    return {
+        f"proxyfab, {kernel}": lambda data, kernel=kernel: steps(kernel, data)  # type: ignore[misc]
+        for kernel in settings.wanted(available())
+    }
+
+
+def _peers(outcome: Outcome, k: int, m: int) -> dict[str, Callable[[bytes], _Steps]]:
+    return {name: peer for name, make in {"pyeclib": _pyeclib, "zfec": _zfec}.items() if (peer := make(outcome, k, m))}
+
+
+def _pyeclib(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
+    try:
+        from pyeclib.ec_iface import ECDriver
+    except ImportError as error:
+        outcome.skipped.append(Skipped(BENCH, "pyeclib", str(error)))
+        return None
+    driver = ECDriver(k=k, m=m, ec_type="isa_l_rs_cauchy", chksum_type="none")
+
+    def steps(data: bytes) -> _Steps:
+        left = driver.encode(data)[m:]
+        return lambda: driver.encode(data), lambda: driver.decode(left)
+
+    return steps
+
+
+def _zfec(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
+    try:
+        from zfec import Decoder, Encoder
+    except ImportError as error:
+        outcome.skipped.append(Skipped(BENCH, "zfec", str(error)))
+        return None
+    encoder, decoder = Encoder(k, k + m), Decoder(k, k + m)
+
+    def steps(data: bytes) -> _Steps:
+        length = -(-len(data) // k)
+        parts = [data[low : low + length].ljust(length, b"\0") for low in range(0, k * length, length)]
+        shards = encoder.encode(parts)
+        return lambda: encoder.encode(parts, range(k, k + m)), lambda: decoder.decode(shards[m:], range(m, k + m))
+
+    return steps
+
+
+def _stall(kernel: str, nbytes: int) -> Row:
+    """The longest that another thread had to wait while an object was encoded."""
+    data, code = random.Random(2).randbytes(nbytes), Code(4, 2, kernel=kernel, memory=Warm().take)
+    code.encode(data)
+    done, longest = threading.Event(), [0.0]
+
+    def watch() -> None:
+        before = perf_counter()
+        while not done.is_set():
+            now = perf_counter()
+            longest[0], before = max(longest[0], now - before), now
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    code.encode(data)
+    done.set()
+    thread.join()
+    return row(BENCH, "longest stall of another thread", f"proxyfab, {kernel}", longest, nbytes=nbytes)
+
+
+def _placements(settings: Settings, outcome: Outcome) -> None:
+    draw = random.Random(3)
+    nodes = [
+        Node(
+            f"n{number}",
+            capacity=draw.uniform(4e6, 16e6),
+            used=draw.uniform(0, 2e6),
+            write_bandwidth=draw.uniform(100, 300),
+            read_bandwidth=draw.uniform(100, 400),
+            annual_failure_rate=draw.uniform(0.003, 0.03),
+        )
+        for number in range(10)
+    ]
+    functions = {
+        repr(policy): lambda policy=policy: policy.place(nodes, size=100, target=0.99999)  # type: ignore[misc]
+        for policy in (make() for make in POLICIES)
+    }
+    samples = compare(functions, rounds=1 if settings.tiny else 21, calls=1 if settings.tiny else 10)
+    for name, seconds in samples.items():
+        outcome.rows.append(row(BENCH, "place one object on ten nodes", name, seconds))
+
+
+def test_it_runs(tmp_path: Path) -> None:
+    outcome = run(Settings(Place(str(tmp_path), str(tmp_path)), tiny=True))
+
+    assert {found.system for found in outcome.rows} >= {*(f"proxyfab, {kernel}" for kernel in available()), "pyeclib"}
+
+
+def main() -> None:
+    """A table on standard output; an argument scales the rounds, further ones choose kernels."""
+    scale = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    with tempfile.TemporaryDirectory() as place:
+        outcome = run(Settings(Place(place, place), scale=scale, systems=tuple(sys.argv[2:])))
+    for found in outcome.rows:
+        rate = f"{found.nbytes / found.median / 1e9:8.2f} GB/s" if "code" in found.what else " " * 13
+        sys.stdout.write(
+            f"{size_name(found.nbytes) if found.nbytes else '':>10}  {found.what:<32}{found.system:<26}"
+            f"{found.median * 1e6:12.1f} us{rate} (best {found.best * 1e6:.1f}, n={found.n})\n"
+        )
+    for skipped in outcome.skipped:
+        sys.stdout.write(f"not measured: {skipped.system}: {skipped.reason}\n")
+
+
+if __name__ == "__main__":
+    main()
