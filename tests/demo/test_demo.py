@@ -77,6 +77,7 @@ def test_its_figures_are_whole(outcome):
     assert ("by reference", 4, 4) in heard
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_summary(tmp_path):
     done = CliRunner().invoke(
         demo, ["--frames", "2", "--size", "64", "--no-compare", "--no-stream", "--out", str(tmp_path)]
@@ -93,6 +94,15 @@ def shown(result):
     console = Console(width=200, file=io.StringIO())
     show(result, console)
     return " ".join(console.file.getvalue().split())
+
+
+def test_the_summary_of_one_pass_compares_nothing(outcome):
+    said = shown(replace(outcome[0], passes=outcome[0].passes[:1], course=None))
+
+    assert "bytes through control flow" in said
+    assert "had no NumPy" in said
+    assert "by value" not in said
+    assert "SIGKILL" not in said
 
 
 def test_the_summary_tells_of_the_second_act(outcome):

@@ -17,6 +17,8 @@ from proxyfab.demo.role import now
 from proxyfab.demo.setup import Setup
 
 SMALL = Setup(frames=6, size=64, angles=96, workers=2, deadline=60)
+SLOW = pytest.mark.slow
+"""Another process of those that are watched alike."""
 
 
 @contextmanager
@@ -88,7 +90,12 @@ def when(frames, act):
 
 
 @pytest.mark.parametrize(
-    ("victim", "passing"), [("worker-0", "reference"), ("instrument", "value"), ("dispatcher", "reference")]
+    ("victim", "passing"),
+    [
+        pytest.param("worker-0", "reference", marks=SLOW),
+        ("instrument", "value"),
+        pytest.param("dispatcher", "reference", marks=SLOW),
+    ],
 )
 def test_a_process_that_is_killed_ends_the_pass_with_its_name(victim, passing):
     message = rf"The {victim} process was ended by SIGKILL\. It said nothing\."
@@ -104,7 +111,9 @@ def test_a_process_that_is_killed_ends_the_pass_with_its_name(victim, passing):
         assert now() - killed[0] < SMALL.deadline / 2, "it was noticed at once, not given up"
 
 
-@pytest.mark.parametrize("victim", ["worker-0", "instrument", "dispatcher"])
+@pytest.mark.parametrize(
+    "victim", ["dispatcher", *(pytest.param(who, marks=SLOW) for who in ("worker-0", "instrument"))]
+)
 def test_a_process_that_hangs_is_given_up_at_the_deadline(victim):
     message = r"(Nobody said anything|took no message|said nothing) for 1\.5 s"
     setup = replace(SMALL, frames=5000, workers=1, deadline=1.5)

@@ -21,7 +21,7 @@ from proxyfab.errors import ConnectorError
 SMALL = Setup(frames=9, size=128, angles=192, workers=2, deadline=60)
 
 
-@pytest.fixture(params=["nats", "redis"])
+@pytest.fixture(params=[pytest.param("nats", marks=pytest.mark.slow), "redis"])  # test_demo.py has it at NATS
 def broker(request, nats_server, redis_server):
     return nats_server.url if request.param == "nats" else redis_server.database()
 
