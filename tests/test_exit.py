@@ -216,15 +216,17 @@ def test_what_is_held_at_exit_is_settled(tmp_path: Path) -> None:
 def test_a_dead_server_does_not_hold_up_the_end(
     place: type[RedisServer | NodeServer], blow: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two seconds of waiting, and the end of an interpreter: three, for which a busy machine may need some tries."""
     monkeypatch.setenv("PROXYFAB_SHM_DIR", str(tmp_path))  # a killed node server leaves its own behind
-    with place() as server:
-        pid = server.pid
-        took = seconds_to_exit(server.url, name, pid=pid, blow=signal.Signals[blow])
-        if blow == "SIGSTOP":
-            os.kill(pid, signal.SIGCONT)
-        else:
-            server.kill()
-    assert took < 6, "two seconds of waiting, and the end of an interpreter"
+    took: list[float] = []
+    while len(took) < 5 and (not took or min(took) > 3):
+        with place() as server:
+            took.append(seconds_to_exit(server.url, name, pid=server.pid, blow=signal.Signals[blow]))
+            if blow == "SIGSTOP":
+                os.kill(server.pid, signal.SIGCONT)
+            else:
+                server.kill()
+    assert min(took) < 3
 
 
 def test_all_who_speak_at_exit_share_two_seconds() -> None:

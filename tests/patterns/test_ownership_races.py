@@ -127,6 +127,25 @@ def test_a_damaged_record_keeps_nothing_else_from_being_released(store: Store, p
     assert until(lambda: not keeper.book.kept)
 
 
+def test_what_many_owners_owe_is_done_in_few_calls(store: Store, place: FaultyConnector) -> None:
+    """So the end of a process has time for ten thousand of them, although a server answers only so often."""
+    owners = [own(store, [number]) for number in range(500)]
+    lent = [borrow(each) for each in owners[:100]]  # given back with the rest, in whatever order
+    keys = [key for each in owners for key in (held(each).key, held(each).account.data)]
+    keeper = held(owners[0]).account.keeper
+    stall = Stall(keeper)
+    keeper.drain.add([stall])
+    assert stall.begun.wait(60)
+    before = place.calls.total()
+    del owners, lent
+    gc.collect()
+    stall.gate.set()
+
+    assert keeper.drain.flush(60)
+    assert place.calls.total() - before <= 12
+    assert not any(store.connector.exists_many([Key.parse(str(key)) for key in keys]))
+
+
 class Slow(FaultyConnector):
     """Answers one thread late."""
 
