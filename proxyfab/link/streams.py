@@ -1,0 +1,210 @@
+"""One stream of a link: a connected socket and the one thread that reads and writes it.
+
+One thread, because a TLS connection is not to be used by two at once. It takes the next item only when the kernel has
+room for it (TCP_NOTSENT_LOWAT), so that a stream that is held up holds no more than it must; bytes of objects are
+received where they are to lie.
+
+Promises: nothing waits longer than the socket's own limits; the owner is told once of the end, after everything that
+came. Leaves sockets' making, greeting and encryption to who opens them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import threading
+from collections import deque
+from typing import Protocol
+
+from proxyfab.buffers import Frames
+from proxyfab.errors import IntegrityError
+from proxyfab.link.frames import HEADING, Heading, heading_of_letter, heading_of_segment, read_heading
+from proxyfab.link.sending import Item, Letter, Segment
+
+LOW = 128 << 10
+"""Bytes that the kernel has and did not send, below which it says that it has room."""
+_TURN = 1 << 20
+"""Bytes read before it is looked whether there is something to send, and the other way round."""
+_TOGETHER = 64 << 10
+"""Bytes of letters that are written at once."""
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Owner(Protocol):
+    """The link, as its streams see it. Called from each stream's own thread; must not wait for the network."""
+
+    def next(self, stream: int) -> Item | None:
+        """What to send now, if there is something."""
+
+    def source(self, segment: Segment) -> tuple[Frames, int] | None:
+        """The bytes of a segment and the size of its object; None when it has gone."""
+
+    def target(self, segment: Segment, size: int) -> memoryview | None:
+        """Where the bytes of a segment are to lie; None when nobody wants them."""
+
+    def landed(self, stream: int, segment: Segment) -> None:
+        """A segment is there, or the first part of one of which no more comes."""
+
+    def letter(self, stream: int, text: memoryview) -> None:
+        """A letter came."""
+
+    def over(self, stream: int, why: str) -> None:
+        """A stream has ended."""
+
+
+class Stream:
+    """A socket that is part of a link. `start` makes its thread.
+
+    Args:
+        number: Its number in the link.
+        connection: The socket; it is closed with this.
+        owner: Who says what to send and gets what comes.
+    """
+
+    def __init__(self, number: int, connection: socket.socket, owner: Owner) -> None:
+        self.number = number
+        self._connection = connection
+        self._owner = owner
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bells = threading.Lock()
+        self._open = True
+        self._why = "it was closed"
+        self._out: deque[memoryview] = deque()
+        self._head = memoryview(bytearray(HEADING))
+        self._heading: Heading | None = None
+        """Of what is being received; None while a heading is."""
+        self._into = self._head
+        self._done = 0
+        self._wanted = True
+        self._thread = threading.Thread(target=self._run, name=f"proxyfab-link-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send and to receive."""
+        self._connection.setblocking(False)
+        self._thread.start()
+
+    def ring(self) -> None:
+        """There is something to send, perhaps. From any thread."""
+        with self._bells:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
+
+    def close(self, why: str = "it was closed") -> None:
+        """End it, from any thread."""
+        if self._open:
+            self._why, self._open = why, False
+            self.ring()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until its thread has ended."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        try:
+            while self._open:
+                if not (self._receive() | self._send()):
+                    poll.register(self._connection, select.POLLIN | (select.POLLOUT if self._out else 0))
+                    poll.poll()
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._bell)
+        except IntegrityError as error:
+            self._why = f"the other side does not keep to the protocol: {error}"
+        except (OSError, ValueError) as error:  # of ssl, too
+            self._why = str(error) or type(error).__name__
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._open = False
+        self._connection.close()
+        with self._bells:
+            os.close(self._bell)
+            self._bell = -1
+        heading = self._heading
+        if heading is not None and heading.segment is not None and self._done:
+            self._owner.landed(self.number, heading.segment._replace(length=self._done))
+        self._owner.over(self.number, self._why)
+
+    def _send(self) -> bool:
+        """Write what there is room for. Returns whether anything was written."""
+        written = 0
+        while written < _TURN:
+            if not self._out and not self._load():
+                break
+            view = self._out[0]
+            try:
+                sent = self._connection.send(view)
+            except _NOT_NOW:
+                break
+            written += sent
+            if sent < view.nbytes:
+                self._out[0] = view[sent:]
+            else:
+                self._out.popleft()
+        return written > 0
+
+    def _load(self) -> bool:
+        """Take what is next. Letters go together, with each other and with the heading behind them."""
+        words = bytearray()
+        while len(words) < _TOGETHER:
+            item = self._owner.next(self.number)
+            if item is None:
+                break
+            if isinstance(item, Letter):
+                words += heading_of_letter(item.length)
+                words += item.text
+                continue
+            found = self._owner.source(item)
+            if found is None:
+                raise OSError("an object went while it was being sent")
+            frames, size = found
+            words += heading_of_segment(item, size)
+            self._out.extend([memoryview(words), *(view for view in frames.views if view.nbytes)])
+            return True
+        if words:
+            self._out.append(memoryview(words))
+        return bool(words)
+
+    def _receive(self) -> bool:
+        """Read what came. Returns whether anything did."""
+        read = 0
+        while read < _TURN:
+            try:
+                received = self._connection.recv_into(self._into[self._done :])
+            except _NOT_NOW:
+                break
+            if not received:
+                raise ConnectionResetError("the other side closed it")
+            read += received
+            self._done += received
+            if self._done == self._into.nbytes:
+                self._filled()
+        return read > 0
+
+    def _filled(self) -> None:
+        """What was being received is there: act on it, and see what comes next."""
+        heading, view = self._heading, self._into
+        self._heading, self._into, self._done = None, self._head, 0
+        if heading is None:
+            self._expect(read_heading(view))
+        elif heading.segment is not None:
+            self._owner.landed(self.number, heading.segment)
+        else:
+            self._owner.letter(self.number, view)
+
+    def _expect(self, heading: Heading) -> None:
+        if heading.length == 0:
+            self._owner.letter(self.number, memoryview(b""))
+            return
+        self._heading = heading
+        if heading.segment is None:
+            self._into = memoryview(bytearray(heading.length))
+            return
+        target = self._owner.target(heading.segment, heading.size)
+        self._into = memoryview(bytearray(heading.length)) if target is None else target
