@@ -1,4 +1,4 @@
-"""What a run says: markdown tables, and the short form between the markers of README.md and docs/benchmarks.md."""
+"""What a run says: markdown tables, and the short forms between the markers of README.md and of pages in docs/."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ _SHORT = {
     "process-pool": "pickle, process pool",
     "raw-tmpfs": "bare file on tmpfs, mapped",
 }
+_DASK = {
+    "dask": "plain Dask",
+    "dask-direct": "Dask, `direct_to_workers=True`",
+    "proxystore": "ProxyStore's client",
+    "proxyfab": "**proxyfab**",
+}
 
 
 def full(results: Results, verdicts: Sequence[Verdict]) -> str:
@@ -63,17 +69,32 @@ def short(results: Results) -> str:
     return f"{caption}\n\n{table}\n\n{described(results)}"
 
 
+def dask(results: Results) -> str:
+    """What the page on Dask shows: the systems side by side, and how much faster than plain Dask ours is."""
+    rows = [row for row in results.select("dask") if row.system in _DASK]
+    cells: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        cells.setdefault((row.what, row.nbytes), {})[row.system] = row.median
+    lines = []
+    for (what, nbytes), found in cells.items():
+        times = f"{found['dask'] / found['proxyfab']:.2f}x" if {"dask", "proxyfab"} <= found.keys() else ""
+        shown = [seconds(found[name]) if name in found else "fails" for name in _DASK]
+        lines.append((f"{what}, {size_name(nbytes)}" if nbytes else what, *shown, times))
+    caption = "Two worker processes of one thread, on one host. Medians; the last column is plain Dask's by proxyfab's."
+    return f"{caption}\n\n{table(('', *_DASK.values(), 'faster'), lines)}\n\n{described(results, 'dask')}"
+
+
 def targets(verdicts: Iterable[Verdict]) -> str:
     """The table of promises."""
     lines = [(v.target, v.goal, v.measured, _SYMBOLS[v.verdict]) for v in verdicts]
     return table(("target", "goal", "measured", "verdict"), lines)
 
 
-def described(results: Results) -> str:
-    """One sentence on the machine, the versions and the date."""
+def described(results: Results, *benches: str) -> str:
+    """One sentence on the machine, the versions and the date; of all benchmarks unless some are named."""
     machine = results.machine
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    dates = sorted({when[:10] for when in results.ran.values()})
+    dates = sorted({results.ran[bench][:10] for bench in benches or results.ran})
     return (
         f"Measured on {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}: {machine['cores']} cores of "
         f"{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}, {versions}."
