@@ -222,12 +222,12 @@ async def _met(client: Any, chosen: Settings) -> Link:
     words = {"client": client.id, "version": version(), "store": chosen.store, "results": chosen.results}
     home = Home.told(await getattr(client.scheduler, HELLO)(**words))
     _check(home)
-    if chosen.store is None and home.sight != sight():
-        logger.info("The scheduler of %r does not see our shared memory: arguments go by plain Dask.", client.id)
-        return Link(client, chosen, None, graphs=False)
     await client._register_worker_plugin(Hand(chosen), name=NAME, idempotent=True)
     client._proxyfab_near = Near(client)
     client._proxyfab_near.attach()
+    if chosen.store is None and home.sight != sight():
+        logger.info("The scheduler of %r does not see our shared memory: arguments go by plain Dask.", client.id)
+        return Link(client, chosen, None, graphs=False)
     store = received_store(home.url)
     callback = PeriodicCallback(lambda: _tidy(client), TIDY)
     client._periodic_callbacks[NAME] = callback

@@ -216,6 +216,19 @@ def test_a_client_that_takes_part_gets_results_through_shared_memory(plain: Clie
     assert family.told()["received"] - before >= len(MAKERS)
 
 
+def test_a_client_elsewhere_than_the_scheduler_gets_results_of_workers_near_it(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from proxyfab.integrations.dask import Client as Ours
+
+    monkeypatch.setattr("proxyfab.integrations.dask.client.sight", lambda: "elsewhere")
+    with Ours(cluster, set_as_default=False) as far:
+        before = family.told()["received"]
+        assert (far.submit(big_array, pure=False).result() == big_array()).all()
+        assert family.told()["received"] == before + 1
+        assert "put" not in far._proxyfab.stats()
+
+
 def test_a_client_is_as_it_was_when_it_takes_no_part_any_more(plain: Client) -> None:
     near = Near(plain)
     plain.sync(_attach, near)
