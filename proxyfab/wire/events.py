@@ -42,9 +42,6 @@ END = 2
 NOTHING = msgspec.Raw(b"\xc0")
 """An event's metadata where it has none. (What is still encoded cannot be told from None by its type.)"""
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
-Fields: TypeAlias = "tuple[int, Any, int, str | None, None, None]"
-"""Of an event whose data are plain and whose key is ASCII, if it has one: these can be written whenever that is due."""
-Written: TypeAlias = "msgspec.Raw | Fields"
 FIELDS = 24
 """Bytes that the fields of an event have at most beside its data and its key."""
 
@@ -92,6 +89,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False):
         return own or f"{self.producer}-{self.epoch}-{self.partition}-{self.first + index}"
 
 
+Written: TypeAlias = "msgspec.Raw | Event"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 _map = msgspec.msgpack.Decoder(dict[str, Any])
@@ -142,7 +140,8 @@ def joined(frame: Frame, events: Sequence[Written], room: bytearray) -> bytes:
 
     Args:
         frame: What they have in common.
-        events: What `written` made, or the fields of plain values, which are written now.
+        events: What `written` made, or those that need not be written before, as nothing of them can change or fail:
+            with plain data, without metadata and attributes, and with an ASCII key, if any.
         room: Where they are put together: the same each time, as fresh memory costs more than the bytes.
     """
     room[: len(_START)] = _START

@@ -26,7 +26,7 @@ from proxyfab.patterns.stream.naming import whole
 from proxyfab.patterns.stream.receipt import Draft, Receipt
 from proxyfab.patterns.stream.strays import unwanted
 from proxyfab.store import Store
-from proxyfab.wire.events import EVENTS, FIELDS, NBYTES, VALUE, Written, written
+from proxyfab.wire.events import EVENTS, FIELDS, NBYTES, VALUE, Event, Written, written
 
 FRAMES = 64
 """Frames that are published in one call."""
@@ -132,7 +132,7 @@ class Gathering:
                 draft = self._place(partition)
                 if draft.nbytes + nbytes > self._brim:
                     draft = self._overfull(draft, nbytes)
-            return self._put(draft, (VALUE, data, now, key, None, None), nbytes)
+            return self._put(draft, Event(VALUE, data, now, key), nbytes)
 
     def _place(self, partition: int | None) -> Draft:
         """Where an event goes, once there is room."""
@@ -197,7 +197,7 @@ class Gathering:
         """Take an event that says something of the stream itself, with or without room, behind all others."""
         with self._lock:
             draft = self._open.get(partition) or self._begin(partition)
-            self._put(draft, (kind, None, time.time_ns() // 1000, None, None, None), FIELDS)
+            self._put(draft, Event(kind, None, time.time_ns() // 1000), FIELDS)
             if not draft.sealed:
                 self._seal(draft)
             return draft

@@ -16,10 +16,10 @@ def test_the_slow_way_and_the_fast_one_read_the_same(count: int) -> None:
     frame = Frame("p", 1, 2, 1 << 40, "//host", ["shm://", "file:///x"], [])
     packed = pack_metadata({"exposure": 0.5})
     events = [Event(0, bytes([i % 256]), i, "k", packed, {"type": "t"}) for i in range(count)]
-    ways = [written(0, event.data, event.time, "k", {"exposure": 0.5}, {"type": "t"}) for event in events]
+    one_by_one = [written(0, event.data, event.time, "k", {"exposure": 0.5}, {"type": "t"}) for event in events]
 
     frame.events = []
-    fast = decode(joined(frame, ways, bytearray()))
+    fast = decode(joined(frame, one_by_one, bytearray()))
     frame.events = events
 
     assert fast == decode(encode(frame))
@@ -41,7 +41,7 @@ def test_what_is_written_late_reads_the_same_and_takes_no_more_than_was_counted(
 ) -> None:
     frame = Frame("p", 1, 2, 3, "//host", [], [])
     early = [written(0, data, time, key, None, None) for data, time, key in events]
-    late = [(0, data, time, key, None, None) for data, time, key in events]
+    late = [Event(0, data, time, key) for data, time, key in events]
     room = bytearray(former)
 
     assert joined(frame, late, room) == joined(frame, early, room)
