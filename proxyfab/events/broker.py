@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
@@ -127,6 +127,12 @@ class Subscription(ABC):
     @abstractmethod
     def info(self) -> GroupInfo:
         """How far the group, or this reader, is."""
+
+    def pause(self, partitions: Collection[int]) -> None:  # noqa: B027 - a hint
+        """Fetch nothing new of these partitions, and again of those that were named the last time and are not now.
+
+        Just for brokers without DELAYED_NACK: to others one can give back what there is no room for.
+        """
 
     def flush(self, timeout: float = TIMEOUT) -> None:  # noqa: B027 - nothing to do where acknowledging confirms
         """Return when the broker knows what was acknowledged."""

@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -122,6 +122,7 @@ class Member(_Listening):
         self._id = groups.id(group)
         self._looked = self._last_told = time.monotonic()
         self._untold: KafkaError | None = None
+        self._paused: frozenset[int] = frozenset()
         self._consumer = self._join()
 
     # -- fetching ----------------------------------------------------------------------------------------------------
@@ -161,6 +162,7 @@ class Member(_Listening):
     def _rejoin(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._hand.drop()
+        self._paused = frozenset()
         if consumer is not None:
             in_time(consumer.close)
         self._consumer = self._join()
@@ -203,6 +205,21 @@ class Member(_Listening):
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._hand.drop([each.partition for each in partitions])
         consumer.incremental_unassign(partitions)
+
+    def pause(self, partitions: Collection[int]) -> None:
+        wanted = frozenset(partitions)
+        self._check()
+        with self._lock:
+            consumer = self._consumer
+            if consumer is None or wanted == self._paused:
+                return
+            with translated(self._said):
+                consumer.pause(self._named(wanted - self._paused))
+                consumer.resume(self._named(self._paused - wanted))
+            self._paused = wanted
+
+    def _named(self, partitions: Collection[int]) -> list[TopicPartition]:
+        return [TopicPartition(self.topic, number) for number in sorted(partitions)]
 
     # -- settling ----------------------------------------------------------------------------------------------------
 

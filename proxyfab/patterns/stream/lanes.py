@@ -8,8 +8,8 @@ Rules:
    later waits. That something is missing is seen by offsets, or by serials where offsets have gaps.
 3. Partitions change hands between frames: frames that were begun are handed out first, and settled. What waits to be
    tried again goes back as it is.
-4. What is blocked is kept up to the bounds of what is fetched ahead, and beyond them left to the broker (where that
-   takes back what is to come later).
+4. What is blocked is kept up to the bounds of what is fetched ahead, and beyond them left to the broker: given back to
+   come later, or, where it takes nothing back, not fetched.
 5. Who may have been taken for dead hands nothing out before he has asked; if he was, he gives back all that he has.
 """
 
@@ -169,6 +169,8 @@ class Lanes(Supply):
         most, rest = self._trickle.most(self.pace.most(want), sum([len(lane.waiting) for lane in stuck]), now)
         if rest > 0.0:
             self.fetching.closing.wait(min(rest, wait))
+        if Capability.DELAYED_NACK not in self.fetching.broker.capabilities:
+            self._pause()
         found = self.fetching.fetch(most, min(wait, _STEP) if stuck else wait) if rest <= wait else []
         if found:
             self._trickle.came(found)
@@ -249,6 +251,18 @@ class Lanes(Supply):
                     heapq.heappush(lane.waiting, (at.offset, next(_order), hand))
         if Capability.DELAYED_NACK in self.fetching.broker.capabilities:  # elsewhere it would lie here all the same
             self._shed()
+
+    def _pause(self) -> None:
+        """Fetch no more of what is blocked here than may be kept, where nothing can be given back."""
+        now, (frames, nbytes) = time.monotonic(), self.pace.room
+        blocked = {number: lane for number, lane in self._lanes.items() if lane.sheds(now)}
+        much = {
+            number
+            for number, lane in blocked.items()
+            if len(lane.waiting) * len(blocked) >= frames or lane.nbytes * len(blocked) >= nbytes
+        }
+        with contextlib.suppress(*LOST):  # who fetches is told the same
+            self.fetching.subscription().pause(much)
 
     def _shed(self) -> None:
         """Keep no more of what is blocked here than may be fetched ahead: the last of it comes again later."""
