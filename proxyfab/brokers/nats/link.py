@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from proxyfab.brokers.nats.arrivals import Message
 from proxyfab.brokers.nats.auto import Embedded
 from proxyfab.brokers.nats.loop import runner
 from proxyfab.brokers.nats.place import Place
@@ -170,8 +171,10 @@ class Link:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, subject: str, body: bytes, deadline: float, *, headers: dict[str, str] | None = None) -> Any:
-        """The answer to a question that may be asked twice, as nats-py's message."""
+    async def ask(
+        self, subject: str, body: bytes, deadline: float, *, headers: dict[str, str] | None = None
+    ) -> Message:
+        """The answer to a question that may be asked twice."""
         while True:
             session = await self.session(deadline)
             try:
@@ -230,14 +233,11 @@ async def _timed(work: Callable[[float], Coroutine[Any, Any, T]], timeout: float
     return await work(now() + timeout)
 
 
-def status_of(message: Any) -> str:
+def status_of(message: Message) -> str:
     """The status that a message has instead of a content; "" for none."""
-    headers = message.headers
-    return str(headers.get("Status", "")) if headers and not message.data else ""
+    return "" if message.data else message.headers.get("Status", "")
 
 
-def described(message: Any) -> str:
-    """What a status says in words; nats-py keeps it under a name of its own."""
-    return " ".join(
-        str(value) for name, value in message.headers.items() if getattr(name, "value", "") == "Description"
-    )
+def described(message: Message) -> str:
+    """What a status says in words."""
+    return message.headers.get("Description", "")

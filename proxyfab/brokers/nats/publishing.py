@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -142,7 +141,7 @@ class Batch:
             session.forget(asked.token)
             return None
         try:
-            message: Any = asked.answer.result()
+            message = asked.answer.result()
         except Lost:
             return None
         if status_of(message) == STATUS:

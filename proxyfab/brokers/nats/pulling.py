@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from proxyfab.brokers.nats.arrivals import Message
 from proxyfab.brokers.nats.link import STATUS, Link, described, now, status_of
 from proxyfab.brokers.nats.naming import unpack_id
 from proxyfab.brokers.nats.session import Lost, Session, refused
@@ -185,8 +186,8 @@ class Intake(ABC):
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
-    async def _heard(self, session: Session, message: Any) -> None:
-        if not message.reply or not message.reply.startswith("$JS.ACK"):
+    def _heard(self, session: Session, message: Message) -> None:
+        if not message.reply.startswith("$JS.ACK"):
             self._ended(message)
         else:
             token = Token.parse(message.reply)
@@ -200,14 +201,14 @@ class Intake(ABC):
                 self.ready.append(delivery)
         self._wake()
 
-    def _delivery(self, message: Any, token: Token, sure: bool) -> Delivery:
+    def _delivery(self, message: Message, token: Token, sure: bool) -> Delivery:
         partition = int(message.subject.rpartition(".")[2])
-        identity = unpack_id(message.headers.get("Nats-Msg-Id", "")) if message.headers else ""
+        identity = unpack_id(message.headers.get("Nats-Msg-Id", ""))
         position = Position(self.topic, partition, token.offset)
         serial = token.number if sure else 0
         return Delivery(message.data, position, identity, token.time, token.attempt, b"", message.reply, serial)
 
-    def _ended(self, message: Any) -> None:
+    def _ended(self, message: Message) -> None:
         """A consumer has said that this was all, or that it is not there."""
         status = status_of(message)
         feed = self._asked.get(message.subject.rpartition(".")[2])

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import nats.errors
 from nats.aio.client import Client
 
+from proxyfab.brokers.nats.arrivals import Arrivals, Message
+from proxyfab.brokers.nats.departures import Departures
 from proxyfab.brokers.nats.place import Place
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 
@@ -22,7 +24,8 @@ _PING = 3.0
 """Seconds between pings; a server that misses two is gone."""
 _OLDEST = (2, 11)
 _LOOK = 1.0
-_PENDING = 1 << 30
+_MUCH = 1 << 20
+"""Bytes that wait to be written, beyond which who says more waits."""
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
 _UNWANTED = ("authorization violation", "authentication", "account", "revoked")
 
@@ -35,7 +38,7 @@ class Asked(NamedTuple):
     """A question that was sent."""
 
     token: str
-    answer: asyncio.Future[Any]
+    answer: asyncio.Future[Message]
 
 
 class _Client(Client):  # type: ignore[misc]  # nats-py is not typed
@@ -56,6 +59,47 @@ class _Client(Client):  # type: ignore[misc]  # nats-py is not typed
             self._told_over()
 
 
+class _Direct(asyncio.BufferedProtocol):
+    """Receives in place of nats-py's stream, which gets what is no message.
+
+    Args:
+        stream: That stream's.
+        message: Called with each message and its subscription's number.
+    """
+
+    def __init__(self, stream: Any, message: Callable[[int, Message], None]) -> None:
+        self._stream = stream
+        self._arrivals = Arrivals(message, stream.data_received)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a guess
+        return self._arrivals.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._arrivals.took(nbytes)
+
+    def received(self, data: bytes) -> None:
+        """What the stream had received before."""
+        while data:
+            room = self._arrivals.room()
+            part = data[: len(room)]
+            room[: len(part)] = part
+            self._arrivals.took(len(part))
+            data = data[len(part) :]
+
+    def eof_received(self) -> bool | None:
+        ended: bool | None = self._stream.eof_received()
+        return ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
+
+
 class Session:
     """A connection.
 
@@ -73,8 +117,9 @@ class Session:
         self._servers = servers
         self._lost = lost
         self._client: Client = _Client(self._over)
-        self._waiting: dict[str, tuple[asyncio.Future[Any], str]] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Message], str]] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self._hearers: dict[int, Callable[[Message], None]] = {}
         self._count = 0
         self._prefix = ""
 
@@ -105,6 +150,7 @@ class Session:
         )
         try:
             await asyncio.wait_for(connecting, seconds)
+            self._receive()
             inbox = self._client.new_inbox()
             await self.listen(f"{inbox}.*", self._answered)
         except BaseException as error:
@@ -121,6 +167,31 @@ class Session:
         self.alive = True
         self._look()
 
+    def _receive(self) -> None:
+        """Take what comes from now on before nats-py does, and what it has not looked at yet."""
+        client = self._client
+        self._writer = client._transport._io_writer
+        self._departures = Departures(self._write, asyncio.get_running_loop().call_soon)
+        transport = self._writer.transport
+        stream = transport.get_protocol()
+        reader, parser = client._transport._io_reader, client._ps
+        direct = _Direct(stream, self._arrived)
+        before = bytes(parser.buf) + bytes(reader._buffer)
+        parser.buf.clear()
+        reader._buffer.clear()
+        transport.set_protocol(direct)
+        direct.received(before)
+
+    def _arrived(self, number: int, message: Message) -> None:
+        heard = self._hearers.get(number)
+        if heard is None:
+            return
+        if number not in self._client._subs:
+            del self._hearers[number]
+            return
+        with contextlib.suppress(Exception):  # what makes no sense to who listens is lost, and asked for again
+            heard(message)
+
     def _look(self) -> None:
         """Once in a while, whether nats-py has closed it and not said so."""
         if self.alive and self._client.is_closed:
@@ -132,7 +203,7 @@ class Session:
         """Send a message that is answered."""
         self._count += 1
         token = f"{self._count:x}"
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[token] = answer, subject
         try:
             await self.say(subject, body, self._prefix + token, headers)
@@ -149,16 +220,32 @@ class Session:
         """Send a message; raises Lost."""
         if not self.alive:
             raise Lost
-        try:
-            await self._client.publish(subject, body, reply, headers)
-        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError, OSError) as error:
+        if self._client.is_closed:
             self._over()  # nats-py knows, and has not told yet
-            raise Lost from error
+            raise Lost
+        self._departures.add(subject, body, reply, headers)
+        if self._writer.transport.get_write_buffer_size() > _MUCH:
+            try:
+                await self._writer.drain()
+            except OSError as error:
+                self._over()
+                raise Lost from error
 
-    async def listen(self, subject: str, heard: Callable[[Any], Awaitable[None]]) -> Any:
+    def _write(self, data: memoryview) -> bool:
+        """Whether some of it waits. What nats-py has gathered goes first: an answer may go to that subscription."""
+        client, transport = self._client, self._writer.transport
+        if client._pending_data_size:
+            transport.writelines(client._pending)
+            client._pending, client._pending_data_size = [], 0
+        transport.write(data)
+        return bool(transport.get_write_buffer_size())
+
+    async def listen(self, subject: str, heard: Callable[[Message], None]) -> Any:
         """Have `heard(message)` called; the subscription has `unsubscribe` and `drain`."""
         try:
-            return await self._client.subscribe(subject, cb=heard, pending_bytes_limit=_PENDING)
+            made = await self._client.subscribe(subject)
+            self._hearers[made._id] = heard  # nothing comes before it is asked for
+            return made
         except (nats.errors.ConnectionClosedError, OSError) as error:
             self._over()
             raise Lost from error
@@ -170,6 +257,8 @@ class Session:
     async def close(self) -> None:
         """End it."""
         with contextlib.suppress(Exception):
+            if self.alive:
+                self._departures.leave()
             await asyncio.wait_for(self._client.close(), 2.0)
         await self._closed()
 
@@ -178,7 +267,7 @@ class Session:
         asyncio.get_running_loop().create_task(self.close())
         self._over()
 
-    async def _answered(self, message: Any) -> None:
+    def _answered(self, message: Message) -> None:
         found = self._waiting.pop(message.subject[len(self._prefix) :], None)
         if found is not None and not found[0].done():
             found[0].set_result(message)

@@ -173,7 +173,7 @@ async def _found(desk: Desk, topic: str, wanted: dict[str, Any], deadline: float
     message = await desk.link.ask(subject, msgspec.json.encode(wanted), deadline)
     if status_of(message) == STATUS:
         raise missing(topic)
-    return int((message.headers or {}).get("Nats-Sequence", 0))
+    return int(message.headers.get("Nats-Sequence", 0))
 
 
 async def make_room(desk: Desk, name: str, share: float, deadline: float) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from proxyfab.brokers.nats import topics
+from proxyfab.brokers.nats.arrivals import Message
 from proxyfab.brokers.nats.link import STATUS, Refusal, now, status_of
 from proxyfab.brokers.nats.naming import key_of, value_of
 from proxyfab.brokers.nats.session import Lost
@@ -133,7 +134,7 @@ class Values(State):
             if status == STATUS:
                 await self._ensure(deadline)
                 continue
-            headers = message.headers or {}
+            headers = message.headers
             sequence = int(headers.get("Nats-Sequence", 0))
             if not sequence or "KV-Operation" in headers or "Nats-Marker-Reason" in headers:
                 return _Found(None, sequence, math.inf)
@@ -181,7 +182,7 @@ class Values(State):
 
     async def _say(self, name: str, value: bytes, headers: dict[str, str], deadline: float) -> int:
         while True:
-            message: Any = await self._desk.link.ask(self._subject(name), value, deadline, headers=headers)
+            message = await self._desk.link.ask(self._subject(name), value, deadline, headers=headers)
             if status_of(message) == STATUS:
                 await self._ensure(deadline)
                 continue
@@ -225,7 +226,7 @@ class Values(State):
     async def _watch(self, known: Mapping[str, int], deadline: float) -> dict[str, Kept | None]:
         heard = asyncio.Event()
 
-        async def hear(message: Any) -> None:  # noqa: ARG001 - what was set is looked up
+        def hear(message: Message) -> None:  # noqa: ARG001 - what was set is looked up
             heard.set()
 
         hints: tuple[float, ...] = ()
