@@ -20,7 +20,7 @@ from proxyfab.integrations.dask.home import HELLO, Home, sight, version
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.near import Near
-from proxyfab.integrations.dask.results import unkept
+from proxyfab.integrations.dask.results import handles_stay, unkept
 from proxyfab.integrations.dask.scheduler import Keeper
 from proxyfab.integrations.dask.settings import Settings, settings
 from proxyfab.integrations.dask.worker import NAME, Hand
@@ -32,6 +32,8 @@ TIMEOUT = 20.0
 """Seconds for the talk with the scheduler when a client starts."""
 TIDY = 500
 """Milliseconds between two looks at which claims are over."""
+PLAIN = distributed.Client
+"""Dask's own, also where somebody puts ours in its place."""
 GRAPH = ("self", "expr", "keys", "span_metadata")
 """How Dask's `_graph_to_futures` begins where we know what it does."""
 BEFORE = ("self", "dsk", "keys", "span_metadata")
@@ -44,8 +46,9 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
     _proxyfab: Link | None = None
     _proxyfab_settings: Settings | None = None
     _proxyfab_near: Near | None = None
+    _proxyfab_sees_handles = False
 
-    @functools.wraps(distributed.Client.submit)
+    @functools.wraps(PLAIN.submit)
     def submit(self, func: Any, *args: Any, proxyfab: bool = True, **kwargs: Any) -> Any:
         link = self._proxyfab
         if link is None:
@@ -54,7 +57,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
             return link.plainly(super().submit, func, *args, **kwargs)
         return link.submit(super().submit, func, args, kwargs)
 
-    @functools.wraps(distributed.Client.map)
+    @functools.wraps(PLAIN.map)
     def map(self, func: Any, *iterables: Any, proxyfab: bool = True, **kwargs: Any) -> Any:
         link = self._proxyfab
         if link is None or link.is_inside():
@@ -70,10 +73,20 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
         return link.graph(super()._graph_to_futures, expr, keys, *args, **kwargs)
 
     async def _gather(self, *args: Any, **kwargs: Any) -> Any:
-        found = await super()._gather(*args, **kwargs)
-        if self._proxyfab is None or not self._proxyfab.stores_results:
-            return found
-        return await unkept(found)
+        if self._proxyfab is None:
+            return await super()._gather(*args, **kwargs)
+        before = handles_stay.set(self._saw_handle)
+        try:
+            found = await super()._gather(*args, **kwargs)
+        finally:
+            handles_stay.reset(before)
+        return await unkept(found) if self._proxyfab_sees_handles or self._stores_results() else found
+
+    def _saw_handle(self) -> None:
+        self._proxyfab_sees_handles = True  # from now on: somebody else may wait for the same message
+
+    def _stores_results(self) -> bool:
+        return self._proxyfab is not None and self._proxyfab.stores_results
 
     async def _start(self, *args: Any, **kwargs: Any) -> Any:
         await super()._start(*args, **kwargs)
@@ -132,7 +145,7 @@ def enable(
     Raises:
         ConfigurationError: This is no client of Dask's, or an argument makes no sense.
     """
-    if not isinstance(client, distributed.Client):
+    if not isinstance(client, PLAIN):
         raise ConfigurationError(f"A {type(client).__qualname__} is no client of Dask's; enable() takes those alone.")
     chosen = settings(getattr(store, "url", store), above, lazy, results)
     _dress(client, chosen)
@@ -211,7 +224,7 @@ def end(client: Any) -> None:
 
 
 async def _met(client: Any, chosen: Settings) -> Link:
-    known = tuple(inspect.signature(distributed.Client._graph_to_futures).parameters)[: len(GRAPH)]
+    known = tuple(inspect.signature(PLAIN._graph_to_futures).parameters)[: len(GRAPH)]
     if known != GRAPH:
         level = logging.INFO if known == BEFORE else logging.WARNING
         logger.log(level, "Graphs of collections go as ever: this Dask, %s, has others.", distributed.__version__)

@@ -4,11 +4,14 @@
 |---|---|
 | `Stored` | a task whose result goes to the store |
 | `Kept` | the handle; tasks get the object instead of it, and so does who gathers |
+| `Taking` | a task of somebody else's, which gets objects in place of handles, too |
 | `unkept(result)` | what a client gathered, with objects in place of handles |
+| `handles_stay` | where a handle that arrives stays one: in workers, and while a client of ours gathers |
 
 Promises: a result in the store survives its worker: the task that Dask runs again finds it there and does not compute
 it again. Where a result cannot be stored (it does not pickle, the store is full or away) it stays in the worker, as
-always with Dask. It is deleted with its key, also if that was forgotten while the task ran (`scheduler`).
+always with Dask. It is deleted with its key, also if that was forgotten while the task ran (`scheduler`). Whoever gets
+a handle and knows nothing of handles, a plain client, gets the object as it is unpickled.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from dask._task_spec import GraphNode
@@ -33,6 +37,9 @@ from proxyfab.store import Store, received_store
 
 logger = logging.getLogger(__name__)
 _complained: set[str] = set()
+_workers = 0
+handles_stay: ContextVar[Callable[[], None] | None] = ContextVar("handles_stay", default=None)
+"""In a context whose handles stay: whom to tell that there was one."""
 
 
 class Kept:
@@ -61,39 +68,44 @@ class Kept:
             raise
         except KeyNotFound as error:
             raise ObjectLost(
-                f"The result of {self.task!r} no longer lies in {self.ref.url}: the store was cleared, or its server "
-                "restarted. Compute it again."
+                f"The result of {self.task!r} does not lie in {self.ref.url}: the store was cleared, its server "
+                "restarted, or it is memory of a host that this process is not on. Compute it again."
             ) from error
 
     def __repr__(self) -> str:
         return f"<Kept {self.task!r}, {self.ref.nbytes} bytes in {self.ref.url}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kept, (self.task, self.ref)
+        return arrived, (self.task, self.ref)
 
 
-class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
-    """A task whose result goes to a store.
+def arrived(task: Hashable, ref: Ref[Any]) -> Any:
+    """A handle that comes from elsewhere, or the object where nobody knows of handles."""
+    told, kept = handles_stay.get(), Kept(task, ref)
+    if told is not None:
+        told()
+    return kept if told is not None or _workers else kept.load()
+
+
+def keep_handles(more: int) -> None:
+    """A worker starts (1) in this process, or ends (-1)."""
+    global _workers
+    _workers += more
+
+
+class Taking(GraphNode):  # type: ignore[misc]  # Dask has no types
+    """A task that gets objects where those that it depends on have handles.
 
     Args:
         inner: The task.
-        url: Of the store.
-        home: The key of the result there, drawn for this task.
-        above: Results of fewer bytes stay in the worker.
     """
 
     inner: Any
-    url: str
-    home: str
-    above: int
-    __slots__ = ("above", "home", "inner", "url")
+    __slots__ = ("inner",)
 
-    def __init__(self, inner: Any, url: str, home: str, above: int) -> None:
+    def __init__(self, inner: Any) -> None:
         self.key = inner.key  # type: ignore[misc]  # a slot of Dask's
         self.inner = inner
-        self.url = url
-        self.home = home
-        self.above = above
         self._dependencies = inner.dependencies  # type: ignore[misc]  # as above
 
     @property
@@ -109,17 +121,66 @@ class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
         return True
 
     def __call__(self, values: Mapping[Hashable, Any] | tuple[()] = ()) -> Any:
+        return self._call_async(values) if self.is_coro else self.inner(_unkept(values))
+
+    async def _call_async(self, values: Mapping[Hashable, Any] | tuple[()]) -> Any:
+        result = self.inner(await asyncio.to_thread(_unkept, values))
+        return await result if inspect.isawaitable(result) else result
+
+    def around(self, inner: Any) -> Taking:
+        """The same for a changed task."""
+        return type(self)(inner)
+
+    def copy(self) -> Taking:
+        return self.around(self.inner)
+
+    def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> Any:
+        inner = self.inner.substitute(subs, key=key)
+        return self if inner is self.inner else self.around(inner)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.inner!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.inner,)
+
+    def __dask_tokenize__(self) -> Any:
+        return self.inner.__dask_tokenize__()
+
+    def __sizeof__(self) -> int:
+        return int(self.inner.__sizeof__()) + 200
+
+
+class Stored(Taking):
+    """A task whose result goes to a store.
+
+    Args:
+        inner: The task.
+        url: Of the store.
+        home: The key of the result there, drawn for this task.
+        above: Results of fewer bytes stay in the worker.
+    """
+
+    url: str
+    home: str
+    above: int
+    __slots__ = ("above", "home", "url")
+
+    def __init__(self, inner: Any, url: str, home: str, above: int) -> None:
+        super().__init__(inner)
+        self.url = url
+        self.home = home
+        self.above = above
+
+    def __call__(self, values: Mapping[Hashable, Any] | tuple[()] = ()) -> Any:
         if self.is_coro:
             return self._call_async(values)
         found = self._found()
-        return self._keep(self.inner(_unkept(values))) if found is None else found
+        return self._keep(super().__call__(values)) if found is None else found
 
     async def _call_async(self, values: Mapping[Hashable, Any] | tuple[()]) -> Any:
         found = await asyncio.to_thread(self._found)
-        if found is not None:
-            return found
-        result = self.inner(await asyncio.to_thread(_unkept, values))
-        return await asyncio.to_thread(self._keep, await result if inspect.isawaitable(result) else result)
+        return await asyncio.to_thread(self._keep, await super()._call_async(values)) if found is None else found
 
     def _store(self) -> Store:
         return received_store(self.url)
@@ -163,27 +224,10 @@ class Stored(GraphNode):  # type: ignore[misc]  # Dask has no types
         worker.loop.add_callback(worker.batched_send, words)
 
     def around(self, inner: Any) -> Stored:
-        """The same for a changed task."""
         return Stored(inner, self.url, self.home, self.above)
-
-    def copy(self) -> Stored:
-        return self.around(self.inner)
-
-    def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> Any:
-        inner = self.inner.substitute(subs, key=key)
-        return self if inner is self.inner else self.around(inner)
-
-    def __repr__(self) -> str:
-        return f"<Stored {self.inner!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Stored, (self.inner, self.url, self.home, self.above)
-
-    def __dask_tokenize__(self) -> Any:
-        return self.inner.__dask_tokenize__()
-
-    def __sizeof__(self) -> int:
-        return int(self.inner.__sizeof__()) + 200
 
 
 async def unkept(result: Any) -> Any:

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from dask._task_spec import Alias, Task
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from proxyfab import policy
@@ -28,7 +29,7 @@ from proxyfab.integrations.dask.holdings import Holdings, Place
 from proxyfab.integrations.dask.home import CLAIM, HELLO, READ, RELEASE, STORED, Home, sight, version
 from proxyfab.integrations.dask.janitor import GRACE, Janitor
 from proxyfab.integrations.dask.node import held_in
-from proxyfab.integrations.dask.results import Stored
+from proxyfab.integrations.dask.results import Stored, Taking
 from proxyfab.keys import Key
 from proxyfab.spec import StoreSpec
 from proxyfab.store import Store
@@ -89,15 +90,21 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
 
     @safely
     def update_graph(self, scheduler: Scheduler, *, client: str, tasks: Iterable[Hashable], **_: Any) -> None:
-        if client not in self._storing and not self.holdings.claims(client):
+        if client not in self._storing and not self.holdings.claims(client) and not self._results:
             return  # nothing of ours is in a graph that nobody has announced: it costs nothing
         for key in tasks:
-            spec = scheduler.tasks[key].run_spec
+            task = scheduler.tasks[key]
+            spec = task.run_spec
             if isinstance(spec, Stored):
                 self._results[key] = Place(spec.url, spec.home)
                 spec = spec.inner
+            elif isinstance(spec, Task) and any(map(self._may_be_handle, task.dependencies)):
+                task.run_spec = Taking(spec)
             if not self.holdings.names(key):
                 self.holdings.name(key, named_in(spec))
+
+    def _may_be_handle(self, task: Any) -> bool:
+        return task.key in self._results or isinstance(task.run_spec, Alias)
 
     @safely
     def transition(self, key: Hashable, start: str, finish: str, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002

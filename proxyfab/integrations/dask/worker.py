@@ -15,6 +15,7 @@ from tornado.ioloop import PeriodicCallback
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.results import keep_handles
 from proxyfab.integrations.dask.settings import Settings
 
 NAME = "proxyfab"
@@ -44,6 +45,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         return Hand, (self.settings,)
 
     def setup(self, worker: Any) -> None:
+        keep_handles(1)
         try:
             lane = family.join(worker.memory_manager.memory_limit or family.MEMORY)
         except (ProxyfabError, OSError) as error:
@@ -67,6 +69,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         dask.config.set({PRELOAD: [*preload, PACKAGE], "proxyfab.dask": self.settings._asdict()})
 
     def teardown(self, worker: Any) -> None:
+        keep_handles(-1)
         if self._before:
             dask.config.set(self._before)
             self._before = {}

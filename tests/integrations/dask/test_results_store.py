@@ -137,6 +137,38 @@ def test_a_result_that_was_lost_is_a_named_error(client: Any, url: str) -> None:
         client.submit(total, future).result(20)
 
 
+def test_a_plain_client_gets_objects_and_so_do_its_tasks(client: Any, cluster: Any, url: str) -> None:
+    futures = client.map(grown, [large(), large(1)], key=["kept", "lost"])
+    distributed.wait(futures)
+    client.publish_dataset(kept=futures[0], lost=futures[1])
+    with distributed.Client(cluster, set_as_default=False) as plain:
+        known = plain.get_dataset("kept")
+        assert (known.result(60) == large(1)).all()
+        assert plain.submit(_kinds, [known, {"a": known}], known).result(60) == ["ndarray"] * 3
+        with Store(url) as any_store:
+            any_store.evict_many([stat.key for stat in any_store.connector.scan()])  # type: ignore[attr-defined]  # as above
+        with pytest.raises(ObjectLost, match="'lost'"):
+            plain.get_dataset("lost").result(60)
+        plain.unpublish_dataset("kept")
+        plain.unpublish_dataset("lost")
+
+
+def test_an_annotation_leaves_results_with_workers_and_arguments_in_their_graph(client: Any, url: str) -> None:
+    kept = client.submit(grown, large())
+    distributed.wait(kept)
+    assert stored(url) == 2
+    with dask.annotate(proxyfab=False):
+        spared = client.submit(grown, large(1))
+        collection = dask.delayed(grown)(large(2))
+    distributed.wait([spared, computed := client.compute(collection, optimize_graph=False)])
+    assert stored(url) == 2
+    held_as = client.run(_types, str(spared.key)), client.run(_types, str(computed.key))
+    assert all("ndarray" in each.values() for each in held_as)
+    with dask.annotate(proxyfab=False):
+        assert client.submit(_kinds, [kept, {"a": spared}], kept).result(60) == ["ndarray"] * 3
+    assert (client.gather([spared, computed, kept])[1] == large(3)).all()
+
+
 def test_a_store_that_is_away_leaves_results_with_workers(cluster: Any, tmp_path: Path) -> None:
     with RedisServer() as server, Client(cluster, store=server.url, results="store") as client:
         future = client.submit(grown, large(), key="before")
