@@ -13,7 +13,6 @@ Rules that every connector keeps (the shipped `proxyfab.testing.ConnectorTests` 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -377,7 +376,7 @@ def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
         raise ConfigurationError(f"A batch of {len(many)} objects needs as many keys, not {len(keys)}.")
 
 
-def check_timeout(timeout: float | None, least: float = -math.inf) -> None:
+def check_timeout(timeout: float | None, least: float = float("-inf")) -> None:
     """Refuse what no clock ever reaches, and less than `least`."""
     if timeout is not None and not timeout >= least:
         some = "0 or more seconds" if least == 0 else "a number of seconds"
