@@ -2,6 +2,7 @@
 
 from proxyfab.keys import Key
 from proxyfab.proxy import Proxy, is_proxy, is_resolved, resolve, unwrap
+from proxyfab.proxy import again as _again  # noqa: F401  # by this name, the shortest, proxies pickle
 from proxyfab.ref import Ref, prefetch, ref_of
 from proxyfab.store import Store, open_store
 

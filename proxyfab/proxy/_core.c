@@ -24,7 +24,7 @@ state_of_module(PyObject *module)
     return (State *)PyModule_GetState(module);
 }
 
-/* The class of a kind, borrowed; made when it is asked for the first time. */
+/* The class of a kind, or of its text, borrowed; made when it is asked for the first time. */
 static PyObject *
 class_of_kind(State *state, PyObject *kind)
 {
@@ -34,10 +34,14 @@ class_of_kind(State *state, PyObject *kind)
     if (kind == state->last_kind) {
         return state->last_class;
     }
-    if (!PyTuple_Check(kind)) {
+    if (!PyTuple_Check(kind) && !PyUnicode_CheckExact(kind)) {
         return PyErr_Format(PyExc_TypeError, "A kind is needed, not a %.200s", Py_TYPE(kind)->tp_name);
     }
-    PyObject *cls = Py_XNewRef(look_up(state->classes, kind));
+    PyObject *cls = look_up(state->classes, kind);
+    if (cls != NULL && PyUnicode_CheckExact(kind)) {
+        return cls; /* each pickle brings a text of its own: the last one need not be remembered */
+    }
+    Py_XINCREF(cls);
     if (cls == NULL && !PyErr_Occurred()) {
         cls = only_class(ask(state->build, kind, NULL));
     }
@@ -63,21 +67,15 @@ make(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
     return cls == NULL ? NULL : new_proxy(cls, args[0]);
 }
 
-/* of_parts(factory, name, mask): a proxy of the kind with these two parts, or None where there has been none yet. */
+/* again(factory, text): a proxy of the kind with that text, out of a pickle. */
 static PyObject *
-of_parts(PyObject *module, PyObject *const *args, Py_ssize_t count)
+again(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    State *state = state_of_module(module);
-    PyObject *kind = count == 3 ? PyTuple_Pack(2, args[1], args[2]) : NULL;
-    if (kind == NULL) {
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "of_parts() takes a factory, a name and a mask");
+    if (count != 2 || !PyUnicode_CheckExact(args[1])) {
+        return PyErr_Format(PyExc_TypeError, "again() takes a factory and the text of a kind");
     }
-    PyObject *cls = look_up(state->classes, kind); /* a Kind is equal to it */
-    Py_DECREF(kind);
-    if (cls != NULL) {
-        return new_proxy(cls, args[0]);
-    }
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *cls = class_of_kind(state_of_module(module), args[1]);
+    return cls == NULL ? NULL : new_proxy(cls, args[0]);
 }
 
 /* reduce(proxy[, protocol]): what pickle does with a proxy. */
@@ -89,16 +87,18 @@ reduce(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return PyErr_Format(PyExc_TypeError, "reduce() takes a proxy");
     }
     Proxy *proxy = (Proxy *)args[0];
-    PyObject *kind = look_up(state->kinds, (PyObject *)Py_TYPE(proxy)), *hook;
-    if (kind == NULL || proxy->factory == NULL) {
+    PyObject *text = look_up(state->texts, (PyObject *)Py_TYPE(proxy)), *hook = NULL;
+    if (text == NULL || proxy->factory == NULL) {
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ReferenceError, "This proxy was cleared.");
     }
-    if (PyObject_GetOptionalAttr(proxy->factory, state->reduce_proxy, &hook) < 0) {
+    int is_bare = PyFunction_Check(proxy->factory) && ((PyFunctionObject *)proxy->factory)->func_dict == NULL;
+    if (!is_bare && PyObject_GetOptionalAttr(proxy->factory, state->reduce_proxy, &hook) < 0) {
         return NULL;
     }
     if (hook != NULL) {
+        PyObject *kind = look_up(state->kinds, (PyObject *)Py_TYPE(proxy));
         PyObject *target = Py_NewRef(proxy->target ? proxy->target : Py_None); /* the hook may take it back */
-        PyObject *all[3] = {kind, proxy->target ? Py_True : Py_False, target};
+        PyObject *all[3] = {kind != NULL ? kind : Py_None, proxy->target ? Py_True : Py_False, target};
         PyObject *found = PyObject_Vectorcall(hook, all, 3, NULL);
         Py_DECREF(target);
         Py_DECREF(hook);
@@ -107,7 +107,10 @@ reduce(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (state->rebuild == NULL) {
         return ask(NULL, NULL, NULL);
     }
-    return Py_BuildValue("O(OOO)", state->rebuild, proxy->factory, PyTuple_GET_ITEM(kind, 0), PyTuple_GET_ITEM(kind, 1));
+    PyObject *given = PyTuple_Pack(2, proxy->factory, text);
+    PyObject *made = given == NULL ? NULL : PyTuple_Pack(2, state->rebuild, given);
+    Py_XDECREF(given);
+    return made;
 }
 
 static PyObject *
@@ -177,13 +180,13 @@ kind_of_class(PyObject *module, PyObject *cls)
     return kind != NULL || PyErr_Occurred() ? Py_XNewRef(kind) : Py_NewRef(Py_None);
 }
 
-/* register(kind, class, own): from now on this class stands for that kind. Returns the one that was there first. */
+/* register(kind, class, own, text): from now on this class stands for that kind. Returns the one that was there first. */
 static PyObject *
 register_class(PyObject *module, PyObject *args)
 {
     State *state = state_of_module(module);
-    PyObject *kind, *cls, *own;
-    if (!PyArg_ParseTuple(args, "O!OO!", &PyTuple_Type, &kind, &cls, &PyDict_Type, &own)) {
+    PyObject *kind, *cls, *own, *text;
+    if (!PyArg_ParseTuple(args, "O!OO!U", &PyTuple_Type, &kind, &cls, &PyDict_Type, &own, &text)) {
         return NULL;
     }
     if (only_class(Py_NewRef(cls)) == NULL) {
@@ -191,7 +194,8 @@ register_class(PyObject *module, PyObject *args)
     }
     Py_DECREF(cls); /* the caller has it */
     PyObject *first = PyDict_SetDefault(state->classes, kind, cls);
-    if (first == cls && (PyDict_SetItem(state->kinds, cls, kind) < 0 || PyDict_SetItem(state->own, cls, own) < 0)) {
+    if (first == cls && (PyDict_SetItem(state->kinds, cls, kind) < 0 || PyDict_SetItem(state->own, cls, own) < 0 ||
+                         PyDict_SetItem(state->texts, cls, text) < 0 || PyDict_SetItem(state->classes, text, cls) < 0)) {
         return NULL;
     }
     return Py_XNewRef(first);
@@ -231,7 +235,7 @@ forked(PyObject *module, PyObject *Py_UNUSED(none))
 
 static PyMethodDef FUNCTIONS[] = {
     FUNCTION("make", make, METH_FASTCALL | METH_KEYWORDS, "An unresolved proxy of what a factory will return."),
-    FUNCTION("of_parts", of_parts, METH_FASTCALL, "An unresolved proxy of the kind with this name and mask, if there is one."),
+    FUNCTION("again", again, METH_FASTCALL, "An unresolved proxy of the kind with this text, as pickles have it."),
     FUNCTION("reduce", reduce, METH_FASTCALL, "What pickle does with a proxy."),
     FUNCTION("resolve", resolve, METH_FASTCALL | METH_KEYWORDS, "The target of a proxy; anything else as it is."),
     FUNCTION("is_proxy", core_is_proxy, METH_O, "Whether an object is a proxy. Never fetches."),
@@ -276,8 +280,10 @@ start(PyObject *module)
     state->types = PyDict_New();
     state->kinds = PyDict_New();
     state->own = PyDict_New();
+    state->texts = PyDict_New();
     PyObject *body = PyType_FromModuleAndSpec(module, &BODY, NULL);
-    if (state->classes == NULL || state->types == NULL || state->kinds == NULL || state->own == NULL || body == NULL) {
+    if (state->classes == NULL || state->types == NULL || state->kinds == NULL || state->own == NULL || state->texts == NULL ||
+        body == NULL) {
         Py_XDECREF(body);
         return -1;
     }

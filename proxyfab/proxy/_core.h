@@ -9,8 +9,9 @@
       interpreter would take its lock back if it imported this module, so `core.py` does not import it there.
    5. No static holds an object: what a module remembers is its own, so each sub-interpreter has a core of its own.
    6. Each slot counts its depth while it is in its target: some targets (MappingProxyType, weakref.proxy, a tuple that is
-      hashed) hold a proxy of themselves, and then nothing but C would be on the way round. Counting takes 2 ns, as much as an
-      operator costs at all, so those types that cannot do so are `plain`. */
+      hashed) hold a proxy of themselves, and then nothing but C would be on the way round. Counting takes 3 ns, as much as an
+      operator costs at all, so it is left out where the way cannot lead back, or is counted by the interpreter: every call
+      of a function is, and so is all that an ordinary attribute can lead to. */
 
 #ifndef PROXYFAB_CORE_H
 #define PROXYFAB_CORE_H
@@ -24,7 +25,7 @@
 #define PyObject_GetOptionalAttr _PyObject_LookupAttr /* its name before it became public: no exception is made */
 #endif
 
-#define REVISION 4 /* of what connect() and the Python around it expect; core.py has the same number */
+#define REVISION 5 /* of what connect() and the Python around it expect; core.py has the same number */
 
 typedef struct {
     PyObject_HEAD
@@ -37,6 +38,8 @@ typedef struct {
     unsigned int forks;    /* how often this process had been forked when the pilot took off */
     unsigned char limited; /* the target's __array_struct__ does not tell its type: see layout.says_too_little */
     unsigned char plain;   /* no operator of the target's type can come back to this proxy without being counted */
+    unsigned char items;   /* nor can its length and its items */
+    unsigned char walks;   /* the target is an iterator of C that walks over other iterators */
 } Proxy;
 
 typedef struct {
@@ -44,6 +47,7 @@ typedef struct {
     PyObject *types;   /* type of a target -> (class, has __array_struct__), bounded */
     PyObject *kinds;   /* class -> Kind */
     PyObject *own;     /* class -> names that a proxy answers where its target has no such name */
+    PyObject *texts;   /* class -> its kind as pickles have it; `classes` knows these, too */
     PyObject *unknown; /* the class of a proxy of anything */
     PyObject *last_kind, *last_class;
     unsigned int forks;
@@ -58,7 +62,7 @@ typedef struct {
 #define CONNECTED(X)                                                                                                     \
     X(build) X(arrived) X(probed) X(text) X(names) X(misled) X(timed) X(join) X(told_too_little) X(rebuild) X(late)
 #define REMEMBERED(X)                                                                                                    \
-    X(classes) X(types) X(kinds) X(own) X(unknown) X(last_kind) X(last_class) X(reduce_proxy) X(release)
+    X(classes) X(types) X(kinds) X(own) X(texts) X(unknown) X(last_kind) X(last_class) X(reduce_proxy) X(release)
 
 static void proxy_dealloc(PyObject *self);
 
@@ -140,16 +144,23 @@ bare_of(PyObject *x)
     return is_proxy(x) ? target_of(x) : Py_NewRef(x);
 }
 
+/* Count the depth; the target, whose reference is taken over, or NULL with an exception when this is too deep. */
+static inline PyObject *
+deeper(PyObject *target)
+{
+    if (Py_EnterRecursiveCall(" while using a proxy")) {
+        Py_CLEAR(target);
+    }
+    return target;
+}
+
 /* A new reference to the target, to be given to `leave`; NULL with an exception, also when this is too deep. */
 static inline PyObject *
 enter(PyObject *proxy, int *counted)
 {
     PyObject *target = target_of(proxy);
     *counted = !((Proxy *)proxy)->plain;
-    if (*counted && target != NULL && Py_EnterRecursiveCall(" while using a proxy")) {
-        Py_CLEAR(target);
-    }
-    return target;
+    return *counted && target != NULL ? deeper(target) : target;
 }
 
 static inline void
@@ -162,10 +173,12 @@ leave(PyObject *target, int counted)
 }
 
 /* The body of most slots: the value of an expression over `target`. */
-#define FORWARD(type, failed, expression)                                                                                \
-    int counted;                                                                                                         \
-    PyObject *target = enter(self, &counted);                                                                            \
-    if (target == NULL) {                                                                                                \
+#define FORWARD(type, failed, expression) FORWARD_COUNTED(!((Proxy *)self)->plain, type, failed, expression)
+/* The same, with its depth counted only on a condition. */
+#define FORWARD_COUNTED(condition, type, failed, expression)                                                             \
+    PyObject *target = target_of(self);                                                                                  \
+    int counted = target != NULL && (condition);                                                                         \
+    if (target == NULL || (counted && deeper(target) == NULL)) {                                                         \
         return failed;                                                                                                   \
     }                                                                                                                    \
     type result = expression;                                                                                            \

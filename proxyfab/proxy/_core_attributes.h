@@ -71,8 +71,9 @@ proxy_getattro(PyObject *self, PyObject *name)
         PyErr_SetObject(PyExc_AttributeError, name);
         return NULL;
     }
-    int counted;
-    if ((target = enter(self, &counted)) == NULL) {
+    int counted = Py_TYPE(target)->tp_getattro != PyObject_GenericGetAttr;
+    Py_INCREF(target);
+    if (counted && deeper(target) == NULL) {
         return NULL;
     }
     PyObject *found = PyObject_GetAttr(target, name);
@@ -101,7 +102,7 @@ proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
         PyErr_SetObject(PyExc_AttributeError, name);
         return -1;
     }
-    FORWARD(int, -1, PyObject_SetAttr(target, name, value))
+    FORWARD_COUNTED(Py_TYPE(target)->tp_setattro != PyObject_GenericSetAttr, int, -1, PyObject_SetAttr(target, name, value))
 }
 
 static PyObject *

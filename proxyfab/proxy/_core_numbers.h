@@ -3,14 +3,21 @@
 #include <opcode.h> /* NB_INPLACE_ADD and its like */
 
 static inline PyObject *
+forward_left(PyObject *self, PyObject *right, binaryfunc operation)
+{
+    FORWARD(PyObject *, NULL, operation(target, right))
+}
+
+static inline PyObject *
+forward_right(PyObject *left, PyObject *self, binaryfunc operation)
+{
+    FORWARD(PyObject *, NULL, operation(left, target))
+}
+
+static inline PyObject *
 binary(PyObject *left, PyObject *right, binaryfunc operation)
 {
-    if (is_proxy(left)) {
-        PyObject *self = left;
-        FORWARD(PyObject *, NULL, operation(target, right))
-    }
-    PyObject *self = right;
-    FORWARD(PyObject *, NULL, operation(left, target))
+    return is_proxy(left) ? forward_left(left, right, operation) : forward_right(left, right, operation);
 }
 
 /* An in-place operation keeps the proxy when it kept the target. `modulus`: only of a power. */
@@ -77,10 +84,13 @@ executes_in_place(int argument)
 #define MUTABLE(name, operation, in_place_operation, argument, has_in_place_form)                                        \
     static PyObject *proxy_##name(PyObject *left, PyObject *right)                                                       \
     {                                                                                                                    \
-        if (!is_proxy(left) && (has_in_place_form) && executes_in_place(argument)) {                                     \
-            return binary(left, right, in_place_operation);                                                              \
+        if (is_proxy(left)) {                                                                                            \
+            return forward_left(left, right, operation);                                                                 \
         }                                                                                                                \
-        return binary(left, right, operation);                                                                           \
+        if ((has_in_place_form) && executes_in_place(argument)) {                                                        \
+            return forward_right(left, right, in_place_operation);                                                       \
+        }                                                                                                                \
+        return forward_right(left, right, operation);                                                                    \
     }                                                                                                                    \
     IN_PLACE(name, in_place_operation)
 

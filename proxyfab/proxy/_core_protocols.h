@@ -3,13 +3,13 @@
 static Py_ssize_t
 proxy_length(PyObject *self)
 {
-    FORWARD(Py_ssize_t, -1, PyObject_Size(target))
+    FORWARD_COUNTED(!((Proxy *)self)->items, Py_ssize_t, -1, PyObject_Size(target))
 }
 
 static PyObject *
 proxy_getitem(PyObject *self, PyObject *key)
 {
-    FORWARD(PyObject *, NULL, PyObject_GetItem(target, key))
+    FORWARD_COUNTED(!((Proxy *)self)->items, PyObject *, NULL, PyObject_GetItem(target, key))
 }
 
 static int
@@ -51,7 +51,22 @@ proxy_contains(PyObject *self, PyObject *item)
     FORWARD(int, -1, PySequence_Contains(target, item))
 }
 
-UNARY(iter, PyObject_GetIter)
+/* What walks over other iterators may find this proxy among them, and itself behind it: then only the proxy counts how deep
+   this goes. */
+static PyObject *
+proxy_iter(PyObject *self)
+{
+    int counted;
+    PyObject *target = enter(self, &counted), *found = target == NULL ? NULL : PyObject_GetIter(target);
+    if (target == NULL) {
+        return NULL;
+    }
+    if (found == target && ((Proxy *)self)->walks) {
+        Py_SETREF(found, Py_NewRef(self));
+    }
+    leave(target, counted);
+    return found;
+}
 
 static PyObject *
 next_of(PyObject *target)
@@ -95,7 +110,8 @@ proxy_length_hint(PyObject *self, PyObject *Py_UNUSED(none))
 static PyObject *
 proxy_vectorcall(PyObject *self, PyObject *const *args, size_t count, PyObject *names)
 {
-    FORWARD(PyObject *, NULL, PyObject_Vectorcall(target, args, count, names))
+    FORWARD_COUNTED(Py_TYPE(target)->tp_flags & Py_TPFLAGS_HAVE_VECTORCALL && !PyFunction_Check(target), PyObject *, NULL,
+                    PyObject_Vectorcall(target, args, count, names))
 }
 
 /* The view names the target as its owner, which then also releases it. */

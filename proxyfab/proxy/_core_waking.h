@@ -112,6 +112,20 @@ is_plain(PyTypeObject *type)
            type == &PyList_Type || type == &PyDict_Type || type == &PySet_Type || type == &PyByteArray_Type;
 }
 
+/* NumPy's arrays hand out their items and look at no operator of them. */
+static int
+has_plain_items(PyTypeObject *type)
+{
+    return is_plain(type) || strcmp(type->tp_name, "numpy.ndarray") == 0;
+}
+
+static int
+walks_iterators(PyTypeObject *type)
+{
+    return type == &PyMap_Type || type == &PyFilter_Type || type == &PyZip_Type || type == &PyEnum_Type ||
+           strncmp(type->tp_name, "itertools.", 10) == 0;
+}
+
 /* Steals `target`. Returns what the proxy has from now on, as a new reference. */
 static PyObject *
 settle(Proxy *self, State *state, PyObject *target)
@@ -140,6 +154,8 @@ settle(Proxy *self, State *state, PyObject *target)
     before = Py_TYPE(self); /* now: the class may have changed while Python was asked */
     self->limited = (unsigned char)limited;
     self->plain = (unsigned char)is_plain(Py_TYPE(target));
+    self->items = (unsigned char)has_plain_items(Py_TYPE(target));
+    self->walks = (unsigned char)walks_iterators(Py_TYPE(target));
     self->target = Py_NewRef(target);
     if (before != after) {
         Py_INCREF(after);

@@ -28,7 +28,7 @@ from proxyfab.proxy.layout import (
     target_slot,
     traits,
 )
-from proxyfab.proxy.operators import ALWAYS, TABLE
+from proxyfab.proxy.operators import ALWAYS, TABLE, iter_of, walks_iterators
 from proxyfab.proxy.reflection import CAREFUL, CAREFUL_NUMBER
 
 T = TypeVar("T")
@@ -93,29 +93,33 @@ def reduce(proxy: Any, _protocol: int = 2) -> tuple[Any, ...]:
     hook = getattr(factory, "reduce_proxy", None)
     if hook is not None:
         return hook(known.kind, known.resolved, target_of(proxy) if known.resolved else None)  # type: ignore[no-any-return]  # the hook's promise
-    return rebuild, (factory, *known.kind)
+    return _again, (factory, known.text)
 
 
-def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
+def _again(factory: Any, text: str) -> Any:
     """The inverse of `reduce`, by name in every pickled proxy: it must keep its name and arguments."""
-    found = _of_parts(factory, name, mask)
-    return make(factory, Kind(name, mask)) if found is None else found
-
-
-def _of_parts(factory: Any, name: str, mask: int) -> Any:
-    """A proxy of a kind that has been met: without making the Kind once more, to which this tuple is equal."""
-    pair = _pairs.get((name, mask))  # type: ignore[call-overload]  # as above
-    if pair is None:
-        return None
+    cls = _texts.get(text)
     proxy: Any = Seed()
     proxy.factory = factory
-    proxy.__class__ = pair[0]
+    proxy.__class__ = _pair(Kind.parse(text))[0] if cls is None else cls
     return proxy
 
 
-rebuild.__module__ = "proxyfab.proxy"  # shorter in every pickle, and free to move
+def rebuild(factory: Any, name: str = "", mask: int = UNKNOWN.mask) -> Any:
+    """What `_again` was before, by name in older pickles."""
+    return make(factory, Kind(name, mask))
+
+
 if not TYPE_CHECKING and compiled is not None:
-    make, unsettle, reduce, _of_parts = compiled.make, compiled.unsettle, compiled.reduce, compiled.of_parts
+    make, unsettle, reduce, _of_text = compiled.make, compiled.unsettle, compiled.reduce, compiled.again
+
+    def _again(factory: Any, text: str) -> Any:  # pickle writes a function of Python sooner than one of C
+        return _of_text(factory, text)
+
+
+_again.__module__ = "proxyfab"  # a package's part takes longer to be found, twice for each pickle
+rebuild.__module__ = "proxyfab.proxy"
+again = _again
 
 
 def _arrived(target_type: type) -> tuple[type, bool]:
@@ -129,6 +133,7 @@ waking.arrived.append(_arrived)
 
 _ARRAY_FLAGS = {"ufunc": "ufunc", "function": "array_function"}
 _pairs: dict[Kind, tuple[type, type]] = {}
+_texts: dict[str, type] = {}
 _single: dict[Kind, type] = {}
 _COLLECTIONS: dict[str, abc.Callable[[type], object]] = {
     "sequence": abc.Sequence.register,
@@ -161,6 +166,10 @@ def _build(kind: Kind) -> tuple[type, type]:
     if "__call__" in lazy:
         lazy["__call__"] = waking.waking_call
     del lazy["__sizeof__"]  # the size of the proxy itself while there is nothing else
+    if "__iter__" in lazy:
+        lazy["__iter__"] = waking.waking(iter_of)
+    if walks_iterators(kind):
+        operators["__iter__"] = iter_of
     here = shared | ALWAYS | operators | {"__getattribute__": getter_slot, "__getattr__": probing.missing}
     if "__call__" in here:
         here["__call__"] = target_slot
@@ -170,7 +179,9 @@ def _build(kind: Kind) -> tuple[type, type]:
     if not kind.has("__hash__"):
         lazy["__hash__"] = here["__hash__"] = None
     # setdefault: when two threads build one pair, both go on with the first.
-    return _pairs.setdefault(kind, (_class(kind, lazy, own, False), _class(kind, here, own, True)))
+    pair = _pairs.setdefault(kind, (_class(kind, lazy, own, False), _class(kind, here, own, True)))
+    _texts[kind.text] = pair[0]
+    return pair
 
 
 def _class(kind: Kind, namespace: dict[str, Any], own: dict[str, Callable[..., Any]], resolved: bool) -> type:
@@ -192,8 +203,10 @@ def _introduce(cls: type, kind: Kind, own: dict[str, Callable[..., Any]], resolv
             register(cls)
 
 
-def _build_compiled(kind: Kind) -> type:
-    """The one class that the C core has for a kind."""
+def _build_compiled(kind: Kind | str) -> type:
+    """The one class that the C core has for a kind, or for its text."""
+    if isinstance(kind, str):
+        kind = Kind.parse(kind)
     if not kind.name:
         kind = UNKNOWN
     known = _single.get(kind)
@@ -209,7 +222,8 @@ def _build_compiled(kind: Kind) -> type:
         setattr(cls, name, staticmethod(value) if name == "__new__" else value)
     own = _own_names(kind)
     _introduce(cls, kind, own, False)
-    first: type = compiled.register(kind, cls, own)  # when two threads build one class, both go on with the first
+    # When two threads build one class, both go on with the first.
+    first: type = compiled.register(kind, cls, own, kind.text)
     return _single.setdefault(kind, first)
 
 
@@ -290,7 +304,7 @@ if compiled is not None:
         unknown=UNKNOWN,
         build=_build_compiled,
         arrived=_arrived,
-        rebuild=rebuild,
+        rebuild=_again,
         probed=probing.probed,
         names=probing.names,
     )

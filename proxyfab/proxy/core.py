@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-REVISION = 4
+REVISION = 5
 """Of what the C core and the Python around it expect of one another; `_core.h` has the same number."""
 
 

@@ -85,6 +85,17 @@ class Kind(NamedTuple):
         """Whether a flag or an operator is announced."""
         return bool(self.mask & _BIT[what])
 
+    @property
+    def text(self) -> str:
+        """Both in one, as pickles of proxies have it."""
+        return f"{self.name}:{self.mask:x}"
+
+    @classmethod
+    def parse(cls, text: str) -> Kind:
+        """The inverse of `text`."""
+        name, _, mask = text.rpartition(":")
+        return cls(name, int(mask, 16))
+
 
 # A proxy of anything has every operator, but must not look like a descriptor when it is kept in a class.
 _EVERYTHING = frozenset(OPERATORS) - {"__get__", "__set__", "__delete__"}

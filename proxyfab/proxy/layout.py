@@ -53,12 +53,13 @@ class Seed(Body):
 class Traits:
     """What is known of a proxy class: the kind it stands for, and the names it answers where its target does not."""
 
-    __slots__ = ("kind", "own", "resolved")
+    __slots__ = ("kind", "own", "resolved", "text")
 
     def __init__(self, kind: Kind, own: dict[str, Callable[..., Any]], resolved: bool) -> None:
         self.kind = kind
         self.own = own
         self.resolved = resolved
+        self.text = kind.text
 
 
 traits: dict[type, Traits] = {}

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from proxyfab.proxy.kind import Kind, kind_of_type
 from proxyfab.proxy.layout import target_of
 from proxyfab.proxy.waking import resolve
 
@@ -36,9 +37,27 @@ def _in_math(proxy: Any, name: str) -> Any:
     return getattr(math, name)(target_of(proxy))
 
 
+def iter_of(proxy: Any) -> Any:
+    """`iter(p)` where the target walks over other iterators: it may find this proxy among them, and itself behind it.
+
+    Then only the proxy knows how deep this goes; nothing of the target's own counts that.
+    """
+    target = target_of(proxy)
+    found = iter(target)
+    cls: Any = type(target)
+    return proxy if found is target and walks_iterators(kind_of_type(cls)) else found
+
+
+def walks_iterators(kind: Kind) -> bool:
+    """Whether these are iterators of C over other iterators."""
+    return kind.name in _WALKERS or kind.name.startswith("itertools:")
+
+
+_WALKERS = frozenset(("builtins:map", "builtins:filter", "builtins:zip", "builtins:enumerate"))
+
 TABLE: dict[str, Operator] = {
     "__hash__": lambda p: hash(target_of(p)),
-    "__bool__": lambda p: bool(target_of(p)),
+    "__bool__": lambda p: not not target_of(p),  # noqa: SIM208  # a call less than bool()
     "__call__": lambda p, /, *args, **kwargs: target_of(p)(*args, **kwargs),
     "__len__": lambda p: len(target_of(p)),
     "__length_hint__": lambda p: operator.length_hint(target_of(p)),

@@ -50,6 +50,7 @@ def px(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(proxyfab, "proxy", modules[NAME])
+    monkeypatch.setattr(proxyfab, "_again", modules[NAME].again)
     yield modules[NAME]
 
 

@@ -97,6 +97,24 @@ def test_pickles_pass_from_one_core_to_the_other(reader: str, tmp_path: Path) ->
         assert run(code, PROXYFAB_PURE=reader) == "True [] Proxy[list] 0"
 
 
+_TAIL = b"\x8c\x08builtins\x8c\x04list\x93"
+OLD = b"\x80\x04\x8c\x0eproxyfab.proxy\x8c\x07rebuild\x93" + _TAIL + b"\x8c\rbuiltins:list\x8a\x05\x04\0\xe8{\x1c\x87R."
+NEW = b"\x80\x04\x8c\x08proxyfab\x8c\x06_again\x93" + _TAIL + b"\x8c\x18builtins:list:1c7be80004\x86R."
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_pickles_of_both_forms_are_read_and_the_newer_is_written(pure: str) -> None:
+    code = f"""
+        import pickle, pickletools
+        from proxyfab.proxy import is_resolved, kind_of, make, resolve
+        for data in {OLD!r}, {NEW!r}:
+            p = pickle.loads(data)
+            print(is_resolved(p), kind_of(p) == kind_of([]), resolve(p))
+            print(pickletools.optimize(pickle.dumps(p, 4)).endswith({NEW!r}[2:]))
+    """
+    assert run(code, PROXYFAB_PURE=pure).split("\n") == ["False True []", "True"] * 2
+
+
 def test_nobody_derives_from_a_class_of_proxies(compiled: Any) -> None:
     cls: type = type(make(list, kind_of([])))
     with pytest.raises(TypeError, match="not an acceptable base type"):
@@ -115,9 +133,10 @@ def test_functions_of_the_core_refuse_what_they_cannot_take(compiled: Any) -> No
         lambda: compiled.resolve(1, within=2),
         lambda: compiled.reduce([]),
         lambda: compiled.unsettle([]),
-        lambda: compiled.of_parts(),
-        lambda: compiled.register(1, 2, 3),
-        lambda: compiled.register(("", 0), int, {}),
+        lambda: compiled.again(),
+        lambda: compiled.again(list, ("builtins:list", 1)),
+        lambda: compiled.register(1, 2, 3, 4),
+        lambda: compiled.register(("", 0), int, {}, ":0"),
         lambda: compiled.new_class(int, [], False),
         lambda: compiled.connect(build=list),
     ):
@@ -175,6 +194,8 @@ def test_no_depth_overflows_the_stack(use: str, pure: str) -> None:
 
 ROUND = """
     import operator, weakref
+    from functools import partial
+    from itertools import chain
     from types import GenericAlias, MappingProxyType, MethodType
     from proxyfab.proxy import make, resolve
 
@@ -189,6 +210,13 @@ ROUND = """
         lambda p: (p,): (hash,),
         lambda p: GenericAlias(p, int): (hash, lambda p: p.x),
         lambda p: MethodType(p, 1): (hash, lambda p: p.x, lambda p: p()),
+        partial: (lambda p: p(),),
+        lambda p: type("Ring", (), {"__call__": p})(): (lambda p: p(),),
+        lambda p: type("Ring", (), {"x": property(partial(getattr, p, "x"))})(): (lambda p: p.x,),
+        chain: (next, list, lambda p: [*p]),
+        lambda p: map(str, chain(p)): (next, list),
+        lambda p: zip(chain(p)): (next, list),
+        lambda p: enumerate(filter(None, chain(p))): (next, list),
     }
     ends = []
     for around, ways in uses.items():
@@ -220,7 +248,7 @@ SUB = """
         __slots__ = ()
     own = {}
     def build(kind):
-        return core.register(kind, core.new_class(Base, {"__len__", "__call__", "__add__"}, False), own)
+        return core.register(kind, core.new_class(Base, {"__len__", "__call__", "__add__"}, False), own, repr(kind))
     def no(*args):
         raise RuntimeError("not asked")
     core.connect(unknown=("", 0), build=build, probed=no, text=no,

@@ -232,7 +232,7 @@ class Lives(RuleBasedStateMachine):
     def pickled(self) -> None:
         assert self.px.is_proxy(self.px.make(MAKERS["list"], self.px.kind_of([])))
         found = copy.copy(self.proxy.__reduce_ex__(2)) if not self.px.is_resolved(self.proxy) else None
-        assert found is None or found[0] is self.px.rebuild
+        assert found is None or found[0] is self.px.again
 
     def teardown(self) -> None:
         if hasattr(self, "bare"):
