@@ -55,6 +55,27 @@ PACKAGES = [
     *("confluent_kafka", "nats.aio.client", "redis", "redis.asyncio", "zmq.asyncio", "zmq.utils.monitor"),
 ]
 """What children load beforehand."""
+PROVED_BELOW = frozenset(
+    f"test_{what}"
+    for what in (
+        "a_batch_of_a_thousand",
+        "a_fork_while_threads_work",
+        "a_full_disk",
+        "a_limit_on_the_size_of_files",
+        "a_view_in_a_fork_keeps_it",
+        "a_view_of_a_killed_process_frees_its_memory",
+        "an_object_larger_than_the_disk",
+        "clearing_beside_a_writer_breaks_neither",
+        "few_file_descriptors",
+        "hammering_tears_nothing",
+        "many_processes_open_a_fresh_place_at_once",
+        "processes_that_count_lose_nothing",
+        "sweeping_leaves_living_writers_alone",
+        "what_killed_writers_left_is_taken_back",
+    )
+)
+"""The dearest tests of connectors. What they try is between processes, the system and the place that holds the bytes;
+a suite of what only stands around places that have suites of their own says `around = True`, and has these as slow."""
 _bad_skips: list[str] = []
 _failed: list[pytest.TestReport | pytest.CollectReport] = []
 STRAYS = "processes that have ended left unnamed namespaces behind"
@@ -102,6 +123,13 @@ def nats_server() -> Iterator[NatsServer]:
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(no_leaks: None) -> None:
     """Applies `no_leaks` to all; an automatic fixture is the last to end."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before those are left out that are slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if getattr(getattr(item, "cls", None), "around", False) and getattr(item, "originalname", "") in PROVED_BELOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -31,6 +31,7 @@ class TestBounded(ConnectorTests):
     """With a limit that most objects of the suite's larger tests exceed."""
 
     connector = BoundedConnector
+    around = True
     reads_neighbours = False
     recovers = False
 

@@ -29,6 +29,7 @@ class TestRouted(ConnectorTests):
     """Small objects in shared memory, large ones in files."""
 
     connector = RoutedConnector
+    around = True
     reads_neighbours = False
     recovers = False
 

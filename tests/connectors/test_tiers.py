@@ -31,6 +31,7 @@ class TestTiers(ConnectorTests):
     """Copies in shared memory, home in files."""
 
     connector = TieredConnector
+    around = True
     reads_neighbours = False  # it does, but its own copies outlive an evict through a neighbour
     recovers = False
 

@@ -44,6 +44,7 @@ class TestShared(Served, ConnectorTests):
     """On the server's own machine: beside ZeroMQ, and large objects through shared memory."""
 
 
+@pytest.mark.slow
 class TestSharedOverZeroMQ(Served, ObjectTests, BatchTests, PayloadTests, ThreadTests, WaitTests):
     """Shared memory, and nothing beside ZeroMQ: each of both has a whole suite."""
 
@@ -56,7 +57,7 @@ class TestUnix(Served, ConnectorTests):
     options = "?shared=0"
 
 
-class TestTCP(Served, ObjectTests, BatchTests, PayloadTests, ThreadTests, WaitTests):
+class TestTCP(Served, ObjectTests, PayloadTests, ThreadTests):
     """All bytes through TCP: what is not of the Unix socket's suite."""
 
     options = "?shared=0&side=tcp"
@@ -65,4 +66,5 @@ class TestTCP(Served, ObjectTests, BatchTests, PayloadTests, ThreadTests, WaitTe
 class TestWire(Served, ConnectorTests):
     """As from another machine: all bytes through ZeroMQ."""
 
+    around = True  # the same server; the Unix socket's suite has it all
     options = "?shared=0&side=0"

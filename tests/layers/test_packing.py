@@ -34,6 +34,7 @@ LAYERS = [Lz4Layer, ZstdLayer]
 
 class TestLz4(ConnectorTests):
     connector = Lz4Layer
+    around = True
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return f"lz4+file://{directory}"

@@ -78,6 +78,7 @@ class Retried(RetryLayer):
 
 class TestRetryOverAShakyLink(ConnectorTests):
     connector = Retried
+    around = True
     on_disk = False
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -32,6 +32,7 @@ class SealedFile(SealedConnector):
 
 
 class _Sealed(ConnectorTests):
+    around = True
     reads_neighbours = False  # an object is bound to its namespace
 
     @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from proxyfab import Store
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.servers import RedisServer
-from tests.patterns.future_places import PLACES, open_place
+from tests.patterns.future_places import PLACES, TWINS, open_place
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def futures_node() -> Iterator[NodeServer]:
         yield server
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=[pytest.param(each, marks=pytest.mark.slow) if each in TWINS else each for each in PLACES])
 def anywhere(
     request: pytest.FixtureRequest,
     redis_server: RedisServer,

@@ -28,6 +28,8 @@ PLACES = (
     "bounded",
     "tiers",
 )
+TWINS = {"zmq-wire", "lz4+shm", "safe-shm", "bounded"}
+"""They hold and tell futures as others of those do; the suites of connectors have what is their own."""
 KEY = {"PROXYFAB_KEY_FUTURE": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
 
 

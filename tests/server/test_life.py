@@ -23,7 +23,9 @@ from proxyfab.testing.processes import at_once, until
 from proxyfab.wire.flow import WINDOW
 
 MB = 2**20
-EACH = pytest.mark.parametrize("way", WAYS)
+TCP = pytest.mark.slow
+"""Its bytes go as a Unix socket's do."""
+EACH = pytest.mark.parametrize("way", [pytest.param(way, marks=TCP) if "tcp" in way else way for way in WAYS])
 
 
 # -- restarts and kills ----------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def half_read(talk: Any, one: ZMQConnector, key: Key) -> None:
     talk.send(one.servers.own().call("get", once))
 
 
-@pytest.mark.parametrize("way", ["?shared=0", "?shared=0&side=tcp", "?shared=0&side=0"])
+@pytest.mark.parametrize("way", ["?shared=0", pytest.param("?shared=0&side=tcp", marks=TCP), "?shared=0&side=0"])
 def test_a_stopped_reader_costs_a_window_and_ends_its_lease(node_server, way):
     with ZMQConnector.from_url(node_server.url + way) as one:
         key = one.put(signed(100 * MB))

@@ -154,6 +154,7 @@ class TestAuto(ObjectTests, CrossingTests, MischiefTests):
     """With servers that come and go with the tests: what processes could see of that. The rest is as at any server."""
 
     connector = ZMQConnector
+    around = True
     on_disk = False
     interruptible = False
 

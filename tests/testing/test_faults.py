@@ -32,6 +32,7 @@ class TestWrapped(ConnectorTests):
     """Without faults it is as good as what it wraps."""
 
     connector = Wrapped
+    around = True
     crosses_processes = False
     reclaims = False
     on_disk = False
