@@ -1,0 +1,233 @@
+"""Shards at several children and back: every loss that can be borne, every fault, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.file import FileConnector
+from proxyfab.connectors.memory import MemoryConnector
+from proxyfab.erasure import Code
+from proxyfab.erasure.locator import Locator
+from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError
+from proxyfab.keys import Key
+from proxyfab.scattering import Scattering
+from proxyfab.testing import FaultyConnector, until
+
+DATA = Frames([b"what must not be lost, ", bytes(range(256)) * 9])
+
+
+def in_memory(count: int) -> list[FaultyConnector]:
+    return [FaultyConnector(MemoryConnector()) for _ in range(count)]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[list[FaultyConnector]]:
+    """Children whose calls take threads of their own, as those of any place that may hang."""
+    children = [FaultyConnector(FileConnector(tmp_path / str(number))) for number in range(4)]
+    yield children
+    for child in children:
+        child.mend()
+        child.clear()
+        child.close()
+
+
+def holds(child: FaultyConnector) -> int:
+    return len([*child.child.scan()])
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> int:
+    return len([record for record in caplog.records if record.name == "proxyfab.erasure"])
+
+
+def shard_of(child: FaultyConnector, key: Key) -> Key:
+    return next(stat.key for stat in child.child.scan() if stat.key.id == key.id)
+
+
+def flipped(raw: bytes) -> bytes:
+    return raw[:70] + bytes([raw[70] ^ 1]) + raw[71:]
+
+
+@pytest.mark.parametrize(("k", "m"), [(2, 1), (4, 2), (6, 3)])
+def test_every_loss_that_can_be_borne_is_and_one_more_is_an_error(k: int, m: int) -> None:
+    children = in_memory(k + m)
+    one = Scattering(children, Code(k, m))
+    key = one.put(DATA)
+    assert [holds(child) for child in children] == [1] * (k + m)
+    assert one.get(key) == DATA
+    for lost in combinations(children, m):
+        for child in lost:
+            child.cut()
+        assert one.get(key) == DATA
+        assert one.exists(key)
+        for child in lost:
+            child.mend()
+    for lost in [*combinations(children, m + 1)][:10]:
+        for child in lost:
+            child.cut()
+        with pytest.raises(ConnectorError, match=rf"only {k - 1} shards can be read, and {k} are needed: .*cannot be"):
+            one.get(key)
+        with pytest.raises(ConnectorError, match="cannot be told"):
+            one.exists(key)
+        for child in lost:
+            child.mend()
+
+
+@pytest.mark.parametrize("spoil", [lambda raw: raw[:-1], flipped, lambda raw: b"", lambda raw: raw + b"x"])
+def test_a_spoilt_shard_is_a_missing_one(spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture) -> None:
+    children = in_memory(6)
+    one = Scattering(children, Code(4, 2))
+    key = one.put(DATA)
+    for count, child in enumerate(children, 1):
+        inner = shard_of(child, key)
+        child.child.put(Frames([spoil(child.child.get(inner).tobytes())]), key=inner, replace=True)
+        caplog.clear()
+        if count <= 2:
+            assert one.get(key) == DATA
+            assert warned(caplog) <= count
+        else:
+            with pytest.raises(IntegrityError, match="shards can be read, and 4 are needed"):
+                one.get(key)
+
+
+def test_the_right_bytes_of_another_object_are_wrong() -> None:
+    children = in_memory(3)
+    one = Scattering(children, Code(2, 1))
+    key, other = one.put(DATA), one.put(Frames([bytes(DATA.nbytes)]))
+    for child in children[:2]:
+        raw = child.child.get(shard_of(child, other))
+        child.child.put(raw, key=shard_of(child, key), replace=True)
+        if child is children[0]:
+            assert one.get(key) == DATA
+    with pytest.raises(IntegrityError, match="a shard of another object, or another shard"):
+        one.get(key)
+    assert one.get(other) == Frames([bytes(DATA.nbytes)])
+
+
+def test_missing_is_missing() -> None:
+    one = Scattering(in_memory(4), Code(2, 1))
+    key, other = one.put(DATA), one.put(Frames())
+    assert one.evict(key)
+    assert (one.get(key), one.exists(key), one.evict(key)) == (None, False, False)
+    assert one.get(other) == Frames()
+    assert sum(holds(child) for child in one.children) == 3
+
+
+def test_a_spare_takes_the_place_of_who_fails(caplog: pytest.LogCaptureFixture) -> None:
+    children = in_memory(4)
+    one = Scattering(children, Code(2, 1))
+    for broken in children:
+        broken.fail("put")
+        caplog.clear()
+        key = one.put(DATA)
+        broken.mend()
+        assert warned(caplog) <= 1
+        assert all(lying.child for lying in Locator.parse(key.where).shards)
+        assert one.get(key) == DATA
+        one.evict(key)
+    assert until(lambda: not any(holds(child) for child in children), 10)
+
+
+def test_a_quorum_is_enough_and_what_may_lie_there_all_the_same_goes() -> None:
+    children = in_memory(6)
+    one = Scattering(children, Code(4, 2))
+    children[2].fail("put", done=True)
+    key = one.put(DATA)
+    assert sum(bool(lying.child) for lying in Locator.parse(key.where).shards) == 5
+    assert until(lambda: holds(children[2]) == 0, 10), "its answer was lost: nobody has its key"
+    children[3].cut()
+    assert one.get(key) == DATA
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(lambda: CapacityError("It is full."), CapacityError), (lambda: ConnectorError("It is away."), ConnectorError)],
+)
+def test_short_of_the_quorum_nothing_stays(error: Callable[[], Exception], kind: type[Exception]) -> None:
+    children = in_memory(6)
+    one = Scattering(children, Code(4, 2))
+    for child in children[:2]:
+        child.fail("put", error)
+    with pytest.raises(kind, match=r"Of 6 shards only 4 could be stored, and 5 are needed: .*It is (full|away)\.;"):
+        one.put(DATA)
+    assert until(lambda: not any(holds(child) for child in children), 10)
+
+
+def test_a_put_that_is_interrupted_leaves_nothing() -> None:
+    for at in range(4):
+        children = in_memory(4)
+        one = Scattering(children, Code(3, 1))
+        children[at].fail("put", KeyboardInterrupt, done=bool(at % 2))
+        with pytest.raises(KeyboardInterrupt):
+            one.put(DATA)
+        assert until(lambda children=children: not any(holds(child) for child in children), 10)
+
+
+def test_who_hangs_is_passed_over(files: list[FaultyConnector]) -> None:
+    one = Scattering(files, Code(2, 2), patience=2.0, hedge=0.05)
+    gate = files[0].hold("put")
+    key = one.put(DATA)
+    assert [bool(lying.child) for lying in Locator.parse(key.where).shards].count(True) == 3
+    gate.set()
+    assert until(lambda: files[0].calls["evict_many"] >= 2 and holds(files[0]) == 0, 10), "it came too late"
+
+    files[1].hold("get")
+    assert one.get(key) == DATA
+    files[2].hold("get")
+    with pytest.raises(ConnectorError, match="only 1 shards can be read, and 2 are needed: .*No answer came within"):
+        one.get(key)
+
+
+def test_data_are_asked_for_first() -> None:
+    children = in_memory(6)
+    one = Scattering(children, Code(4, 2))
+    key = one.put(DATA)
+    one.get(key)
+    assert sum(child.calls["get"] for child in children) == 4
+    labels = [lying.child for lying in Locator.parse(key.where).shards]
+    assert [child.calls["get"] for child in children] == [int(labels.index(label) < 4) for label in one._labels]
+
+
+def test_evict_says_when_it_did_not(caplog: pytest.LogCaptureFixture) -> None:
+    children = in_memory(3)
+    one = Scattering(children, Code(2, 1))
+    key = one.put(DATA)
+    children[0].cut()
+    assert one.evict(key)
+    assert warned(caplog) == 1
+    children[0].mend()
+    assert until(lambda: holds(children[0]) == 0, 10)
+
+    key = one.put(DATA)
+    children[0].cut()
+    children[1].cut()
+    with pytest.raises(ConnectorError, match="may still be read"):
+        one.evict(key)
+
+
+def test_keys_of_other_places_and_codes() -> None:
+    children = in_memory(3)
+    one = Scattering(children, Code(2, 1))
+    key = one.put(DATA)
+    assert len(str(key)) < 300
+    for other in (Scattering(in_memory(3), Code(2, 1)), Scattering([*children, *in_memory(1)], Code(2, 2))):
+        with pytest.raises(ConfigurationError, match="was not put with"):
+            other.get(key)
+    with pytest.raises(ConfigurationError, match="was not put with"):
+        one.get(Key("f" * 32, key.where))
+    with pytest.raises(ConfigurationError, match="does not say where shards lie"):
+        one.get(Key(key.id))
+
+
+@pytest.mark.parametrize("how", [{"count": 2}, {"quorum": 1}, {"quorum": 4}])
+def test_what_cannot_be(how: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"Code\(2, 1\)"):
+        Scattering(in_memory(how.pop("count", 3)), Code(2, 1), **how)
+    child = MemoryConnector()
+    with pytest.raises(ConfigurationError, match="3 different children"):
+        Scattering([child] * 3, Code(2, 1))
