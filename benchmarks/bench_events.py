@@ -26,6 +26,7 @@ from benchmarks.results import Results
 from proxyfab import Store, registry
 from proxyfab.brokers import open_broker
 from proxyfab.errors import MissingDependency
+from proxyfab.events.broker import Broker
 from proxyfab.patterns import Producer
 from proxyfab.testing.processes import Child
 from proxyfab.testing.servers import HOST, RedisServer, ServerMissing
@@ -51,6 +52,7 @@ def run(settings: Settings) -> Outcome:
         _lone(lone, 3 if settings.tiny else 300, settings, outcome)
         if redis:
             _objects(redis, settings, outcome)
+        _checkpoints(urls["nats" if "nats" in urls else "memory"], settings, outcome)
     _look(settings, outcome)
     return outcome
 
@@ -243,6 +245,56 @@ def _look(settings: Settings, outcome: Outcome) -> None:
 TOPIC_LOOK = "look"
 
 
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(url: str, settings: Settings, outcome: Outcome) -> None:
+    """Seconds for an event that takes 2 ms of work, acknowledged, or counted by a checkpoint that is committed twice a
+    second; in one process, so that whatever a checkpoint does beside the work costs the work its time.
+    """
+    count = 10 if settings.tiny else 1000
+    samples: dict[str, list[float]] = {ACKNOWLEDGED: [], COUNTED: []}
+    with open_broker(url) as broker:
+        for name in interleaved(list(samples), settings.rounds(MB)):
+            samples[name].append(_worked(broker, name, count))
+    outcome.rows.extend(
+        row(BENCH, WORK, name, found, note=f"{count} events, a commit each {COMMIT}") for name, found in samples.items()
+    )
+
+
+def _worked(broker: Broker, name: str, count: int) -> float:
+    from proxyfab.patterns.stream import Checkpoint, Consumer
+
+    with Producer(broker, "work") as out:
+        for number in range(count):
+            out.send(number)
+        out.end()
+    with Consumer(broker, "work") as consumer:
+        point = Checkpoint(consumer, "sum", initial=0) if name == COUNTED else None
+        started, total = time.perf_counter(), 0
+        for number, item in enumerate(consumer if point is None else point, 1):
+            total += item.get()
+            until = time.thread_time() + 0.002
+            while time.thread_time() < until:
+                pass
+            if point is None:
+                item.ack()
+            elif number % COMMIT == 0:
+                point.commit(total)
+        if point is not None:
+            point.commit(total)
+        consumer.flush()
+        seconds = time.perf_counter() - started
+        if point is not None:
+            point.close()
+    broker.delete("work")
+    return seconds / count
+
+
+WORK, ACKNOWLEDGED, COUNTED = "event with 2 ms of work", "proxyfab-acknowledged", "proxyfab-checkpoint"
+COMMIT = 250
+
+
 # -- what is promised --------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +331,11 @@ def _little_moves(results: Results) -> tuple[str, bool]:
     return f"{part:.2%}", part <= 0.015
 
 
+def _costs_little(results: Results) -> tuple[str, bool]:
+    counted, alone = (results.median(BENCH, WORK, name) for name in (COUNTED, ACKNOWLEDGED))
+    return f"{counted / alone - 1:+.2%}", counted < 1.01 * alone
+
+
 TARGETS = (
     *(
         (f"{name}://: events of 1 KB, acknowledged end to end", f"at least {goal:,}/s", partial(_rate, name))
@@ -295,5 +352,6 @@ TARGETS = (
         for size, n in (("1 MB", MB), ("10 MB", 10 * MB))
     ),
     ("metadata of all events, objects of 1 %: bytes that move", "at most 1.5 %", _little_moves),
+    ("a checkpoint twice a second, against acknowledging, at 2 ms of work an event", "< 1 %", _costs_little),
 )
 """Name, goal and check of what is promised."""
