@@ -11,6 +11,7 @@ has to come to the end; then the output is read, and nothing may be left: no obj
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -281,8 +282,9 @@ class _Run:
     def abandon(self) -> None:
         """Kill all; the broker is left as it is, as it may be what failed."""
         for _, pid in self._alive.values():
-            os.kill(pid, signal.SIGKILL)
-            self._nursery.reap(pid)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of the last one nothing may be left
+                os.kill(pid, signal.SIGKILL)
+                self._nursery.reap(pid)
         self._alive.clear()
         self._after.close()
 
