@@ -112,7 +112,7 @@ class Scattering:
             kept.update(child for child, _ in put.landed.values())
         finally:
             race.close()
-            self._lost.add([(child, key) for child, key in put.tried if child not in kept])
+            self._owe([(child, key) for child, key in put.tried if child not in kept])
         for failure in put.failures:
             _log.warning("A shard of %s was not stored: %s", id.hex(), self._why(failure))
         lying = [
@@ -161,7 +161,12 @@ class Scattering:
     def _late(self, answer: Answer[Key]) -> None:
         """A shard that came to lie somewhere when nobody waited for it any more."""
         if answer.value is not None:
-            self._lost.add([(answer.child, answer.value)])
+            self._owe([(answer.child, answer.value)])
+
+    def _owe(self, lost: list[tuple[int, Key]]) -> None:
+        """Evict this as soon as it can be."""
+        if lost:  # a thread stands by for it
+            self._lost.add(lost)
 
     def _take_back(self, lost: list[tuple[int, Key]]) -> None:
         for number in {number for number, _ in lost}:
@@ -260,7 +265,7 @@ class Scattering:
         if sum(one.value is not None for one in answers) <= self._spare(locator):
             raise ConnectorError(f"{key.id} may still be read: {self._whys(answers)}.")
         silent = [one for one in answers if one.value is None]
-        self._lost.add([(one.child, Key(key.id, locator.shards[one.number].where)) for one in silent])
+        self._owe([(one.child, Key(key.id, locator.shards[one.number].where)) for one in silent])
         for one in silent:
             _log.warning("A shard of %s is evicted later: %s", key.id, self._why(one))
         return any(one.value for one in answers)
