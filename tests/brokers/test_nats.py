@@ -10,6 +10,7 @@ import pytest
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.events.model import Record, Topic
 from proxyfab.testing import BrokerTests, Child, until
+from proxyfab.testing.brokering.flows import take
 from proxyfab.testing.natsserver import NatsServer
 
 
@@ -69,3 +70,25 @@ def test_who_is_patient_keeps_what_he_holds_when_others_are_not(nats_server: Nat
             patient.flush()
             assert broker.groups("patient")["g"].lag == 0
         broker.delete("patient")
+
+
+def test_what_was_asked_for_ahead_comes_with_the_next_fetch(nats_server: NatsServer) -> None:
+    with NatsBroker.from_url(nats_server.url) as broker:
+        broker.ensure(Topic("ahead", partitions=2, groups=("g",)))
+        broker.publish("ahead", [Record(b"%d" % number, partition=number % 2) for number in range(8)])
+        with broker.subscribe("ahead", group="g") as member:
+            first = member.fetch(2, 10)
+            assert member.ahead(4)
+            assert until(lambda: broker.groups("ahead")["g"].pending == 6), "it is owed as soon as it was asked for"
+            found = first + take(member, 6, 10)
+            assert sorted(each.body for each in found) == [b"%d" % number for number in range(8)]
+            member.ack(found)
+            member.flush()
+            assert member.ahead(4), "of nothing"
+            assert member.fetch(1, 0.2) == []
+            broker.publish("ahead", [Record(b"a"), Record(b"b")])
+            assert member.fetch(1, 10) and member.ahead(1)
+        assert not member.ahead(1)
+        with broker.subscribe("ahead", group="g") as another:  # what was asked for ahead is given back
+            assert sorted(each.body for each in take(another, 2, 10)) == [b"a", b"b"]
+        broker.delete("ahead")

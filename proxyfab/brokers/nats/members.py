@@ -144,6 +144,12 @@ class Member(_Common):
             found = await self._notes.attached(found, max(deadline, now() + _LEAVE))
         return found
 
+    def ahead(self, most: int) -> bool:
+        if self._closed or self._process != os.getpid() or self._desk.link.closed or most < 1:
+            return False
+        self._desk.link.post(self._intake.ask_ahead, most)
+        return True
+
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         done = list(deliveries)
         if done:

@@ -12,6 +12,7 @@ went (its group moved) only begin the fetch again. In the loop's thread; any num
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
@@ -76,6 +77,7 @@ class Intake(ABC):
         self._inbox = ""
         self._listening: Any = None
         self._bell: asyncio.Future[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._binding = asyncio.Lock()
         self._numbered = False
         """Whether it was bound before."""
@@ -113,6 +115,16 @@ class Intake(ABC):
             except Lost:
                 continue
         return [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
+
+    def ask_ahead(self, most: int) -> None:
+        """Ask for up to `most` of what is there, for the next fetch; for less, or nothing, where others are asked."""
+        session, feeds = self._session, list(self._feeds.values())[:most]
+        if session is not None and feeds and not self.ready and not any(feed.left for feed in self._feeds.values()):
+            self._asking = asyncio.get_running_loop().create_task(self._ahead(session, feeds, most))
+
+    async def _ahead(self, session: Session, feeds: list[Feed], most: int) -> None:
+        with contextlib.suppress(Lost):
+            await self._ask(session, feeds, most, 0.0)
 
     async def _round(self, session: Session, most: int, until: float) -> None:
         feeds, left = list(self._feeds.values()), max(until - now(), 0.0)
