@@ -10,7 +10,7 @@ Promises: no input leads to I/O beyond a socket pair, to an import chosen by the
 from __future__ import annotations
 
 from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, SealError, SerializationError
-from proxyfab.testing import formats, framing, texts
+from proxyfab.testing import formats, framing, shards, texts
 from proxyfab.testing.decoding import Decoder
 
 
@@ -37,6 +37,8 @@ DECODERS = {
         Decoder("events", framing.read_events, framing.event_seeds, (IntegrityError,)),
         Decoder("redis-header", formats.read_redis_header, formats.redis_header_seeds, (IntegrityError,)),
         Decoder("redis-reply", formats.read_reply, formats.reply_seeds, _foreign()),
+        Decoder("shard", shards.read_shard, shards.shard_seeds, (IntegrityError,)),
+        Decoder("locator", shards.read_locator, shards.locator_seeds, (ConfigurationError,)),
         Decoder("url", texts.read_url, texts.url_seeds, (ConfigurationError,)),
         Decoder("key", texts.read_key, texts.key_seeds, (ConfigurationError, ConnectorError)),
         Decoder("token", texts.read_token, texts.token_seeds, (IntegrityError, ConfigurationError)),
