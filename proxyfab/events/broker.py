@@ -105,6 +105,13 @@ class Subscription(ABC):
         Of a partition they come in its order, except for those that come again.
         """
 
+    def ahead(self, most: int) -> bool:  # noqa: ARG002 - for those who gain by it
+        """Ask now, without waiting, for up to `most` that are there; whether that was done. Raises nothing.
+
+        They are owed from now on, and come with the next `fetch`, whatever it asks.
+        """
+        return False
+
     @abstractmethod
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         """They are done: the group does not get them again."""

@@ -3,6 +3,7 @@
 Rules:
 1. It connects once (`zeromq.connection`); what is sent on it goes to the server that said hello on it.
 2. A call that ends in any other way than by its answer leaves the channel to be closed: a late answer has no reader.
+3. One request may be under way beside calls: `begin` sends it, and `finish` receives its answer.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Channel:
         self._connection = Connection(endpoint, options, MAX_MESSAGE, patience, server="broker")
         self._socket = self._connection.socket
         self._heard = 0.0
+        self._begun = b""
+        self._came: Message | None = None
+        """The answer to what was begun, if it came amid a call."""
         try:
             welcome = self.ask("hello", {}, (), time.monotonic() + patience)
             if welcome.text("serves", "") != "events":
@@ -61,15 +65,42 @@ class Channel:
         """
         request = os.urandom(REQUEST)
         self._send(verb, request, fields, body)
+        return self._answer(request, until)
+
+    def begin(self, verb: str, fields: dict[str, Any]) -> None:
+        """Send a request whose answer `finish` receives; raises as `tell`."""
+        self._begun, self._came = os.urandom(REQUEST), None
+        self._send(verb, self._begun, fields, ())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an answer to be received."""
+        return bool(self._begun)
+
+    def finish(self, until: float) -> Message:
+        """The answer to what was begun; raises as `ask`."""
+        request, self._begun = self._begun, b""
+        message, self._came = self._came, None
+        return self._answer(request, until) if message is None else self._read(message)
+
+    def forget(self) -> None:
+        """What was begun is nobody's business any more."""
+        self._begun, self._came = b"", None
+
+    def _answer(self, request: bytes, until: float) -> Message:
         while True:
             message = self._next(until)
-            if message is None or message.request not in (request, NOBODY):
-                continue
-            self._heard = time.monotonic()
-            if message.verb == "error":
-                text = f"{message.text('text', '')} (Broker at {self.endpoint}.)"
-                raise error_named(message.text("kind", ""), text)
-            return message
+            if message is not None and message.request == self._begun:
+                self._came = message
+            elif message is not None and message.request in (request, NOBODY):
+                return self._read(message)
+
+    def _read(self, message: Message) -> Message:
+        self._heard = time.monotonic()
+        if message.verb == "error":
+            text = f"{message.text('text', '')} (Broker at {self.endpoint}.)"
+            raise error_named(message.text("kind", ""), text)
+        return message
 
     def tell(self, verb: str, fields: dict[str, Any]) -> None:
         """Send what needs no answer."""

@@ -2,7 +2,8 @@
 
 Rules:
 1. One thread at a time fetches, on the subscription's own connection. What is acknowledged goes the same way without
-   an answer, or, while somebody waits there, by a connection of the link's, with one; `flush` waits for both.
+   an answer, or, while somebody waits there, by a connection of the link's, with one; `flush` waits for both. What is
+   asked for ahead lies in the connection until the next fetch, and comes again if that ends before.
 2. A connection that ended is made anew by the next fetch, as a new member of the same group, unless the server was
    started anew: then what it held is lost, and every use says so.
 """
@@ -100,6 +101,8 @@ class Member(ZmqSubscription):
         """One-way messages of this connection."""
         self._confirmed = 0
         """How many of them were done for sure: any later answer on the same way says so."""
+        self._told_before = 0
+        """How many there were when something was asked for ahead."""
         self._lost = False
         """Whether some of them may not have arrived."""
         with self._turn:
@@ -143,10 +146,27 @@ class Member(ZmqSubscription):
             self._lost = self._lost or self._told > self._confirmed
             seat.close()
 
+    def ahead(self, most: int) -> bool:
+        if self._closed or os.getpid() != self._pid or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._seat is None or self._seat.begun:
+                return False
+            self._seat.begin("fetch", {"m": self._token, "n": min(most, _MOST), "t": 0.0})
+            self._told_before = self._told
+        except (Broken, zmq.ZMQError):  # the next fetch sits down anew
+            self._stand()
+            return False
+        finally:
+            self._turn.release()
+        return True
+
     def _ask(self, most: int, timeout: float) -> list[Delivery] | None:
         for last in (False, True):
             seat = self._sit(time.monotonic() + max(timeout, _GRACE))
             try:
+                if seat.begun and (found := self._begun(seat)):
+                    return found
                 message = self._seated(seat, "fetch", {"m": self._token, "n": most, "t": timeout}, timeout + _GRACE)
             except Broken as broken:
                 if last or not broken.again:
@@ -155,11 +175,20 @@ class Member(ZmqSubscription):
             return None if message.flag("closed") else deliveries_in(message, self.topic)
         raise AssertionError("unreachable")
 
+    def _begun(self, seat: Channel) -> list[Delivery]:
+        """What was asked for ahead."""
+        message = self._heard(seat.finish, _GRACE, self._told_before)
+        return deliveries_in(message, self.topic)
+
     def _seated(self, seat: Channel, verb: str, fields: dict[str, Any], timeout: float) -> Message:
+        return self._heard(lambda until: seat.ask(verb, fields, (), until), timeout, self._told)
+
+    def _heard(self, call: Callable[[float], Message], timeout: float, told: int) -> Message:
+        """An answer, which says that so many one-way messages were done."""
         try:
-            answer = seat.ask(verb, fields, (), time.monotonic() + timeout)
+            answer = call(time.monotonic() + timeout)
         except ProxyfabError:  # an answer, too
-            self._confirmed = self._told
+            self._confirmed = max(self._confirmed, told)
             raise
         except zmq.ZMQError as error:
             self._stand()
@@ -167,7 +196,7 @@ class Member(ZmqSubscription):
         except BaseException:
             self._stand()
             raise
-        self._confirmed = self._told
+        self._confirmed = max(self._confirmed, told)
         return answer
 
     # -- settling ----------------------------------------------------------------------------------------------------
@@ -247,6 +276,12 @@ class Member(ZmqSubscription):
     def seek(self, start: Start) -> None:
         self._check()
         self._call("seek", {"start": start_out(start)})
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._seat is not None:  # what was asked for ahead lies where the group is not any more
+                    self._seat.forget()
+            finally:
+                self._turn.release()
 
     def info(self) -> GroupInfo:
         self._check()

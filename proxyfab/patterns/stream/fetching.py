@@ -2,8 +2,8 @@
 
 Promises: a fetch waits in the broker's own call, so an event is here as soon as the broker has it. No more is fetched
 than is worked off in about half a second, nor than the bounds allow, so that a slow member does not hold what others
-could do. A broker that cannot be reached is asked again for `patience` seconds; then the error says topic, broker and
-what to do.
+could do; of that, the second half is asked for while the first is worked off. A broker that cannot be reached is asked
+again for `patience` seconds; then the error says topic, broker and what to do.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ AHEAD = 0.5
 """Seconds of work that are fetched at once."""
 MOST = 64
 """Frames that are fetched at once."""
+_MUCH = 256 << 10
+"""Bytes from which an answer may have been cut short."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _LONGEST_REST = 0.25
 
@@ -142,6 +144,11 @@ class Fetching:
             self.fine()
             return found
 
+    def ahead(self, most: int) -> bool:
+        """Ask for up to `most` that come with the next fetch, whatever it asks; whether that was done."""
+        found = self._subscription
+        return found is not None and found.ahead(most)
+
     def fine(self) -> None:
         """The broker is there."""
         self._lost, self._pause = None, _FIRST_PAUSE
@@ -215,6 +222,11 @@ class Pace:
         self._events = events
         self._nbytes = nbytes
         self._frames = 1
+        self._asked = 1
+        self._ahead = 0
+        """Frames that were asked for, and asked for ahead."""
+        self._fits = 0
+        """Frames that would have been worked off in `AHEAD` seconds, lately."""
         self._per_frame = 1.0
         """Events in a frame, lately."""
         self._began = 0.0
@@ -224,11 +236,25 @@ class Pace:
         """Frames to fetch now, so many events being wanted at once; what was fetched before is done."""
         if self._got:
             spent = time.monotonic() - self._began
-            fits = int(self._got * AHEAD / spent) if spent > 0 else MOST
-            self._frames = max(1, min(2 * self._frames, fits, MOST))
+            self._fits = int(self._got * AHEAD / spent) if spent > 0 else MOST
+            self._frames = max(1, min(2 * self._frames, self._fits, MOST))
             self._got = 0
         frames = max(self._frames, min(int(want / self._per_frame), MOST))
-        return max(1, min(frames, int(self._events / self._per_frame)))
+        self._asked = max(1, min(frames, int(self._events / self._per_frame)))
+        return self._asked
+
+    def ahead(self, found: Sequence[Delivery]) -> int:
+        """Frames to ask for while these, which came just now, are worked off: 0 unless there are more, it seems.
+
+        Both together are within all bounds.
+        """
+        asked, self._ahead = self._ahead or self._asked, 0
+        sizes = [len(delivery.body) for delivery in found]
+        if len(found) >= asked or sum(sizes) >= _MUCH:
+            frames, nbytes = self.room
+            fits = min(self._fits, frames, nbytes // max(*sizes, 1))
+            self._ahead = max(0, min(fits - len(found), self._asked))
+        return self._ahead
 
     @property
     def room(self) -> tuple[int, int]:

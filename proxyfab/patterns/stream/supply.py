@@ -6,6 +6,7 @@ next one who asks. One thread at a time talks to the broker, and the others find
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -22,6 +23,9 @@ from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.settling import LOST, Desk
 from proxyfab.patterns.stream.unpacking import Unpacking
+
+_LONG = 2.0
+"""Seconds for a frame from which on some are asked for ahead: nobody extends these."""
 
 
 class Supply:
@@ -52,6 +56,8 @@ class Supply:
         self._waiting: deque[Hand] = deque()
         self._begun: deque[Iterator[Item]] = deque()
         self._turn = threading.Lock()
+        self._ahead: float | None = None
+        """When something was asked for ahead that was not fetched yet."""
 
     def put_back(self, items: Iterator[Item]) -> None:
         """What is left of a frame that was begun."""
@@ -130,12 +136,21 @@ class Supply:
         return bool(self._waiting)
 
     def _fetched(self, want: int, timeout: float) -> Sequence[Delivery]:
+        asked, self._ahead = self._ahead, None
         found = self.fetching.fetch(self.pace.most(want), timeout)
+        if found and asked is not None and time.monotonic() - asked > self.desk.ack_wait / 2:
+            self.bind()
+            self.desk.give_back(self.desk.take(found))  # others may owe it by now; what we still do comes again
+            return ()
         if found:
             self.bind()
             self.pace.came(found)
             self.endings.moved(found)
             self._waiting.extend(self.desk.take(found))
+            more = self.pace.ahead(found) if self.desk.ack_wait > _LONG else 0
+            if more:
+                now = time.monotonic()
+                self._ahead = now if self.fetching.ahead(more) else None
         return found
 
     def _settle(self) -> None:
@@ -182,6 +197,7 @@ class Supply:
             self.unpacking.restart(skip)
             self.endings.restart()
             self.over = False
+            self._ahead = None
             subscription.seek(start)
 
     def close(self) -> None:
@@ -191,6 +207,9 @@ class Supply:
             return
         try:
             if self.desk.subscription is not None:
+                if self._ahead is not None:
+                    with contextlib.suppress(*LOST):  # they come again without a word
+                        self._waiting.extend(self.desk.take(subscription.fetch(1, 0.0)))
                 self.desk.close()
             if self._releaser is not None:
                 subscription.flush()
