@@ -10,7 +10,7 @@ from typing import Any
 
 from proxyfab.errors import ConnectorError
 from proxyfab.patterns.ownership.book import Account, Book, Session
-from proxyfab.patterns.ownership.protocol import Evict, Pause
+from proxyfab.patterns.ownership.protocol import Evict, Pause, Read
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim, keep, silence
 
@@ -78,6 +78,8 @@ class Lives:
     names: itertools.count[int]
     processes: list[Process]
     messages: list[dict[str, Any]]
+    plain: list[str]
+    """Keys of what was put to be adopted."""
 
     def launch(self, process: Process, kind: str, steps: Steps, *parts: Any, **options: Any) -> object:
         raise NotImplementedError
@@ -97,6 +99,9 @@ class Lives:
         if process not in self.processes:
             return
         handles = [h for h in process.handles if not h.busy and h.state != "over"]
+        if self.chance.random() < 0.06:
+            self.begin_to_adopt(process)
+            return
         if not handles or self.chance.random() < 0.05:
             if process.making:
                 return
@@ -148,13 +153,15 @@ class Lives:
         self.say(f"{process.name} gets {message}")
 
     def session(self, process: Process) -> Steps:
+        while process.making:  # by another thread, for which this one waits
+            yield Pause("making", 1)
         session = process.book.sessions.get(LEASE)
         if session is not None and process.book.use(session, process.clock(self.now)):
             return session
         if session is not None and (yield from self.alive(process, session)):
             return session
         if process.making:
-            raise ConnectorError("another thread is making it")
+            return (yield from self.session(process))
         process.making = True
         try:
             began, key = process.clock(self.now), f"s{next(self.names)}"
@@ -177,6 +184,36 @@ class Lives:
         claim, account.data = session.claim(process.name, 0.0), data
         rule = owning.found(claim, data, LEASE)
         outcome = yield from process.book.enter(account, rule, claim, arrives=False, began=began, believed=True)
+        return self.sat(Handle("owner", process, account), outcome, claim, session)
+
+    def begin_to_adopt(self, process: Process) -> None:
+        """Put something with a time to live, or own what a plain reference names, which others may have done."""
+        if process.making:
+            return
+        if not self.plain or self.chance.random() < 0.3:
+            self.launch(process, "put", self.put_plain(), account=None)
+            return
+        data = self.chance.choice(self.plain)
+        account = process.accounts.setdefault(f"{data}.owned", Account(f"{data}.owned", LEASE))
+        self.launch(process, "adopt", self.adopt(process, account, data), account=account)
+
+    def put_plain(self) -> Steps:
+        """An object that nobody owns yet, and that goes by itself."""
+        data = f"d{next(self.names)}"
+        yield Put(data, keep(LEASE))
+        self.plain.append(data)
+        return True
+
+    def adopt(self, process: Process, account: Account, data: str) -> Steps:
+        """As `verbs.adopt` and `seats.adopted` do."""
+        if (yield Read(data)) is None:
+            return "expired"
+        session = yield from self.session(process)
+        claim = session.claim(process.name, 0.0)
+        account.data = account.data or data
+        outcome = yield from process.book.enter(account, owning.adopt(claim, data, LEASE), claim, arrives=True)
+        if outcome.refused is not None and outcome.refused.reason == owning.LAPSED:
+            return "overtaken"  # whoever owned it released it since it was seen
         return self.sat(Handle("owner", process, account), outcome, claim, session)
 
     def sat(self, handle: Handle, outcome: Any, claim: Claim, session: Session) -> Any:

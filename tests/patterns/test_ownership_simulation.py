@@ -37,9 +37,28 @@ def run_all(seeds: Iterable[int], *, calm: bool = False) -> Counter[str]:
 def test_no_double_owner_no_use_after_release_no_leak(part: int) -> None:
     counts = run_all(range(part, 1000, 4))
 
-    for what in ("own True", "borrow True", "borrow_mut True", "update True", "send True", "reclaim True", "read True"):
+    for what in (
+        "own True",
+        "adopt True",
+        "borrow True",
+        "borrow_mut True",
+        "update True",
+        "send True",
+        "reclaim True",
+        "read True",
+    ):
         assert counts[what] > 100, "the schedules do not try what they should"
-    for what in ("read taken", "read moved", "read lapsed", "update failed", "borrow changing", "borrow orphan"):
+    for what in (
+        "adopt owned",
+        "adopt orphan",
+        "adopt expired",
+        "read taken",
+        "read moved",
+        "read lapsed",
+        "update failed",
+        "borrow changing",
+        "borrow orphan",
+    ):
         assert counts[what] > 0, "the schedules do not meet what they should"
 
 

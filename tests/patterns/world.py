@@ -65,6 +65,7 @@ class World(Lives):
         self.names = itertools.count(1)
         self.tasks: list[Task] = []
         self.messages: list[dict[str, Any]] = []
+        self.plain: list[str] = []
         self.processes = [self.process() for _ in range(self.chance.randint(2, 4))]
         self.story: list[str] = []
         self.counts: dict[str, int] = {}
@@ -142,9 +143,7 @@ class World(Lives):
         old = None if swap.old is None else known(swap.old)
         new = None if swap.new is None else known(swap.new)
         if old is None:
-            if swap.key in self.records and task.kind != "own":  # whose first attempt nobody was told of
-                raise Violation(f"{swap.key} rises from the dead")
-            self.ended.pop(swap.key, None)
+            self.judge_first(task, swap.key)
             return
         if new is not None:
             if new.mutable.holder is not None and new.shared:
@@ -167,6 +166,14 @@ class World(Lives):
             name = (claim.session, claim.number)
             if self.acts.setdefault((swap.key, old.epoch), name) != name:
                 raise Violation(f"{swap.key} has two owners that act in one epoch")
+
+    def judge_first(self, task: Task, key: str) -> None:
+        """An object gets its first record."""
+        if key in self.records and task.kind not in ("own", "adopt"):  # whose first attempt nobody was told of
+            raise Violation(f"{key} rises from the dead")
+        if task.kind == "adopt":  # of what outlived its record, as an eviction was lost: all begins anew
+            self.acts = {where: who for where, who in self.acts.items() if where[0] != key}
+        self.ended.pop(key, None)
 
     def look(self) -> None:
         """Whoever may believe that he holds something holds it, and it is there."""
