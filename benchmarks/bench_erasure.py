@@ -18,6 +18,7 @@ from time import perf_counter
 from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, compare, row
 from benchmarks.payloads import GB, KB, MB, size_name
 from proxyfab.buffers import Frames
+from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.erasure import Code, available
 from proxyfab.erasure.placement import (
     GreedyLeastUsed,
@@ -29,6 +30,7 @@ from proxyfab.erasure.placement import (
     ScarcityPrice,
 )
 from proxyfab.osio.warm import Warm
+from proxyfab.scattering import Scattering
 
 BENCH = "erasure"
 CODES = ((4, 2), (8, 3))
@@ -50,6 +52,8 @@ def run(settings: Settings) -> Outcome:
     for nbytes in sizes:
         for k, m in CODES:
             _code(settings, outcome, k, m, nbytes)
+    for nbytes in (KB, sizes[-1]):
+        _scattered(settings, outcome, nbytes)
     for kernel in settings.wanted(available()):
         outcome.rows.append(_stall(kernel, sizes[-1] if settings.tiny else _STALL))
     _placements(settings, outcome)
@@ -131,6 +135,34 @@ def _zfec(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
         return lambda: encoder.encode(parts, range(k, k + m)), lambda: decoder.decode(shards[m:], range(m, k + m))
 
     return steps
+
+
+def _scattered(settings: Settings, outcome: Outcome, nbytes: int) -> None:
+    """Six children in memory: shards of one object, beside as many bytes that are no shards."""
+    children = [MemoryConnector() for _ in range(6)]
+    one = Scattering(children, Code(4, 2, memory=Warm().take))
+    frames, part = Frames([random.Random(4).randbytes(nbytes)]), Frames([bytes(-(-nbytes // 4))])
+    key = one.put(frames)
+    keys = [child.put(part) for child in children]
+
+    def uncoded() -> None:
+        for child in children:
+            child.evict(child.put(part))
+
+    def uncoded_get() -> None:
+        for child, held in zip(children[:4], keys, strict=False):
+            child.get(held)
+
+    functions = {
+        "put and evict": {"scattered (4, 2)": lambda: one.evict(one.put(frames)), "six puts, uncoded": uncoded},
+        "get": {"scattered (4, 2)": lambda: one.get(key), "four gets, uncoded": uncoded_get},
+    }
+    for what, each in functions.items():
+        samples = compare(each, rounds=min(settings.rounds(nbytes), 7), calls=1)
+        for name, seconds in samples.items():
+            outcome.rows.append(row(BENCH, f"{what}, in memory", name, seconds, nbytes=nbytes))
+    for child in children:
+        child.close()
 
 
 def _stall(kernel: str, nbytes: int) -> Row:
