@@ -84,7 +84,7 @@ def test_a_giant_length_costs_no_memory(decoder: Decoder) -> None:
         before = tracemalloc.get_traced_memory()[0]
         for seed in decoder.seeds():
             for at in range(min(len(seed), 120)):
-                for width in (1, 4, 8):
+                for width in (1, 4, 8) if len(seed) < 2000 else (8,):  # the same fields before a larger body
                     decoder(seed[:at] + (b"\xff" * (width - 1) + b"\x7f") + seed[at + width :])
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 from proxyfab.integrations.dask import family
 from proxyfab.integrations.dask.worker import Hand
 
-REPEATS = int(os.environ.get("PROXYFAB_REPEATS", "3"))
+REPEATS = int(os.environ.get("PROXYFAB_REPEATS", "2"))
 SIDE = 1024
 PART = 256
 """Chunks of 2 MB, so that each goes through shared memory."""
