@@ -13,7 +13,6 @@ from benchmarks.systems import ALONE
 from benchmarks.targets import Verdict, seconds
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
-_MARKED = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
 _SYMBOLS = {"reached": "✓ reached", "missed": "✗ missed", "not measured": "not measured"}
 _WAYS = {
     "put": "put",
@@ -117,12 +116,13 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
 
 
-def fill(path: Path, text: str) -> bool:
+def fill(path: Path, text: str, start: str = START, end: str = END) -> bool:
     """Put `text` between the markers of a file; False when it has none."""
     if not path.exists():
         return False
     content = path.read_text()
-    filled, count = _MARKED.subn(lambda _: f"{START}\n{text}\n{END}", content)
+    marked = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    filled, count = marked.subn(lambda _: f"{start}\n{text}\n{end}", content)
     if filled != content:
         path.write_text(filled)
     return count > 0

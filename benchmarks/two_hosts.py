@@ -16,19 +16,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
 
 from benchmarks.bench_dask import grown, nothing, reverse, use
-from benchmarks.harness import Row, interleaved, row, timed
+from benchmarks.harness import Outcome, Row, interleaved, machine, row, timed
 from benchmarks.pairs import ROOT
 from benchmarks.payloads import KB, MB, size_name
-from benchmarks.report import table
+from benchmarks.report import described, fill, table
+from benchmarks.results import Results
 from benchmarks.targets import seconds
 
 SYSTEMS = ("dask", "proxyfab")
+PAGE = ROOT / "docs" / "dask.md"
+START, END = "<!-- two-hosts:start -->", "<!-- two-hosts:end -->"
 ADDRESSES = {"A": "10.213.77.1", "B": "10.213.77.2"}
 PORTS = {"dask": 28786, "proxyfab": 28787}
 STARTS = 120.0
@@ -227,8 +231,8 @@ def measure(where: str, addresses: dict[str, str], rounds: int) -> Iterator[Row]
                 yield row("two_hosts", what, system, found[1:], kind=where, nbytes=nbytes)
 
 
-def shown(rows: list[Row]) -> str:
-    """The table."""
+def shown(rows: list[Row], mbit: int) -> str:
+    """The table, and where and when it was measured."""
     cells: dict[tuple[str, str, int], dict[str, float]] = {}
     for each in rows:
         cells.setdefault((each.kind, each.what, each.nbytes), {})[each.system] = each.median
@@ -236,7 +240,13 @@ def shown(rows: list[Row]) -> str:
         (where, f"{what}, {size_name(nbytes)}", *[seconds(found[name]) for name in SYSTEMS], _times(found))
         for (where, what, nbytes), found in cells.items()
     ]
-    return table(("client on", "", "plain Dask", "**proxyfab**", "faster"), lines)
+    results = Results(machine())
+    results.add("two_hosts", f"{datetime.now(UTC):%Y-%m-%d}", Outcome(rows, []))
+    place = (
+        f"Two network namespaces of one machine, with a link of {mbit:,} Mbit/s; scheduler and a worker on A, one on B."
+    )
+    shown = table(("client on", "", "plain Dask", "**proxyfab**", "faster"), lines)
+    return f"{place} Medians.\n\n{shown}\n\n{described(results)}"
 
 
 def _times(found: dict[str, float]) -> str:
@@ -247,8 +257,9 @@ def _times(found: dict[str, float]) -> str:
 @click.option("--rounds", default=5, show_default=True, help="Of each work by each system.")
 @click.option("--mbit", default=1000, show_default=True, help="Speed of the link, in Mbit/s.")
 @click.option("--client", "only", type=click.Choice(tuple(ADDRESSES)), default=None, help="Only a client there.")
+@click.option("--page", is_flag=True, help="Put the table into docs/dask.md.")
 @click.option("--inside", hidden=True, default=None, help="Be the client on this host.")
-def main(rounds: int, mbit: int, only: str | None, inside: str | None) -> None:
+def main(rounds: int, mbit: int, only: str | None, page: bool, inside: str | None) -> None:
     """Measure Dask and proxyfab between two hosts."""
     if inside is not None:
         asked = json.loads(inside)
@@ -268,7 +279,10 @@ def main(rounds: int, mbit: int, only: str | None, inside: str | None) -> None:
                     click.echo(f"{where}: {rows[-1].what} by {rows[-1].system}: {rows[-1].median:.4f} s", err=True)
             if client.returncode:
                 raise click.ClickException(f"the client on {where} ended with {client.returncode}")
-    click.echo(shown(rows))
+    text = shown(rows, mbit)
+    click.echo(text)
+    if page:
+        fill(PAGE, text, START, END)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """From a reference to the real object: exact type, private to who asks, writable; from the store, or by the scheduler.
 
 Who does not see the store's shared memory, a worker on another host, asks the scheduler, which does: once for each
-object and process, as far as a bounded cache goes, and on a connection of its own, so that it is the executing thread
-that waits and never the worker's event loop.
+object and process, as far as a bounded cache goes. It is the executing thread that waits, and never the worker's event
+loop; a task that is a coroutine, and so runs there, waits for a thread with a loop of its own.
 """
 
 from __future__ import annotations
@@ -91,12 +91,30 @@ def _from_scheduler(url: str, key: Key) -> Payload | None:
         worker = get_worker()
     except ValueError:
         return None
+    answer = _on_its_own(worker, url, key) if _is_in(worker) else _on_its_loop(worker, url, key)
+    return None if answer is None else decode(Frames([memoryview(answer).cast("B")]))
+
+
+def _is_in(worker: Any) -> bool:
+    """Whether this is the worker's loop, where tasks that are coroutines run, and which must not wait for itself."""
+    return asyncio._get_running_loop() is worker.loop.asyncio_loop
+
+
+def _on_its_loop(worker: Any, url: str, key: Key) -> Any:
+    """As Dask asks its scheduler: no connection has to be made, and memory of earlier messages is used again."""
+    asked = getattr(worker.scheduler, READ)(url=url, key=str(key))
+    try:
+        return asyncio.run_coroutine_threadsafe(asked, worker.loop.asyncio_loop).result(TIMEOUT)
+    except Exception:  # noqa: BLE001 - whatever it is, the caller says what he looked for
+        return None
+
+
+def _on_its_own(worker: Any, url: str, key: Key) -> Any:
     answer: list[Any] = []
-    # A thread and a loop of its own: an async task runs on the worker's loop, which must not wait for itself.
     thread = threading.Thread(target=lambda: answer.append(asyncio.run(_asked(worker, url, key))), daemon=True)
     thread.start()
     thread.join(TIMEOUT)
-    return decode(Frames([memoryview(answer[0]).cast("B")])) if answer and answer[0] is not None else None
+    return answer[0] if answer else None
 
 
 async def _asked(worker: Any, url: str, key: Key) -> Any:
