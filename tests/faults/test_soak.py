@@ -18,9 +18,9 @@ BEFORE = Sample(0.0, 20 << 20, 10, 5, 0, 0, 0)
     "place",
     ["zmq", pytest.param("redis-memory", marks=pytest.mark.slow)],  # our server; for Redis, see the kills and cables
 )
-def test_half_a_minute(place: str, tmp_path: Path) -> None:
+def test_a_quarter_of_a_minute(place: str, tmp_path: Path) -> None:
     with soaking(place, SEED, tmp_path) as soak:
-        result = soak.run(24)
+        result = soak.run(14)
 
     assert result.wrong == [], str(result)
     assert result.verdict.acknowledged > 100
