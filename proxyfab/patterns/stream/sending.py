@@ -28,13 +28,13 @@ from proxyfab.patterns.stream.receipt import Draft
 from proxyfab.patterns.stream.strays import marked
 from proxyfab.retry import Backoff
 from proxyfab.trace import Link, here, span
-from proxyfab.wire.events import END, Frame, joined
+from proxyfab.wire.events import END, NBYTES, Frame, joined
 
 R = TypeVar("R")
 _LEAST = 1.0
 _BACKOFF = Backoff(0.02, 2.0, 2.0)
-_ROOM = 1 << 20
-"""Bytes that are kept to put frames together in."""
+_ROOM = 2 * NBYTES
+"""Bytes that are kept, as long as the thread lives, to put frames together in."""
 _UNREACHED = (ConnectorError, ResolveTimeout)
 
 
@@ -131,6 +131,9 @@ class Sending:
         while drafts := self.gathering.take():
             self.publish(drafts)
             del drafts  # waiting keeps nothing of what was sent
+            if len(self._room) > _ROOM:
+                self._room = bytearray()
+        self._room = bytearray()
 
     def publish(self, drafts: Sequence[Draft]) -> None:
         """Publish and settle them; raises nothing."""
@@ -154,8 +157,6 @@ class Sending:
         if not draft.body:
             draft.first = self._numbers.get(draft.partition, 0)
             self._numbers[draft.partition] = draft.first + draft.count
-            if len(self._room) > _ROOM:
-                self._room = bytearray()
             draft.body = joined(self._frame(draft), draft.events, self._room)
             draft.events = []
         return Record(draft.body, self._frame(draft).id, draft.partition)
