@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import distributed
@@ -46,7 +47,6 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
     _proxyfab: Link | None = None
     _proxyfab_settings: Settings | None = None
     _proxyfab_near: Near | None = None
-    _proxyfab_sees_handles = False
 
     @functools.wraps(PLAIN.submit)
     def submit(self, func: Any, *args: Any, proxyfab: bool = True, **kwargs: Any) -> Any:
@@ -72,18 +72,22 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
         return link.graph(super()._graph_to_futures, expr, keys, *args, **kwargs)
 
-    async def _gather(self, *args: Any, **kwargs: Any) -> Any:
+    def _gather(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._gather(*args, **kwargs)
+        return _unkept(found) if self._stores_results() else found
+
+    async def _gather_remote(self, *args: Any, **kwargs: Any) -> Any:
         if self._proxyfab is None:
-            return await super()._gather(*args, **kwargs)
-        before = handles_stay.set(self._saw_handle)
+            return await super()._gather_remote(*args, **kwargs)
+        came: list[None] = []
+        before = handles_stay.set(lambda: came.append(None))
         try:
-            found = await super()._gather(*args, **kwargs)
+            answer = await super()._gather_remote(*args, **kwargs)
         finally:
             handles_stay.reset(before)
-        return await unkept(found) if self._proxyfab_sees_handles or self._stores_results() else found
-
-    def _saw_handle(self) -> None:
-        self._proxyfab_sees_handles = True  # from now on: somebody else may wait for the same message
+        if came and answer["status"] == "OK" and not self._stores_results():  # somebody else's results do
+            answer["data"] = await unkept(answer["data"])
+        return answer
 
     def _stores_results(self) -> bool:
         return self._proxyfab is not None and self._proxyfab.stores_results
@@ -185,6 +189,10 @@ def _dress(client: Any, chosen: Settings) -> None:
         made = type(kind.__name__, (ByReference, kind), {"__module__": kind.__module__})
         _dressed[kind], _plain[made] = made, kind
     client.__class__ = _dressed[kind]
+
+
+async def _unkept(gathered: Awaitable[Any]) -> Any:
+    return await unkept(await gathered)
 
 
 async def _begun(client: Any) -> Any:

@@ -129,7 +129,8 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self.janitor.evict(self.holdings.leave(client))
         self._storing.discard(client)
         if self.store is not None and not self._ended:
-            age = GRACE if scheduler.client_comms else SWEEP  # of others' there may be what is yet to be claimed
+            others = scheduler.client_comms.keys() - {client}  # of theirs there may be what is yet to be claimed
+            age = GRACE if others else SWEEP
             asyncio.get_running_loop().call_later(2 * age, self.sweep, age)
 
     @safely
