@@ -37,6 +37,7 @@ ADDRESSES = {"A": "10.213.77.1", "B": "10.213.77.2"}
 PORTS = {"dask": 28786, "proxyfab": 28787}
 STARTS = 120.0
 """Seconds that processes have to start."""
+UNTIL = ("setpriv", "--pdeathsig", "KILL")
 Work = Callable[[Any, int], float]
 
 
@@ -52,8 +53,8 @@ class Host(NamedTuple):
     holder: subprocess.Popen[str]
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
-        """A process on this host."""
-        inside = ["nsenter", "--target", str(self.holder.pid), "--net", "--mount", f"--wd={ROOT}"]
+        """A process on this host, which is killed when this one ends, however that ends."""
+        inside = ["nsenter", "--target", str(self.holder.pid), "--net", "--mount", f"--wd={ROOT}", *UNTIL]
         return subprocess.Popen([*inside, *command], text=True, **options)
 
 
@@ -64,7 +65,7 @@ def host(name: str) -> Iterator[Host]:
     inside = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", script]
     with subprocess.Popen(inside, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         if holder.stdout is None or holder.stdout.readline() != "ready\n":
-            raise click.ClickException("Network namespaces cannot be made here; this needs root, ip, tc and unshare.")
+            raise click.ClickException("Network namespaces cannot be made here; this needs root, and Linux's tools.")
         yield Host(name, holder)  # then its input is closed, and with it the host
 
 
@@ -223,6 +224,8 @@ def measure(where: str, addresses: dict[str, str], rounds: int) -> Iterator[Row]
             client = stack.enter_context(kind(addresses[system], timeout=STARTS, set_as_default=False))
             client.wait_for_workers(2, timeout=STARTS)
             clients[system] = client
+        if clients["proxyfab"]._proxyfab is None:
+            raise click.ClickException("Proxyfab's client is a plain one, as its log says: too busy a machine, mostly.")
         for what, work, nbytes in WORKS:
             samples: dict[str, list[float]] = {system: [] for system in clients}
             for system in [*clients, *interleaved(list(clients), rounds)]:
