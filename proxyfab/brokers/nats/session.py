@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from proxyfab.brokers.nats.arrivals import Arrivals, Message
-from proxyfab.brokers.nats.departures import Departures
+from proxyfab.brokers.nats.departures import Departures, keep_pages
 from proxyfab.brokers.nats.place import Place
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 
@@ -171,6 +171,7 @@ class Session:
         """Take what comes from now on before nats-py does, and what it has not looked at yet."""
         client = self._client
         self._writer = client._transport._io_writer
+        keep_pages()
         self._departures = Departures(self._write, asyncio.get_running_loop().call_soon)
         transport = self._writer.transport
         stream = transport.get_protocol()
