@@ -120,7 +120,19 @@ def no_leaks() -> Iterator[None]:
     for _ in range(LOOKS if left else 0):
         if until(gone, GRACE / LOOKS):
             break
-    assert sorted(left) == [], "this test left something behind"
+    assert sorted(map(_told, left)) == [], "this test left something behind"
+
+
+def _told(what: str) -> str:
+    """With its two ends, where it is a connection of TCP that is still there."""
+    inode = re.search(r"socket:\[(\d+)\]$", what)
+    for table in ("tcp", "tcp6") if inode else ():
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if inode and fields[9] == inode[1]:
+                here, there = (int(end.rpartition(":")[2], 16) for end in fields[1:3])
+                return f"{what}, from port {here} to port {there}"
+    return what
 
 
 @contextlib.contextmanager
