@@ -1,8 +1,9 @@
 """From a reference to the real object: exact type, private to who asks, writable; from the store, or by the scheduler.
 
-Who does not see the store's shared memory, a worker on another host, asks the scheduler, which does: once for each
-object and process, as far as a bounded cache goes. It is the executing thread that waits, and never the worker's event
-loop; a task that is a coroutine, and so runs there, waits for a thread with a loop of its own.
+Who does not see the store's shared memory, a worker on another host, asks the scheduler, which does: at most twice for
+each object and process, as far as a bounded cache goes, into which goes what was asked for before. It is the executing
+thread that waits, and never the worker's event loop; a task that is a coroutine, and so runs there, waits for a thread
+with a loop of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import ctypes
 import pickle
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from proxyfab.buffers import Frames
@@ -30,33 +32,12 @@ from proxyfab.wire.payload import Payload, decode
 
 CACHED = 256 << 20
 TIMEOUT = 300.0
+_KEYS = 10_000
 _SHARED = "shm://~"
 _ATOMIC = frozenset(("bytes", "bytearray", "str", "arrow", "arrow.sliced", "numpy.scalar", "plain", "polars"))
 """Codecs whose objects nobody can change, or that are made anew each time."""
 _far: ByteLRU[Key, Payload] = ByteLRU(CACHED, lambda payload: payload.nbytes)
-
-
-def loaded(ref: Ref[Any]) -> Any:
-    """The object.
-
-    Raises:
-        KeyNotFound: It lies nowhere any more.
-        ProxyfabError: What a fetch may raise.
-    """
-    mode = mode_of(ref.url)
-    return private(_payload(ref), mode)
-
-
-def private(payload: Payload, mode: str = "default") -> Any:
-    """The object in a payload, with memory of its own wherever it can be written to."""
-    with contextlib.suppress(Exception):  # told by `loads`, which knows what is missing, or damaged
-        if payload.codec == "numpy":
-            return named("numpy").load(payload.meta, tuple(map(own, payload.buffers)))
-        if payload.codec in CODECS and mode == "default":
-            stream, *views = payload.buffers
-            return pickle.loads(stream, buffers=list(map(own, views)))
-    found = loads(payload, mode=mode)
-    return found if payload.codec in _ATOMIC else copy.deepcopy(found)
+_once: ByteLRU[Key, Key] = ByteLRU(_KEYS, lambda _: 1)
 
 
 def own(view: memoryview) -> memoryview:
@@ -67,20 +48,53 @@ def own(view: memoryview) -> memoryview:
     return block
 
 
-def _payload(ref: Ref[Any]) -> Payload:
+def loaded(ref: Ref[Any]) -> Any:
+    """The object.
+
+    Raises:
+        KeyNotFound: It lies nowhere any more.
+        ProxyfabError: What a fetch may raise.
+    """
+    mode = mode_of(ref.url)
+    payload, mine = _payload(ref)
+    return private(payload, mode, _as_it_came if mine else own)
+
+
+def private(payload: Payload, mode: str = "default", make: Callable[[memoryview], memoryview] = own) -> Any:
+    """The object in a payload, with memory of its own, as `make` makes it, wherever it can be written to."""
+    with contextlib.suppress(Exception):  # told by `loads`, which knows what is missing, or damaged
+        if payload.codec == "numpy":
+            return named("numpy").load(payload.meta, tuple(map(make, payload.buffers)))
+        if payload.codec in CODECS and mode == "default":
+            stream, *views = payload.buffers
+            return pickle.loads(stream, buffers=list(map(make, views)))
+    found = loads(payload, mode=mode)
+    return found if payload.codec in _ATOMIC else copy.deepcopy(found)
+
+
+def _as_it_came(view: memoryview) -> memoryview:
+    return own(view) if view.readonly else view
+
+
+def _payload(ref: Ref[Any]) -> tuple[Payload, bool]:
+    """The object as bytes, and whether nobody else has these."""
     if ref.key is not None and (far := _far.get(ref.key)) is not None:
-        return far
+        return far, False
     try:
-        return ref.payload()
+        return ref.payload(), False
     except ProxyfabError as error:
         if not ref.url.startswith(_SHARED) or ref.key is None:
             raise
         found = _from_scheduler(ref.url, ref.key)
         if found is None:
             raise
-        if isinstance(error, KeyNotFound):
-            _far.put(ref.key, found)
-        return found
+        if not isinstance(error, KeyNotFound):
+            return found, True
+        if _once.get(ref.key) is None:  # most are for one task alone, which then needs no copy
+            _once.put(ref.key, ref.key)
+            return found, True
+        _far.put(ref.key, found)
+        return found, False
 
 
 def _from_scheduler(url: str, key: Key) -> Payload | None:
