@@ -43,7 +43,7 @@ NOTHING = msgspec.Raw(b"\xc0")
 """An event's metadata where it has none. (What is still encoded cannot be told from None by its type.)"""
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 FIELDS = 24
-"""Bytes that the fields of an event have at most beside its data and its key."""
+"""Bytes that the fields of an event have at most beside its data, its key and its metadata."""
 
 
 class Event(msgspec.Struct, array_like=True, gc=False):
@@ -141,7 +141,7 @@ def joined(frame: Frame, events: Sequence[Written], room: bytearray) -> bytes:
     Args:
         frame: What they have in common.
         events: What `written` made, or those that need not be written before, as nothing of them can change or fail:
-            with plain data, without metadata and attributes, and with an ASCII key, if any.
+            with plain data and packed metadata, without attributes, and with an ASCII key, if any.
         room: Where they are put together: the same each time, as fresh memory costs more than the bytes.
     """
     room[: len(_START)] = _START
@@ -215,10 +215,10 @@ def pack_metadata(metadata: dict[str, Any]) -> msgspec.Raw:
         SerializationError: It holds something else.
     """
     try:
-        return msgspec.Raw(msgspec.msgpack.encode(metadata, enc_hook=_number))
+        return msgspec.Raw(_one.encode(metadata))
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SerializationError(
-            f"Metadata of an event is plain: numbers, text, bytes, lists and maps of these; {error}."
+            f"An event's metadata are plain: numbers, text, bytes, lists and maps of these; {error}."
         ) from error
 
 

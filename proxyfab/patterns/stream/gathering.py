@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from msgspec import Raw
+
 from proxyfab.errors import BackPressureError, CapacityError, ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.events.model import Position
 from proxyfab.fork import on_fork
@@ -26,7 +28,7 @@ from proxyfab.patterns.stream.naming import whole
 from proxyfab.patterns.stream.receipt import Draft, Receipt
 from proxyfab.patterns.stream.strays import unwanted
 from proxyfab.store import Store
-from proxyfab.wire.events import EVENTS, FIELDS, NBYTES, VALUE, Event, Written, written
+from proxyfab.wire.events import EVENTS, FIELDS, NBYTES, NOTHING, VALUE, Event, Written, written
 
 FRAMES = 64
 """Frames that are published in one call."""
@@ -106,16 +108,21 @@ class Gathering:
                 draft.kept.append(kept)
             return self._put(draft, event, nbytes)
 
-    def add_plain(self, data: bytes, partition: int | None, key: str | None) -> Receipt:
-        """The same for bytes, of which nothing can change, without metadata: written when the frame is.
+    def add_plain(self, data: bytes | str, partition: int | None, key: str | None, metadata: Raw | None) -> Receipt:
+        """The same for what can neither change nor fail: written when its frame is.
 
         Args:
-            data: Them.
+            data: Bytes, or ASCII text.
             partition: Where to; None for any.
             key: ASCII.
+            metadata: Packed.
         """
         now = time.time_ns() // 1000
-        nbytes = len(data) + FIELDS if key is None else len(data) + len(key) + FIELDS
+        nbytes = len(data) + FIELDS
+        if key is not None:
+            nbytes += len(key)
+        if metadata is not None:
+            nbytes += len(memoryview(metadata))
         with self._lock:
             if partition is None:
                 partition = self._turn
@@ -132,7 +139,7 @@ class Gathering:
                 draft = self._place(partition)
                 if draft.nbytes + nbytes > self._brim:
                     draft = self._overfull(draft, nbytes)
-            return self._put(draft, Event(VALUE, data, now, key), nbytes)
+            return self._put(draft, Event(VALUE, data, now, key, NOTHING if metadata is None else metadata), nbytes)
 
     def _place(self, partition: int | None) -> Draft:
         """Where an event goes, once there is room."""

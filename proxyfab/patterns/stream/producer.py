@@ -36,7 +36,7 @@ from proxyfab.patterns.stream.strays import unwanted
 from proxyfab.spec import nbytes
 from proxyfab.store import Store, open_store
 from proxyfab.trace import here
-from proxyfab.wire.events import MAX_FRAME, VALUE
+from proxyfab.wire.events import MAX_FRAME, VALUE, pack_metadata
 
 if TYPE_CHECKING:
     from typing import Self
@@ -218,9 +218,9 @@ class Producer:
         if key is not None:  # hashed in any case: that refuses what is no text
             goes = partition_of(key, gathering.partitions)
             partition = goes if partition is None else partition
-        if _type(obj) is bytes and len(obj) < self._plain:
-            if not fields and named is None and (key is None or (_type(key) is str and key.isascii())):
-                return self._add_plain(obj, partition, key)
+        if (_type(obj) is bytes or (_type(obj) is str and obj.isascii())) and len(obj) < self._plain:
+            if named is None and (key is None or (_type(key) is str and key.isascii())):
+                return self._add_plain(obj, partition, key, pack_metadata(fields) if fields else None)
             return self._add(VALUE, obj, partition, key, fields or None, named)
         return self._send(obj, partition, key, fields or None, named)
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyfab.errors import SerializationError
-from proxyfab.wire.events import FIELDS, Event, Frame, decode, encode, joined, pack_metadata, unpack_metadata, written
+from proxyfab.wire.events import (
+    FIELDS,
+    NOTHING,
+    Event,
+    Frame,
+    decode,
+    encode,
+    joined,
+    pack_metadata,
+    unpack_metadata,
+    written,
+)
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 64, 4096])
@@ -28,25 +41,27 @@ def test_the_slow_way_and_the_fast_one_read_the_same(count: int) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.binary(max_size=70_000),
+            st.binary(max_size=70_000) | st.text(st.characters(max_codepoint=127), max_size=70_000),
             st.integers(0, 1 << 62),
             st.none() | st.text(st.characters(max_codepoint=127), max_size=300),
+            st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 1 << 40) | st.text(max_size=5), max_size=3),
         ),
         max_size=5,
     ),
     st.binary(max_size=9),
 )
 def test_what_is_written_late_reads_the_same_and_takes_no_more_than_was_counted(
-    events: list[tuple[bytes, int, str | None]], former: bytes
+    events: list[tuple[bytes | str, int, str | None, dict[str, Any] | None]], former: bytes
 ) -> None:
     frame = Frame("p", 1, 2, 3, "//host", [], [])
-    early = [written(0, data, time, key, None, None) for data, time, key in events]
-    late = [Event(0, data, time, key) for data, time, key in events]
+    packed = [NOTHING if metadata is None else pack_metadata(metadata) for *_, metadata in events]
+    early = [written(0, data, time, key, metadata, None) for data, time, key, metadata in events]
+    late = [Event(0, *each[:3], metadata) for each, metadata in zip(events, packed, strict=True)]
     room = bytearray(former)
 
     assert joined(frame, late, room) == joined(frame, early, room)
-    for each, (data, _, key) in zip(early, events, strict=True):
-        assert len(memoryview(each)) <= len(data) + len(key or "") + FIELDS
+    for each, (data, _, key, _), metadata in zip(early, events, packed, strict=True):
+        assert len(memoryview(each)) <= len(data) + len(key or "") + len(memoryview(metadata)) + FIELDS
 
 
 def test_numpys_numbers_are_plain_in_metadata() -> None:
