@@ -79,6 +79,7 @@ class Account:
         "changing",
         "claims",
         "data",
+        "doubtful",
         "keeper",
         "key",
         "lease",
@@ -98,6 +99,8 @@ class Account:
         """The key of the data, as it was seen last."""
         self.version = -1
         """Of the data."""
+        self.doubtful = False
+        """Whether the record may name other data by now: nobody answered whether an update took effect."""
         self.claims: dict[int, Session] = {}
         """Numbers of the claims that are held here, and the sessions they are of; 0 for what was sent."""
         self.ticket = ""
@@ -214,7 +217,7 @@ class Book:
         keys = [text for account in held for text in (account.key, account.data)]
         there = yield Renew(tuple(keys), keep(session.lease))
         pairs = zip(held, there[::2], there[1::2], strict=True)
-        yield from self._look_after([account for account, *both in pairs if not all(both)])
+        yield from self._look_after([account for account, *both in pairs if account.doubtful or not all(both)])
         return len(held)
 
     def _look_for_takers(self, sent: list[Account]) -> Generator[Any, Any, None]:
@@ -234,6 +237,7 @@ class Book:
                 with self._lock:
                     account.claims.clear()
                     self._settle(account)
+            account.doubtful = False
 
     def _find_data(self, account: Account) -> Generator[Any, Any, bool]:
         """Renew the data that the record names, which may be others by then; False when they are gone."""
@@ -261,11 +265,13 @@ class Book:
             began: When its data were last put or renewed; now if that is somebody else's business.
             options: Of `change`.
         """
+        own = began is not None
         began = (yield Now()) if began is None else began
         outcome = yield from change(account.key, rule, account.raw, **options)
         account.saw(outcome.raw)
         if outcome.refused is not None:
             return outcome
+        arrives |= not own and account.key not in self.kept  # what it was borrowed from was found gone meanwhile
         if not self.hold(account, claim):
             return outcome._replace(refused=Refused(LAPSED))
         yield from self._catch_up(account, arrives, began)
@@ -273,7 +279,11 @@ class Book:
 
     def alter(self, account: Account, rule: Rule, *, began: float | None = None, **options: Any) -> Steps:
         """Change a record without another claim; new data that it is to name were put when it `began`."""
-        outcome = yield from change(account.key, rule, account.raw, **options)
+        try:
+            outcome = yield from change(account.key, rule, account.raw, **options)
+        except ConnectorError:
+            account.doubtful |= began is not None
+            raise
         account.saw(outcome.raw)
         if began is not None and outcome.refused is None:
             yield from self._catch_up(account, False, began)
