@@ -23,6 +23,7 @@ MB = 1 << 20
 def moved(cluster: LocalCluster) -> Iterator[Client]:
     """One value has gone from one worker to the other."""
     with Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2)
         client.register_plugin(Hand())
         one, other = sorted(client.scheduler_info()["workers"])
         made = client.submit(np.ones, MB, workers=one)
