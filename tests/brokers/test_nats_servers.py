@@ -144,6 +144,19 @@ def test_a_cut_cable_is_mended(server: NatsServer) -> None:
         assert broker.groups("t")["g"].lag == 0
 
 
+def test_who_listens_on_a_connection_that_goes_stops_quietly(server: NatsServer) -> None:
+    with NatsBroker.from_url(server.url) as broker:
+
+        async def work(deadline: float) -> bool:
+            session = await broker._link.session(deadline)
+            listening = [await session.listen("a.subject", print)]
+            await session._client.close()
+            await session.deafen(listening)
+            return bool(session.alive)
+
+        assert broker._link.run(work, 10.0) is False
+
+
 def test_a_silent_line_is_given_up(server: NatsServer) -> None:
     with Cable(f"127.0.0.1:{server.port}") as cable, NatsBroker.from_url(cable.through(server.url)) as broker:
         broker.ensure(Topic("t"))

@@ -251,6 +251,12 @@ class Session:
             self._over()
             raise Lost from error
 
+    async def deafen(self, heard: list[Any]) -> None:
+        """End what `listen` made. Where the connection has gone meanwhile, it has ended."""
+        for each in heard:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await each.unsubscribe()
+
     def inbox(self) -> str:
         """A subject that nobody else has."""
         return str(self._client.new_inbox())

@@ -250,9 +250,8 @@ class Values(State):
                     heard.clear()
                     hints = _HINTED
         finally:
-            for each in listening:
-                if session is not None and session.alive:
-                    await each.unsubscribe()
+            if session is not None:
+                await session.deafen(listening)
 
     async def _changed(self, known: Mapping[str, int], deadline: float) -> tuple[dict[str, Kept | None], float]:
         """Those that are not as is known, and when the first of the others ends."""
