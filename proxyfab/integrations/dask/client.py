@@ -244,8 +244,9 @@ async def _met(client: Any, chosen: Settings) -> Link:
     home = Home.told(await getattr(client.scheduler, HELLO)(**words))
     _check(home)
     await client._register_worker_plugin(Hand(chosen), name=NAME, idempotent=True)
-    client._proxyfab_near = Near(client)
-    client._proxyfab_near.attach()
+    if "pickle" in (client._deserializers or ("pickle",)):  # else nothing that is pickled may come to it
+        client._proxyfab_near = Near(client)
+        client._proxyfab_near.attach()
     if chosen.store is None and home.sight != sight():
         logger.info("The scheduler of %r does not see our shared memory: arguments go by plain Dask.", client.id)
         return Link(client, chosen, None, graphs=False)

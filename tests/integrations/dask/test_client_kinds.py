@@ -21,7 +21,7 @@ from proxyfab.integrations.dask import Client, disable, enable, stats
 from proxyfab.integrations.dask.settings import Settings, settings
 from proxyfab.proxy import is_proxy
 from proxyfab.testing.processes import until
-from tests.integrations.dask.tasks import LARGE, WAIT, puts
+from tests.integrations.dask.tasks import LARGE, WAIT, large, puts, total
 
 # -- clients ---------------------------------------------------------------------------------------------------------
 
@@ -193,3 +193,11 @@ def test_encrypted_connections_and_scheduler_files(big: Any, tmp_path: Any) -> N
                     return await client.submit(lambda array: int(array[0]), big), puts(client)
 
     assert asyncio.run(work()) == (int(big[0]), 1)
+
+
+def test_a_client_that_takes_no_pickles_gets_none(cluster: Any) -> None:
+    without = ["dask", "msgpack"]
+    with Client(cluster, serializers=without, deserializers=without) as client:
+        assert client.submit(total, large()).result(WAIT) == large().sum()
+        with pytest.raises(TypeError):
+            client.submit(list, [(1, total), bytes(1 << 21)]).result(WAIT)

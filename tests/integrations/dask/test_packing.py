@@ -146,7 +146,11 @@ def test_what_is_not_large_or_not_for_us_comes_out_as_it_went_in(obj: Any) -> No
     "obj",
     [
         *(b"x" * ABOVE, bytearray(ABOVE), "x" * ABOVE, ARRAY, Holder(ARRAY), {Holder(ARRAY)}),
-        *(pd.DataFrame({"a": np.arange(ABOVE)}), pd.Series(["word" * 9] * 9000), np.array([ARRAY, None], dtype=object)),
+        *(
+            pd.DataFrame({"a": np.arange(ABOVE)}),
+            pd.Series([f"{number:036}" for number in range(9000)]),
+            np.array([ARRAY, None], dtype=object),
+        ),
         *([1.5] * ABOVE, ["word"] * ABOVE, [[i, "x"] for i in range(ABOVE)], {i: i for i in range(ABOVE)}),
         *([b"x" * 2000] * 50, collections.OrderedDict(a=ARRAY), ARRAY.view(np.ma.MaskedArray)),
     ],
