@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any
 
+import dask
 import distributed
 from tornado.ioloop import PeriodicCallback
 
@@ -205,11 +206,20 @@ async def _ended(client: Any) -> None:
     end(client)
 
 
+def _is_not_users_code() -> None:
+    """Have Dask not show what of us lies between it and the code that calls it."""
+    name = "distributed.diagnostics.computations.ignore-modules"
+    ignored = dask.config.get(name, None) or []
+    if "proxyfab" not in ignored:
+        dask.config.set({name: [*ignored, "proxyfab"]})
+
+
 async def begin(client: Any) -> None:
     """Meet the scheduler and go by reference from now on; a plain client, with one warning, where that cannot be."""
     chosen = client._proxyfab_settings or settings()
     if client._proxyfab is not None or not chosen.enabled or client.status != "running":
         return
+    _is_not_users_code()
     try:
         client._proxyfab = await asyncio.wait_for(_met(client, chosen), TIMEOUT)
     except Exception as error:  # noqa: BLE001 - whatever it is, plain Dask works
