@@ -18,6 +18,8 @@ MAGIC = b"PFO1"
 LARGEST = 1 << 20
 """Bytes of a record, as of all that is compared and set: room for some 8,000 processes that borrow."""
 
+ADOPTED = ".owner"
+"""How the id of a record ends which all find who would adopt an object."""
 ENDLESS = 1e9
 """Seconds that no lease is as long as."""
 
@@ -68,6 +70,16 @@ class Record(NamedTuple):
     def ttl(self) -> float:
         """Seconds that record and data live unless somebody renews them: lease and grace."""
         return keep(self.lease)
+
+
+def is_adopted(key: str) -> bool:
+    """Whether the record under a key may be made anew by whoever adopts its object."""
+    return key.partition("@")[0].endswith(ADOPTED)
+
+
+def is_vacant(record: Record) -> bool:
+    """Whether nobody holds anything: the object was released, and its bytes are about to go."""
+    return record.owner.holder is None and record.mutable.holder is None and not record.shared
 
 
 def keep(lease: float) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from proxyfab.wire.owned import Claim, Record, Seat
+from proxyfab.wire.owned import Claim, Record, Seat, is_vacant
 
 
 class Change(NamedTuple):
@@ -121,7 +121,7 @@ def adopt(claim: Claim, data: str, lease: float) -> Rule:
         if claim.same(seat.holder):
             return Same()
         if seat.holder is None:
-            return Refused(ORPHAN)
+            return Refused(GONE if is_vacant(record) else ORPHAN)
         if _alive(seat.holder, dead):
             return Refused(OWNED, _who(seat))
         return (
@@ -135,7 +135,7 @@ def release(claim: Claim, *, strict: bool) -> Rule:
     """The owner goes, and the object with it; where it is borrowed he must not (`strict`) or leaves it to those."""
 
     def rule(record: Record | None, dead: frozenset[str]) -> Verdict:
-        if record is None:
+        if record is None or is_vacant(record):
             return Same()
         denied = _sits(record.owner, claim)
         if denied is not None:

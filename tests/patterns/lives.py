@@ -12,7 +12,7 @@ from proxyfab.errors import ConnectorError
 from proxyfab.patterns.ownership.book import Account, Book, Session
 from proxyfab.patterns.ownership.protocol import Evict, Pause, Read
 from proxyfab.wire import owning
-from proxyfab.wire.owned import Claim, keep, silence
+from proxyfab.wire.owned import ADOPTED, Claim, keep, silence
 
 LEASE = 10.0
 Steps = Generator[Any, Any, Any]
@@ -194,7 +194,7 @@ class Lives:
             self.launch(process, "put", self.put_plain(), account=None)
             return
         data = self.chance.choice(self.plain)
-        account = process.accounts.setdefault(f"{data}.owned", Account(f"{data}.owned", LEASE))
+        account = process.accounts.setdefault(data + ADOPTED, Account(data + ADOPTED, LEASE))
         self.launch(process, "adopt", self.adopt(process, account, data), account=account)
 
     def put_plain(self) -> Steps:

@@ -17,7 +17,7 @@ from typing import Any
 from proxyfab.errors import ConnectorError
 from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.protocol import HELD, Evict, Look, Now, Pause, Read, ReadMany, Renew, Seen, Swap
-from proxyfab.wire.owned import Record, decode
+from proxyfab.wire.owned import Record, decode, is_vacant
 from tests.patterns.lives import LEASE, Get, Handle, Lives, Process, Put, Steps
 
 known = lru_cache(10_000)(decode)
@@ -101,7 +101,7 @@ class World(Lives):
             return self.read(task, request)
         assert isinstance(request, Evict)
         self.objects.pop(request.key, None)
-        return None
+        return True
 
     def renew(self, key: str, ttl: float) -> bool:
         value = self.there(key)
@@ -145,15 +145,12 @@ class World(Lives):
         if old is None:
             self.judge_first(task, swap.key)
             return
+        if is_vacant(old):
+            if new not in (None, old):
+                raise Violation(f"{swap.key} rises from its grave")
+            return
         if new is not None:
-            if new.mutable.holder is not None and new.shared:
-                raise Violation(f"{swap.key} is borrowed in both ways")
-            if new.epoch - old.epoch not in (0, 1) or new.version - old.version not in (0, 1):
-                raise Violation(f"{swap.key} jumps from {old} to {new}")
-            moved = new.owner.holder is not None and new.owner.holder != old.owner.holder
-            if moved and new.epoch != old.epoch + 1:
-                raise Violation(f"{swap.key} has another owner in one epoch")
-            self.taken |= {new.owner.taken, new.mutable.taken}
+            self.judge_next(swap.key, old, new)
         claim = None if task.handle is None else task.handle.claim
         if claim is None or task.handle is None or task.handle.state != "held":
             return  # nothing is held before it was taken
@@ -166,6 +163,17 @@ class World(Lives):
             name = (claim.session, claim.number)
             if self.acts.setdefault((swap.key, old.epoch), name) != name:
                 raise Violation(f"{swap.key} has two owners that act in one epoch")
+
+    def judge_next(self, key: str, old: Record, new: Record) -> None:
+        """One record follows another."""
+        if new.mutable.holder is not None and new.shared:
+            raise Violation(f"{key} is borrowed in both ways")
+        if new.epoch - old.epoch not in (0, 1) or new.version - old.version not in (0, 1):
+            raise Violation(f"{key} jumps from {old} to {new}")
+        moved = new.owner.holder is not None and new.owner.holder != old.owner.holder
+        if moved and new.epoch != old.epoch + 1:
+            raise Violation(f"{key} has another owner in one epoch")
+        self.taken |= {new.owner.taken, new.mutable.taken}
 
     def judge_first(self, task: Task, key: str) -> None:
         """An object gets its first record."""

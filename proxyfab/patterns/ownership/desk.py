@@ -196,14 +196,15 @@ class Desk:
         longest = self._patience if pause.why == HELD else _LONGEST
         return time.monotonic() - self._began + _seconds(pause) <= longest
 
-    def _evict(self, key: Key) -> None:
+    def _evict(self, key: Key) -> bool:
         if self._evicted is not None:
             self._evicted.append(key)
-            return
+            return False
         try:
             self._store.evict(key)
         except ConnectorError:
-            pass  # it expires
+            return False  # it expires
+        return True
 
 
 def _seconds(pause: Pause) -> float:

@@ -7,17 +7,19 @@ Rules:
 1. What was read before is believed at first, and never enough for a refusal: that is looked at again.
 2. A compare-and-set whose answer was lost is decided by reading: rules answer Same where it took effect.
 3. Nobody is taken for dead before his session was looked for and not found.
-4. Data that no record names any more are evicted by who made it so; if he dies first they expire.
+4. Data that no record names any more are evicted by who made it so; if he dies first they expire. The record of what
+   may be adopted goes last, so that nobody adopts bytes that are about to go.
 5. No record is written that is larger than what is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
 from proxyfab.errors import ConnectorError
-from proxyfab.wire.owned import LARGEST, Record, decode, encode
+from proxyfab.wire.owned import LARGEST, Record, Seat, decode, encode, is_adopted
 from proxyfab.wire.owning import FULL, NOBODY, TAKEN, Change, Refused, Rule, Same, Verdict
 
 LOST = "lost"
@@ -69,7 +71,7 @@ class Now(NamedTuple):
 
 
 class Evict(NamedTuple):
-    """Nothing has to come of it. Answer: None."""
+    """Nothing has to come of it. Answer: whether it is done, for sure."""
 
     key: str
 
@@ -158,16 +160,27 @@ def _with_room(raw: bytes | None, verdict: Verdict) -> Verdict:
 def _swap(
     key: str, raw: bytes | None, before: Record | None, after: Record | None
 ) -> Generator[Request, Any, tuple[Outcome | None, ConnectorError | None]]:
-    new = None if after is None else encode(after)
+    left = after
+    if after is None and before is not None and is_adopted(key):  # who adopts must see it until the bytes have gone
+        left = before._replace(owner=Seat(), mutable=Seat(), shared=())
+    new = None if left is None else encode(left)
     try:
-        won = yield Swap(key, raw, new, None if after is None else after.ttl)
+        won = yield Swap(key, raw, new, None if left is None else left.ttl)
     except ConnectorError as error:
         return None, error
     if not won:
         return None, None
     if before is not None and (after is None or after.data != before.data):
-        yield Evict(before.data)
-    return Outcome(after, new), None
+        gone = yield Evict(before.data)
+        if left is not after and gone:
+            yield from _bury(key, new)
+    return Outcome(after, None if after is None else new), None
+
+
+def _bury(key: str, vacant: bytes | None) -> Generator[Request, Any, None]:
+    """Remove the record of a released object. If that fails, it expires."""
+    with suppress(ConnectorError):
+        yield Swap(key, vacant, None, None)
 
 
 def _look(refused: Refused, dead: frozenset[str]) -> Generator[Request, Any, Seen]:

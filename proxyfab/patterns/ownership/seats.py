@@ -20,7 +20,7 @@ from proxyfab.patterns.ownership.refusals import ended
 from proxyfab.patterns.ownership.settling import End
 from proxyfab.proxy import Kind, unwrap
 from proxyfab.wire import owning
-from proxyfab.wire.owned import Claim, Record, keep, silence
+from proxyfab.wire.owned import ADOPTED, Claim, Record, keep, silence
 
 
 class Seated(Handle):
@@ -284,8 +284,8 @@ def adopted(store: Any, data: Key, lease: float, kind: Kind) -> Owner:
 
 
 def _record_of(data: Key, where: str) -> Key:
-    id = f"{data.id}.owner"
-    return Key(id if len(id) <= MAX_ID else f"{blake2b(data.id.encode(), digest_size=16).hexdigest()}.owner", where)
+    id = data.id + ADOPTED
+    return Key(id if len(id) <= MAX_ID else f"{blake2b(data.id.encode(), digest_size=16).hexdigest()}{ADOPTED}", where)
 
 
 def clone_of(handle: Any) -> Any:
