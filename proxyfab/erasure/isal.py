@@ -19,6 +19,7 @@ from typing import Any
 from proxyfab.erasure import plain
 from proxyfab.erasure.field import Kernel, Rows, products
 from proxyfab.errors import MissingDependency
+from proxyfab.pointers import PyBuffer, get_buffer, release_buffer
 
 _ENTRY = 32  # bytes of ISA-L's tables for each coefficient
 _MOST = 1 << 30  # lengths are ints of C
@@ -43,39 +44,14 @@ def _places() -> Iterator[str]:
         yield from (str(file.locate()) for file in files("pyeclib") or () if file.name.startswith("libisal"))
 
 
-class _Buffer(ctypes.Structure):
-    """Python's own Py_buffer: where the bytes of a read-only buffer are is told by nothing else in the library."""
-
-    _fields_ = (
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.c_void_p),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_void_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    )
-
-
-_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
-_release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
-_release_buffer.restype = None
-
-
 class _Held:
     """Buffers that are held, so that their memory stays where it is, and the addresses of it."""
 
     def __init__(self, views: Sequence[memoryview], *, writable: bool) -> None:
-        self._buffers = (_Buffer * len(views))()
+        self._buffers = (PyBuffer * len(views))()
         try:
             for view, buffer in zip(views, self._buffers, strict=True):
-                _get_buffer(view, buffer, int(writable))
+                get_buffer(view, buffer, int(writable))
         except BaseException:
             self.release()
             raise
@@ -85,7 +61,7 @@ class _Held:
 
     def release(self) -> None:
         for buffer in self._buffers:
-            _release_buffer(buffer)  # nothing happens to one that holds nothing
+            release_buffer(buffer)  # nothing happens to one that holds nothing
 
 
 class Isal:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
+from proxyfab.pointers import PyBuffer, get_buffer, release_buffer
 from proxyfab.wire.slot import SIZE
 
 PAGE = mmap.PAGESIZE
@@ -99,31 +100,6 @@ class Mapping:
 _Start = ctypes.c_ubyte * SIZE
 
 
-class _Buffer(ctypes.Structure):
-    """`Py_buffer` of CPython."""
-
-    _fields_ = (
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.c_void_p),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_void_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    )
-
-
-_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
-_release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
-_release_buffer.restype = None
-
-
 def copy(source: memoryview | bytes, address: int) -> None:
     """Copy bytes to an address; from 64 KiB on other threads run meanwhile."""
     length = len(source)
@@ -131,12 +107,12 @@ def copy(source: memoryview | bytes, address: int) -> None:
         target = memoryview((ctypes.c_char * length).from_address(address)).cast("B")
         target[:] = source
         return
-    held = _Buffer()
-    _get_buffer(source, held, 0)
+    held = PyBuffer()
+    get_buffer(source, held, 0)
     try:
         ctypes.memmove(address, held.buf, length)
     finally:
-        _release_buffer(held)
+        release_buffer(held)
 
 
 class _Exporter(ctypes.c_ubyte * (1 << 46)):  # type: ignore[misc]  # one type for all lengths: making one costs 20 us

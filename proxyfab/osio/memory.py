@@ -11,6 +11,7 @@ import mmap
 from typing import Any
 
 from proxyfab.osio.mapping import PAGE, advise, copy
+from proxyfab.pointers import python_function
 
 HUGE = 4 * 2**20
 """Blocks from here on are mapped on their own, on huge pages where the kernel grants them."""
@@ -67,13 +68,7 @@ def _filled(make: Any, address_of: Any, view: memoryview) -> Any:
     return made
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(ctypes.pythonapi, name)
-    function.restype, function.argtypes = result, arguments
-    return function
-
-
-_make_bytes = _function("PyBytes_FromStringAndSize", ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)
-_bytes_at = _function("PyBytes_AsString", ctypes.c_void_p, ctypes.py_object)
-_make_bytearray = _function("PyByteArray_FromStringAndSize", ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)
-_bytearray_at = _function("PyByteArray_AsString", ctypes.c_void_p, ctypes.py_object)
+_make_bytes = python_function("PyBytes_FromStringAndSize", ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)
+_bytes_at = python_function("PyBytes_AsString", ctypes.c_void_p, ctypes.py_object)
+_make_bytearray = python_function("PyByteArray_FromStringAndSize", ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)
+_bytearray_at = python_function("PyByteArray_AsString", ctypes.c_void_p, ctypes.py_object)

@@ -1,0 +1,51 @@
+"""Where the bytes of a buffer lie, read-only ones included: CPython's own functions, through a handle that is ours.
+
+Promise: what other packages declare of `ctypes.pythonapi`, which all of a process share, changes nothing here, and what
+is declared here changes nothing there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+_python = ctypes.PyDLL(None)
+
+
+class PyBuffer(ctypes.Structure):
+    """`Py_buffer` of CPython."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_void_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+def python_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of CPython's, called with the interpreter's lock held; an error of Python's is raised.
+
+    Args:
+        name: As in its C interface.
+        result: ctypes' type of what it returns; None for nothing.
+        *arguments: ctypes' types of what it takes.
+    """
+    function = _python[name]  # a new object each time; as an attribute it would be one for all
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+get_buffer = python_function(
+    "PyObject_GetBuffer", ctypes.c_int, ctypes.py_object, ctypes.POINTER(PyBuffer), ctypes.c_int
+)
+"""Hold the bytes of an object: they stay where they are until `release_buffer`."""
+release_buffer = python_function("PyBuffer_Release", None, ctypes.POINTER(PyBuffer))
+"""Let go of them; nothing happens to a PyBuffer that holds nothing."""
