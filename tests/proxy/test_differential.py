@@ -167,6 +167,8 @@ def test_of_arrays_and_frames(px: Any, code: str, other: str, call: Any, way: st
     names = {"np": np, "pd": pd}
     if way != "resolved" and call in (dir, callable):
         return
+    if code == "np.array(2.5)" and other.startswith("pd."):
+        return  # pandas takes the scalar out of an array without dimensions, which it knows by its exact type
 
     def attempt(target: Any) -> Any:
         x = eval(other, names)
