@@ -56,7 +56,7 @@ class Sample(NamedTuple):
 
     seconds: float
     memory: int
-    """Bytes of memory of its own."""
+    """Bytes of memory of its own, without the shared memory that it maps."""
     files: int
     threads: int
     objects: int
@@ -221,7 +221,7 @@ class Soak:
         proc = Path(f"/proc/{self.at.server.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         maps = dict(line.split(":") for line in (proc / "smaps_rollup").read_text().splitlines()[1:])
-        memory = sum(int(maps[name].split()[0]) * 1024 for name in ("Private_Clean", "Private_Dirty"))
+        memory = int(maps["Anonymous"].split()[0]) * 1024  # segments that are kept to be filled again have a bound
         connector = open_connector(self.at.url)  # not through the cable, which may be cut
         try:
             assert isinstance(connector, SupportsScan)
