@@ -97,7 +97,7 @@ class Line:
             if self._closed or not self._session.join(number):
                 return False
             stream = self._streams[number] = make(self)
-        stream.start()
+            stream.start()  # so that whoever finds it may wait for its end
         return True
 
     def close(self) -> None:
