@@ -12,20 +12,18 @@ from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
 from proxyfab.link.sending import SEGMENT, Segment
+from proxyfab.spans import Spans
 
 
 class _Arrival:
     """One object on its way here."""
 
-    __slots__ = ("left", "partial", "size", "whole")
+    __slots__ = ("here", "left", "size")
 
-    def __init__(self, size: int, segment: int) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
         self.left = size
-        self.whole = bytearray(-(-size // segment))
-        """For each segment 1 if it is there."""
-        self.partial: dict[int, list[tuple[int, int]]] = {}
-        """Of segments that are there in part: first byte and end of each part, apart and in order."""
+        self.here = Spans()
 
 
 class Landed(NamedTuple):
@@ -54,7 +52,7 @@ class Receiver:
         if transfer in self._arrivals:
             raise ValueError(f"Transfer {transfer} of this link is there already.")
         if size > 0:
-            self._arrivals[transfer] = _Arrival(size, self._segment)
+            self._arrivals[transfer] = _Arrival(size)
         return size <= 0
 
     def forget(self, transfer: int) -> None:
@@ -91,7 +89,9 @@ class Receiver:
         arrival = self._arrivals.get(segment.transfer)
         if arrival is None:
             return Landed(0, False)
-        fresh = self._keep(arrival, segment.offset, segment.offset + segment.length)
+        last = segment.offset + segment.length - 1
+        fresh = sum(high - low + 1 for low, high in arrival.here.gaps(segment.offset, last))
+        arrival.here.add(segment.offset, last)
         self.doubled += segment.length - fresh
         arrival.left -= fresh
         if arrival.left == 0:
@@ -101,24 +101,6 @@ class Receiver:
     def read(self, stream: int, length: int) -> None:
         """A letter of `length` bytes came whole."""
         self._streams[stream] += length
-
-    def _keep(self, arrival: _Arrival, first: int, end: int) -> int:
-        """Note that bytes are there. Returns how many were not."""
-        number = first // self._segment
-        if arrival.whole[number]:
-            return 0
-        start, stop = number * self._segment, min((number + 1) * self._segment, arrival.size)
-        before = arrival.partial.get(number, [])
-        apart = [(low, high) for low, high in before if high < first or low > end]
-        joined = [(low, high) for low, high in before if not (high < first or low > end)]
-        merged = (min([first, *(low for low, _ in joined)]), max([end, *(high for _, high in joined)]))
-        fresh = merged[1] - merged[0] - sum(high - low for low, high in joined)
-        if merged == (start, stop):
-            arrival.whole[number] = 1
-            arrival.partial.pop(number, None)
-        else:
-            arrival.partial[number] = sorted([*apart, merged])
-        return fresh
 
     def received(self, stream: int) -> int:
         """Bytes that a stream brought so far, dropped ones included: what its sender confirms by."""
@@ -133,24 +115,4 @@ class Receiver:
         arrival = self._arrivals.get(transfer)
         if arrival is None:
             return []
-        found: list[tuple[int, int]] = []
-        for number, whole in enumerate(arrival.whole):
-            if not whole:
-                _add_gaps(
-                    found,
-                    number * self._segment,
-                    min((number + 1) * self._segment, arrival.size),
-                    arrival.partial.get(number, []),
-                )
-        return found
-
-
-def _add_gaps(found: list[tuple[int, int]], start: int, stop: int, present: list[tuple[int, int]]) -> None:
-    """Add what lies between `start` and `stop` and not in `present` to gaps, joined with the last where they touch."""
-    for low, high in [*present, (stop, stop)]:
-        if low > start:
-            if found and found[-1][1] == start:
-                found[-1] = (found[-1][0], low)
-            else:
-                found.append((start, low))
-        start = high
+        return [(low, high + 1) for low, high in arrival.here.gaps(0, arrival.size - 1)]

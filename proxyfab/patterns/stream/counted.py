@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from proxyfab.patterns.stream.spans import Spans
+from proxyfab.spans import Spans
 
 PRODUCERS = 4096
 """Producers that are remembered; beyond, who was heard least lately is forgotten."""

@@ -31,8 +31,8 @@ from proxyfab.patterns.stream.identity import PREFIX, entry
 from proxyfab.patterns.stream.outputs import published
 from proxyfab.patterns.stream.references import ref_in, state_of
 from proxyfab.patterns.stream.releasing import KEEP, ttl_of
-from proxyfab.patterns.stream.spans import Spans
 from proxyfab.ref import Ref
+from proxyfab.spans import Spans
 from proxyfab.spec import check_name
 from proxyfab.store import Store, open_store
 from proxyfab.wire.events import OBJECT, Frame, decode, encode

@@ -24,7 +24,7 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Delivery, Topic
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.releasing import RUNS, Held, Marker, evict, objects_of, releasable, sweep
-from proxyfab.patterns.stream.spans import Spans
+from proxyfab.spans import Spans
 from proxyfab.wire.events import Frame
 
 EVERY = 1.0

@@ -42,8 +42,8 @@ from proxyfab.events.broker import Broker, State
 from proxyfab.events.model import Capability, Delivery, Description, Topic
 from proxyfab.keys import Key
 from proxyfab.patterns.stream.references import ref_in
-from proxyfab.patterns.stream.spans import Spans
 from proxyfab.ref import openers
+from proxyfab.spans import Spans
 from proxyfab.store import Store
 from proxyfab.wire.events import OBJECT, Frame, decode
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyfab.errors import IntegrityError
-from proxyfab.patterns.stream.spans import Spans
+from proxyfab.spans import Spans
 
 RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=20)
 

@@ -1,4 +1,4 @@
-"""Sets of whole numbers that are nearly without gaps: offsets that are released, events that were seen. Pure."""
+"""Sets of whole numbers that are nearly without gaps: offsets that are released, events that were seen, bytes. Pure."""
 
 from __future__ import annotations
 
