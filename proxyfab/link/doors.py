@@ -19,22 +19,15 @@ from proxyfab.errors import AccessDenied, ConnectorError, IntegrityError, Resolv
 from proxyfab.link.frames import HEADING, heading_of_letter, read_heading
 from proxyfab.link.identity import Identity
 from proxyfab.link.streams import LOW
+from proxyfab.osio import sockets
 from proxyfab.wire import messages
 from proxyfab.wire.messages import MAX_HEADER, NOBODY, Message
 
 LINK = 16
 """Bytes of a link's name, which its dialler drew."""
-LOST = 20_000
-"""Milliseconds without an acknowledgement after which TCP gives up: longer than a cut that is worth waiting for."""
-_OPTIONS = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST),
-    (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW),
-)
+LOST = 20
+"""Seconds without an acknowledgement after which TCP gives up: longer than a cut that is worth waiting for."""
+_SILENCE = 5
 
 Dial = Callable[[str, int, float], socket.socket]
 """Connects to a host and a port within a number of seconds: straight, or through a tunnel."""
@@ -55,8 +48,8 @@ def straight(host: str, port: int, timeout: float) -> socket.socket:
 
 def tune(connection: socket.socket) -> str:
     """Set a connection for long ways up. Returns the congestion control that it got: `bbr` where the host allows it."""
-    for level, option, value in _OPTIONS:
-        connection.setsockopt(level, option, value)
+    sockets.tune(connection, silence=_SILENCE, lost=LOST)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW)
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()

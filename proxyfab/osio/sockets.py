@@ -1,7 +1,8 @@
 """Sockets between processes that pass bytes in bulk: options that both ends set, and who is at the other end.
 
-Promises: a TCP connection whose other end has gone without a word ends within about five seconds, also when nothing is
-sent; nothing waits for company. Leaves the sizes of TCP's buffers alone: to set one ends their tuning.
+Promises: a TCP connection whose other end has gone without a word ends within about five seconds, or what its owner
+asks for, also when nothing is sent; nothing waits for company. Leaves the sizes of TCP's buffers alone: to set one ends
+their tuning.
 """
 
 from __future__ import annotations
@@ -13,26 +14,30 @@ import struct
 SIDE = ".side"
 """Name of a node server's Unix socket, in a namespace that lives with it."""
 _ROOM = 4 << 20
-_LOST = 4000
-_OPTIONS = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST),
-)
 _CREDENTIALS = struct.Struct("3i")
 
 
-def tune(connection: socket.socket) -> None:
-    """Set a connected socket up."""
+def tune(connection: socket.socket, *, silence: int = 1, lost: int = 4) -> None:
+    """Set a connected socket up.
+
+    Args:
+        connection: The socket.
+        silence: Seconds without a word after which TCP asks whether the other end is there, and between such questions.
+        lost: Seconds without an acknowledgement after which TCP gives up.
+    """
     if connection.family == socket.AF_UNIX:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
         return
-    for level, option, value in _OPTIONS:
-        connection.setsockopt(level, option, value)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_KEEPIDLE, silence),
+        (socket.TCP_KEEPINTVL, silence),
+        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_USER_TIMEOUT, lost * 1000),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def user_of(connection: socket.socket) -> int:
