@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from proxyfab.buffers import Frames
 from proxyfab.erasure.codec import Code
@@ -30,6 +30,7 @@ from proxyfab.exit import Drain
 from proxyfab.keys import Fresh, Key
 from proxyfab.race import Answer, Race
 
+T = TypeVar("T")
 _log = logging.getLogger("proxyfab.erasure")
 _NOWHERE = Lying(b"", "", bytes(DIGEST))
 
@@ -208,14 +209,14 @@ class Scattering:
         try:
             while len(good) < self.code.k and (order or race.pending):
                 while order and race.pending + len(good) < self.code.k:
-                    self._ask(race, order.pop(0), key, locator)
+                    self._ask(race, order.pop(0), key, locator, _fetched)
                 answer = race.next(self.hedge if order else left)
                 if answer is None:
                     left -= self.hedge
                     if not order or left <= 0:
                         failures += [self._why(one) for one in race.give_up()]
                         break
-                    self._ask(race, order.pop(0), key, locator)
+                    self._ask(race, order.pop(0), key, locator, _fetched)
                 elif answer.error is not None:
                     failures.append(self._why(answer))
                 elif answer.value is None:
@@ -231,12 +232,6 @@ class Scattering:
         finally:
             race.close()
         return _Found(good, missing, failures, broken)
-
-    def _ask(self, race: Race[Frames | None], number: int, key: Key, locator: Locator) -> None:
-        lying = locator.shards[number]
-        child = self.children[self._labels.index(lying.child)]
-        call = partial(child.get, Key(key.id, lying.where))
-        race.ask(self._labels.index(lying.child), number, call, beside=_may_hang(child))
 
     # -- knowing and letting go --------------------------------------------------------------------------------------
 
@@ -276,9 +271,7 @@ class Scattering:
         try:
             for number, lying in enumerate(locator.shards):
                 if lying.child:
-                    at = self._labels.index(lying.child)
-                    inner = Key(key.id, lying.where)
-                    race.ask(at, number, partial(call, self.children[at], inner), beside=_may_hang(self.children[at]))
+                    self._ask(race, number, key, locator, call)
             found = []
             while race.pending:
                 answer = race.next(self.patience)
@@ -288,6 +281,13 @@ class Scattering:
             race.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _ask(self, race: Race[T], number: int, key: Key, locator: Locator, call: Callable[[Any, Key], T]) -> None:
+        """Call the child that has a shard, with the key that it has there."""
+        lying = locator.shards[number]
+        at = self._labels.index(lying.child)
+        child = self.children[at]
+        race.ask(at, number, partial(call, child, Key(key.id, lying.where)), beside=_may_hang(child))
 
     def _locator(self, key: Key) -> Locator:
         locator = Locator.parse(key.where)
@@ -306,6 +306,11 @@ class Scattering:
 
     def _whys(self, answers: Sequence[Answer[Any]]) -> str:
         return "; ".join(self._why(one) for one in answers if one.error is not None)
+
+
+def _fetched(child: Any, key: Key) -> Frames | None:
+    found: Frames | None = child.get(key)
+    return found
 
 
 def _may_hang(child: Any) -> bool:

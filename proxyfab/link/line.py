@@ -206,8 +206,7 @@ class Line:
         with self._lock:
             if not arrival.complete or arrival.digest is None or self._arrivals.pop(transfer, None) is not arrival:
                 return
-        right = xxh3_128(arrival.into).digest() == arrival.digest
-        outcome = Outcome(Frames([arrival.into])) if right else Outcome(None, "it came damaged")
+        outcome = _checked(Frames([arrival.into]), arrival.digest)
         with self._lock:
             self._conclude(transfer, outcome)
             self._session.stop([transfer])
@@ -238,9 +237,9 @@ class Line:
                     arrival.digest = digest
                 self._check(transfer, arrival)
             case Has(transfer, _, digest, value) if value is not None:
-                right = digest == _digest(value)
+                outcome = _checked(Frames(value), digest)
                 with self._lock:
-                    self._conclude(transfer, Outcome(Frames(value)) if right else Outcome(None, "it came damaged"))
+                    self._conclude(transfer, outcome)
             case Hasnt(transfer, why):
                 with self._lock:
                     self._conclude(transfer, Outcome(None, why))
@@ -268,7 +267,7 @@ class Line:
             with self._lock:
                 self._session.none(want)
             return
-        digest = _digest(frames.views)
+        digest = _digest(frames)
         small = frames.views if frames.nbytes <= SMALL else None
         with self._lock:
             if small is None:
@@ -284,8 +283,12 @@ class Line:
             self._ended(stream, why)
 
 
-def _digest(views: Sequence[memoryview]) -> bytes:
+def _digest(frames: Frames) -> bytes:
     state = xxh3_128()
-    for view in views:
+    for view in frames.views:
         state.update(view)
     return state.digest()
+
+
+def _checked(frames: Frames, digest: bytes) -> Outcome:
+    return Outcome(frames) if _digest(frames) == digest else Outcome(None, "it came damaged")

@@ -2,7 +2,7 @@
 
 Sans-IO. Both sides are alike: each may ask, and each answers. Transfers are numbered by who asks.
 
-    ask     first number, keys, spans      the answers to the keys may come in any order, each by itself
+    ask     first number, keys             the answers to the keys may come in any order, each by itself
     have    number, size, digest           an object's segments come, or came; a small one is the letter's body
     none    number                         it is not there
     fail    number, words                  it could not be read
@@ -32,7 +32,7 @@ from proxyfab.link.frames import LETTER
 from proxyfab.link.receiving import Receiver
 from proxyfab.link.sending import SEGMENT, Item, Segment, Sender
 from proxyfab.wire import messages
-from proxyfab.wire.messages import LARGEST, NOBODY, Message
+from proxyfab.wire.messages import NOBODY, Message
 
 SMALL = 64 << 10
 """Bytes of the largest object that travels in the letter which answers."""
@@ -48,8 +48,6 @@ class Want(NamedTuple):
 
     transfer: int
     key: Any
-    spans: list[tuple[int, int]] | None
-    """First byte and end of each part; None for the whole."""
 
 
 class Asked(NamedTuple):
@@ -144,12 +142,6 @@ class Session:
             self._tell("ask", {"t": numbers[first], "keys": list(keys[first : first + _BATCH])})
         return numbers
 
-    def ask_again(self, transfer: int, key: Any) -> None:
-        """Want what is missing of an object under the same number, of another side that never heard of it."""
-        self._tell(
-            "ask", {"t": transfer, "keys": [key], "spans": [list(each) for each in self.receiver.missing(transfer)]}
-        )
-
     def stop(self, transfers: Sequence[int]) -> None:
         """Want nothing more of these: they are here, or nobody waits for them."""
         for transfer in transfers:
@@ -161,7 +153,7 @@ class Session:
         fields = {"t": want.transfer, "n": size, "d": digest, "small": small is not None}
         self._tell("have", fields, small or ())
         if small is None:
-            self.sender.offer(want.transfer, [(0, size)] if want.spans is None else want.spans)
+            self.sender.offer(want.transfer, [(0, size)])
 
     def none(self, want: Want) -> None:
         """Answer: it is not here."""
@@ -202,7 +194,8 @@ class Session:
     def _heed(self, letter: Message) -> list[Event]:
         match letter.verb:
             case "ask":
-                return [_asked(letter)]
+                first = letter.count("t")
+                return [Asked([Want(first + place, key) for place, key in enumerate(letter.items("keys", _BATCH))])]
             case "have":
                 return [self._has(letter)]
             case "none":
@@ -253,16 +246,3 @@ def _opened(letter: bytes | memoryview) -> Message:
         raise IntegrityError(f"A letter of {view.nbytes} bytes has no head of {head}.")
     body = view[_LENGTH.size + head :]
     return messages.decode([view[_LENGTH.size : _LENGTH.size + head], *([body] if body.nbytes else [])])
-
-
-def _asked(letter: Message) -> Asked:
-    first, spans = letter.count("t"), letter.fields.get("spans")
-    parts = None if spans is None else [_span(each) for each in letter.items("spans")]
-    return Asked([Want(first + place, key, parts) for place, key in enumerate(letter.items("keys", _BATCH))])
-
-
-def _span(pair: Any) -> tuple[int, int]:
-    match pair:
-        case [int(first), int(end)] if 0 <= first < end <= LARGEST:
-            return first, end
-    raise IntegrityError(f"A site asks for a part of an object that is none: {pair!r:.80}.")

@@ -6,7 +6,6 @@ For root. Prints one JSON line: megabits a second of each of some gets, and the 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from proxyfab.link.doors import Hello, knock, open_door, welcome
 from proxyfab.link.identity import Identity
 from proxyfab.link.line import Line
 from proxyfab.link.streams import Stream
+from tests.wan.emulator import enter
 
 SECRETS = {"near": bytes(range(32)), "far": bytes(range(1, 33))}
 LINK = bytes(16)
@@ -31,12 +31,6 @@ def public(name: str) -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return Ed25519PrivateKey.from_private_bytes(SECRETS[name]).public_key().public_bytes_raw()
-
-
-def enter(namespace: str) -> None:
-    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0x40000000):
-        raise OSError(ctypes.get_errno(), namespace)
 
 
 def control(connection: socket.socket, name: str) -> None:

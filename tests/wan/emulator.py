@@ -94,20 +94,25 @@ class Direction:
                 return  # the device's own queue is full: lost
 
 
+def enter(namespace: int | str) -> None:
+    """Be in a network namespace from now on: by its name, or by the descriptor of one."""
+    there = namespace if isinstance(namespace, int) else os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(there, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter network namespace {namespace}")
+    finally:
+        os.close(there)
+
+
 def device(namespace: str, name: str, address: str, mtu: int) -> int:
     """A TUN device in a namespace. Returns its descriptor."""
-    libc = ctypes.CDLL(None, use_errno=True)
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     try:
-        if libc.setns(there, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"cannot enter network namespace {namespace}")
+        enter(namespace)
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
-        libc.setns(home, _CLONE_NEWNET)
     finally:
-        os.close(home)
-        os.close(there)
+        enter(home)
     for command in (
         ["addr", "add", address, "dev", name],
         ["link", "set", name, "mtu", str(mtu), "txqueuelen", "10000", "up"],
