@@ -27,7 +27,7 @@ from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, I
 from proxyfab.keys import Fresh, Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
-from proxyfab.osio.entries import is_live, open_held, slot_of, take_away, write_new
+from proxyfab.osio.entries import open_held, slot_of, write_new
 from proxyfab.osio.files import Part, names_it, open_file, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import is_name
@@ -297,17 +297,15 @@ class SharedMemoryConnector(Lodged):
 
     def _remove(self, path: str, only: Callable[[int], bool] = lambda _fd: True) -> bool:
         """Take a file's name away if it may go; whether a live object was there."""
-        live = False
-
-        def may_go(fd: int) -> bool:
-            nonlocal live
-            live = is_live(fd)
-            return only(fd)
-
         try:
-            return take_away(path, may_go) and live
+            gone = entries.take_object(path, only)
         except OSError as error:
             raise translate(error, "remove", path) from error
+        if gone is None:
+            return False
+        if gone.home and self._shared is not None:
+            self._shared.pool.heard_free(gone.home)
+        return gone.alive(time.time())
 
     def close(self) -> None:
         self._closed = True

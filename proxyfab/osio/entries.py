@@ -152,6 +152,18 @@ def take_away(path: str, may_go: Callable[[int], bool]) -> bool:
         os.close(fd)
 
 
+def take_object(path: str, may_go: Callable[[int], bool]) -> Slot | None:
+    """Like `take_away`; the header of what is gone, None where nothing is or where it was damaged."""
+    slot: Slot | None = None
+
+    def looked_at(fd: int) -> bool:
+        nonlocal slot
+        slot = slot_of(fd)
+        return may_go(fd)
+
+    return slot if take_away(path, looked_at) else None
+
+
 def slot_of(fd: int) -> Slot | None:
     """The header of an open file; None when it is damaged, or not complete."""
     try:

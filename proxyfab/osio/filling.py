@@ -15,7 +15,9 @@ from proxyfab.osio.mapping import Mapping
 from proxyfab.wire.slot import SIZE
 
 Body = Sequence[Part]
-_TRIES = 6
+LOOKS = 6
+"""Segments that are looked at for one object in vain, at most: so a put costs the same however many objects live."""
+_OLDEST = 2
 # Relative costs per byte, measured on tmpfs: a copy to warm pages is 1, the rest follows.
 _FRESH = 5.0
 _WORTH = 3.5
@@ -42,9 +44,23 @@ class Segment:
     Attributes:
         capacity: Bytes of the file; never more than it has, or a copy to its mapping would end in SIGBUS.
         recycled: Whether it may be filled again. One whose object says that it has no home is read without a lease.
+        hinted: Whether this process has heard that it is free, which is to be looked at yet.
+        used: When it was filled, on its pool's clock.
+        looked: When it was filled, or found taken.
     """
 
-    __slots__ = ("capacity", "claim", "home", "mapping", "path", "populated", "recycled", "used")
+    __slots__ = (
+        "capacity",
+        "claim",
+        "hinted",
+        "home",
+        "looked",
+        "mapping",
+        "path",
+        "populated",
+        "recycled",
+        "used",
+    )
 
     def __init__(self, home: int, path: str, capacity: int, *, recycled: bool = True) -> None:
         self.home = home
@@ -54,6 +70,8 @@ class Segment:
         self.mapping: Mapping | None = None
         self.populated = 0
         self.used = 0
+        self.looked = 0
+        self.hinted = False
         self.claim = NOBODY
 
     def free(self) -> bool | None:
@@ -73,19 +91,31 @@ def cost(capacity: int, need: int) -> float:
 
 
 def choose(segments: Iterable[Segment], need: int) -> list[Segment]:
-    """The segments worth trying for `need` bytes, best first; of equal ones that which was filled the longest ago.
+    """The segments worth trying for `need` bytes, best first, LOOKS at most.
 
     Usually there are some that fit as they are; only without them costs are weighed, which takes a microsecond each.
     """
     most = need + need // _SPARE
     fitting = [segment for segment in segments if need <= segment.capacity <= most]
     if fitting:
-        return sorted(fitting, key=_USED)[:_TRIES]
+        return _likely(sorted(fitting, key=_USED))
     worth = [segment for segment in segments if cost(segment.capacity, need) < need * _WORTH]
-    return sorted(worth, key=lambda segment: (cost(segment.capacity, need), segment.used))[:_TRIES]
+    return _likely(sorted(worth, key=lambda segment: (cost(segment.capacity, need), segment.used)))
+
+
+def _likely(ordered: list[Segment]) -> list[Segment]:
+    """Of segments of which the first are the best the likely ones to be free: what was heard of comes first, then the
+    first two (in a queue the oldest comes back next), then those that were found taken the longest ago.
+    """
+    heard = [segment for segment in ordered if segment.hinted]
+    if len(ordered) <= LOOKS:
+        return heard + [segment for segment in ordered if not segment.hinted]
+    rest = heard + ordered[:_OLDEST] + sorted(ordered[_OLDEST:], key=_LOOKED)
+    return list(dict.fromkeys(rest))[:LOOKS]
 
 
 _USED = attrgetter("used")
+_LOOKED = attrgetter("looked")
 
 
 def fill(segment: Segment, fd: int, need: int, body: Body) -> None:

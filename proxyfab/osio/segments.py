@@ -6,7 +6,9 @@ its file a second name, the object's; to evict the object, which anybody may do,
 the pool is the segment's home and keeps the pages from being freed.
 
 Rules:
-1. A segment is free when its home is its only name (`st_nlink == 1`). Nobody has to be told.
+1. A segment is free when its home is its only name (`st_nlink == 1`). Nobody has to be told; a pool that is told
+   (`heard_free`, by who evicts in the same process) looks there first, and finds what others evicted by looking at a
+   few each time, those that it has found taken the longest ago.
 2. It is filled anew only under the exclusive lock on its home, and a reader holds a lease on that for as long as he
    looks (`osio.leases`; one lock file for a whole root). A reader takes the lease first and then checks that the header
    still is of the key he wants.
@@ -38,7 +40,7 @@ from operator import attrgetter
 from proxyfab.fork import on_fork
 from proxyfab.osio.entries import write_new
 from proxyfab.osio.files import names_it, open_file
-from proxyfab.osio.filling import NOBODY, Body, Claim, Segment, choose, fill
+from proxyfab.osio.filling import LOOKS, NOBODY, Body, Claim, Segment, choose, fill
 from proxyfab.osio.leases import SETLK, lock, unlocking
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
@@ -121,6 +123,12 @@ class Pool:
         finally:
             claim.over = True
 
+    def heard_free(self, home: int) -> None:
+        """Take notice that the object of this home was evicted; homes of others are nothing to this pool."""
+        segment = self._segments.get(home)
+        if segment is not None:
+            segment.hinted = True
+
     def trim(self) -> int:
         """Give free segments back to the file system; returns the bytes."""
         return sum(segment.capacity for segment in self._idle() if segment.free() is not False and self._drop(segment))
@@ -179,7 +187,7 @@ class Pool:
         with self._guard:
             known = [segment for segment in list(self._segments.values()) if segment.recycled and segment.claim.over]
         for segment in choose(known, need):
-            free = segment.free()
+            free = self._look(segment)
             if free is None or self._is_outdated(segment):
                 self._drop(segment)
                 continue
@@ -191,11 +199,22 @@ class Pool:
                 segment.claim = claim
             yield segment
 
-    def _unclaim(self, segment: Segment) -> None:
+    def _look(self, segment: Segment) -> bool | None:
+        """Whether a segment is free; None when its home is gone."""
+        segment.hinted = False  # first: what is heard meanwhile is news
+        free = segment.free()
+        if not free:
+            segment.looked = self._tick()
+        return free
+
+    def _tick(self) -> int:
         with self._guard:
             self._clock += 1
-            segment.used = self._clock
-            segment.claim = NOBODY
+            return self._clock
+
+    def _unclaim(self, segment: Segment) -> None:
+        segment.used = segment.looked = self._tick()
+        segment.claim = NOBODY
 
     def _admit(self, need: int) -> bool:
         """Make room under the limit for a new segment of `need` bytes, at the expense of free ones."""
@@ -209,11 +228,14 @@ class Pool:
         return self._has_room(need)
 
     def _shrink(self, need: int = 0) -> None:
-        """Give up free segments, those that were filled the longest ago first, until `need` bytes fit."""
-        for segment in self._idle():
-            if self._has_room(need):
+        """Give up free segments until `need` bytes fit, or until LOOKS were found taken."""
+        taken = 0
+        for segment in sorted(self._idle(), key=lambda segment: (not segment.hinted, segment.looked)):
+            if taken == LOOKS or self._has_room(need):
                 return
-            if segment.free() is not False:
+            if self._look(segment) is False:
+                taken += 1
+            else:
                 self._drop(segment)
 
     def _settle(self) -> None:
@@ -231,8 +253,7 @@ class Pool:
         """A new claimed segment."""
         with self._guard:
             while True:
-                self._clock += 1
-                home = self._base + self._clock % ((1 << _NUMBER_BITS) - 1) + 1
+                home = self._base + self._tick() % ((1 << _NUMBER_BITS) - 1) + 1
                 if home not in self._segments:
                     break
             segment = Segment(home, f"{self._directory}/{_NAME}{home:016x}", need, recycled=recycled)

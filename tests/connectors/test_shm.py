@@ -133,6 +133,16 @@ def read_and_check(talk: Connection, connector: Any, seconds: float) -> int:
     return checked
 
 
+def test_what_this_process_evicts_is_filled_next(one: SharedMemoryConnector, root: Path) -> None:
+    """Also where there are so many others that not all are looked at."""
+    keys = [one.put(Frames([bytes(shm.LARGE)])) for _ in range(40)]
+    inode = os.stat(root / keys[20].where / keys[20].id).st_ino
+    one.evict(keys[20])
+    key = one.put(Frames([bytes(shm.LARGE)]))
+
+    assert os.stat(root / key.where / key.id).st_ino == inode
+
+
 def test_recycling_corrupts_nobody(one: SharedMemoryConnector) -> None:
     """A writer fills its segments again as fast as it can while two processes hold views of some of them."""
     with Child(read_and_check, one, 2.0) as left, Child(read_and_check, one, 2.0) as right:

@@ -287,6 +287,81 @@ def test_others_may_trim_what_is_free_and_not_leased(desk: Desk) -> None:
     assert lease is not None
 
 
+# -- how much is looked at -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Segment]:
+    """The segments that were looked at, which costs a system call each."""
+    seen: list[Segment] = []
+    free = Segment.free
+    monkeypatch.setattr(Segment, "free", lambda segment: seen.append(segment) or free(segment))
+    return seen
+
+
+@pytest.mark.parametrize("limit", [MB, 100 * MB])
+def test_a_put_looks_at_no_more_segments_where_more_objects_live(
+    tmp_path: Path, looks: list[Segment], limit: int
+) -> None:
+    desk = Desk(tmp_path / "root", limit=limit)
+    most = 0
+    for number in range(300):  # twice as many as a pool has segments, and many more than the smaller limit lets it have
+        looks.clear()
+        desk.put(f"{number}", b"x" * 10 * KB)
+        most = max(most, len(looks))
+
+    assert len(desk.pool) > 90
+    assert most <= 2 * filling.LOOKS
+    desk.pool.close()
+
+
+def test_what_was_heard_to_be_free_is_looked_at_first(desk: Desk, looks: list[Segment]) -> None:
+    inodes = [desk.put(f"{number}", b"x" * KB) for number in range(100)]
+    for number in (63, 17):
+        desk.evict(f"{number}")
+        desk.pool.heard_free(desk.homes[f"{number}"])
+    desk.pool.heard_free(desk.homes["5"] + 2**62)  # somebody else's
+    looks.clear()
+
+    assert {desk.put("a", b"y" * KB), desk.put("b", b"y" * KB)} == {inodes[63], inodes[17]}
+    assert len(looks) == 2
+
+
+def test_what_was_heard_in_error_is_looked_at_once(desk: Desk, looks: list[Segment]) -> None:
+    for number in range(20):
+        desk.put(f"{number}", b"x" * KB)
+    desk.pool.heard_free(desk.homes["9"])
+    looks.clear()
+    for name in "ab":
+        desk.put(name, b"y" * KB)
+
+    assert desk.get("9", KB) == b"x" * KB
+    assert sum(segment.home == desk.homes["9"] for segment in looks) == 1
+
+
+def test_what_others_evict_is_found_before_long(desk: Desk, looks: list[Segment]) -> None:
+    """Though there are many that stay, older ones among them."""
+    inodes = [desk.put(f"{number}", b"x" * KB) for number in range(100)]
+    desk.evict("57")
+    looks.clear()
+    puts = 0
+    while desk.put(f"new-{puts}", b"y" * KB) != inodes[57]:
+        puts += 1
+
+    assert puts <= 100 / (filling.LOOKS - 2)
+    assert len(looks) <= 100 * 1.5
+
+
+def test_in_a_queue_the_oldest_is_found_at_once(desk: Desk, looks: list[Segment]) -> None:
+    inodes = [desk.put(f"{number}", b"x" * KB) for number in range(50)]
+    for number in range(50):
+        desk.evict(f"{number}")
+        looks.clear()
+
+        assert desk.put(f"again-{number}", b"y" * KB) == inodes[number]
+        assert len(looks) == 1
+
+
 # -- what goes wrong -------------------------------------------------------------------------------------------------
 
 
