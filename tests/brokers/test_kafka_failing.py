@@ -146,6 +146,23 @@ def test_what_passes_is_tried_again(cluster: KafkaCluster, broker: KafkaBroker) 
         assert member.fetch(1, 0.2) == []
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_what_is_taken_before_its_turn_leaves_nothing_out(cluster: KafkaCluster, named: bool) -> None:
+    """The mock takes a batch after one that it refused, as no Kafka does: librdkafka thinks that it has both then."""
+    cluster.create("t")
+    with KafkaBroker.from_url(f"{cluster.url}&timeout=10&rd.batch.num.messages=1") as broker:
+        records = [Record(b"%d" % number, f"id-{number}" if named else "") for number in range(6)]
+        broker.publish("t", records[:1], timeout=20)
+        cluster.slow(0.2)  # so that all are on their way before the first is answered
+        cluster.fail(PRODUCE, NOT_LEADER)
+        places = broker.publish("t", records[1:], timeout=20)
+        cluster.slow(0)
+        with broker.subscribe("t", group=None) as reader:
+            found = {int(each.body): each.position for each in _take(reader, 6)}
+        assert sorted(found) == list(range(6))
+        assert [found[number] for number in range(1, 6)] == places
+
+
 def test_what_the_cluster_had_already_is_told_where_it_lies(cluster: KafkaCluster, broker: KafkaBroker) -> None:
     """The answer to a repeated record is an error without an offset, as the mock says it here."""
     _publish(broker, *range(400))
@@ -159,7 +176,21 @@ def test_what_the_cluster_had_already_is_told_where_it_lies(cluster: KafkaCluste
         other.describe("t")
         cluster.fail(PRODUCE, DUPLICATE)
         (unknown,) = other.publish("t", [Record(b"x", "nobody", 1)], timeout=20)
-        assert unknown.offset == 200, "the end, where nobody knows"
+        assert unknown.offset == 201, "it was not there: it was sent again"
+
+
+def test_what_cannot_be_found_is_not_said_to_be_there(
+    cluster: KafkaCluster, broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyfab.brokers.kafka.finding.REACH", 50)
+    _publish(broker, *range(400))
+    with KafkaBroker.from_url(f"{cluster.url}&timeout=10") as other:
+        other.describe("t")
+        cluster.fail(PRODUCE, DUPLICATE)
+        with pytest.raises(ConnectorError, match="Publish them again"):
+            other.publish("t", [Record(b"0", "id-0", 0)], timeout=20)
+        (again,) = other.publish("t", [Record(b"0", "id-0", 0)], timeout=20)
+        assert again.offset == 201
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ OPTIONS = (
 )  # fmt: skip
 _FREE = re.compile(
     r"(fetch|queued|queue\.buffering|socket|reconnect|retry|retries|linger|batch|compression|metadata|topic\.metadata|"
-    r"broker\.address|client\.(rack|dns)|check\.crcs|acks|session\.timeout|heartbeat\.interval|debug$|log_level$)"
+    r"broker\.address|client\.(rack|dns)|check\.crcs|acks|max\.in\.flight|session\.timeout|heartbeat\.interval|debug$|log_level$)"
     r"[a-z._]*"
 )
 _USERINFO = re.compile(r"^(kafka://)([^/?#]*)@")

@@ -4,10 +4,14 @@ Rules:
 1. A record whose outcome is not known yet, or known to be good, is not sent again under the same id by this process:
    who publishes again after an error attaches to what is on its way. Other processes know nothing of that.
 2. Whoever waits serves the producer's callbacks, one thread at a time.
+3. A record of which nobody says where it lies is looked for: librdkafka holds one for delivered when a later one of the
+   same partition was, as a Kafka takes none out of turn. Where that is not so it is found missing, and sent again.
 """
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -15,11 +19,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import OffsetSpec
 
 from proxyfab.brokers.kafka.client import Client
 from proxyfab.brokers.kafka.errors import ABSENT, translate
-from proxyfab.brokers.kafka.finding import found
+from proxyfab.brokers.kafka.finding import IDENTITY, MARK, search
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError, TopicNotFound
 from proxyfab.events.model import Position, Record
 from proxyfab.fork import on_fork
@@ -30,45 +33,60 @@ _SLICE = 0.05
 _TURN = 0.002
 
 
-class _Behind:
-    """Tells offsets from what librdkafka says of the second and later records of a batch that the cluster had already.
+class _Log:
+    """What is known of partitions: up to where their records are confirmed, and which offsets are none.
 
-    It adds their place in the batch to an offset that is not known: 0, 1, 2. Where the record before them has none, and
-    they lie there, no record that is new has so small an offset.
+    Of the second and later records of a batch that the cluster had already librdkafka adds their place in the batch to
+    an offset that is not known: 0, 1, 2. Where the record before them has none, and they lie there, no record that is
+    new has so small an offset.
     """
 
     def __init__(self) -> None:
-        self._next: dict[tuple[str, int], int] = {}
+        self._untold: dict[tuple[str, int], int] = {}
+        self._floors: dict[tuple[str, int], int] = {}
+
+    def floor(self, topic: str, partition: int) -> int:
+        """What is sent now lies at this offset or behind it."""
+        return self._floors.get((topic, partition), 0)
 
     def offset(self, topic: str, partition: int, said: int | None) -> int | None:
         """The offset; None for unknown."""
         spot = topic, partition
         if said is None:
-            self._next[spot] = 0
-        elif self._next:
-            if said != self._next.get(spot):
-                self._next.pop(spot, None)
-                return said
-            self._next[spot] = said + 1
+            self._untold[spot] = 0
             return None
+        if self._untold and spot in self._untold:
+            if said == self._untold[spot]:
+                self._untold[spot] += 1
+                return None
+            del self._untold[spot]
+        self._floors[spot] = said + 1
         return said
 
 
 class _Fate:
-    """What becomes of a record."""
+    """What becomes of a record.
 
-    __slots__ = ("_behind", "done", "error", "offset")
+    Attributes:
+        mark: What it is known by in the log.
+        floor: Of its partition, the offset before which all lies that the cluster had confirmed when it was sent.
+        lost: It was said to be there, and is not: it is to be sent again.
+    """
 
-    def __init__(self, behind: _Behind) -> None:
-        self._behind = behind
-        self.done = False
+    __slots__ = ("_log", "done", "error", "floor", "lost", "mark", "offset")
+
+    def __init__(self, log: _Log, topic: str, partition: int, mark: str) -> None:
+        self._log = log
+        self.mark = mark
+        self.floor = log.floor(topic, partition)
+        self.done = self.lost = False
         self.offset: int | None = -1
         self.error: Any = None
 
     def settle(self, error: Any, message: Any) -> None:
         """Librdkafka's callback."""
         if error is None:
-            self.offset = self._behind.offset(message.topic(), message.partition(), message.offset())
+            self.offset = self._log.offset(message.topic(), message.partition(), message.offset())
         else:
             self.error = error
         self.done = True
@@ -79,16 +97,14 @@ class Sender:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._known: OrderedDict[tuple[str, str], _Fate] = OrderedDict()
-        self._behind = _Behind()
-        self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self.after_fork()
         on_fork(self)
 
     def after_fork(self) -> None:
         """What was on its way is the parent's."""
-        self._known = OrderedDict()
-        self._behind = _Behind()
+        self._known: OrderedDict[tuple[str, str], _Fate] = OrderedDict()
+        self._log = _Log()
+        self._marks, self._drawn = secrets.token_hex(6), itertools.count()
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
@@ -98,30 +114,53 @@ class Sender:
         self._check(topic, records)
         producer = self._client.producer()
         said = f"Publishing {len(records)} records to {topic} at {self._client.place.label}"
-        with self._lock:  # those of one call stay together, and in order
-            fates = [self._send(producer, topic, record, until, said) for record in records]
-        self._wait(producer, fates, until, said)
-        for fate in fates:
-            if fate.error is not None:
-                raise self._failed(topic, fate, said)
-        if any([fate.offset is None for fate in fates]):
-            self._look(topic, records, fates, until)
+        fates = self._send_all(producer, topic, records, [None] * len(records), until, said)
+        while self._missing(topic, records, fates, until, said):
+            fates = self._send_all(producer, topic, records, fates, until, said)
         return [
             Position(topic, record.partition, (fate.offset or 0) + 1)
             for record, fate in zip(records, fates, strict=True)
         ]
 
-    def _look(self, topic: str, records: Sequence[Record], fates: Sequence[_Fate], until: float) -> None:
-        """Of what a cluster had already when it was sent again, it says only that it has it: find out where."""
-        untold: dict[int, set[str]] = {}
-        for record, fate in zip(records, fates, strict=True):
-            if fate.offset is None:
-                untold.setdefault(record.partition, set()).add(record.id)
-        ends = self._client.offsets(topic, OffsetSpec.latest(), untold)
-        places = found(self._client, topic, untold, until)
-        for record, fate in zip(records, fates, strict=True):
-            if fate.offset is None:
-                fate.offset = places.get((record.partition, record.id), ends[record.partition] - 1)
+    def _send_all(
+        self,
+        producer: Producer,
+        topic: str,
+        records: Sequence[Record],
+        known: Sequence[_Fate | None],
+        until: float,
+        said: str,
+    ) -> list[_Fate]:
+        """Send what was not sent or is lost, and wait for all."""
+        with self._lock:  # those of one call stay together, and in order
+            fates = [
+                self._send(producer, topic, record, until, said) if fate is None or fate.lost else fate
+                for record, fate in zip(records, known, strict=True)
+            ]
+        self._wait(producer, fates, until, said)
+        for fate in fates:
+            if fate.error is not None:
+                raise self._failed(topic, fate, said)
+        return fates
+
+    def _missing(self, topic: str, records: Sequence[Record], fates: Sequence[_Fate], until: float, said: str) -> bool:
+        """Find out where records lie of which that was not said; whether some are nowhere."""
+        untold = {fate: record.partition for record, fate in zip(records, fates, strict=True) if fate.offset is None}
+        if not untold:
+            return False
+        marks: dict[int, set[str]] = {}
+        for fate, partition in untold.items():
+            marks.setdefault(partition, set()).add(fate.mark)
+        looked = search(self._client, topic, marks, until)
+        for fate, partition in untold.items():
+            fate.offset = looked.places.get((partition, fate.mark))
+            fate.lost = fate.offset is None
+        if any(fate.lost and not looked.covers(partition, fate.floor) for fate, partition in untold.items()):
+            raise ConnectorError(
+                f"{said} was not confirmed: the cluster does not say where they lie, and too much came meanwhile to "
+                f"look through. Publish them again."
+            )
+        return any(fate.lost for fate in untold)
 
     def _check(self, topic: str, records: Sequence[Record]) -> None:
         count = self._client.partitions(topic)
@@ -138,10 +177,11 @@ class Sender:
 
     def _send(self, producer: Producer, topic: str, record: Record, until: float, said: str) -> _Fate:
         known = self._known.get((topic, record.id)) if record.id else None
-        if known is not None and known.error is None:
+        if known is not None and known.error is None and not known.lost:
             return known
-        fate = _Fate(self._behind)
-        headers: list[tuple[str, str | bytes | None]] = [("id", record.id.encode())] if record.id else []
+        mark = record.id or f"{self._marks}-{next(self._drawn)}"
+        fate = _Fate(self._log, topic, record.partition, mark)
+        headers: list[tuple[str, str | bytes | None]] = [(IDENTITY if record.id else MARK, mark.encode())]
         while True:
             try:
                 producer.produce(
