@@ -39,7 +39,8 @@ class Doing(NamedTuple):
 
     what: str
     where: str
-    timeout: float
+    late: str = "was not finished in time"
+    """What it means that a deadline passed."""
 
 
 def translate(error: BaseException, doing: Doing) -> ProxyfabError:
@@ -52,8 +53,7 @@ def translate(error: BaseException, doing: Doing) -> ProxyfabError:
         )
     if isinstance(error, TimeoutError):
         return ConnectorError(
-            f"{said} was not finished within {doing.timeout:g} s; is the server stopped, busy or unreachable? "
-            f"`proxyfab doctor` tells, and ?timeout= allows more."
+            f"{said} {doing.late}; is the server stopped, busy or unreachable? `proxyfab doctor` tells."
         )
     if isinstance(error, (AuthenticationError, NoPermissionError)):
         return AccessDenied(f"{said} was refused: {detail}. Check user and password, and what the user may do (ACL).")
@@ -65,9 +65,13 @@ def translate(error: BaseException, doing: Doing) -> ProxyfabError:
         return CapacityError(f"{said} needs more memory than this process gets; read a range, or make room.")
     if isinstance(error, (InvalidResponse, RecursionError)):
         return ConnectorError(f"{said} failed: {detail}. Is it a Redis server, and is TLS (rediss://) as it expects?")
+    if isinstance(error, SOON):  # some of these are errors of connections
+        return ConnectorError(f"{said} failed, the server is not ready: {detail}. Try again in a moment.")
     if isinstance(error, ResponseError):
         return _refused(error, said, detail)
-    if isinstance(error, ssl.SSLError) or "SSL" in detail or "CERTIFICATE" in detail:
+    if isinstance(error, ssl.SSLEOFError) and "connecting" not in detail:
+        detail = "the server closed the connection"
+    elif isinstance(error, ssl.SSLError) or "SSL" in detail or "CERTIFICATE" in detail:
         return ConnectorError(f"{said} failed in TLS: {detail}. Check ?ca=, ?cert= and whether the port speaks TLS.")
     hint = "; does the port speak TLS (rediss://)" if "reset by peer" in detail else ""
     return ConnectorError(f"{said} failed: {detail}. Is the server running, and its host and port right{hint}?")
@@ -76,8 +80,6 @@ def translate(error: BaseException, doing: Doing) -> ProxyfabError:
 def _refused(error: ResponseError, said: str, detail: str) -> ProxyfabError:
     if "WRONGTYPE" in detail:
         return IntegrityError(f"{said}: what lies under this key is not proxyfab's ({detail}); evict it.")
-    if isinstance(error, SOON):
-        return ConnectorError(f"{said} failed, the server is not ready: {detail}. Try again in a moment.")
     if isinstance(error, MOVED):
         return ConnectorError(f"{said} failed: {detail}. Name the cluster (?cluster=1) or the sentinel (?sentinel=).")
     if "NOAUTH" in detail or "WRONGPASS" in detail:

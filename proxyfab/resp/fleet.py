@@ -17,7 +17,7 @@ from redis.exceptions import AskError, AuthenticationError, RedisError, Response
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, SOON, Doing, translate
-from proxyfab.resp.link import ASKING, CONNECT, Link, pack
+from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link, pack
 from proxyfab.resp.place import Address, Place
 from proxyfab.resp.topology import Topology, topology_of
 from proxyfab.retry import Attempts, budget_of
@@ -28,6 +28,7 @@ _IDLE = 0.05
 _KEPT = 32
 _KNOWN = 1.0
 """Seconds after a flush in which keys may still be taken for those of before."""
+_UNHEARD = f"ended, as the server did not say a word within {SILENCE:g} s"
 _SENT = 5
 """Times that a call goes where it is sent (MOVED, ASK) before that is a failure."""
 
@@ -184,7 +185,7 @@ class Fleet:
         except ProxyfabError:
             raise
         except FOREIGN as error:
-            raise translate(error, Doing("finding the servers", self.place.label, self.place.timeout)) from error
+            raise translate(error, Doing("finding the servers", self.place.label)) from error
 
     def _run(
         self,
@@ -204,7 +205,8 @@ class Fleet:
         except FOREIGN as error:
             # A wait may have lasted; what broke it off is tried again for as long as any call.
             left = seconds - (time.monotonic() - started if protocol == 2 else 0.0)
-            return self._again(error, where, work, Doing(what, self.place.label, seconds), again, protocol, left)
+            late = f"was not finished within {seconds:g} s (?timeout=)" if protocol == 2 else _UNHEARD
+            return self._again(error, where, work, Doing(what, self.place.label, late), again, protocol, left)
         self._budget.earn()
         return done
 
@@ -260,6 +262,8 @@ class Fleet:
         attempts = Attempts(self._budget, timeout=max(left, 0.0), retryable=lambda error: self._worth(error, again))
         while True:
             asked = error if isinstance(error, AskError) else None
+            if asked is None and not _is_refusal(error):
+                self._use().refresh()  # also where this call may not try again: the next one has to find out anew
             if isinstance(error, ELSEWHERE) and self.place.cluster and sent < _SENT:
                 sent += 1
             else:
@@ -270,8 +274,6 @@ class Fleet:
                 time.sleep(pause)
                 sent = 0
             try:
-                if asked is None:
-                    self._use().refresh()
                 address = where() if asked is None else (asked.host, asked.port)
                 done = self._once(address, work, max(attempts.left or 0, 0.001), protocol, asked is not None)
             except ProxyfabError:
@@ -290,3 +292,8 @@ class Fleet:
             return False
         unsent = isinstance(error, (RedisError, OSError)) and "onnecting to" in str(error)
         return again or unsent
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the right server answered, and says no."""
+    return isinstance(error, ResponseError) and not isinstance(error, (*MOVED, *SOON))

@@ -31,6 +31,8 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 2, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCN
 _UNANSWERED = 5000
 """Milliseconds after which a host that acknowledges nothing is dead (TCP_USER_TIMEOUT)."""
 CONNECT = 5.0
+SILENCE = 5.0
+"""Seconds that a server may take for a word, while it is listened to for something that may happen or not."""
 
 Part = bytes | memoryview
 

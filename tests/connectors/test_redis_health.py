@@ -13,7 +13,8 @@ import pytest
 from proxyfab.abc import Finding, SupportsDiagnosis, SupportsStatus
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis import RedisConnector
-from proxyfab.errors import AccessDenied
+from proxyfab.errors import AccessDenied, ConnectorError
+from proxyfab.keys import Key
 from proxyfab.opening import open_connector
 from proxyfab.testing.servers import HOST, RedisServer, redis_cluster, redis_watched
 
@@ -145,6 +146,16 @@ def test_what_is_no_redis():
         found = last(f"redis://{HOST}:{port}")
     assert (found.check, found.state) == ("server", "fail")
     assert "protocol" in found.detail
+
+
+def test_a_server_that_reads_its_data_yet():
+    with pretending(lambda asked: b"-LOADING Redis is loading the dataset in memory\r\n" * asked.count(b"*")) as port:
+        found = last(f"redis://{HOST}:{port}")
+        with RedisConnector.from_url(f"redis://{HOST}:{port}?timeout=0.5") as one:
+            with pytest.raises(ConnectorError, match="get .* the server is not ready: .* Try again in a moment"):
+                one.get(Key("any"))
+    assert (found.check, found.state) == ("server", "fail")
+    assert "is not ready" in found.detail
 
 
 def test_a_server_of_an_old_version():

@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from proxyfab.abc import Finding, Status
 from proxyfab.errors import AccessDenied, ProxyfabError
 from proxyfab.osio.addresses import reach
-from proxyfab.resp.errors import FOREIGN, Doing, translate
+from proxyfab.resp.errors import FOREIGN, SOON, Doing, translate
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import CONNECT, Link, pack
 from proxyfab.resp.place import Address, Place
@@ -91,7 +91,7 @@ def _socket(path: str) -> Finding:
 
 def _server(address: Address, place: Place, secret: str | None) -> Iterator[Finding]:
     seconds = min(CONNECT, place.timeout)
-    doing = Doing("looking", place.label, seconds)
+    doing = Doing("looking", place.label, f"was not finished within {seconds:g} s")
     try:
         link = Link(address, place, secret, seconds=seconds)
     except FOREIGN as error:
@@ -122,9 +122,11 @@ def _no_entry(error: BaseException, doing: Doing, secret: str | None, tls: bool)
         )
         return Finding("key", "fail", f"{used} ({error}); {hint}")
     said = str(translate(error, doing))
+    if isinstance(error, SOON):
+        return Finding("server", "fail", said)
     late = isinstance(error, (TimeoutError, exceptions.TimeoutError))
     if tls and late:
-        detail = f"nothing came back within {doing.timeout:g} s; does the port speak TLS at all (redis:// is without)?"
+        detail = f"looking {doing.late}; does the port speak TLS at all (redis:// is without)?"
         return Finding("tls", "fail", detail)
     broken = isinstance(error, (OSError, exceptions.ConnectionError)) and not isinstance(
         error, exceptions.InvalidResponse

@@ -19,11 +19,10 @@ from time import monotonic
 
 from redis.exceptions import AskError
 
-from proxyfab.resp.link import Link, pack
+from proxyfab.resp.link import SILENCE, Link, pack
 from proxyfab.resp.parser import Push, checked
 
 HEARTBEAT = 2.0
-SILENCE = 5.0
 _MOVING = 0.02
 """Seconds between two looks for keys that are between two servers."""
 _AT_ONCE = 500
