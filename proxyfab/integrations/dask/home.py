@@ -8,6 +8,7 @@ Words, all in JSON-like types:
 | name | kind | from client to scheduler | answer |
 |---|---|---|---|
 | `proxyfab_hello` | handler | `client`, `version`, `store`, `results` | `url`, `sight`, `version`, `missing` |
+| `proxyfab_gather` | handler | `keys`: what a client waits for | of `gather`, and `holders` of large ones |
 | `proxyfab_read` | handler | `url`, `key` (text) | the stored bytes as one bytes-like, or None |
 | `proxyfab-claim` | stream | `url`, `keys` (texts): about to be put, or used again; each is kept for this client | - |
 | `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come | - |
@@ -25,6 +26,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 HELLO = "proxyfab_hello"
+GATHER = "proxyfab_gather"
 READ = "proxyfab_read"
 CLAIM = "proxyfab-claim"
 RELEASE = "proxyfab-release"

@@ -3,6 +3,8 @@
 Dask's clients have the scheduler fetch results, unless told otherwise, as they cannot know which workers they reach.
 Here a client finds out: a worker that says at an address of this host that it sees the same shared memory is near.
 
+What is small comes with the scheduler's answer, as ever, since that costs no word more.
+
 Promises: what no near worker has, or a near worker does not give, comes through the scheduler as ever; a client that
 was told whether to go to workers directly does as told; when this ends the client is as it was.
 """
@@ -20,6 +22,7 @@ from distributed.utils_comm import gather_from_workers
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.home import GATHER
 from proxyfab.integrations.dask.worker import SIGHT
 
 _PATIENCE = 1.0
@@ -64,17 +67,19 @@ class Near:
         """As the scheduler's `gather` answers."""
         if self._lane is None:
             return await self._ask(keys=keys, **words)
-        holders = await self._client.scheduler.who_has(keys=keys)
+        answer: dict[str, Any] = await getattr(self._client.scheduler, GATHER)(keys=keys, **words)
+        holders = answer.pop("holders")
+        if answer["status"] != "OK" or not holders:
+            return answer
         near = await self._near({address for each in holders.values() for address in each})
         wanted = {key: found for key, each in holders.items() if (found := near.intersection(each))}
         data, *_ = await gather_from_workers(wanted, rpc=self._client.rpc) if wanted else ({},)
+        data.update(answer["data"])
         rest = [key for key in keys if key not in data]
-        if not rest:
-            return {"status": "OK", "data": data}
-        answer = await self._ask(keys=rest, **words)
-        if answer["status"] == "OK":
-            answer["data"].update(data)
-        return answer
+        if rest:
+            answer = await self._ask(keys=rest, **words)
+            data.update(answer.get("data", {}))
+        return {**answer, "data": data} if answer["status"] == "OK" else answer
 
     async def _near(self, addresses: Collection[str]) -> set[str]:
         asked = list(addresses)

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dask._task_spec import Alias, Task
@@ -26,7 +26,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from proxyfab import policy
 from proxyfab.integrations.dask.dashboard import add_page
 from proxyfab.integrations.dask.holdings import Holdings, Place
-from proxyfab.integrations.dask.home import CLAIM, HELLO, READ, RELEASE, STORED, Home, sight, version
+from proxyfab.integrations.dask.home import CLAIM, GATHER, HELLO, READ, RELEASE, STORED, Home, sight, version
 from proxyfab.integrations.dask.janitor import GRACE, Janitor
 from proxyfab.integrations.dask.node import held_in
 from proxyfab.integrations.dask.results import Stored, Taking
@@ -42,6 +42,13 @@ NAME = "proxyfab"
 STATS = "proxyfab_stats"
 SWEEP = 1.0
 """Seconds that an object of the last client's, of which it said nothing, lies before it is deleted."""
+LARGE = 1 << 20
+"""Bytes from which on a client fetches a result itself: below, one word more would cost more than it spares."""
+TELLING = frozenset(
+    ("int", "float", "complex", "bool", "NoneType", "str", "bytes", "bytearray", "list", "tuple", "dict")
+)
+"""Types, besides those of `TABLES`, of whose size Dask knows enough."""
+TABLES = ("numpy.", "pandas.", "pyarrow.")
 ASK = 5.0
 """Seconds that workers have to say which version they have."""
 H = TypeVar("H", bound=Callable[..., Any])
@@ -84,7 +91,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._results: dict[Hashable, Place] = {}  # where tasks put, or will put, their results
         self._versions: dict[str, str] = {}
         self._ended = False
-        scheduler.handlers.update({HELLO: self.hello, READ: self.read, STATS: self.stats})
+        scheduler.handlers.update({HELLO: self.hello, GATHER: self.gather, READ: self.read, STATS: self.stats})
         scheduler.stream_handlers.update({CLAIM: self.claim, RELEASE: self.release, STORED: self.stored})
         add_page(scheduler, self.counts)
 
@@ -206,6 +213,16 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         mine = _version()
         return tuple(address for address in self.scheduler.workers if self._versions.get(address, mine) != mine)
 
+    async def gather(self, keys: Collection[Hashable], serializers: list[str] | None = None) -> Any:
+        """What a client waits for, as Dask answers; but of what may be large only who has it."""
+        tasks = self.scheduler.tasks
+        large = [task for key in keys if (task := tasks.get(key)) is not None and task.who_has and _may_be_large(task)]
+        holders = {task.key: [worker.address for worker in task.who_has] for task in large}
+        small = [key for key in keys if key not in holders]
+        if not small:
+            return {"status": "OK", "data": {}, "holders": holders}
+        return {**await self.scheduler.gather(small, serializers=serializers), "holders": holders}
+
     async def read(self, url: str, key: str) -> Any:
         """The stored bytes of an object in our own store, for a worker that does not see it; None if there are none."""
         from distributed.protocol import to_serialize
@@ -267,6 +284,12 @@ def opened(url: str) -> Store:
 def named_in(spec: object) -> dict[Place, int]:
     """The objects that a task names, and how large they are."""
     return {Place(held.ref.url, str(held.ref.key)): held.ref.nbytes for held in held_in(spec) if held.ref.key}
+
+
+def _may_be_large(task: Any) -> bool:
+    """Whether a result is large, or of a type of whose size Dask knows nothing."""
+    kind = task.type or ""
+    return task.nbytes >= LARGE or not (kind in TELLING or kind.startswith(TABLES))
 
 
 def _told(answer: Any) -> str:

@@ -15,10 +15,12 @@ import pytest
 from distributed import Client, LocalCluster, worker_client
 from distributed.protocol import deserialize, serialize
 from distributed.utils import ensure_memoryview
+from distributed.utils_comm import gather_from_workers
 
 from proxyfab.integrations.dask import family
 from proxyfab.integrations.dask.near import Near
 from proxyfab.integrations.dask.published import Published
+from proxyfab.integrations.dask.scheduler import Keeper
 from proxyfab.integrations.dask.worker import Hand
 from proxyfab.testing.conformance.disks import small_disks
 from proxyfab.testing.processes import until
@@ -36,8 +38,9 @@ class Holder:
 
 @pytest.fixture(scope="module")
 def plain(cluster: LocalCluster) -> Iterator[Client]:
-    """Dask's own client; the workers take part."""
+    """Dask's own client; the workers take part, and the scheduler."""
     with Client(cluster, set_as_default=False) as client:
+        client.register_plugin(Keeper())
         client.register_plugin(Hand())
         yield client
 
@@ -214,6 +217,34 @@ def test_a_client_that_takes_part_gets_results_through_shared_memory(plain: Clie
     for make, result in zip(MAKERS, results, strict=True):
         assert described(result) == described(by_sockets(make())), make.__name__
     assert family.told()["received"] - before >= len(MAKERS)
+
+
+def test_what_is_small_comes_with_the_first_answer(
+    client: Client, workers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    async def fetch(who_has: Any, **_: Any) -> Any:
+        asked.append(set(who_has))
+        return await gather_from_workers(who_has, **_)
+
+    monkeypatch.setattr("proxyfab.integrations.dask.near.gather_from_workers", fetch)
+    small = [client.submit(make, pure=False, key=name) for name, make in SMALL.items()]
+    large = client.submit(holder, pure=False)  # of whose size Dask knows nothing
+    assert client.gather(small)[:2] == [0, "text"]
+    assert asked == []
+    assert described(client.gather([*small, large])[-1]) == described(holder())
+    assert asked == [{large.key}]
+    lost = client.submit(fails, pure=False)
+    with pytest.raises(ValueError, match="as it should"):
+        client.gather([*small, large, lost])
+
+
+SMALL: dict[str, Any] = {"a number": int, "a text": lambda: "text", "numbers": lambda: np.ones(9)}
+
+
+def fails() -> None:
+    raise ValueError("as it should")
 
 
 def test_a_client_elsewhere_than_the_scheduler_gets_results_of_workers_near_it(
