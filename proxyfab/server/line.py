@@ -84,11 +84,15 @@ class Line:
         self._ports = {int(end.rpartition(":")[2]) for end in self.endpoints if end.startswith("tcp:")}
 
     def receive(self) -> tuple[bytes, int, list[memoryview]] | None:
-        """Who sent what has come next, over which descriptor; None when nothing waits."""
+        """Who sent what has come next, over which descriptor; None when nothing waits, or a stranger said it."""
         if not int(self.router.getsockopt(zmq.EVENTS)) & _READABLE:  # cheaper than an exception
             return None
         who, *parts = self.router.recv_multipart(_NOW, copy=False)
-        descriptor = int(who.get(zmq.SRCFD))
+        try:
+            descriptor = int(who.get(zmq.SRCFD))
+        except zmq.ZMQError:  # of ZMTP 1.0, which no client speaks, ZeroMQ does not know the connection
+            self.dropped += 1
+            return None
         self.floods.heard(descriptor)
         return who.bytes, descriptor, [part.buffer for part in parts]
 

@@ -247,6 +247,24 @@ def test_port_scans_and_half_open_peers(node_server):
     assert node_server.memory() < before + 32 * MB
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x01\0\x06\0hello",  # ZMTP 1.0: the length of a name, then a message
+        b"\xff\0\0\0\0\0\0\0\x01\x7f\x01\x05\0\0\0\x05hello",  # ZMTP 2.0
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(512),  # TLS says hello
+    ],
+)
+def test_who_speaks_an_old_zmtp_or_another_protocol(node_server, said):
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", node_server.port)) as one:
+            one.sendall(said)
+            one.shutdown(socket.SHUT_WR)
+            while one.recv(1000):
+                """Until the server has read all of it."""
+    assert lives(node_server)
+
+
 def test_a_flood_of_hellos(node_server, raw):
     before = node_server.memory()
     for _ in range(20):
