@@ -20,6 +20,7 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "redis": ("proxyfab.connectors.redis", "RedisConnector", "redis"),
         "rediss": ("proxyfab.connectors.redis", "SecureRedisConnector", "redis"),
         "zmq": ("proxyfab.connectors.zmq.connector", "ZMQConnector", "zmq"),
+        "site": ("proxyfab.connectors.zmq.site", "SiteConnector", "zmq"),
         "routed": ("proxyfab.connectors.routed", "RoutedConnector", ""),
         "tiers": ("proxyfab.connectors.tiers", "TieredConnector", ""),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),

@@ -26,6 +26,7 @@ from proxyfab.inline import close_inline, open_inline
 from proxyfab.keys import Key, as_key
 from proxyfab.opening import connector_of, seal_of
 from proxyfab.proxy import factory_of, is_proxy, is_resolved, is_singleton, kind_of, unwrap
+from proxyfab.pushing import push
 from proxyfab.ref import Ref, mode_of, openers
 from proxyfab.reuse import Reuse
 from proxyfab.serialize import dumps, loads
@@ -254,6 +255,10 @@ class Store:
         """The serialized object under `key` without verifying its data, None when there is none."""
         return self._transport.peek(key)
 
+    def push(self, *wanted: object, to: str) -> list[bool]:
+        """Bring objects (keys, references, proxies) to another site before they are asked for; which are there now."""
+        return push(self.connector, wanted, to)
+
     def resolve(self, key: Key | str, *, timeout: float | None = None) -> Any:
         """The object under `key`; KeyNotFound when there is none."""
         return self.ref_from_key(key).resolve(timeout)
@@ -287,8 +292,6 @@ class Store:
         """`evict`, without blocking the event loop."""
         return await in_thread(lambda: self.evict(key))
 
-    # -- the end -------------------------------------------------------------------------------------------------
-
     def stats(self) -> dict[str, dict[str, float]]:
         """`count`, `errors` among them, `bytes` and `seconds` per operation of this Store object in this process."""
         return {
@@ -319,8 +322,6 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    # -- inside --------------------------------------------------------------------------------------------------
 
     def _dumps(self, obj: object) -> Payload:
         return dumps(unwrap(obj) if is_proxy(obj) else obj, mode=self._mode)

@@ -8,10 +8,11 @@ import shutil
 import signal
 import tempfile
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from proxyfab.cli.gateway import site_of, site_options
 from proxyfab.errors import ConfigurationError, MissingDependency
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
@@ -42,6 +43,7 @@ _PART = 4
 @click.option("--side/--no-side", default=True, help="Whether to offer sockets beside ZeroMQ, which are faster.")
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when clients can connect (JSON).")
 @click.option("--ready-fd", type=int, help="Written to and closed when clients can connect (JSON).")
+@site_options
 @click.option("--private", type=click.Path(file_okay=False), hidden=True, help="Serve zmq://auto in this directory.")
 def serve(
     bind: tuple[str, ...],
@@ -58,6 +60,7 @@ def serve(
     ready_file: str | None,
     ready_fd: int | None,
     private: str | None,
+    **gateway: Any,
 ) -> None:
     """Run a node server: it keeps the objects of a node or a site for zmq:// clients anywhere.
 
@@ -81,6 +84,7 @@ def serve(
         side=side,
         uploads=nbytes(uploads),
         orphans=orphans,
+        site=site_of(gateway, url),
     )
     node = Node(options, storage_of(open_connector(url)), is_over=None if room is None else room.is_over)
     _run(node, url, ready_file, ready_fd)
@@ -95,6 +99,8 @@ def _run(node: Node, storage: str, ready_file: str | None, ready_fd: int | None)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     ready = {"url": f"zmq://{node.address}", "endpoints": endpoints, "pid": os.getpid()}
+    if node.far is not None:
+        ready |= {"site": node.far.site, "listen": node.far.listening}
     _tell(json.dumps({**ready, "incarnation": node.incarnation}), ready_file, ready_fd)
     click.echo(f"proxyfab serve: {storage} at {ready['url']}, pid {os.getpid()}", err=True)
     try:

@@ -7,6 +7,7 @@
 | FileConnector | `file:///path` | a directory, local or shared | processes, nodes |
 | RedisConnector | `redis://host` | Redis; with TLS `rediss://` | processes, machines |
 | ZMQConnector | `zmq://host:5555`, `zmq://auto` | a node server (`proxyfab serve`) | processes, machines |
+| SiteConnector | `site://NAME?gateway=host:5555` | at the gateways of sites (`proxyfab serve --site`) | sites |
 | RoutedConnector | `routed://?to=<url>;below=1MiB&to=<url>` | where rules say | as its children |
 | TieredConnector | `tiers://?to=<near url>&to=<home url>` | at home, and copies nearby | as its home |
 | BoundedConnector | `bounded://?limit=4GiB&slow=<url>` | a fast place, and a slow one when it is full | as both |
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from proxyfab.connectors.shm import SharedMemoryConnector
     from proxyfab.connectors.tiers import TieredConnector
     from proxyfab.connectors.zmq.connector import ZMQConnector
+    from proxyfab.connectors.zmq.site import SiteConnector
 
 __all__ = [
     "BoundedConnector",
@@ -33,6 +35,7 @@ __all__ = [
     "RedisConnector",
     "RoutedConnector",
     "SharedMemoryConnector",
+    "SiteConnector",
     "TieredConnector",
     "ZMQConnector",
 ]
@@ -44,6 +47,7 @@ _SCHEMES = {
     "RedisConnector": "redis",
     "RoutedConnector": "routed",
     "SharedMemoryConnector": "shm",
+    "SiteConnector": "site",
     "TieredConnector": "tiers",
     "ZMQConnector": "zmq",
 }

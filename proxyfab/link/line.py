@@ -2,21 +2,22 @@
 
 Promises: every question has a deadline and ends by it; an object is handed out when all of it is here and its digest is
 right; what breaks is made up for by the streams that are left, or by those that come, for as long as there is time.
-Leaves dialling and greeting to its owner, who is told when a stream has ended.
+Leaves dialling and greeting to its owner, who is told when a stream has ended, and who takes what is not finished to
+another link when this one is over.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-from xxhash import xxh3_128
+from typing import Any
 
 from proxyfab.background import start
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError, ResolveTimeout
+from proxyfab.link.question import Arrival, Outcome, Question, Rest, checked, digest_of
 from proxyfab.link.sending import Item, Segment
 from proxyfab.link.session import SMALL, Asked, Broken, Dropped, Event, Has, Hasnt, Session, Want
 from proxyfab.link.streams import Stream
@@ -25,24 +26,8 @@ from proxyfab.osio.memory import allocate
 LARGEST = 1 << 40
 """Bytes of an object that is accepted, at most."""
 
-
-class _Arrival:
-    """An object on its way here."""
-
-    __slots__ = ("complete", "digest", "into", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.into = allocate(size)
-        self.digest: bytes | None = None
-        self.complete = size == 0
-
-
-class Outcome(NamedTuple):
-    """How a question ended: with an object, with none, or with why it could not be read."""
-
-    frames: Frames | None
-    why: str = ""
+Answerer = Callable[["Line", list[Want]], None]
+"""Takes what the other site asks, in a stream's thread, and answers with `Line.give` whenever it can."""
 
 
 class Line:
@@ -52,6 +37,7 @@ class Line:
         peer: The other site's name, for errors.
         source: Finds the objects that the other site asks for, by their keys. Called in a thread of its own; None where
             there is none; a ProxyfabError is told to who asks.
+        asked: Takes what the other site asks, in place of `source`.
         ended: Told when a stream has ended, with its number and why.
         largest: Bytes of an object that is accepted, at most.
     """
@@ -59,22 +45,25 @@ class Line:
     def __init__(
         self,
         peer: str,
-        source: Callable[[Any], Frames | None],
+        source: Callable[[Any], Frames | None] = lambda _: None,
         *,
+        asked: Answerer | None = None,
         ended: Callable[[int, str], None] | None = None,
         largest: int = LARGEST,
     ) -> None:
         self.peer = peer
         self._source = source
+        self._asked = asked
         self._ended = ended
         self._largest = largest
         self._session = Session()
         self._lock = threading.Lock()
         self._streams: dict[int, Stream] = {}
-        self._arrivals: dict[int, _Arrival] = {}
-        self._outcomes: dict[int, Outcome] = {}
-        self._open: set[int] = set()
+        self._arrivals: dict[int, Arrival] = {}
+        self._open: dict[int, Question] = {}
         """Questions that wait for their outcome."""
+        self._settled: deque[tuple[Question, Outcome]] = deque()
+        """Those that have it, and whose owners were not told yet: that happens outside the lock."""
         self._landed = threading.Condition(self._lock)
         self._leaving: dict[int, Frames] = {}
         """Objects that are on their way to the other site."""
@@ -87,9 +76,16 @@ class Line:
 
     @property
     def figures(self) -> dict[str, int]:
-        """Bytes of segments `sent`, of those sent `again`, and `doubled`, which came although they were here."""
+        """Bytes of segments `sent`, of those sent `again`, `received`, and `doubled`, which came although they were
+        here.
+        """
         sender, receiver = self._session.sender, self._session.receiver
-        return {"sent": sender.sent, "again": sender.again, "doubled": receiver.doubled}
+        return {
+            "sent": sender.sent,
+            "again": sender.again,
+            "received": receiver.landed_bytes,
+            "doubled": receiver.doubled,
+        }
 
     def join(self, number: int, make: Callable[[Line], Stream]) -> bool:
         """Add a stream that both sides know of. False: the other side has given it up."""
@@ -100,8 +96,8 @@ class Line:
             stream.start()  # so that whoever finds it may wait for its end
         return True
 
-    def close(self) -> None:
-        """End all streams; questions that wait fail."""
+    def close(self) -> list[Question]:
+        """End all streams; `get_many` fails. Returns the questions that are open, to be asked elsewhere."""
         with self._lock:
             self._closed = True
             streams = list(self._streams.values())
@@ -110,6 +106,52 @@ class Line:
             stream.close()
         for stream in streams:
             stream.join(5.0)
+        with self._lock:
+            self._leaving.clear()
+            open_ones, self._open = self._open, {}
+            for number, question in open_ones.items():
+                question.rest = self._rest(number)
+            return list(open_ones.values())
+
+    def _rest(self, number: int) -> Rest | None:
+        arrival = self._arrivals.pop(number, None)
+        missing = self._session.receiver.missing(number)
+        return Rest(arrival.into, arrival.digest, missing) if arrival is not None and missing else None
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def ask(self, questions: Sequence[Question]) -> bool:
+        """Ask the other site. False: this link was closed, and nothing is asked."""
+        with self._lock:
+            if self._closed:
+                return False
+            questions = [question for question in questions if not question.dropped]
+            rests = [question.rest for question in questions]
+            parts = [None if rest is None else rest.missing for rest in rests]
+            numbers = self._session.ask([question.key for question in questions], parts)
+            for number, question in zip(numbers, questions, strict=True):
+                question.number = number
+                self._open[number] = question
+                if question.rest is not None:
+                    rest, question.rest = question.rest, None
+                    self._arrivals[number] = Arrival(rest.into, rest.digest, resumed=True)
+                    self._session.receiver.expect(number, rest.into.nbytes, rest.missing)
+        self._ring()
+        return True
+
+    def drop(self, questions: Sequence[Question]) -> None:
+        """Nobody waits for these any more; they end without a word."""
+        with self._lock:
+            for question in questions:
+                question.dropped = True
+            late = [each.number for each in questions if self._open.get(each.number) is each]
+            for number in late:
+                del self._open[number]
+                self._arrivals.pop(number, None)
+            if late and not self._closed:
+                self._session.stop(late)
+        if late:
+            self._ring()
 
     def get_many(self, keys: Sequence[Any], timeout: float) -> list[Outcome]:
         """Ask the other site for objects.
@@ -123,17 +165,24 @@ class Line:
             ConnectorError: The link was closed.
         """
         deadline = time.monotonic() + timeout
-        with self._lock:
-            numbers = self._session.ask(keys)
-            self._open.update(numbers)
-        self._ring()
+        left = len(keys)
+
+        def done(_: Question) -> None:
+            nonlocal left
+            with self._landed:
+                left -= 1
+                if not left:
+                    self._landed.notify_all()
+
+        questions = [Question(key, done) for key in keys]
+        self.ask(questions)
         try:
             with self._landed:
-                while not all(number in self._outcomes for number in numbers):
+                while left:
                     self._wait(deadline, timeout, len(keys))
-                return [self._outcomes[number] for number in numbers]
         finally:
-            self._forget(numbers)
+            self.drop(questions)
+        return [question.outcome for question in questions if question.outcome is not None]
 
     def _wait(self, deadline: float, timeout: float, many: int) -> None:
         left = deadline - time.monotonic()
@@ -145,21 +194,30 @@ class Line:
             raise ResolveTimeout(f"{what}, and not all came within {timeout:g} s: {state}. Is the link up?")
         self._landed.wait(left)
 
-    def _forget(self, numbers: range) -> None:
-        with self._lock:
-            late = [number for number in numbers if number not in self._outcomes]
-            for number in numbers:
-                self._open.discard(number)
-                self._outcomes.pop(number, None)
-                self._arrivals.pop(number, None)
-            if late and not self._closed:
-                self._session.stop(late)
-        if late:
-            self._ring()
+    def _conclude(self, transfer: int, outcome: Outcome) -> None:
+        """A question has its outcome; its owner is told by `_tell`, outside the lock."""
+        question = self._open.pop(transfer, None)
+        arrival = self._arrivals.pop(transfer, None)
+        if question is not None and arrival is not None and arrival.resumed and outcome.kind == "IntegrityError":
+            self._session.stop([transfer])  # parts of two objects, perhaps: once more, all of it
+            (question.number,) = self._session.ask([question.key])
+            self._open[question.number] = question
+        elif question is not None:
+            self._settled.append((question, outcome))
+
+    def _tell(self) -> None:
+        while self._settled:
+            try:
+                question, outcome = self._settled.popleft()
+            except IndexError:  # another stream's thread was faster
+                return
+            question.end(outcome)
 
     def _ring(self) -> None:
         for stream in list(self._streams.values()):
             stream.ring()
+
+    # -- what streams want and bring -------------------------------------------------------------------------------
 
     def next(self, stream: int) -> Item | None:
         with self._lock:
@@ -174,22 +232,27 @@ class Line:
     def target(self, segment: Segment, size: int) -> memoryview | None:
         with self._lock:
             arrival = self._begin(segment.transfer, size)
-            if arrival is None or not self._session.receiver.check(segment):
-                return None
-            return arrival.into[segment.offset : segment.offset + segment.length]
+            wanted = arrival is not None and self._session.receiver.check(segment)
+            place = arrival.into[segment.offset : segment.offset + segment.length] if arrival and wanted else None
+        self._tell()
+        return place
 
-    def _begin(self, transfer: int, size: int) -> _Arrival | None:
+    def _begin(self, transfer: int, size: int) -> Arrival | None:
         """What is known of an object that comes: by its letter or its first segment, whichever is sooner."""
         arrival = self._arrivals.get(transfer)
-        if arrival is None and transfer in self._open and transfer not in self._outcomes:
+        if arrival is None and transfer in self._open:
             if size > self._largest:
-                self._conclude(transfer, Outcome(None, f"it has {size} bytes, and {self._largest} are accepted"))
+                why = f"it has {size} bytes, and {self._largest} are accepted"
+                self._conclude(transfer, Outcome(None, why, "CapacityError"))
                 self._session.stop([transfer])
                 return None
-            arrival = self._arrivals[transfer] = _Arrival(size)
+            arrival = self._arrivals[transfer] = Arrival(allocate(size))
             self._session.receiver.expect(transfer, size)
         if arrival is not None and arrival.size != size:
-            raise IntegrityError(f"Site {self.peer} says that an object has {arrival.size} bytes, and {size}.")
+            if not arrival.resumed:
+                raise IntegrityError(f"Site {self.peer} says that an object has {arrival.size} bytes, and {size}.")
+            self._conclude(transfer, Outcome(None, "it is another object now", "IntegrityError"))
+            return None
         return arrival
 
     def landed(self, stream: int, segment: Segment) -> None:
@@ -201,48 +264,42 @@ class Line:
         if complete and arrival is not None:
             self._check(segment.transfer, arrival)
 
-    def _check(self, transfer: int, arrival: _Arrival) -> None:
+    def _check(self, transfer: int, arrival: Arrival) -> None:
         """An object is here, and what its digest should be, or one of the two."""
         with self._lock:
-            if not arrival.complete or arrival.digest is None or self._arrivals.pop(transfer, None) is not arrival:
+            if not arrival.complete or arrival.digest is None or self._arrivals.get(transfer) is not arrival:
                 return
-        outcome = _checked(Frames([arrival.into]), arrival.digest)
+            arrival.complete = False  # one thread checks it
+        outcome = checked(Frames([arrival.into]), arrival.digest)
         with self._lock:
             self._conclude(transfer, outcome)
             self._session.stop([transfer])
+        self._tell()
         self._ring()
-
-    def _conclude(self, transfer: int, outcome: Outcome) -> None:
-        if transfer in self._open:
-            self._outcomes[transfer] = outcome
-            self._arrivals.pop(transfer, None)
-            self._landed.notify_all()
 
     def letter(self, stream: int, text: memoryview) -> None:
         with self._lock:
             events = self._session.read(stream, text)
         for event in events:
             self._heed(event)
+        self._tell()
         self._ring()
 
     def _heed(self, event: Event) -> None:
         match event:
+            case Asked(wants) if self._asked is not None:
+                self._asked(self, wants)
             case Asked(wants):
                 start(lambda: self._answer(wants), f"The answer to site {self.peer}")
             case Has(transfer, size, digest, None):
-                with self._lock:
-                    arrival = self._begin(transfer, size)
-                    if arrival is None:
-                        return
-                    arrival.digest = digest
-                self._check(transfer, arrival)
+                self._announced(transfer, size, digest)
             case Has(transfer, _, digest, value) if value is not None:
-                outcome = _checked(Frames(value), digest)
+                outcome = checked(Frames(value), digest)
                 with self._lock:
                     self._conclude(transfer, outcome)
-            case Hasnt(transfer, why):
+            case Hasnt(transfer, why, kind):
                 with self._lock:
-                    self._conclude(transfer, Outcome(None, why))
+                    self._conclude(transfer, Outcome(None, why, kind))
             case Dropped(transfers):
                 for transfer in transfers:
                     self._leaving.pop(transfer, None)
@@ -251,28 +308,17 @@ class Line:
                 if stream is not None:
                     stream.close("the other side gave it up")
 
-    def _answer(self, wants: list[Want]) -> None:
-        for want in wants:
-            try:
-                frames = self._source(want.key)
-            except ProxyfabError as error:
-                with self._lock:
-                    self._session.fail(want, str(error))
-            else:
-                self._give(want, frames)
-        self._ring()
-
-    def _give(self, want: Want, frames: Frames | None) -> None:
-        if frames is None:
-            with self._lock:
-                self._session.none(want)
-            return
-        digest = _digest(frames)
-        small = frames.views if frames.nbytes <= SMALL else None
+    def _announced(self, transfer: int, size: int, digest: bytes) -> None:
+        """An object is on its way, or here already but for the word that it is this one."""
         with self._lock:
-            if small is None:
-                self._leaving[want.transfer] = frames
-            self._session.have(want, frames.nbytes, digest, small)
+            arrival = self._begin(transfer, size)
+            if arrival is None:
+                return
+            if arrival.resumed and arrival.digest not in (None, digest):
+                self._conclude(transfer, Outcome(None, "it is another object now", "IntegrityError"))
+                return
+            arrival.digest = digest
+        self._check(transfer, arrival)
 
     def over(self, stream: int, why: str) -> None:
         with self._lock:
@@ -282,13 +328,35 @@ class Line:
         if self._ended is not None:
             self._ended(stream, why)
 
+    # -- answering -----------------------------------------------------------------------------------------------
 
-def _digest(frames: Frames) -> bytes:
-    state = xxh3_128()
-    for view in frames.views:
-        state.update(view)
-    return state.digest()
+    def _answer(self, wants: list[Want]) -> None:
+        for want in wants:
+            try:
+                self.give(want, self._source(want.key))
+            except ProxyfabError as error:
+                self.give(want, error)
 
+    def give(self, want: Want, found: Frames | ProxyfabError | None) -> None:
+        """Answer what was asked: an object, that there is none, or why it cannot be read. From any thread."""
+        self.give_many([(want, found)])
 
-def _checked(frames: Frames, digest: bytes) -> Outcome:
-    return Outcome(frames) if _digest(frames) == digest else Outcome(None, "it came damaged")
+    def give_many(self, answers: Sequence[tuple[Want, Frames | ProxyfabError | None]]) -> None:
+        """`give` of each."""
+        digests = [digest_of(found) if isinstance(found, Frames) else b"" for _, found in answers]
+        with self._lock:
+            for (want, found), digest in zip(answers, digests, strict=True):
+                if not self._closed:
+                    self._give(want, found, digest)
+        self._ring()
+
+    def _give(self, want: Want, found: Frames | ProxyfabError | None, digest: bytes) -> None:
+        if found is None:
+            self._session.none(want)
+        elif isinstance(found, ProxyfabError):
+            self._session.fail(want, str(found), type(found).__name__)
+        elif found.nbytes <= SMALL:
+            self._session.have(want, found.nbytes, digest, found.views)
+        else:
+            self._leaving[want.transfer] = found
+            self._session.have(want, found.nbytes, digest)

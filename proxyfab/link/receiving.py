@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from proxyfab.errors import IntegrityError
@@ -44,15 +45,27 @@ class Receiver:
         self._segment = segment
         self._arrivals: dict[int, _Arrival] = {}
         self._streams: dict[int, int] = {}
+        self.landed_bytes = 0
+        """Bytes of objects that came."""
         self.doubled = 0
         """Bytes that came although they were here."""
 
-    def expect(self, transfer: int, size: int) -> bool:
-        """An object is on its way. Returns whether it is complete at once, as an empty one is."""
+    def expect(self, transfer: int, size: int, missing: Sequence[tuple[int, int]] | None = None) -> bool:
+        """An object is on its way. Returns whether it is complete at once, as an empty one is.
+
+        Args:
+            transfer: Its number.
+            size: Its bytes.
+            missing: First byte and end of each part that is not here yet; None for all of it.
+        """
         if transfer in self._arrivals:
             raise ValueError(f"Transfer {transfer} of this link is there already.")
         if size > 0:
-            self._arrivals[transfer] = _Arrival(size)
+            arrival = self._arrivals[transfer] = _Arrival(size)
+            if missing is not None:
+                holes = Spans([(first, end - 1) for first, end in missing])
+                arrival.here = Spans(holes.gaps(0, size - 1))
+                arrival.left = sum(last - first + 1 for first, last in holes)
         return size <= 0
 
     def forget(self, transfer: int) -> None:
@@ -86,6 +99,7 @@ class Receiver:
     def landed(self, stream: int, segment: Segment) -> Landed:
         """Bytes are where they belong: a segment, or the first part of one that goes on coming."""
         self._streams[stream] += segment.length
+        self.landed_bytes += segment.length
         arrival = self._arrivals.get(segment.transfer)
         if arrival is None:
             return Landed(0, False)

@@ -2,10 +2,11 @@
 
 Sans-IO. Both sides are alike: each may ask, and each answers. Transfers are numbered by who asks.
 
-    ask     first number, keys             the answers to the keys may come in any order, each by itself
+    ask     first number, keys, parts      the answers to the keys may come in any order, each by itself; of those that
+                                           have parts, first bytes and ends in turn, only these are wanted
     have    number, size, digest           an object's segments come, or came; a small one is the letter's body
     none    number                         it is not there
-    fail    number, words                  it could not be read
+    fail    number, words, kind            it could not be read
     stop    numbers                        nobody wants these any more, or they are here
     count   stream, bytes                  what arrived so far; fleeting
     ended   streams, bytes                 streams that broke for their reader, and how much of each he has; fleeting
@@ -41,6 +42,8 @@ _COUNT_EVERY = 4 << 20
 """Bytes after which a side says what arrived, so that the other can forget what it sent."""
 _BATCH = 250
 """Keys of one letter at most: they must fit into its head."""
+_PARTS = 500
+"""Parts of an object that are asked for one by one; of one that lacks more, all from the first to the last."""
 
 
 class Want(NamedTuple):
@@ -48,6 +51,8 @@ class Want(NamedTuple):
 
     transfer: int
     key: Any
+    parts: tuple[tuple[int, int], ...] = ()
+    """First byte and end of each part of it; none for all of it."""
 
 
 class Asked(NamedTuple):
@@ -70,6 +75,7 @@ class Hasnt(NamedTuple):
 
     transfer: int
     why: str = ""
+    kind: str = ""
 
 
 class Dropped(NamedTuple):
@@ -130,16 +136,24 @@ class Session:
         """What to send next on a stream that has room; None when there is nothing."""
         return self.sender.take(stream)
 
-    def ask(self, keys: Sequence[Any]) -> range:
+    def ask(self, keys: Sequence[Any], parts: Sequence[Sequence[tuple[int, int]] | None] = ()) -> range:
         """Want objects. Returns their numbers, in the order of their keys.
 
         Args:
             keys: Of each what the other side finds it by: text, numbers, bytes, lists of them.
+            parts: Of each first byte and end of the parts that are missing; None, or nothing at all, for all of it.
         """
         numbers = range(self._next, self._next + len(keys))
         self._next = numbers.stop
-        for first in range(0, len(keys), _BATCH):
-            self._tell("ask", {"t": numbers[first], "keys": list(keys[first : first + _BATCH])})
+        whole = [place for place in range(len(keys)) if place >= len(parts) or parts[place] is None]
+        for run in _runs(whole):
+            self._tell("ask", {"t": numbers[run[0]], "keys": [keys[place] for place in run]})
+        for place in sorted(set(range(len(keys))) - set(whole)):  # each in a letter of its own
+            missing = parts[place] or ()
+            some = missing if len(missing) <= _PARTS else [(missing[0][0], missing[-1][1])]
+            self._tell(
+                "ask", {"t": numbers[place], "keys": [keys[place]], "parts": [each for part in some for each in part]}
+            )
         return numbers
 
     def stop(self, transfers: Sequence[int]) -> None:
@@ -153,15 +167,16 @@ class Session:
         fields = {"t": want.transfer, "n": size, "d": digest, "small": small is not None}
         self._tell("have", fields, small or ())
         if small is None:
-            self.sender.offer(want.transfer, [(0, size)])
+            parts = [(first, min(end, size)) for first, end in want.parts] or [(0, size)]
+            self.sender.offer(want.transfer, parts)
 
     def none(self, want: Want) -> None:
         """Answer: it is not here."""
         self._tell("none", {"t": want.transfer})
 
-    def fail(self, want: Want, why: str) -> None:
+    def fail(self, want: Want, why: str, kind: str = "") -> None:
         """Answer: it could not be read."""
-        self._tell("fail", {"t": want.transfer, "why": why[:4096]})
+        self._tell("fail", {"t": want.transfer, "why": why[:4096], "kind": kind})
 
     def _tell(
         self, verb: str, fields: dict[str, Any], body: Sequence[memoryview] = (), *, fleeting: bool = False
@@ -194,14 +209,15 @@ class Session:
     def _heed(self, letter: Message) -> list[Event]:
         match letter.verb:
             case "ask":
-                first = letter.count("t")
-                return [Asked([Want(first + place, key) for place, key in enumerate(letter.items("keys", _BATCH))])]
+                first, parts = letter.count("t"), _parts(letter)
+                keys = letter.items("keys", _BATCH)
+                return [Asked([Want(first + place, key, parts) for place, key in enumerate(keys)])]
             case "have":
                 return [self._has(letter)]
             case "none":
                 return [Hasnt(letter.count("t"))]
             case "fail":
-                return [Hasnt(letter.count("t"), letter.text("why"))]
+                return [Hasnt(letter.count("t"), letter.text("why"), letter.text("kind", ""))]
             case "stop":
                 transfers = letter.counts("t")
                 for transfer in transfers:
@@ -235,6 +251,27 @@ class Session:
         if letter.flag("small") and letter.nbytes != size:
             raise IntegrityError(f"A site sent {letter.nbytes} bytes as an object of {size}.")
         return Has(letter.count("t"), size, digest, letter.body if letter.flag("small") else None)
+
+
+def _runs(places: Sequence[int]) -> list[list[int]]:
+    """Neighbours together, as many as a letter may name."""
+    runs: list[list[int]] = []
+    for place in places:
+        if not runs or runs[-1][-1] != place - 1 or len(runs[-1]) == _BATCH:
+            runs.append([])
+        runs[-1].append(place)
+    return runs
+
+
+def _parts(letter: Message) -> tuple[tuple[int, int], ...]:
+    """The parts that are wanted of the one object that a letter asks for."""
+    if "parts" not in letter.fields:
+        return ()
+    flat = letter.counts("parts")
+    parts = tuple(zip(flat[::2], flat[1::2], strict=False))
+    if len(flat) % 2 or len(parts) > _PARTS or any(first >= end for first, end in parts):
+        raise IntegrityError("A letter asks for parts of an object that are none.")
+    return parts
 
 
 def _opened(letter: bytes | memoryview) -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from proxyfab.server.answers import Answer, Answers
@@ -14,13 +14,36 @@ from proxyfab.server.storage import Steps, Storage
 from proxyfab.server.waiting import Waiters
 
 if TYPE_CHECKING:
+    from proxyfab.server.abroad import Home
     from proxyfab.server.line import Line
     from proxyfab.server.options import Options
     from proxyfab.server.peers import Peer
     from proxyfab.server.side import Side
+    from proxyfab.wire.messages import Message
 
 Todo: TypeAlias = "Steps | Answer | None"
 """What does a request, or what it is answered with at once; None when it will be answered later."""
+
+
+class Gateway(Protocol):
+    """What a server that is a site's gateway has to do with other sites (`far`)."""
+
+    site: str
+
+    def bring(self, names: Sequence[Name], seconds: float) -> Steps:
+        """See to it that copies of another site's objects are here; in use until `release`."""
+
+    def release(self, names: Sequence[Name]) -> None:
+        """What was brought is not in use any more."""
+
+    def forward(self, peer: Peer, message: Message, home: Home) -> Todo:
+        """A request about another site's objects."""
+
+    def push(self, message: Message) -> Steps:
+        """Bring objects to another site, or another site's to this one."""
+
+    def figures(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Totals and levels, for `status`."""
 
 
 class Host(Protocol):
@@ -34,8 +57,15 @@ class Host(Protocol):
     incarnation: str
     address: str
 
+    @property
+    def far(self) -> Gateway | None:
+        """What it has to do with other sites, if it is a gateway."""
+
     def start(self, todo: Todo, reply: Callable[[Answer], None]) -> None:
         """Do some steps and hand the answer to `reply`."""
+
+    def post(self, todo: Callable[[], Todo], reply: Callable[[Answer], None]) -> None:
+        """Do something in the loop's thread, and hand the answer to `reply` there. From any thread."""
 
     def send(self, peer: Peer, request: bytes, answer: Answer) -> None:
         """Send an answer; a peer that has gone or does not read is dropped."""

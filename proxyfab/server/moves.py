@@ -17,6 +17,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio.namespace import is_name
+from proxyfab.server.abroad import PATIENCE, home_of
 from proxyfab.server.answers import Answer
 from proxyfab.server.host import Host, State
 from proxyfab.server.index import Entry, Name
@@ -56,7 +57,16 @@ class Moves:
         """Answer with objects, or with where a client of this machine finds them."""
         share, ranged = message.flag("shared"), message.fields.get("length") is not None
         offset, length = message.count("offset", 0), message.count("length", 0)
-        found = yield from self._fetch([Name(*name) for name in message.names()], share=share)
+        names = [Name(*name) for name in message.names()]
+        far = self._host.far if names and home_of(names[0].namespace) is not None else None
+        if far is not None:
+            names = names[:_FOUND]
+            yield from far.bring(names, message.seconds("within") or PATIENCE)
+        try:
+            found = yield from self._fetch(names, share=share)
+        finally:
+            if far is not None:
+                far.release(names)
         sizes: list[int] = []
         shared: list[list[Any]] = []
         body: list[memoryview] = []

@@ -13,10 +13,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from proxyfab.errors import CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.server.answers import Answer
+from proxyfab.server.far import Far
 from proxyfab.server.floods import LOOK
 from proxyfab.server.host import State, Todo
 from proxyfab.server.line import Line
@@ -25,7 +27,7 @@ from proxyfab.server.owners import Owners
 from proxyfab.server.peers import Peer, Way
 from proxyfab.server.poll import Poll
 from proxyfab.server.side import Side
-from proxyfab.server.storage import Job, Steps, Storage
+from proxyfab.server.storage import Job, Later, Steps, Storage
 from proxyfab.server.verbs import Verbs
 from proxyfab.wire.messages import NOBODY, Message, decode, presence_of
 
@@ -56,9 +58,11 @@ class Node:
         self.side = Side(options, self._poll, self)
         self.peers: dict[bytes, Peer] = {}
         self.state = State(Owners(lambda process: self.line.reaches(presence_of(process)), options.orphans))
+        self.far = Far(self, self.state, options.site) if options.site is not None else None
         self.verbs = Verbs(self, self.state)
         self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="proxyfab-server")
         self._done: deque[tuple[Steps, Callable[[Answer], None], Any, BaseException | None]] = deque()
+        self._posted: deque[tuple[Callable[[], Todo], Callable[[Answer], None]]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._working = 0
         self._stopping = False
@@ -73,6 +77,8 @@ class Node:
         self.line.open()
         self.side.open(self.line.endpoints)
         self.address = self.options.advertise or _address(self.line.endpoints[0])
+        if self.far is not None:
+            self.far.open(self.verbs.steps)
         return self.line.endpoints
 
     def run(self) -> None:
@@ -90,8 +96,7 @@ class Node:
     def stop(self) -> None:
         """End soon. May be called from anywhere."""
         self._stopping = True
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake, 1)
+        self._wake_up()
 
     def _ring(self, _: int) -> None:
         self._rung = True
@@ -111,6 +116,9 @@ class Node:
             steps, reply, value, error = self._done.popleft()
             self._working -= 1
             self._go_on(steps, reply, value, error)
+        while self._posted:
+            todo, reply = self._posted.popleft()
+            self._begin_posted(todo, reply)
         now = time.monotonic()
         self.state.waiters.expire(now)
         self.line.floods.look(now)
@@ -123,6 +131,8 @@ class Node:
     def _sweep(self, now: float) -> None:
         self.verbs.sweep(now)
         self.side.sweep(now)
+        if self.far is not None:
+            self.far.sweep()
         if self._is_over is not None and self._is_over():
             self._stopping = True
 
@@ -154,6 +164,8 @@ class Node:
         return bool(self._working) or self.side.sending or any(peer.moving for peer in self.peers.values())
 
     def _close(self) -> None:
+        if self.far is not None:
+            self.far.close()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self.peers.clear()
         self.side.close()
@@ -261,6 +273,14 @@ class Node:
             return todo
         return peer.count(todo)
 
+    def _begin_posted(self, todo: Callable[[], Todo], reply: Callable[[Answer], None]) -> None:
+        try:
+            self.start(todo(), reply)
+        except ProxyfabError as error:
+            reply(refusal(error))
+        except Exception as fault:  # noqa: BLE001  # as in _handle
+            reply(self._fault(fault))
+
     def settle(self, request: bytes, answer: Answer) -> None:
         """Answer a request that changed something to all who asked, and remember the answer."""
         if answer.verb == "error":
@@ -294,6 +314,10 @@ class Node:
             except Exception as fault:  # noqa: BLE001  # as above
                 reply(self._fault(fault))
                 return
+            if isinstance(job, Later):
+                self._working += 1
+                job.begin(partial(self._ended, steps, reply))
+                return
             if not job.quick:
                 self._working += 1
                 self._workers.submit(self._work, job, steps, reply)
@@ -301,8 +325,19 @@ class Node:
             value, error = _outcome(job)
 
     def _work(self, job: Job, steps: Steps, reply: Callable[[Answer], None]) -> None:
-        value, error = _outcome(job)
+        self._ended(steps, reply, *_outcome(job))
+
+    def _ended(self, steps: Steps, reply: Callable[[Answer], None], value: Any, error: BaseException | None) -> None:
+        """What some steps waited for has ended, in another thread: the loop goes on with them."""
         self._done.append((steps, reply, value, error))
+        self._wake_up()
+
+    def post(self, todo: Callable[[], Todo], reply: Callable[[Answer], None]) -> None:
+        """Do something in the loop's thread, and hand the answer to `reply` there. From any thread."""
+        self._posted.append((todo, reply))
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake, 1)
 

@@ -6,6 +6,35 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another site."""
+
+    name: str
+    key: bytes
+    """The public half of its Ed25519 key."""
+    address: tuple[str, int] | None = None
+    """Where it is dialled; None where it has to dial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What makes a node server a site's gateway."""
+
+    name: str
+    """Also the id of its `sign` key in the keyring."""
+    listen: tuple[str, int] | None = None
+    """Where other sites dial."""
+    peers: tuple[Neighbour, ...] = ()
+    relays: tuple[tuple[str, int], ...] = ()
+    copies: int = 1 << 30
+    """Bytes of other sites' objects that are kept, at most."""
+    keep: float = 3600.0
+    """Seconds that a copy is kept at most."""
+    streams: int = 8
+    """Streams of a link that is dialled from here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Options of a node server; sizes in bytes, times in seconds."""
 
@@ -30,3 +59,5 @@ class Options:
     """Seconds without a connection after which a client of another machine has ended, and its unnamed stores too."""
     patience: float = 5.0
     """Seconds that a stopping server gives to those it is serving."""
+    site: Site | None = None
+    """Of which site this is the gateway, if it is one."""

@@ -41,7 +41,13 @@ class Job(NamedTuple):
     quick: bool
 
 
-Steps: TypeAlias = Generator[Job, Any, Any]
+class Later(NamedTuple):
+    """What ends elsewhere: `begin` is told, in the loop's thread, whom to call with how it ended, from any thread."""
+
+    begin: Callable[[Callable[[Any, BaseException | None], None]], None]
+
+
+Steps: TypeAlias = Generator[Job | Later, Any, Any]
 """What does one request: it yields jobs and gets their results, and everything else it does in the loop's thread."""
 
 

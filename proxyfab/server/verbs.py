@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from proxyfab.abc import check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapacityError, ConfigurationError, IntegrityError
+from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.osio.machine import sight_of
 from proxyfab.osio.shared import default_root
+from proxyfab.server.abroad import home_of
 from proxyfab.server.answers import Answer
-from proxyfab.server.host import Host, State, Todo
+from proxyfab.server.host import Gateway, Host, State, Todo
 from proxyfab.server.index import Name
 from proxyfab.server.moves import Moves
 from proxyfab.server.owners import can_look_up
@@ -68,6 +69,7 @@ class Verbs:
             "leave": (self.leave, True),
             "reap": (self.reap, True),
             "status": (self.status, False),
+            "push": (self.push, False),
         }
 
     # -- requests in general -------------------------------------------------------------------------------------
@@ -80,7 +82,16 @@ class Verbs:
         """What does a request."""
         if message.verb not in self._verbs:
             raise ConfigurationError(f"This node server does not know {message.verb[:40]!r}; is it older than you?")
+        space = message.fields.get("ns")
+        home = home_of(space) if space.__class__ is str else None  # of text only, which a verb may want to be
+        if home is not None and message.verb not in ("get", "push"):
+            return self._gateway().forward(peer, message, home)
         return self._verbs[message.verb][0](peer, message)
+
+    def _gateway(self) -> Gateway:
+        if self.host.far is None:
+            raise CapabilityError("This node server is no gateway to other sites; start it with --site.")
+        return self.host.far
 
     def notice(self, peer: Peer, message: Message) -> bool:
         """Take a message that is no request of its own; whether it was one."""
@@ -164,9 +175,14 @@ class Verbs:
                 "sight": sight_of(default_root()) if storage.namespace else "",
                 "space": storage.namespace,
                 "sees": can_look_up(peer.process),
+                "site": "" if self.host.far is None else self.host.far.site,
                 **self.host.side.said(peer),
             },
         )
+
+    def push(self, peer: Peer, message: Message) -> Steps:
+        """Bring objects to another site, or another site's to this one."""
+        return self._gateway().push(message)
 
     def exists(self, peer: Peer, message: Message) -> Answer:
         """Whether objects are there."""
@@ -268,7 +284,7 @@ class Verbs:
         rows = [
             [*name, entry.nbytes, entry.created, entry.expires, owner(name.namespace)]
             for name, entry in self.index.within(message.fields.get("ns") and message.text("ns"))
-            if entry.alive(now)
+            if entry.alive(now) and "/" not in name.namespace  # copies of other sites' objects
         ]
         table = packb(rows)
         return self.moves.deliver(peer, message.request, {}, [memoryview(table)])
@@ -306,6 +322,9 @@ class Verbs:
         totals, levels = self.host.storage.figures()
         line, side = self.host.line, self.host.side
         ended = {"dropped": line.dropped + side.dropped, "denied": line.gate.denied, "floods": line.floods.ended}
+        if self.host.far is not None:
+            far_totals, far_levels = self.host.far.figures()
+            totals, levels = {**totals, **far_totals}, {**levels, **far_levels}
         counters = {**totals, **self.state.counters, **ended}
         gauges = {**levels, "uploading_bytes": self.moves.room.used, "waiting": len(self.state.waiters)}
         rows = [{"name": peer.name, "address": peer.address, **peer.counters} for peer in self.host.peers.values()]

@@ -79,6 +79,8 @@ class ZMQConnector(BaseConnector):
         self.reach = Reach(address, timeout, shared, key, identity, side)
         self.reach.check()
         self.timeout = timeout
+        self._extra: dict[str, Any] = {}
+        """What is said to the server with each question besides."""
         self._all = name is None
         self.namespace = draw() if name is None else name
         self.servers = Servers(self.reach)
@@ -234,7 +236,7 @@ class ZMQConnector(BaseConnector):
         """Sizes (-1: missing, -2: in shared memory), the objects that came, and where the others lie."""
         link = batch[0].spot.link
         shared = share and bool(link.known().space)
-        fields = {**_names(batch), "window": WINDOW, "shared": shared, **part}
+        fields = {**_names(batch), "window": WINDOW, "shared": shared, **part, **self._extra}
 
         def once(channel: Channel, request: bytes) -> tuple[Message, list[memoryview]]:
             channel.send("get", request, fields)
@@ -253,7 +255,7 @@ class ZMQConnector(BaseConnector):
         result: list[Any] = [None] * len(keys)
         wanted = [Wanted(number, key.id, self._find(key)) for number, key in enumerate(keys)]
         for batch in cut(wanted):
-            asked = {**_names(batch), **(fields or {})}
+            asked = {**_names(batch), **(fields or {}), **self._extra}
 
             def once(channel: Channel, request: bytes, asked: dict[str, Any] = asked) -> Message:
                 channel.send(verb, request, asked)
@@ -285,11 +287,12 @@ class ZMQConnector(BaseConnector):
 
     def stat(self, key: Key) -> Stat | None:
         row = self._ask("stat", [key], "rows")[0]
-        return None if row is None else self._stat(self._find(key).link, row)
+        return None if row is None else self._stat(self._find(key), row)
 
-    def _stat(self, link: Link, row: list[Any]) -> Stat:
+    def _stat(self, spot: Spot, row: list[Any]) -> Stat:
         namespace, id, nbytes, created, expires, owner = row
-        return Stat(Key(id, Spot(link, "", namespace).where()), nbytes, created, expires, namespace, owner)
+        where = spot._replace(incarnation="", namespace=namespace).where()
+        return Stat(Key(id, where), nbytes, created, expires, namespace, owner)
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         check_timeout(timeout)
@@ -324,7 +327,8 @@ class ZMQConnector(BaseConnector):
     def scan(self) -> Iterator[Stat]:
         from msgpack import unpackb
 
-        link = self.servers.own()
+        spot = self._find(None)
+        link = spot.link
 
         def once(channel: Channel, request: bytes) -> memoryview:
             channel.send("scan", request, {} if self._all else {"ns": self.namespace})
@@ -332,7 +336,7 @@ class ZMQConnector(BaseConnector):
             return channel.receive(message, [message.count("size")], self.timeout)[0]
 
         for row in unpackb(link.call("scan", once)):
-            yield self._stat(link, row)
+            yield self._stat(spot, row)
 
     def clear(self) -> int:
         return self.servers.own().ask("clear", {"ns": self.namespace}).count("count")

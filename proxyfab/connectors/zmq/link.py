@@ -56,6 +56,8 @@ class Welcome(NamedTuple):
     pid: int
     sees: bool
     """Whether the server can look this process up."""
+    site: str = ""
+    """Of which site it is the gateway; `""` where it is none."""
 
 
 class Link:
@@ -266,7 +268,12 @@ class Link:
             sees = self._shared and sight != "" and sight == sight_of(default_root())
             space = message.text("space", "") if sees else ""
             self.welcome = Welcome(
-                incarnation, message.text("address"), space, message.count("pid", 0), message.flag("sees")
+                incarnation,
+                message.text("address"),
+                space,
+                message.count("pid", 0),
+                message.flag("sees"),
+                message.text("site", ""),
             )
 
     def _keep(self, channel: Channel) -> None:

@@ -1,0 +1,151 @@
+"""What gateways say to one another: questions as keys of a link (`link.session`), and answers as objects. Sans-IO.
+
+    get    site, incarnation, namespace, id        the object, behind 64 bytes that say how long it lives
+    do     verb, site, incarnation, namespace, ids, fields     the fields of the answer
+    wait   site, incarnation, namespace, ids, seconds          which of them are there, as soon as one is
+    fetch  site, incarnation, namespace, ids, seconds          which of them the asked gateway has brought to its site
+
+Rules:
+1. Whatever came, a Question or an IntegrityError comes out.
+2. A namespace of another site is written `site/namespace/incarnation`, here and by clients: no client can put into it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from proxyfab.buffers import Frames
+from proxyfab.errors import ConfigurationError, IntegrityError
+from proxyfab.server.index import Name
+
+PATIENCE = 50.0
+"""Seconds that a client waits who says nothing about it."""
+_LIFE = struct.Struct("<d56x")
+"""64 bytes, so that what is behind them keeps its alignment."""
+DONE = frozenset({"exists", "stat", "evict", "renew"})
+"""Verbs that one gateway does for another."""
+_IDS = 1024
+
+
+class Home(NamedTuple):
+    """Where objects are at home."""
+
+    site: str
+    namespace: str
+    incarnation: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+def home_of(namespace: str) -> Home | None:
+    """Which other site a namespace is of; None for one of this server's own."""
+    if "/" not in namespace:
+        return None
+    parts = namespace.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise ConfigurationError(f"{namespace[:200]!r} names no namespace, of this site or of another one.")
+    return Home(*parts)
+
+
+class Question(NamedTuple):
+    """What a gateway is asked by another one."""
+
+    verb: str
+    home: Home
+    ids: list[str]
+    what: str = ""
+    """Of `do`: which verb."""
+    fields: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
+    seconds: float = 0.0
+
+    def names(self, site: str) -> list[Name]:
+        """The objects, as the gateway of `site` calls them."""
+        space = self.home.namespace if self.home.site == site else str(self.home)
+        return [Name(space, id) for id in self.ids]
+
+
+def get(home: Home, id: str) -> list[Any]:
+    """A question."""
+    return ["get", *home, id]
+
+
+def do(home: Home, verb: str, ids: Sequence[str], fields: dict[str, Any]) -> list[Any]:
+    """A question."""
+    return ["do", *home, list(ids), verb, fields]
+
+
+def wait(home: Home, ids: Sequence[str], seconds: float) -> list[Any]:
+    """A question."""
+    return ["wait", *home, list(ids), seconds]
+
+
+def fetch(home: Home, ids: Sequence[str], seconds: float) -> list[Any]:
+    """A question."""
+    return ["fetch", *home, list(ids), seconds]
+
+
+def read(key: Any) -> Question:
+    """A question that came.
+
+    Raises:
+        IntegrityError: It is none.
+    """
+    match key:
+        case ["get", str(site), str(namespace), str(incarnation), str(id)]:
+            return Question("get", Home(site, namespace, incarnation), [id])
+        case ["do", str(site), str(namespace), str(incarnation), list(ids), str(verb), dict(fields)] if verb in DONE:
+            return Question("do", Home(site, namespace, incarnation), _ids(ids), verb, fields)
+        case ["wait" | "fetch" as verb, str(site), str(namespace), str(incarnation), list(ids), float(seconds)]:
+            if not 0.0 <= seconds <= 1e6:
+                raise IntegrityError("A site asks for a time that is none.")
+            return Question(verb, Home(site, namespace, incarnation), _ids(ids), seconds=seconds)
+    raise IntegrityError("A site asks for something that this version does not know; upgrade the older side.")
+
+
+def _ids(ids: list[Any]) -> list[str]:
+    if len(ids) > _IDS or any(id.__class__ is not str or not id for id in ids):
+        raise IntegrityError("A site asks for objects by names that are none.")
+    return ids
+
+
+def packed(fields: dict[str, Any]) -> Frames:
+    """The fields of an answer, as an object."""
+    from msgpack import packb
+
+    return Frames([packb(fields)])
+
+
+def unpacked(frames: Frames) -> dict[str, Any]:
+    """The inverse of `packed`.
+
+    Raises:
+        IntegrityError: It is none.
+    """
+    from msgpack import unpackb
+
+    try:
+        fields = unpackb(frames.join(), strict_map_key=True)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise IntegrityError(f"The answer of a site cannot be read: {error}") from error
+    if fields.__class__ is not dict:
+        raise IntegrityError("The answer of a site has no fields.")
+    return fields
+
+
+def with_life(frames: Frames, left: float | None) -> Frames:
+    """An object on its way, behind how many seconds it lives from now on; None for ever."""
+    return Frames([_LIFE.pack(math.inf if left is None else left), *frames.views])
+
+
+def without_life(frames: Frames) -> tuple[Frames, float | None]:
+    """The inverse of `with_life`."""
+    if frames.nbytes < _LIFE.size:
+        raise IntegrityError("An object of a site came without what goes before it.")
+    (left,) = _LIFE.unpack(frames.slice(0, _LIFE.size).tobytes())
+    if math.isnan(left):
+        raise IntegrityError("An object of a site came without a time to live.")
+    return frames.slice(_LIFE.size, frames.nbytes - _LIFE.size), None if left == math.inf else left

@@ -1,0 +1,157 @@
+"""What a gateway answers to other gateways: its objects, and what is asked of them. Belongs to the loop's thread.
+
+Rules:
+1. What is asked is read before anything is done (`abroad.read`); who asks nonsense gets an error and nothing else.
+2. Objects go out as they lie in the storage; digests are reckoned in a thread beside the loop's.
+3. Of objects of a third site only copies that are here are handed out: nobody is sent on a way through here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from proxyfab.background import start
+from proxyfab.buffers import Frames
+from proxyfab.errors import ObjectLost, ProxyfabError
+from proxyfab.link.line import Line
+from proxyfab.link.session import Want
+from proxyfab.server import abroad
+from proxyfab.server.abroad import Question
+from proxyfab.server.answers import Answer
+from proxyfab.server.host import Gateway, Host, State, Todo
+from proxyfab.server.index import Entry, Name
+from proxyfab.server.peers import Peer
+from proxyfab.server.storage import Steps
+from proxyfab.wire.messages import NOBODY, Message
+
+_TOGETHER = 64 << 20
+"""Bytes of objects that are read from the storage at once, beyond the first."""
+Found = tuple[Want, "Frames | ProxyfabError | None"]
+
+
+class Others:
+    """Answers to other sites.
+
+    Args:
+        far: The gateway.
+        host: The server.
+        state: What it knows.
+    """
+
+    perform: Callable[[Peer, Message], Todo]
+    """Does a verb."""
+
+    def __init__(self, far: Gateway, host: Host, state: State) -> None:
+        self._far = far
+        self._host = host
+        self._state = state
+
+    def answer(self, line: Line, wants: Sequence[Want]) -> Steps:
+        """What another site asks."""
+        gets: list[tuple[Want, Question]] = []
+        answers: list[Found] = []
+        for want in wants:
+            try:
+                question = abroad.read(want.key)
+                self._check(question)
+            except ProxyfabError as error:
+                answers.append((want, error))
+                continue
+            if question.verb == "get":
+                gets.append((want, question))
+            else:
+                self._start(line, want, question)
+        if answers:
+            line.give_many(answers)
+        yield from self._objects(line, gets)
+
+    def _check(self, question: Question) -> None:
+        home, here = question.home, self._host.incarnation
+        if home.site == self._far.site and question.verb != "fetch" and home.incarnation != here:
+            raise ObjectLost(
+                f"The gateway of site {home.site} was started anew, and what it held before is lost: incarnation "
+                f"{home.incarnation} has ended."
+            )
+
+    def _objects(self, line: Line, gets: list[tuple[Want, Question]]) -> Steps:
+        """Hand out objects, some at a time, so that little is read before it can leave."""
+        some: list[tuple[Want, Entry]] = []
+        absent: list[Found] = []
+        total = 0
+        for want, question in gets:
+            (name,) = question.names(self._far.site)
+            entry = self._state.find(name)
+            if entry is None:
+                absent.append((want, None))
+                continue
+            if total and total + entry.nbytes > _TOGETHER:
+                yield from self._some(line, some)
+                some, total = [], 0
+            some.append((want, entry))
+            total += entry.nbytes
+        line.give_many(absent)
+        if some:
+            yield from self._some(line, some)
+
+    def _some(self, line: Line, some: list[tuple[Want, Entry]]) -> Steps:
+        try:
+            many = yield self._host.storage.get([entry.place for _, entry in some])
+        except ProxyfabError as error:
+            line.give_many([(want, error) for want, _ in some])
+            return
+        now = time.time()
+        answers: list[Found] = []
+        for (want, entry), frames in zip(some, many, strict=True):
+            left = None if entry.expires is None else entry.expires - now
+            answers.append((want, None if frames is None else abroad.with_life(frames, left)))
+        self._state.count("given", len(answers))
+        start(lambda: line.give_many(answers), f"What site {line.peer} asked for")
+
+    # -- everything else -------------------------------------------------------------------------------------------
+
+    def _start(self, line: Line, want: Want, question: Question) -> None:
+        """Begin to do something, and answer when it is done."""
+
+        def reply(answer: Answer) -> None:
+            if answer.verb == "error":
+                line.give(want, _error(answer))
+            else:
+                line.give(want, abroad.packed(answer.fields))
+
+        if question.verb == "do":
+            fields: dict[str, Any] = {**question.fields, "ns": question.home.namespace, "ids": question.ids}
+            message = Message(question.what, NOBODY, fields)
+            self._host.post(lambda: self.perform(Peer(b"", -1, self._host.line), message), reply)
+        elif question.verb == "wait":
+            self._host.post(lambda: self._wait(question, reply), reply)
+        else:
+            self._host.post(lambda: self._fetch(question), reply)
+
+    def _wait(self, question: Question, reply: Callable[[Answer], None]) -> Todo:
+        names = question.names(self._far.site)
+        there = [number for number, name in enumerate(names) if self._state.find(name) is not None]
+        if there or not names:
+            return Answer("ok", {"found": there})
+
+        def wake(told: Name | None) -> None:
+            reply(Answer("ok", {"found": [number for number, name in enumerate(names) if name == told]}))
+
+        self._state.waiters.add(names, wake, time.monotonic() + question.seconds)
+        return None
+
+    def _fetch(self, question: Question) -> Steps:
+        """Bring objects to this site, because another one says that they will be needed here."""
+        names = question.names(self._far.site)
+        if question.home.site != self._far.site:
+            yield from self._far.bring(names, question.seconds)
+            self._far.release(names)
+        return Answer("ok", {"found": [self._state.find(name) is not None for name in names]})
+
+
+def _error(answer: Answer) -> ProxyfabError:
+    from proxyfab import errors
+
+    found = getattr(errors, str(answer.fields.get("kind")), ProxyfabError)
+    return found(str(answer.fields.get("text")))

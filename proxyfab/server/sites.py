@@ -1,0 +1,102 @@
+"""The other sites that a gateway knows: who they are, how they are reached, and the links to them."""
+
+from __future__ import annotations
+
+from functools import partial
+from ssl import SSLSocket
+
+from proxyfab.errors import AccessDenied, ConfigurationError
+from proxyfab.keyring import Keyring
+from proxyfab.link.doors import Hello, knock, refuse
+from proxyfab.link.identity import Identity
+from proxyfab.link.line import Answerer
+from proxyfab.link.listening import Listener
+from proxyfab.link.peering import Knock, Options, Peering
+from proxyfab.server.options import Neighbour, Site
+
+_DIAL = 10.0
+"""Seconds that a stream may take to come about."""
+
+
+class Sites:
+    """Links by site. Thread-safe.
+
+    Args:
+        site: This one, and those it knows.
+        keyring: Where its secret key lies.
+        asked: Takes what other sites ask.
+    """
+
+    def __init__(self, site: Site, keyring: Keyring, asked: Answerer) -> None:
+        peers = {peer.name: peer.key for peer in site.peers}
+        if site.name in peers:
+            raise ConfigurationError(f"Site {site.name!r} is its own peer; name others by --peer.")
+        self._site = site
+        self._identity = Identity(site.name, bytes(keyring.signing(site.name)), peers)
+        options = Options(streams=site.streams)
+        self._peerings = {
+            peer.name: Peering(site.name, peer.name, asked, knock=self._knock(peer), options=options)
+            for peer in site.peers
+        }
+        self._listener: Listener | None = None
+
+    def _knock(self, peer: Neighbour) -> Knock | None:
+        if peer.address is None:
+            return None
+        return partial(knock, self._identity, peer.name, peer.address, timeout=_DIAL)
+
+    def open(self) -> None:
+        """Listen and dial."""
+        if self._site.listen is not None:
+            self._listener = Listener(self._identity, self._site.listen, self._take)
+        for peering in self._peerings.values():
+            peering.start()
+
+    @property
+    def listening(self) -> str:
+        """Host and port where other sites dial; `""` where they cannot."""
+        return "" if self._listener is None else "{}:{}".format(*self._listener.address)
+
+    def _take(self, connection: SSLSocket, hello: Hello) -> None:
+        peering = self._peerings.get(hello.site)
+        if peering is None:
+            refuse(connection, f"Site {self._site.name} does not know {hello.site}.", timeout=_DIAL)
+        else:
+            peering.take(connection, hello)
+
+    def peering(self, site: str) -> Peering:
+        """The links to another site.
+
+        Raises:
+            AccessDenied: It is none that this gateway knows.
+        """
+        found = self._peerings.get(site)
+        if found is None:
+            known = ", ".join(sorted(self._peerings)) or "none"
+            raise AccessDenied(
+                f"The gateway of site {self._site.name} knows no site {site!r} (it knows {known}): start it with "
+                f"--peer {site}=HOST:PORT#KEY."
+            )
+        return found
+
+    def figures(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Totals and levels, for `status`."""
+        totals: dict[str, float] = {}
+        levels: dict[str, float] = {}
+        for name, peering in self._peerings.items():
+            levels[f"streams_{name}"] = peering.streams
+            totals |= {f"link_{name}_{what}": number for what, number in peering.figures.items()}
+            totals[f"link_{name}_links"] = peering.links
+        return totals, levels
+
+    def sweep(self) -> None:
+        """Let go of what waits for sites that have long been gone."""
+        for peering in self._peerings.values():
+            peering.sweep()
+
+    def close(self) -> None:
+        """Hear and dial no more."""
+        if self._listener is not None:
+            self._listener.close()
+        for peering in self._peerings.values():
+            peering.close()
