@@ -20,6 +20,9 @@ STEP = 2 * 2**20
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
+_libc = ctypes.CDLL(None)
+
+
 class PrivateMap(mmap.mmap):
     """A mapping that no other process shares."""
 
@@ -40,6 +43,16 @@ def map_private(nbytes: int) -> PrivateMap:
     if _ADVICE is not None:
         block.madvise(_ADVICE)
     return block
+
+
+def give_back() -> None:
+    """Return what was let go of to the operating system.
+
+    glibc keeps it for whoever asks next, and that may be as much as was ever in use. Other C libraries are left alone.
+    """
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def is_private(view: memoryview) -> bool:

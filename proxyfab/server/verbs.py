@@ -17,6 +17,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.osio.machine import sight_of
+from proxyfab.osio.memory import give_back
 from proxyfab.osio.shared import default_root
 from proxyfab.server.abroad import home_of
 from proxyfab.server.answers import Answer
@@ -25,7 +26,7 @@ from proxyfab.server.index import Name
 from proxyfab.server.moves import Moves
 from proxyfab.server.owners import can_look_up
 from proxyfab.server.peers import Peer
-from proxyfab.server.storage import Steps
+from proxyfab.server.storage import Job, Steps
 from proxyfab.trace import here
 from proxyfab.wire.messages import MAX_HEADER, VERSION, Message, pieces
 
@@ -136,6 +137,7 @@ class Verbs:
 
     def _tidy(self) -> Steps:
         yield self.host.storage.tidy()
+        yield Job(give_back, quick=False)
 
     def _purge(self, names: list[Name]) -> None:
         entries = [entry for name in names if (entry := self.index.remove(name)) is not None]

@@ -40,8 +40,8 @@ from proxyfab.testing.workload import Task
 
 DEADLINE = 10.0
 WORKERS = 4
-SETTLE = 20.0
-"""Seconds in which everything has to come back."""
+SETTLE = 40.0
+"""Seconds in which everything has to come back; a node server gives memory back twice a minute."""
 _FAULT = 1.0
 """Seconds that a fault of the cable lasts at most."""
 _MEMORY = 48 << 20
