@@ -68,7 +68,6 @@ def knock(
     where, ends = f"site {peer} at {address[0]}:{address[1]}", time.monotonic() + timeout
     try:
         plain = dial(*address, timeout)
-        tune(plain)
         connection = _handshake(identity.client(peer), plain, ends, server=False)
     except ssl.SSLCertVerificationError as error:
         raise AccessDenied(
@@ -100,7 +99,6 @@ def open_door(identity: Identity, plain: socket.socket, *, timeout: float) -> tu
     """
     ends, where = time.monotonic() + timeout, "who came in"
     try:
-        tune(plain)
         connection = _handshake(identity.server(), plain, ends, server=True)
     except TimeoutError as error:
         raise ResolveTimeout(f"A stranger said nothing for {timeout:g} s.") from error
@@ -141,6 +139,8 @@ def _closed_on_error(connection: socket.socket) -> Iterator[None]:
 
 def _handshake(context: ssl.SSLContext, plain: socket.socket, ends: float, *, server: bool) -> ssl.SSLSocket:
     with _closed_on_error(plain):
+        tune(plain)
+        plain.getpeername()  # or ssl makes a socket of one that has broken off, and nobody closes that
         plain.settimeout(max(ends - time.monotonic(), 0.001))
         return context.wrap_socket(plain, server_side=server)
 
