@@ -2,7 +2,7 @@
 
 Rules:
 1. Readers map PROT_READ. A window is a read-only memoryview, and even a write that goes around it (ctypes, a forged
-   pointer) faults instead of changing what others see.
+   pointer) faults instead of changing what others see. Or they map privately (`osio.private`): then it changes nothing.
 2. A window's exporter is a ctypes array, not an ndarray and not a memoryview: NumPy, pickle and Arrow collapse chains
    of views down to the exporter, and so the exporter's life is the life of every view derived from it. It holds the
    mapping and whatever else must outlive the views (a lease on a recycled segment).
@@ -37,6 +37,7 @@ _COUNT = 64
 _POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
 _SHARED = (mmap.MAP_SHARED,)
+_PRIVATE = (mmap.MAP_PRIVATE,)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
@@ -50,13 +51,14 @@ advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Mapping:
-    """A shared mapping of a file from its start.
+    """A mapping of a file from its start.
 
     Args:
         fd: The file; may be closed afterwards.
         length: Bytes to map. May lie beyond the end of the file, so that a file which grows need not be mapped anew;
             what lies beyond must not be touched (SIGBUS).
         writable: PROT_WRITE too. Only for the process that fills the file.
+        private: Writable, and what is written is this mapping's alone. The file must not change meanwhile.
 
     Raises:
         OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
@@ -64,13 +66,14 @@ class Mapping:
 
     __slots__ = ("__weakref__", "_made", "_unmap", "address", "length", "start")
 
-    def __init__(self, fd: int, length: int, *, writable: bool = False) -> None:
+    def __init__(self, fd: int, length: int, *, writable: bool = False, private: bool = False) -> None:
         self.length = max(-(-length // PAGE) * PAGE, PAGE)
-        protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+        protection = mmap.PROT_READ | mmap.PROT_WRITE if writable or private else mmap.PROT_READ
+        flags = _PRIVATE if private else _SHARED
         self._made: list[int | None] = []
         self._unmap = _munmap  # at interpreter exit the module's globals may be gone before the last mapping
         # Made and recorded by one call, so that no interrupt comes in between (`osio.leases`).
-        self._made.extend(map(_mmap, (None,), (self.length,), (protection,), _SHARED, (fd,), (0,)))
+        self._made.extend(map(_mmap, (None,), (self.length,), (protection,), flags, (fd,), (0,)))
         if self._made[0] == _FAILED or self._made[0] is None:
             self._made.clear()
             number = ctypes.get_errno()
@@ -121,9 +124,23 @@ class _Exporter(ctypes.c_ubyte * (1 << 46)):  # type: ignore[misc]  # one type f
 
 def window(mapping: Mapping, offset: int, length: int, keep: object = None) -> memoryview:
     """A read-only view of `mapping[offset : offset + length]`; all that derives from it holds `mapping` and `keep`."""
+    return memoryview(_held(mapping, keep)).toreadonly().cast("B")[offset : offset + length]
+
+
+def writable_window(mapping: Mapping, offset: int, length: int, keep: object = None) -> memoryview:
+    """The same of a mapping that is private, to be written to."""
+    return memoryview(_held(mapping, keep)).cast("B")[offset : offset + length]
+
+
+def _held(mapping: Mapping, keep: object) -> Any:
     exporter = _Exporter.from_address(mapping.address)
     exporter.keep = (mapping, keep)
-    return memoryview(exporter).toreadonly().cast("B")[offset : offset + length]
+    return exporter
+
+
+def kept_by(view: memoryview) -> tuple[Mapping, object] | None:
+    """The mapping that a view is a window on, and what else it keeps; None of other memory."""
+    return view.obj.keep if type(view.obj) is _Exporter else None
 
 
 class FileId(NamedTuple):
@@ -187,6 +204,12 @@ class Mappings:
                 return None
             self._warm.move_to_end(file)
             return found.mapping
+
+    def descriptor(self, mapping: Mapping) -> int | None:
+        """Of the file of a mapping that is kept warm, for the caller to close."""
+        with self._lock:
+            fds = [warm.fd for warm in self._warm.values() if warm.mapping is mapping]
+            return os.dup(fds[0]) if fds else None
 
     def keep(self, file: FileId, mapping: Mapping, fd: int) -> None:
         """Keep a mapping of the open file `fd` warm until that has no name any more, or younger ones displace it."""

@@ -163,9 +163,14 @@ def shared_at(root: str) -> Shared:
     return found
 
 
+def all_shared() -> list[Shared]:
+    """Those of every root that this process uses."""
+    return list(_known.values())
+
+
 def cool() -> None:
     """Let go of all that this process keeps warm, at every root: for who looks at what it holds. Windows stay valid."""
-    for each in list(_known.values()):
+    for each in all_shared():
         each.mappings.clear()
 
 

@@ -15,14 +15,17 @@ import ctypes
 import pickle
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from proxyfab.buffers import Frames
 from proxyfab.cache import ByteLRU
 from proxyfab.errors import KeyNotFound, ProxyfabError
+from proxyfab.integrations.dask.habits import Habits
 from proxyfab.integrations.dask.home import READ
 from proxyfab.keys import Key
 from proxyfab.osio.mapping import copy as copy_to
+from proxyfab.osio.private import private_view
 from proxyfab.osio.warm import received
 from proxyfab.ref import Ref, mode_of
 from proxyfab.serialize import loads
@@ -36,6 +39,9 @@ _KEYS = 10_000
 _SHARED = "shm://~"
 _ATOMIC = frozenset(("bytes", "bytearray", "str", "arrow", "arrow.sliced", "numpy.scalar", "plain", "polars"))
 """Codecs whose objects nobody can change, or that are made anew each time."""
+_WORTH_IT = 256 * 1024
+"""Bytes from which on a mapping costs less than a copy."""
+habits = Habits()
 _far: ByteLRU[Key, Payload] = ByteLRU(CACHED, lambda payload: payload.nbytes)
 _once: ByteLRU[Key, Key] = ByteLRU(_KEYS, lambda _: 1)
 
@@ -57,7 +63,10 @@ def loaded(ref: Ref[Any]) -> Any:
     """
     mode = mode_of(ref.url)
     payload, mine = _payload(ref)
-    return private(payload, mode, _as_it_came if mine else own)
+    make = _as_it_came if mine else own
+    if not mine and ref.key is not None and habits.may_map(ref.key):
+        make = partial(_mapped, ref.key)
+    return private(payload, mode, make)
 
 
 def private(payload: Payload, mode: str = "default", make: Callable[[memoryview], memoryview] = own) -> Any:
@@ -74,6 +83,12 @@ def private(payload: Payload, mode: str = "default", make: Callable[[memoryview]
 
 def _as_it_came(view: memoryview) -> memoryview:
     return own(view) if view.readonly else view
+
+
+def _mapped(key: Key, view: memoryview) -> memoryview:
+    """The same bytes in memory of this process alone, of which only what is used is copied."""
+    found = private_view(view, partial(habits.told, key)) if view.nbytes >= _WORTH_IT else None
+    return own(view) if found is None else found
 
 
 def _payload(ref: Ref[Any]) -> tuple[Payload, bool]:
