@@ -309,6 +309,23 @@ def test_safe_mode_refuses_frames_that_arrow_would_change(pandas_object):
         dumps(pd.DataFrame(pandas_object), mode="safe")
 
 
+def test_safe_mode_refuses_an_index_that_arrow_would_change():
+    pd = pytest.importorskip("pandas")
+    days = pd.date_range("2020", periods=3, freq=pd.offsets.CustomBusinessDay(holidays=["2020-01-02"]))
+    for index in (days, pd.Index([1, 2, 3], name=5)):
+        with pytest.raises(SerializationError, match="index"):
+            dumps(pd.DataFrame({"a": [1, 2, 3]}, index=index), mode="safe")
+
+
+@pytest.mark.parametrize("index", [[1, 2], ["2020-01-01", "2020-01-05"]])
+@pytest.mark.parametrize("frequency", ["D", "nonsense", 7])
+def test_a_frequency_that_the_index_has_not_is_an_error_of_ours(index, frequency):
+    pd = pytest.importorskip("pandas")
+    honest = dumps(pd.DataFrame({"a": index}, index=pd.to_datetime(index) if index[0] != 1 else index), mode="safe")
+    with pytest.raises(IntegrityError):
+        loads(Payload("pandas", honest.type, ["frame", None, frequency], honest.buffers), mode="safe")
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ConfigurationError, match="default, safe"):
         dumps(1, mode="fast")
@@ -317,6 +334,7 @@ def test_an_unknown_mode_is_refused():
 
 
 # -- descriptions that lie ---------------------------------------------------------------------------------------------
+
 
 LIES = {
     "object-dtype": ("numpy", ["|O", [1], False], [b"x" * 8]),
@@ -338,6 +356,7 @@ LIES = {
     "scalar": ("numpy.scalar", "|O", [b"x" * 8]),
     "mask": ("numpy.masked", [["<f8", [2], False], ["|b1", [1], False], None, False], [b"x" * 16, b"x"]),
     "arrow": ("arrow", "table", [b"x" * 800]),
+    "pandas": ("pandas", ["frame", None], [b"x" * 800]),
     "polars": ("polars", "frame", [b"x" * 800]),
     "plain": ("plain", None, [b"\xc1"]),
     "plain-deep": ("plain", None, [b"\x91" * 100_000]),

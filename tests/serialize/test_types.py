@@ -148,6 +148,7 @@ SERIES = pl.Series("e", ["u", "v", "u"], dtype=pl.Enum(["v", "u"]))
 FRAMES = {
     "pandas": pd.DataFrame({"a": BIG[0, 0], "s": "x", "i": range(40), "c": pd.Categorical(["u", "v"] * 20)}),
     "pandas-index": pd.DataFrame({"a": [1, 2]}, index=pd.date_range("2020", periods=2, tz="UTC", freq="D", name="t")),
+    "pandas-series-every-day": pd.Series([1, 2], index=pd.timedelta_range("1h", periods=2, freq="2h"), name="x"),
     "pandas-series": pd.Series([1.5, None], name="x", dtype="Float64"),
     "pandas-multi": pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", 1), ("b", 2)])),
     "arrow": pa.table({"a": BIG.ravel(), "s": ["x", None] * 12_000}),
@@ -195,7 +196,8 @@ def same(before, after):
         assert before == after
     elif isinstance(before, (pd.DataFrame, pd.Series)):
         assert before.equals(after)
-        assert before.index.equals(after.index)
+        assert before.index.identical(after.index)
+        assert getattr(before.index, "freq", None) == getattr(after.index, "freq", None)
         assert str(before.dtypes if isinstance(before, pd.DataFrame) else before.dtype) == str(
             after.dtypes if isinstance(after, pd.DataFrame) else after.dtype
         )
