@@ -39,6 +39,11 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "retry": ("proxyfab.layers.retry", "RetryLayer", ""),
         "zstd": ("proxyfab.layers.zstd", "ZstdLayer", "zstd"),
     },
+    "diallers": {
+        # what makes a TCP connection to another site: a function of host, port and seconds
+        "straight": ("proxyfab.link.dialling", "straight", ""),
+        "usual": ("proxyfab.link.dialling", "usual", ""),
+    },
     "seals": {
         # not named by URLs: what a store with `seal=` is made of
         "seal": ("proxyfab.seal", "Seal", "seal"),

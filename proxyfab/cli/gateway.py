@@ -32,6 +32,9 @@ _OPTIONS = (
     click.option("--relay", "relays", multiple=True, help="HOST:PORT of a relay, for sites that cannot be dialled."),
     click.option("--copies", help="Bytes of other sites' objects that are kept; default: half of the memory."),
     click.option("--keep", default=3600.0, show_default=True, help="Seconds that such a copy is kept at most."),
+    click.option(
+        "--dialler", default="usual", help="What dials, by its name among the entry points proxyfab.diallers."
+    ),
     click.option("--streams", default=8, type=click.IntRange(1, 32), show_default=True, help="TCP streams to a site."),
 )
 
@@ -65,6 +68,7 @@ def site_of(given: dict[str, Any], storage: str) -> Site | None:
         copies=nbytes(given["copies"]) if given["copies"] else limit // _PART,
         keep=given["keep"],
         streams=given["streams"],
+        dialler=given["dialler"],
     )
 
 
@@ -74,11 +78,12 @@ def neighbour(text: str) -> Neighbour:
 
     name, _, rest = text.partition("=")
     where, _, key = rest.partition("#")
-    public = _public(name, key) if key else Keyring().verifying(check_id(name))
+    public = public_key(name, key) if key else Keyring().verifying(check_id(name))
     return Neighbour(check_id(name), public, address(where) if where else None)
 
 
-def _public(name: str, key: str) -> bytes:
+def public_key(name: str, key: str) -> bytes:
+    """A site's key from its base64."""
     try:
         public = base64.b64decode(key, validate=True)
     except ValueError:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "inspect": "proxyfab.cli.holdings",
     "keys": "proxyfab.cli.keys",
     "ls": "proxyfab.cli.holdings",
+    "relay": "proxyfab.cli.relay",
     "serve": "proxyfab.cli.serve",
     "top": "proxyfab.cli.top",
     "topology": "proxyfab.cli.topology",

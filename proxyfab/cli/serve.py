@@ -101,7 +101,7 @@ def _run(node: Node, storage: str, ready_file: str | None, ready_fd: int | None)
     ready = {"url": f"zmq://{node.address}", "endpoints": endpoints, "pid": os.getpid()}
     if node.far is not None:
         ready |= {"site": node.far.site, "listen": node.far.listening}
-    _tell(json.dumps({**ready, "incarnation": node.incarnation}), ready_file, ready_fd)
+    tell(json.dumps({**ready, "incarnation": node.incarnation}), ready_file, ready_fd)
     click.echo(f"proxyfab serve: {storage} at {ready['url']}, pid {os.getpid()}", err=True)
     try:
         node.run()
@@ -124,7 +124,8 @@ def _storage(storage: str | None, memory: str | None, spill: str | None, quota: 
     return str(ConnectorSpec("bounded", options=(*options, ("slow", f"file://{directory}"))))
 
 
-def _tell(text: str, path: str | None, descriptor: int | None) -> None:
+def tell(text: str, path: str | None, descriptor: int | None) -> None:
+    """Say that clients can connect: in a file, and on a descriptor that is closed then."""
     if path is not None:
         temporary = f"{path}.{os.getpid()}"
         with open(temporary, "w") as file:

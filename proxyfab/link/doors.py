@@ -12,10 +12,11 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from proxyfab.errors import AccessDenied, ConnectorError, IntegrityError, ResolveTimeout
+from proxyfab.errors import AccessDenied, ConnectorError, IntegrityError, ProxyfabError, ResolveTimeout
+from proxyfab.link.dialling import Dial, straight
 from proxyfab.link.frames import HEADING, heading_of_letter, read_heading
 from proxyfab.link.identity import Identity
 from proxyfab.link.streams import LOW
@@ -29,8 +30,9 @@ LOST = 20
 """Seconds without an acknowledgement after which TCP gives up: longer than a cut that is worth waiting for."""
 _SILENCE = 5
 
-Dial = Callable[[str, int, float], socket.socket]
-"""Connects to a host and a port within a number of seconds: straight, or through a tunnel."""
+
+class Refused(AccessDenied):
+    """A site that was reached does not want a stream."""
 
 
 class Hello(NamedTuple):
@@ -39,11 +41,6 @@ class Hello(NamedTuple):
     site: str
     link: bytes
     stream: int
-
-
-def straight(host: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection."""
-    return socket.create_connection((host, port), timeout)
 
 
 def tune(connection: socket.socket) -> str:
@@ -73,6 +70,8 @@ def knock(
         raise AccessDenied(
             f"Who answers for {where} has another key than the one that is pinned to it: {error.verify_message}."
         ) from error
+    except ProxyfabError:  # of a relay's
+        raise
     except TimeoutError as error:
         raise ResolveTimeout(
             f"The dial to {where} took longer than {timeout:g} s; is a firewall in between?"
@@ -85,7 +84,7 @@ def knock(
         _say(connection, "hello", {"site": hello.site, "link": hello.link, "stream": hello.stream}, ends, where)
         answer = _hear(connection, ends, where)
         if answer.verb != "welcome":
-            raise AccessDenied(f"Our stream was refused by {where}: {answer.fields.get('why', 'it does not say why')}")
+            raise Refused(f"Our stream was refused by {where}: {answer.fields.get('why', 'it does not say why')}")
     return connection, answer.flag("fresh")
 
 
@@ -140,7 +139,6 @@ def _closed_on_error(connection: socket.socket) -> Iterator[None]:
 def _handshake(context: ssl.SSLContext, plain: socket.socket, ends: float, *, server: bool) -> ssl.SSLSocket:
     with _closed_on_error(plain):
         tune(plain)
-        plain.getpeername()  # or ssl makes a socket of one that has broken off, and nobody closes that
         plain.settimeout(max(ends - time.monotonic(), 0.001))
         return context.wrap_socket(plain, server_side=server)
 

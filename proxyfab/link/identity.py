@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import ssl
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ class Identity:
     def __init__(self, name: str, secret: bytes, peers: Mapping[str, bytes]) -> None:
         crypto = _cryptography()
         self.name = name
-        key = crypto.Ed25519PrivateKey.from_private_bytes(secret)
+        key = self._key = crypto.Ed25519PrivateKey.from_private_bytes(secret)
+        self.public: bytes = key.public_key().public_bytes_raw()
         self._peers = dict(peers)
         leaf = _certificate(f"{name} (now)", name, key.public_key(), key, authority=False)
         pem = key.private_bytes(crypto.Encoding.PEM, crypto.PrivateFormat.PKCS8, crypto.NoEncryption())
@@ -48,6 +50,25 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity({self.name!r}, peers={sorted(self._peers)})"
+
+    def sign(self, data: bytes) -> bytes:
+        """Show that the secret key is here."""
+        return bytes(self._key.sign(data))
+
+    def public_of(self, peer: str) -> bytes:
+        """The key of another site.
+
+        Raises:
+            ConfigurationError: It is not known.
+        """
+        if peer not in self._peers:
+            raise _unknown(peer)
+        return self._peers[peer]
+
+    @property
+    def known(self) -> frozenset[bytes]:
+        """The keys of all other sites."""
+        return frozenset(self._peers.values())
 
     def server(self) -> ssl.SSLContext:
         """For connections that come in, from any peer."""
@@ -60,13 +81,12 @@ class Identity:
             ConfigurationError: Its key is not known.
         """
         if peer not in self._anchors:
-            raise ConfigurationError(
-                f"Site {peer!r} has no public key here: ask for it there (`proxyfab keys show sign {peer}`) and add it."
-            )
+            raise _unknown(peer)
         return self._context(ssl.PROTOCOL_TLS_CLIENT, {peer: self._anchors[peer]})
 
     def _context(self, protocol: int, anchors: dict[str, bytes]) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
+        context.sslsocket_class = _Socket
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
@@ -91,6 +111,12 @@ class Identity:
         return str(names[0])
 
 
+def _unknown(peer: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"Site {peer!r} has no public key here: ask for it there (`proxyfab keys show {peer}`) and add it."
+    )
+
+
 def _load(context: ssl.SSLContext, chain: bytes) -> None:
     """Give a context its certificate and key, which it only takes from a file: from one that nobody else can open."""
     descriptor = os.memfd_create("proxyfab-identity", os.MFD_CLOEXEC)
@@ -107,6 +133,20 @@ def _anchor(name: str, public: bytes) -> bytes:
     key = crypto.Ed25519PublicKey.from_public_bytes(public)
     made = _certificate(name, name, key, crypto.Ed25519PrivateKey.generate(), authority=True)
     return bytes(made.public_bytes(crypto.Encoding.DER))
+
+
+class _Socket(ssl.SSLSocket):
+    """An SSLSocket that does not stay open where the other end broke off before the handshake.
+
+    CPython forgets to close it then (`SSLSocket._create`, 3.11 to 3.13), where it asks for the other end's name.
+    """
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, "it broke off") from error
 
 
 def _certificate(subject: str, issuer: str, public: Any, signer: Any, *, authority: bool) -> Any:

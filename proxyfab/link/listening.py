@@ -22,26 +22,51 @@ _BACKLOG = 256
 _AGAIN = 0.05
 
 
-class Listener:
-    """A TCP port that other sites dial.
+class Greeter:
+    """Lets other sites' connections in, wherever they came.
 
     Args:
         identity: Who this site is, and whom it knows.
-        address: Host and port; port 0 is any.
         take: Gets who was let in, and what he is for.
     """
 
-    def __init__(
-        self, identity: Identity, address: tuple[str, int], take: Callable[[ssl.SSLSocket, Hello], None]
-    ) -> None:
+    def __init__(self, identity: Identity, take: Callable[[ssl.SSLSocket, Hello], None]) -> None:
         self._identity = identity
         self._take = take
         self._room = threading.Semaphore(_STRANGERS)
-        self._ended = threading.Event()
         self.refused = 0
         """How many were not let in."""
         self.trouble = ""
         """Why the last one was not."""
+
+    def greet(self, plain: socket.socket) -> None:
+        """Take a connection, in a thread of its own; waits while too many are being greeted."""
+        self._room.acquire()
+        threading.Thread(target=self._greet, args=(plain,), name="proxyfab-greeting", daemon=True).start()
+
+    def _greet(self, plain: socket.socket) -> None:
+        try:
+            connection, hello = open_door(self._identity, plain, timeout=_GREETING)
+            self._take(connection, hello)
+        except ProxyfabError as error:
+            self.refused += 1
+            self.trouble = str(error)
+            plain.close()
+        finally:
+            self._room.release()
+
+
+class Listener:
+    """A TCP port that other sites dial.
+
+    Args:
+        greeter: Lets them in.
+        address: Host and port; port 0 is any.
+    """
+
+    def __init__(self, greeter: Greeter, address: tuple[str, int]) -> None:
+        self._greeter = greeter
+        self._ended = threading.Event()
         host, port = address
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -61,30 +86,13 @@ class Listener:
 
     def _run(self) -> None:
         while True:
-            self._room.acquire()
             try:
                 plain, _ = self._socket.accept()
             except OSError:
-                self._room.release()
                 if self._ended.wait(_AGAIN):
                     return
                 continue  # it broke off, or no descriptor is left for it
-            self.greet(plain)
-
-    def greet(self, plain: socket.socket) -> None:
-        """Let a connection in that came here or through a relay; takes a place of `_room`, which it gives back."""
-        threading.Thread(target=self._greet, args=(plain,), name="proxyfab-greeting", daemon=True).start()
-
-    def _greet(self, plain: socket.socket) -> None:
-        try:
-            connection, hello = open_door(self._identity, plain, timeout=_GREETING)
-            self._take(connection, hello)
-        except ProxyfabError as error:
-            self.refused += 1
-            self.trouble = str(error)
-            plain.close()
-        finally:
-            self._room.release()
+            self._greeter.greet(plain)
 
     def close(self) -> None:
         """Listen no more."""

@@ -32,6 +32,8 @@ class Site:
     """Seconds that a copy is kept at most."""
     streams: int = 8
     """Streams of a link that is dialled from here."""
+    dialler: str = "usual"
+    """What makes connections, by its name among `proxyfab.diallers`."""
 
 
 @dataclass(frozen=True, slots=True)

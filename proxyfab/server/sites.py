@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from ssl import SSLSocket
 
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
-from proxyfab.link.doors import Hello, knock, refuse
+from proxyfab.link.attending import Attendance
+from proxyfab.link.doors import Hello, refuse
 from proxyfab.link.identity import Identity
 from proxyfab.link.line import Answerer
-from proxyfab.link.listening import Listener
-from proxyfab.link.peering import Knock, Options, Peering
-from proxyfab.server.options import Neighbour, Site
+from proxyfab.link.listening import Greeter, Listener
+from proxyfab.link.peering import Options, Peering
+from proxyfab.link.routes import Routes
+from proxyfab.registry import load
+from proxyfab.server.options import Site
 
-_DIAL = 10.0
-"""Seconds that a stream may take to come about."""
+_REFUSAL = 10.0
 
 
 class Sites:
@@ -32,23 +33,26 @@ class Sites:
         if site.name in peers:
             raise ConfigurationError(f"Site {site.name!r} is its own peer; name others by --peer.")
         self._site = site
+        self._dial = dial = load("diallers", site.dialler)
         self._identity = Identity(site.name, bytes(keyring.signing(site.name)), peers)
         options = Options(streams=site.streams)
-        self._peerings = {
-            peer.name: Peering(site.name, peer.name, asked, knock=self._knock(peer), options=options)
-            for peer in site.peers
+        self._routes = {
+            peer.name: Routes(self._identity, peer.name, peer.address, site.relays, dial) for peer in site.peers
         }
+        self._peerings = {
+            name: Peering(site.name, name, asked, knock=routes or None, options=options)
+            for name, routes in self._routes.items()
+        }
+        self._greeter = Greeter(self._identity, self._take)
         self._listener: Listener | None = None
-
-    def _knock(self, peer: Neighbour) -> Knock | None:
-        if peer.address is None:
-            return None
-        return partial(knock, self._identity, peer.name, peer.address, timeout=_DIAL)
+        self._attending: list[Attendance] = []
 
     def open(self) -> None:
         """Listen and dial."""
         if self._site.listen is not None:
-            self._listener = Listener(self._identity, self._site.listen, self._take)
+            self._listener = Listener(self._greeter, self._site.listen)
+        known, greet = self._identity.known, self._greeter.greet
+        self._attending = [Attendance(self._identity, relay, known, greet, self._dial) for relay in self._site.relays]
         for peering in self._peerings.values():
             peering.start()
 
@@ -60,7 +64,7 @@ class Sites:
     def _take(self, connection: SSLSocket, hello: Hello) -> None:
         peering = self._peerings.get(hello.site)
         if peering is None:
-            refuse(connection, f"Site {self._site.name} does not know {hello.site}.", timeout=_DIAL)
+            refuse(connection, f"Site {self._site.name} does not know {hello.site}.", timeout=_REFUSAL)
         else:
             peering.take(connection, hello)
 
@@ -87,6 +91,7 @@ class Sites:
             levels[f"streams_{name}"] = peering.streams
             totals |= {f"link_{name}_{what}": number for what, number in peering.figures.items()}
             totals[f"link_{name}_links"] = peering.links
+        levels["relays"] = sum(attendance.here for attendance in self._attending)
         return totals, levels
 
     def sweep(self) -> None:
@@ -98,5 +103,7 @@ class Sites:
         """Hear and dial no more."""
         if self._listener is not None:
             self._listener.close()
+        for attendance in self._attending:
+            attendance.close()
         for peering in self._peerings.values():
             peering.close()

@@ -3,13 +3,15 @@
     with Gateways("aps", "alcf") as sites:
         store = Store(sites.url("aps"))
 
-Promises: the first site listens and all others dial it, or what lies before it (`through`); all are gone at the end.
+Promises: the first site listens and all others dial it, or what lies before it (`through`), or all meet at a relay; all
+are gone at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +25,36 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+class RelayServer(NodeServer):
+    """One `proxyfab relay`, open to all; `ready["listen"]` says where.
+
+    Args:
+        arguments: Of the command, besides `--listen` and `--open`.
+        listen: Where it listens.
+    """
+
+    def __init__(self, arguments: Sequence[str] = (), *, listen: str = "127.0.0.1:0") -> None:
+        super().__init__(arguments)
+        self.listen = listen
+
+    def command(self, ready: int) -> list[str]:
+        command = [sys.executable, "-m", "proxyfab", "relay", "--open", "--listen", self.listen]
+        return [*command, "--ready-fd", str(ready), *self.arguments]
+
+    def restart(self) -> None:
+        """Start it anew at the same address."""
+        if self.process is not None:
+            self.kill()
+        self.listen = str(self.ready["listen"])
+        self.start()
+
+
 class Gateways:
     """Some sites that know each other; use it in a `with` block.
 
     Args:
         names: The sites'; the first one listens.
+        relay: `host:port` of a relay at which they meet; then none of them listens.
         through: From the first one's `host:port` to where the others dial, so that a cable may lie in between.
         options: Of every gateway.
         each: Of one gateway, by its site.
@@ -36,11 +63,13 @@ class Gateways:
     def __init__(
         self,
         *names: str,
+        relay: str = "",
         through: Callable[[str], str] = lambda address: address,
         options: Sequence[str] = (),
         each: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.names = names
+        self._relay = relay
         self.servers: dict[str, NodeServer] = {}
         self._through = through
         self._options = [*options]
@@ -54,17 +83,19 @@ class Gateways:
             keys = {name: ring.make("sign", name).public for name, ring in rings.items()}
             dialled = ""
             for name, ring in rings.items():
-                listen = [] if dialled else ["--listen", "127.0.0.1:0"]
-                first = f"{self.names[0]}={dialled}#{keys[self.names[0]]}" if dialled else ""
-                others = [f"{other}=#{keys[other]}" for other in self.names if other not in (name, self.names[0])]
-                peers = [first, *others] if first else others
-                options = [*listen, *self._peers(peers), *self._options, *self._each.get(name, ())]
+                first = self.names[0]
+                where = {other: dialled if other == first else "" for other in self.names if other != name}
+                peers = [f"{other}={address}#{keys[other]}" for other, address in where.items()]
+                listens = ["--listen", "127.0.0.1:0"] if name == first else []
+                ways = ["--relay", self._relay] if self._relay else listens
+                options = [*ways, *self._peers(peers), *self._options, *self._each.get(name, ())]
                 server = NodeServer(
                     ["--site", name, "--memory", "256MiB", *options],
                     environment={"PROXYFAB_KEYS": str(ring.directory)},
                 )
                 self.servers[name] = ends.enter_context(server)
-                dialled = dialled or self._through(str(server.ready["listen"]))
+                if listens and not self._relay:
+                    dialled = self._through(str(server.ready["listen"]))
             self._ends = ends.pop_all()
         return self
 

@@ -19,7 +19,7 @@ from proxyfab.errors import ConnectorError, ProxyfabError, ResolveTimeout
 from proxyfab.link.doors import Hello, knock
 from proxyfab.link.identity import Identity
 from proxyfab.link.line import Line
-from proxyfab.link.listening import Listener
+from proxyfab.link.listening import Greeter, Listener
 from proxyfab.link.peering import Options, Peering
 from proxyfab.link.question import Outcome
 from proxyfab.testing.cable import Cable
@@ -46,7 +46,8 @@ class Two:
         self.options = Options(streams=streams)
         self.patience = patience
         self.listeners = {
-            name: Listener(self.ids[name], ("127.0.0.1", 0), partial(self._take, name)) for name in ("aps", "alcf")
+            name: Listener(Greeter(self.ids[name], partial(self._take, name)), ("127.0.0.1", 0))
+            for name in ("aps", "alcf")
         }
         self.cables = {name: Cable("{}:{}".format(*each.address)) for name, each in self.listeners.items()}
         self.sites = {
@@ -78,7 +79,8 @@ class Two:
         return old.figures["sent"]
 
     def close(self) -> None:
-        for each in [*self.sites.values(), *self.listeners.values(), *self.cables.values()]:
+        ends: list[Peering | Listener | Cable] = [*self.sites.values(), *self.listeners.values(), *self.cables.values()]
+        for each in ends:
             each.close()
 
 

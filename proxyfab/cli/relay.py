@@ -1,0 +1,70 @@
+"""`relay`: connects gateways of which neither can be dialled, until it is told to stop (SIGTERM, SIGINT)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from proxyfab.cli.gateway import address
+from proxyfab.cli.serve import tell
+from proxyfab.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from proxyfab.relay.server import Limits
+
+
+@click.command()
+@click.option("--listen", default="127.0.0.1:0", show_default=True, help="HOST:PORT; port 0 is any.")
+@click.option("--allow", multiple=True, help="Public key of a site that is served (`proxyfab keys show SITE`).")
+@click.option("--open", "open_to_all", is_flag=True, help="Serve every site that can sign with a key of its own.")
+@click.option("--sites", default=256, show_default=True, help="Sites that are registered at most.")
+@click.option("--pairs", default=1024, show_default=True, help="Connections that are passed on at most.")
+@click.option("--pairs-of-one", default=256, show_default=True, help="Of these of one site at most.")
+@click.option("--idle", default=3600.0, show_default=True, help="Seconds that a connection may be silent.")
+@click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when sites can connect (JSON).")
+@click.option("--ready-fd", type=int, help="Written to and closed when sites can connect (JSON).")
+def relay(
+    listen: str,
+    allow: tuple[str, ...],
+    open_to_all: bool,
+    sites: int,
+    pairs: int,
+    pairs_of_one: int,
+    idle: float,
+    ready_file: str | None,
+    ready_fd: int | None,
+) -> None:
+    """Run a relay: gateways of both sites dial it, and it passes on what it cannot read. It keeps nothing."""
+    from proxyfab.relay.server import Limits
+
+    if not allow and not open_to_all:
+        raise ConfigurationError("A relay serves the sites that it is told by --allow KEY, or all with --open.")
+    _run(listen, allow, Limits(sites=sites, pairs=pairs, pairs_of_one=pairs_of_one, idle=idle), ready_file, ready_fd)
+
+
+def _run(listen: str, allow: tuple[str, ...], limits: Limits, ready_file: str | None, ready_fd: int | None) -> None:
+    from proxyfab.cli.gateway import public_key
+    from proxyfab.relay.server import Relay
+
+    allowed = frozenset(public_key("that is allowed", key) for key in allow) or None
+    server = Relay(address(listen), allowed, limits)
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        server.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    where = "{}:{}".format(*server.address)
+    tell(json.dumps({"listen": where, "pid": os.getpid()}), ready_file, ready_fd)
+    click.echo(f"proxyfab relay: at {where}, pid {os.getpid()}", err=True)
+    try:
+        server.run()
+    finally:
+        if ready_file is not None and os.path.exists(ready_file):
+            os.unlink(ready_file)
+    click.echo(f"proxyfab relay: {dict(server.counters)}", err=True)
