@@ -108,15 +108,17 @@ class NatsTopic(NamedTuple):
     values: str
 
 
-def nats_topic(topic: str) -> NatsTopic:
+def nats_topic(topic: str, namespace: str = "pf") -> NatsTopic:
     """A topic as the NATS broker calls it: names of streams have no dots."""
     if topic.endswith("*"):
-        return NatsTopic(f"pf.{topic[:-1]}>", "*", "*")
+        return NatsTopic(f"{namespace}.{topic[:-1]}>", "*", "*")
     plain = topic.replace("_", "__").replace(".", "_-")
-    return NatsTopic(f"pf.{topic}.>", f"pf_{plain}", f"pf_{plain}")
+    return NatsTopic(f"{namespace}.{topic}.>", f"{namespace}_{plain}", f"{namespace}_{plain}")
 
 
-def nats_permissions(grants: Iterable[Grant], inbox: str = "_INBOX") -> dict[str, dict[str, Any]]:
+def nats_permissions(
+    grants: Iterable[Grant], inbox: str = "_INBOX", *, namespace: str = "pf", reach: bool = False
+) -> dict[str, dict[str, Any]]:
     """By principal, the `permissions` of a user in an account, as NATS's configuration and a JWT have them.
 
     Rights in JetStream are rights to publish to its API's subjects, and each user has an inbox of its own: connect
@@ -126,15 +128,20 @@ def nats_permissions(grants: Iterable[Grant], inbox: str = "_INBOX") -> dict[str
     Args:
         grants: All grants of the principals concerned.
         inbox: What inboxes begin with.
+        namespace: What the topics' subjects and streams begin with.
+        reach: Whether administrators may do so on servers of other domains, too, that are reached through this one.
     """
     found: dict[str, dict[str, Any]] = {}
     for principal, mine in _by_principal(grants).items():
         publish: list[str] = ["$JS.API.INFO"]
         subscribe = [f"{inbox}.{nats_token(principal)}.>"]
         for grant in mine:
-            topic = nats_topic(grant.topic)
+            topic = nats_topic(grant.topic, namespace)
             publish += [subject for action in ACTIONS if action in grant.actions for subject in _nats(action, topic)]
             subscribe.append(f"$KV.{topic.values}.>")  # who waits for a value is told
+        if reach and any(ADMIN in grant.actions for grant in mine):
+            there = [subject.replace("$JS.API.", "$JS.*.API.", 1) for subject in publish]
+            publish += [subject for subject in there if subject.startswith("$JS.*")]
         found[principal] = {
             "publish": {"allow": _unique(publish)},
             "subscribe": {"allow": _unique(subscribe)},

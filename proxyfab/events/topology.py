@@ -23,13 +23,11 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from proxyfab.errors import ConfigurationError
-from proxyfab.events.access import ADMIN, check_grant
+from proxyfab.events.access import ADMIN, nats_token
 from proxyfab.events.model import Grant, Topic
+from proxyfab.events.people import ENV, WORD, Callout, Principal, Tokens, check_people, grants_of
 
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ENV = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
-_HASH = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -67,24 +65,6 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     advertise: bool = False
     link: str = ""
     tls: Tls | None = None
-
-
-class Principal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may do what.
-
-    Attributes:
-        grants: By topic or pattern, actions: `publish`, `subscribe`, `admin`.
-        password: `env:NAME`, or a bcrypt hash.
-        nkey: A public key instead, `U...`.
-        account: What it shares with those of the same account, and with nobody else.
-        servers: Where it is known; empty for everywhere.
-    """
-
-    grants: dict[str, list[str]]
-    password: str = ""
-    nkey: str = ""
-    account: str = "main"
-    servers: list[str] = []
 
 
 class Gathered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,12 +114,16 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         principals: By name. Without any, every server is open, and may be reached from its own machine only.
         topics: By name.
         namespace: What subjects and streams begin with: `?ns=` of its URLs.
+        callout: Who says who may enter, where the servers do not know it by themselves.
+        tokens: By name, whose tokens it believes.
     """
 
     servers: dict[str, Server]
     principals: dict[str, Principal] = {}
     topics: dict[str, Gathered] = {}
     namespace: str = "pf"
+    callout: Callout | None = None
+    tokens: dict[str, Tokens] = {}
 
     @classmethod
     def parse(cls, text: str) -> Topology:
@@ -159,15 +143,15 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Refuse what makes no sense; raises ConfigurationError."""
         if not self.servers:
             raise ConfigurationError("This topology has no servers; describe one in [servers.NAME].")
-        if not re.fullmatch(r"[A-Za-z0-9-]{1,32}", self.namespace):
-            raise ConfigurationError(f"namespace {self.namespace!r} is not 1 to 32 letters, digits and '-'.")
         for name, server in self.servers.items():
             self._check_server(name, server)
         self._check_addresses()
         for name in self.servers:
             list(self.above(name))
+        check_people(self, asked=self.callout is not None)
         for name, principal in self.principals.items():
-            self._check_principal(name, principal)
+            for where in principal.servers:
+                self._known(where, f"principal {name}")
         for name in self.topics:
             self.held(name)
 
@@ -189,10 +173,10 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def grants(self, account: str, server: str = "") -> list[Grant]:
         """Those of an account's principals that a server knows."""
         return [
-            Grant(name, topic, frozenset(actions))
+            grant
             for name, each in self.principals.items()
             if each.account == account and (not server or not each.servers or server in each.servers)
-            for topic, actions in each.grants.items()
+            for grant in grants_of(name, each)
         ]
 
     def url(self, server: str, principal: str = "", *, domain: str = "") -> str:
@@ -201,7 +185,8 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         known = self.servers[server]
         if principal:
             who = self.principals[principal]
-            options |= {"user": principal, "inbox": f"_INBOX.{principal}"}
+            options |= {"user": principal} if who.password or who.nkey else {}
+            options |= {"inbox": f"_INBOX.{nats_token(principal)}"}
             options |= {"password": who.password} if who.password.startswith("env:") else {}
         if known.tls is not None:
             options |= {"tls": "1"} | ({"ca": known.tls.ca} if known.tls.ca else {})
@@ -278,7 +263,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ConfigurationError(f"The {whose} speaks of a server {name!r}; there are {', '.join(self.servers)}.")
 
     def _check_server(self, name: str, server: Server) -> None:
-        if not _WORD.fullmatch(name):
+        if not WORD.fullmatch(name):
             raise ConfigurationError(f"A server cannot be called {name!r}: letters, digits, '_' and '-'.")
         for what in ("address", "leaf", "via", "listen"):
             text = getattr(server, what)
@@ -297,7 +282,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ConfigurationError(f"{server.upstream} has no leaf address for {name} to dial: leaf = host:port.")
             if self.principals and not server.link:
                 raise ConfigurationError(f"The link of {name} upwards needs a password: link = 'env:NAME'.")
-        if server.link and not _ENV.fullmatch(server.link):
+        if server.link and not ENV.fullmatch(server.link):
             raise ConfigurationError(f"The link of {name} is not env:NAME.")
         if not self.principals and not _local(server):
             raise ConfigurationError(
@@ -312,22 +297,6 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                     raise ConfigurationError(f"{name} and {taken[text]} both listen at {text}.")
             if server.address == server.leaf:
                 raise ConfigurationError(f"{name} listens for clients and servers at the same {server.leaf}.")
-
-    def _check_principal(self, name: str, principal: Principal) -> None:
-        for topic, actions in principal.grants.items():
-            check_grant(Grant(name, topic, frozenset(actions)))
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-            raise ConfigurationError(f"A principal cannot be called {name!r} here: letters, digits, '_' and '-'.")
-        if bool(principal.password) == bool(principal.nkey):
-            raise ConfigurationError(f"{name} needs a password or an nkey, one of them.")
-        if principal.password and not (_ENV.fullmatch(principal.password) or _HASH.fullmatch(principal.password)):
-            raise ConfigurationError(f"The password of {name} is neither env:NAME nor a bcrypt hash.")
-        if principal.nkey and not re.fullmatch(r"U[A-Z2-7]{55}", principal.nkey):
-            raise ConfigurationError(f"The nkey of {name} is not a user's public key, U and 55 letters and digits.")
-        if not _WORD.fullmatch(principal.account) or principal.account.startswith("SYS"):
-            raise ConfigurationError(f"The account of {name} cannot be called {principal.account!r}.")
-        for server in principal.servers:
-            self._known(server, f"principal {name}")
 
 
 def host_port(text: str, what: str) -> tuple[str, int]:
@@ -355,7 +324,10 @@ def _local(server: Server) -> bool:
 def environment(topology: Topology, server: str) -> Mapping[str, str]:
     """The variables that a server's configuration refers to, and what each is."""
     found: dict[str, str] = {}
-    for name, each in topology.principals.items():
+    callout = topology.callout
+    if callout is not None:
+        found[callout.password[4:]] = "password of the callout"
+    for name, each in topology.principals.items() if callout is None else ():
         if each.password.startswith("env:") and (not each.servers or server in each.servers):
             found[each.password[4:]] = f"password of {name}"
     for name, other in topology.servers.items():

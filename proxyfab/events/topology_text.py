@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from proxyfab.events.access import ADMIN, nats_permissions
+from proxyfab.events.access import nats_permissions
+from proxyfab.events.people import CALLOUT, People
 from proxyfab.events.topology import Server, Topology, host_port
 
 MAX_PAYLOAD = 8 << 20
@@ -36,23 +37,40 @@ def render(topology: Topology, name: str) -> str:
     if server.tls is not None:
         said["tls"] = _tls(server)
     if topology.principals:
-        said["accounts"] = {account: _account(topology, account, name) for account in topology.accounts}
+        said |= accounts(topology, name)
     leafs = _leafs(topology, name)
     if leafs:
         said["leafnodes"] = leafs
-    return f"# {server.role} {name}: made by `proxyfab topology render`\n" + "".join(
-        [f"{key}: {_text(value)}\n" for key, value in said.items()]
-    )
+    return f"# {server.role} {name}: made by `proxyfab topology render`\n" + lines(said)
+
+
+def accounts(found: Topology | People, server: str = "") -> dict[str, Any]:
+    """What a server is told of who may enter: users with their rights, or whom to ask."""
+    callout = found.callout
+    if callout is None:
+        assert isinstance(found, Topology), "people without servers enter through a callout"
+        return {"accounts": {account: _account(found, account, server) for account in found.accounts}}
+    asked = {"user": callout.user, "password": Variable(callout.password[4:])}
+    known = {account: {"jetstream": "enabled"} for account in found.accounts}
+    return {
+        "accounts": {**known, CALLOUT: {"users": [asked]}},
+        "authorization": {
+            "timeout": callout.patience,
+            "auth_callout": {"issuer": callout.issuer, "account": CALLOUT, "auth_users": [callout.user]},
+        },
+    }
+
+
+def lines(said: dict[str, Any]) -> str:
+    """As nats-server reads it."""
+    return "".join([f"{key}: {_text(value)}\n" for key, value in said.items()])
 
 
 def _account(topology: Topology, account: str, server: str) -> dict[str, Any]:
-    permissions = nats_permissions(topology.grants(account, server))
+    permissions = nats_permissions(topology.grants(account, server), namespace=topology.namespace, reach=True)
     users: list[dict[str, Any]] = []
     for name, allowed in permissions.items():
         each = topology.principals[name]
-        if any(ADMIN in actions for actions in each.grants.values()):  # also of servers that are reached through this
-            there = [subject.replace("$JS.API.", "$JS.*.API.", 1) for subject in allowed["publish"]["allow"]]
-            allowed["publish"]["allow"] += [subject for subject in there if subject.startswith("$JS.*")]
         users.append({**_login(name, each.password, each.nkey), "permissions": allowed})
     return {"jetstream": "enabled", "users": users}
 

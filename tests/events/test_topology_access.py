@@ -21,6 +21,7 @@ from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.servers import free_port
 
 ONE = """
+namespace = "of-lab"
 [servers.lab]
 role = "hub"
 address = "127.0.0.1:{port}"

@@ -4,7 +4,8 @@ Rules:
 1. Everything but `run`, `post` and `close` belongs to the loop's thread.
 2. A question that may be asked twice is asked again on the next session, and once in a while on the same one, until
    its deadline; what cannot be repeated carries an id that the server knows it by.
-3. A session that cannot be had is tried for again until the deadline; being refused ends that at once.
+3. A session that cannot be had is tried for again until the deadline. Being refused ends that at once; who was let in
+   before is patient for `_REFUSED` seconds, as who says who may enter may just be starting again, too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ CONNECT = 5.0
 AGAIN = 3.0
 """Seconds after which a question is asked once more."""
 _PAUSE, _LONGEST = 0.02, 0.5
+_REFUSED = 10.0
 STATUS = "503"
 
 
@@ -60,6 +62,7 @@ class Link:
         self._holding = False
         self._session: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
+        self._entered = False
         self._trouble: AccessDenied | ConnectorError | None = None
         """Why there was none the last time."""
         self.lost: set[Callable[[], None]] = set()
@@ -135,19 +138,19 @@ class Link:
         return self._session
 
     async def _open(self, deadline: float) -> Session:
-        pause = _PAUSE
+        pause, patient = _PAUSE, now() + (_REFUSED if self._entered else 0.0)
         while True:
             try:
                 session = await self._try(max(0.1, min(CONNECT, deadline - now())))
             except (AccessDenied, ConnectorError) as error:
                 self._trouble = type(error)(str(error))
                 refused = isinstance(error, AccessDenied) and self._embedded is None  # whose token may just change
-                if refused or now() + pause >= deadline:
+                if (refused and now() >= patient) or now() + pause >= deadline:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST)
             else:
-                self._session, self._trouble = session, None
+                self._session, self._trouble, self._entered = session, None, True
                 return session
 
     async def _try(self, seconds: float) -> Session:

@@ -321,6 +321,6 @@ def _translated(error: Exception, place: Place) -> Exception:
     if any(word in text.lower() for word in _UNWANTED):
         return AccessDenied(
             f"{place.label} refused {place.user or 'us'}: {text}. Set ?user= and PROXYFAB_NATS_PASSWORD, "
-            "PROXYFAB_NATS_TOKEN, or ?creds=/path."
+            "PROXYFAB_NATS_TOKEN, or ?creds=/path; where the server asks `proxyfab auth serve`, that says why."
         )
     return ConnectorError(f"Cannot connect to {place.label}: {text}; check that a NATS server runs there.")
