@@ -13,6 +13,7 @@ import click
 from proxyfab.errors import ConfigurationError, ProxyfabError
 
 _COMMANDS = {
+    "auth": "proxyfab.cli.auth",
     "bench": "proxyfab.cli.bench",
     "broker": "proxyfab.cli.broker",
     "demo": "proxyfab.cli.run",
