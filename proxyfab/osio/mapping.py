@@ -133,7 +133,7 @@ def writable_window(mapping: Mapping, offset: int, length: int, keep: object = N
 
 
 def _held(mapping: Mapping, keep: object) -> Any:
-    exporter = _Exporter.from_address(mapping.address)
+    exporter: Any = _Exporter.from_address(mapping.address)
     exporter.keep = (mapping, keep)
     return exporter
 

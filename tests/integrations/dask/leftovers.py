@@ -7,8 +7,10 @@ import gc
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
 
-SECONDS = 10.0
-"""In which everything must be gone that nobody needs; where nobody else is at work it takes three."""
+SECONDS = 4.0
+"""In which everything must be gone that nobody needs; it takes one."""
+KILLED = 10.0
+"""The same after a process was killed, which Dask has to find out; it takes three where nobody else is at work."""
 
 
 def objects() -> list[str]:
@@ -17,6 +19,6 @@ def objects() -> list[str]:
         return [f"{stat.key} of {stat.owner}" for stat in any_store.connector.scan()]  # type: ignore[attr-defined]
 
 
-def nothing_left() -> bool:
+def nothing_left(seconds: float = SECONDS) -> bool:
     gc.collect()
-    return until(lambda: not objects(), SECONDS)
+    return until(lambda: not objects(), seconds)

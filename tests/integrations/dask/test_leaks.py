@@ -16,7 +16,7 @@ import pytest
 
 from proxyfab.integrations.dask import Client
 from proxyfab.testing.processes import Child, until
-from tests.integrations.dask.leftovers import SECONDS, nothing_left, objects
+from tests.integrations.dask.leftovers import KILLED, SECONDS, nothing_left, objects
 from tests.integrations.dask.tasks import WAIT, failing, grown, large, patient, slowly, stubborn, total
 
 
@@ -157,5 +157,5 @@ def test_nothing_is_left_of_a_killed_client(cluster: Any, results: str, tmp_path
         assert child.receive(60) == "sent"
         assert len(objects()) >= 2
         child.kill()
-        assert nothing_left(), objects()
+        assert nothing_left(KILLED), objects()
     (tmp_path / "gate").touch()

@@ -17,7 +17,7 @@ from proxyfab.integrations.dask import Client
 from proxyfab.integrations.dask.scheduler import Keeper, safely
 from proxyfab.osio.shared import default_root
 from proxyfab.testing.processes import until
-from tests.integrations.dask.leftovers import nothing_left, objects
+from tests.integrations.dask.leftovers import KILLED, nothing_left, objects
 from tests.integrations.dask.tasks import fleeting, grown, large, patient, slowly, total
 
 SECONDS = 20.0
@@ -122,7 +122,7 @@ def one_run(cluster: Any, results: str, seed: int) -> None:
         assert got == [int((shared + 2 + number).sum()) for number in range(5)]
         assert sorted(int(each[0]) for each in client.gather(second)) == [seed + 2 + number for number in range(5)]
         del first, second, sums
-        assert nothing_left(), (seed, objects())
+        assert nothing_left(KILLED), (seed, objects())
 
 
 @pytest.mark.parametrize("seed", range(5))
