@@ -196,8 +196,8 @@ class Seal:
         header = Header.parse(frames)
         if header.algorithm not in MODES[self.mode] or header.key_id != self.key_id:
             raise SealError(
-                f"This store asks for the seal {self}, and an object is sealed otherwise (algorithm "
-                f"{header.algorithm}, key id {header.key_id!r}). Nothing of it was read."
+                f"This store asks for the seal {self}, and an object is sealed as {header.mode}: open its store with "
+                "that, if you trust it. Nothing of it was read."
             )
         return header
 

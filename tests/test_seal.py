@@ -18,7 +18,7 @@ from proxyfab import store as store_module
 from proxyfab.buffers import Frames
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.errors import ConfigurationError, SealError
+from proxyfab.errors import ConfigurationError, IntegrityError, SealError
 from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
 from proxyfab.osio.files import write_all
@@ -313,8 +313,13 @@ def test_a_store_decodes_nothing_that_was_tampered_with(mode, decoded):
         neighbour.put(good, key=Key("one"), replace=True)
         with Store(neighbour, seal=f"{mode}:lab", cache=0) as next_door, pytest.raises(SealError):
             next_door.get("one")
-        with Store(MemoryConnector(f"a-{mode}"), seal=f"{mode}:other", cache=0) as wrong_key, pytest.raises(SealError):
-            wrong_key.get(key)
+        told = f"sealed as {mode}:lab"
+        with Store(MemoryConnector(f"a-{mode}"), seal=f"{mode}:other", cache=0) as wrong_key:
+            with pytest.raises(SealError, match=told):
+                wrong_key.get(key)
+        with Store(MemoryConnector(f"a-{mode}"), cache=0) as unsealed:
+            with pytest.raises(IntegrityError, match=f"open the store with seal='{mode}:lab'"):
+                unsealed.get(key)
         assert decoded == []
         assert store.get(key) == [1, 2, 3]
         assert len(decoded) == 1

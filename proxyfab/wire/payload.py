@@ -361,7 +361,10 @@ def digest(content: Payload | Frames) -> int:
 def _what_else(frames: Frames) -> str:
     """What bytes with another magic number are, as far as it can be told, and what to do."""
     from proxyfab.wire.packed import layer_of  # only here: most readers never meet any
+    from proxyfab.wire.sealed import Header, is_sealed
 
+    if is_sealed(frames):
+        return f"they are sealed, so open the store with seal={Header.parse(frames).mode!r}"
     layer = layer_of(frames)
     if layer:
         return f"they were put through the layer {layer}+, so open the store as {layer}+<its URL>"

@@ -31,6 +31,8 @@ from proxyfab.errors import SealError
 VERSION = 1
 SIGN, AES, CHACHA, ED25519 = 1, 2, 3, 4
 ALGORITHMS = {SIGN: "AES-256-GMAC", AES: "AES-256-GCM", CHACHA: "ChaCha20-Poly1305", ED25519: "Ed25519 over SHA-256"}
+MODE_OF = {SIGN: "sign", AES: "encrypt", CHACHA: "encrypt-chacha20", ED25519: "ed25519"}
+"""What URLs call them: `seal=encrypt:ID`."""
 SEGMENT = 20
 TAG, SALT, DIGEST, SIGNATURE = 16, 16, 32, 64
 HEADER = 96
@@ -82,6 +84,11 @@ class Header(NamedTuple):
         """The inverse of `parse`: exactly these bytes are what a seal binds."""
         name = self.key_id.encode("ascii")
         return _FORM.pack(_MAGIC, VERSION, self.algorithm, self.bits, len(name), self.nbytes, self.salt, name)
+
+    @property
+    def mode(self) -> str:
+        """What a store would ask for to get this seal, as it claims: `encrypt:lab-2026`."""
+        return f"{MODE_OF[self.algorithm]}:{self.key_id}"
 
     @property
     def encrypts(self) -> bool:

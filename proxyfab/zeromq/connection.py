@@ -25,7 +25,8 @@ HEARTBEAT, SILENCE = 1000, 3000
 _REFUSED: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not let this client's key in; add it with `proxyfab keys`, or --allow",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it has another key than this client was told, or wants none",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one side wants CURVE and the other does not, or it is none of ours",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one side wants CURVE and the other does not, or it is none of "
+    "ours; `proxyfab doctor` tells, and `proxyfab keys trust` notes a server's key",
 }
 
 
