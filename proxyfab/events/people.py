@@ -13,8 +13,10 @@ bcrypt hash; no two principals share an inbox.
 
 from __future__ import annotations
 
+import binascii
 import re
 import tomllib
+from base64 import b32decode
 from typing import Any, Protocol
 
 import msgspec
@@ -203,9 +205,15 @@ def _check_tokens(name: str, tokens: Tokens) -> None:
 
 
 def _check_callout(callout: Callout) -> None:
-    if not re.fullmatch(r"A[A-Z2-7]{55}", callout.issuer):
+    if not re.fullmatch(r"A[A-Z2-7]{55}", callout.issuer) or not _whole(callout.issuer):
         raise ConfigurationError(f"{callout.issuer!r} is no issuer; `proxyfab auth key` makes one and says it.")
     if not ENV.fullmatch(callout.password):
         raise ConfigurationError("The password of the callout is not env:NAME.")
     if not WORD.fullmatch(callout.user) or not 0 < callout.patience <= 60:
         raise ConfigurationError("The callout's user is a word, and its patience 1 to 60 seconds.")
+
+
+def _whole(key: str) -> bool:
+    """Whether a key's text has its checksum."""
+    found = b32decode(key)
+    return binascii.crc_hqx(found[:-2], 0).to_bytes(2, "little") == found[-2:]

@@ -449,6 +449,7 @@ def test_what_is_no_request_is_not_answered(file: Path) -> None:
             "cannot be signed with HS256",
         ),
         ("[principals.a]\ngrants = {}\n[callout]\nissuer = 'A'", "is no issuer"),
+        (f"[principals.a]\ngrants = {{}}\n[callout]\nissuer = 'A{'B' * 55}'", "is no issuer"),
         ("[principal.a]\ngrants = {}", "principal"),
     ],
 )
