@@ -1,10 +1,10 @@
 """Futures: how late who waits elsewhere goes on, and a chain of tasks of which each begins before its input is there.
 
-The chain is that of ProxyStore's authors (TPDS 2024, https://arxiv.org/abs/2407.01764): 8 tasks, each of which starts
-up, takes the 10 MB of the one before, computes, and hands over 10 MB. Without futures a task is submitted when the one
-before has ended; with them all are at once, and half of a task's work (its start) overlaps with the one before. Work is
-sleep, so that what is left is the hand-over. The ideal is what the sleeping alone takes. Workers have imported and
-connected before, to each system's place.
+The chain is that of ProxyStore's authors (TPDS 2024, https://arxiv.org/abs/2407.01764): 8 tasks of 1 s, each of which
+starts up, takes the 10 MB of the one before, computes, and hands over 10 MB. Without futures a task is submitted when
+the one before has ended; with them all are at once, and half of a task's work (its start) overlaps with the one before.
+Work is sleep, so that what is left is the hand-over. The ideal is what the sleeping alone takes. Workers have imported
+and connected before, to each system's place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from proxyfab.testing.processes import Child
 from proxyfab.testing.servers import RedisServer, ServerMissing
 
 BENCH = "futures"
-TASKS, NBYTES, WORK, OVERLAP = 8, 10 * MB, 0.5, 0.5
+TASKS, NBYTES, WORK, OVERLAP = 8, 10 * MB, 1.0, 0.5
 PLAIN, IDEAL = "process-pool", "ideal"
 WAKES, TOLD, CHAIN = "result() in another process wakes", "as_completed in another process wakes", "chain of 8 tasks"
 _FAST, _SLOW = 60, 5
@@ -153,7 +153,7 @@ def _first(future: Any) -> object:
 
 def _chains(systems: dict[str, System], settings: Settings, outcome: Outcome) -> None:
     tasks, work = (2, 0.02) if settings.tiny else (TASKS, WORK)
-    rounds = 1 if settings.tiny else max(2, round(5 * settings.scale))
+    rounds = 1 if settings.tiny else max(2, round(3 * settings.scale))
     names = settings.wanted([PLAIN, *(name for name in systems if name != "proxyfab-file")])
     samples: dict[str, list[float]] = {name: [] for name in names}
     if not names:
