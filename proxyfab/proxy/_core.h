@@ -11,7 +11,8 @@
    6. Each slot counts its depth while it is in its target: some targets (MappingProxyType, weakref.proxy, a tuple that is
       hashed) hold a proxy of themselves, and then nothing but C would be on the way round. Counting takes 3 ns, as much as an
       operator costs at all, so it is left out where the way cannot lead back, or is counted by the interpreter: every call
-      of a function is, and so is all that an ordinary attribute can lead to. */
+      of a function is. An ordinary attribute seldom leads back (a property that is an operator.attrgetter can), so there
+      the proxy only notes that it is within, and counts when it is entered once more. */
 
 #ifndef PROXYFAB_CORE_H
 #define PROXYFAB_CORE_H
@@ -40,6 +41,7 @@ typedef struct {
     unsigned char plain;   /* no operator of the target's type can come back to this proxy without being counted */
     unsigned char items;   /* nor can its length and its items */
     unsigned char walks;   /* the target is an iterator of C that walks over other iterators */
+    unsigned char within;  /* how many of its slots are looking an attribute up, modulo 256 */
 } Proxy;
 
 typedef struct {

@@ -71,12 +71,14 @@ proxy_getattro(PyObject *self, PyObject *name)
         PyErr_SetObject(PyExc_AttributeError, name);
         return NULL;
     }
-    int counted = Py_TYPE(target)->tp_getattro != PyObject_GenericGetAttr;
+    int counted = Py_TYPE(target)->tp_getattro != PyObject_GenericGetAttr || ((Proxy *)self)->within;
     Py_INCREF(target);
     if (counted && deeper(target) == NULL) {
         return NULL;
     }
+    ((Proxy *)self)->within++;
     PyObject *found = PyObject_GetAttr(target, name);
+    ((Proxy *)self)->within--;
     leave(target, counted);
     if (found == NULL && is_special(name) && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         return missing_attribute(self, name);
@@ -95,6 +97,15 @@ torch_getattro(PyObject *self, PyObject *name)
 }
 
 static int
+set_attribute(Proxy *self, PyObject *target, PyObject *name, PyObject *value)
+{
+    self->within++;
+    int failed = PyObject_SetAttr(target, name, value);
+    self->within--;
+    return failed;
+}
+
+static int
 proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
 {
     if (((Proxy *)self)->target == NULL && is_named(name, "__orig_class__")) {
@@ -102,7 +113,8 @@ proxy_setattro(PyObject *self, PyObject *name, PyObject *value)
         PyErr_SetObject(PyExc_AttributeError, name);
         return -1;
     }
-    FORWARD_COUNTED(Py_TYPE(target)->tp_setattro != PyObject_GenericSetAttr, int, -1, PyObject_SetAttr(target, name, value))
+    FORWARD_COUNTED(Py_TYPE(target)->tp_setattro != PyObject_GenericSetAttr || ((Proxy *)self)->within, int, -1,
+                    set_attribute((Proxy *)self, target, name, value))
 }
 
 static PyObject *

@@ -52,7 +52,7 @@ new_proxy(PyObject *cls, PyObject *factory)
     proxy->pilot = 0;
     proxy->forks = 0;
     proxy->limited = 0;
-    proxy->plain = proxy->items = proxy->walks = 0;
+    proxy->plain = proxy->items = proxy->walks = proxy->within = 0;
     PyObject_GC_Track(proxy);
     return (PyObject *)proxy;
 }

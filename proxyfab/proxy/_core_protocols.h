@@ -122,10 +122,11 @@ proxy_getbuffer(PyObject *self, Py_buffer *view, int flags)
     FORWARD(int, -1, PyObject_GetBuffer(target, view, flags))
 }
 
+/* What Python says of an object that it finds without a method that it needs. */
 static PyObject *
 lacks(PyObject *target, const char *name)
 {
-    return PyErr_Format(PyExc_AttributeError, "'%.200s' object has no attribute '%s'", Py_TYPE(target)->tp_name, name);
+    return PyErr_Format(PyExc_TypeError, "'%.200s' object has no method %s", Py_TYPE(target)->tp_name, name);
 }
 
 #define ASYNC_SLOT(x, slot) (Py_TYPE(x)->tp_as_async != NULL && Py_TYPE(x)->tp_as_async->slot != NULL)

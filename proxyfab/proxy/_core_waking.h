@@ -190,16 +190,14 @@ fly(Proxy *self, State *state, PyObject *timeout)
     self->pilot = PyThread_get_thread_ident();
     self->forks = state->forks;
     PyObject *found = call_factory(self, state, timeout);
-    if (found == NULL) {
-        rename_misleading_error(self, state);
-    }
-    else {
+    if (found != NULL) {
         found = settle(self, state, found);
     }
     if (found != NULL) {
         land(self, state, NULL);
         return found;
     }
+    rename_misleading_error(self, state);
     PyObject *outcome = outcome_of_error(state, timeout != NULL);
     land(self, state, outcome);
     Py_XDECREF(outcome);

@@ -166,7 +166,7 @@ def _build(kind: Kind) -> tuple[type, type]:
     if "__call__" in lazy:
         lazy["__call__"] = waking.waking_call
     del lazy["__sizeof__"]  # the size of the proxy itself while there is nothing else
-    if "__iter__" in lazy:
+    if lazy.get("__iter__") is not None:
         lazy["__iter__"] = waking.waking(iter_of)
     if walks_iterators(kind):
         operators["__iter__"] = iter_of
@@ -238,6 +238,8 @@ def _shared(kind: Kind) -> dict[str, Any]:
         found["__array_ufunc__"] = None
     if kind.has("not_iterable"):
         found["__iter__"] = None
+    if kind.has("mapping") and not kind.has("__reversed__"):
+        found["__reversed__"] = None  # as mappings have it: else reversed() would count their items up
     return found
 
 

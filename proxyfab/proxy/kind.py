@@ -61,8 +61,10 @@ _ABSTRACT: tuple[tuple[str, type], ...] = (
 )
 # Types of C that export their memory; before 3.12 their __buffer__ cannot be seen, and readers may run a newer Python.
 _BUFFERS = frozenset(
-    ("builtins:bytes", "builtins:bytearray", "builtins:memoryview", "array:array", "mmap:mmap", "numpy:ndarray")
-)
+    ("builtins:bytes", "builtins:bytearray", "builtins:memoryview", "array:array", "mmap:mmap", "numpy:ndarray",
+     "pickle:PickleBuffer", "_ctypes:_SimpleCData", "_ctypes:Array", "_ctypes:Structure", "_ctypes:Union",
+     "_ctypes:_Pointer", "_ctypes:CFuncPtr")
+)  # fmt: skip
 # NumPy takes a stranger's memory before anything else it says of itself, and these export theirs as bare bytes.
 _UNITLESS = frozenset(("numpy:datetime64", "numpy:timedelta64"))
 
@@ -131,6 +133,8 @@ def kind_of_type(cls: type) -> Kind:
         has.add("__fspath__")
     if any(type_name(base) in _BUFFERS for base in cls.__mro__):
         has.add("__buffer__")
+    if cls is types.UnionType:  # isinstance() knows it without asking
+        has |= {"__instancecheck__", "__subclasscheck__"}
     if type_name(cls) in _UNITLESS:
         has.discard("__buffer__")
     if "__buffer__" in has:
@@ -159,7 +163,7 @@ def _flags(cls: type, names: set[str], has: set[str]) -> set[str]:
         flags.add("class")
     if "__dataclass_fields__" in names:
         flags.add("dataclass")
-    if any(base.__module__.partition(".")[0] == "torch" for base in cls.__mro__) and "__torch_function__" in names:
+    if "__torch_function__" in names and any(str(base.__module__).partition(".")[0] == "torch" for base in cls.__mro__):
         flags.add("torch")
     if "__array_function__" in names:
         flags.add("array_function")

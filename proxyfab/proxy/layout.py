@@ -93,7 +93,7 @@ def says_too_little(target: Any) -> bool:
 
 def has_structs(cls: type) -> bool:
     """Whether instances of a class have STRUCTS. Remember the answer: a missing name takes long to be found missing."""
-    return hasattr(cls, "__array_struct__")
+    return any("__array_struct__" in vars(base) for base in cls.__mro__)  # a metaclass may raise what it likes
 
 
 def _without_structs(target: Any, name: str) -> Any:

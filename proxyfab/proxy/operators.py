@@ -27,8 +27,13 @@ def _kept(proxy: Any, target: Any, result: Any) -> Any:
 
 
 def _special(target: Any, name: str) -> Any:
-    """A method as the interpreter looks it up: on the type."""
-    return getattr(type(target), name).__get__(target)
+    """A method as the interpreter looks it up: on the type, and a TypeError where that has none."""
+    cls = type(target)
+    found = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    if found is None:
+        raise TypeError(f"{cls.__name__!r} object has no method {name}")
+    bind = getattr(type(found), "__get__", None)
+    return found if bind is None else bind(found, target, cls)
 
 
 def _in_math(proxy: Any, name: str) -> Any:

@@ -104,7 +104,7 @@ def _unfindable(proxy: Any, name: str) -> Any:
 
 def _bound(proxy: Any, name: str) -> Any:
     found = type(proxy).__dict__[name]
-    return MethodType(found, proxy) if callable(found) else found
+    return partial(_invoke, proxy, name) if callable(found) else found
 
 
 def _by_type(proxy: Any, name: str, cls: type) -> Any:

@@ -199,6 +199,11 @@ ROUND = """
     from types import GenericAlias, MappingProxyType, MethodType
     from proxyfab.proxy import make, resolve
 
+    def reads_on(p):
+        found = type("Ring", (), {"x": property(operator.attrgetter("p.x"))})()
+        found.p = p
+        return found
+
     uses = {
         MappingProxyType: (len, iter, operator.itemgetter(1), lambda p: 1 in p, lambda p: p | {}, lambda p: {} | p),
         weakref.proxy: (
@@ -213,6 +218,7 @@ ROUND = """
         partial: (lambda p: p(),),
         lambda p: type("Ring", (), {"__call__": p})(): (lambda p: p(),),
         lambda p: type("Ring", (), {"x": property(partial(getattr, p, "x"))})(): (lambda p: p.x,),
+        reads_on: (lambda p: p.x, lambda p: getattr(p, "x", None)),
         chain: (next, list, lambda p: [*p]),
         lambda p: map(str, chain(p)): (next, list),
         lambda p: zip(chain(p)): (next, list),
