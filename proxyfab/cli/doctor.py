@@ -17,6 +17,7 @@ from proxyfab.abc import Finding, SupportsDiagnosis
 from proxyfab.background import aside
 from proxyfab.brokers.opening import open_broker
 from proxyfab.cli.doctor_broker import examine_broker
+from proxyfab.cli.doctor_site import examine_peer
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.machine import examine_machine
 from proxyfab.cli.output import as_json, public, show, show_json, store_url, working
@@ -40,12 +41,20 @@ _PAYLOAD = 2**20
     help="Seconds that a place may take for each step.",
 )
 @click.option("--broker", is_flag=True, help="URL is a broker's, as nats:// and kafka:// always are.")
+@click.option("--peer", default="", help="Which way leads to this site: NAME=HOST:PORT#KEY, as `serve` takes it.")
+@click.option("--site", default="", help="With --peer: this site, whose key is shown there.")
+@click.option("--relay", "relays", multiple=True, help="With --peer: HOST:PORT of a relay; may be repeated.")
 @as_json
-def doctor(url: str, timeout: float, broker: bool, as_json: bool) -> None:
-    """Check this machine and a store's place, or a broker, step by step. Exit status 1 when something is broken."""
+def doctor(
+    url: str, timeout: float, broker: bool, peer: str, site: str, relays: tuple[str, ...], as_json: bool
+) -> None:
+    """Check this machine and a store's place, a broker, or the ways to another site, step by step.
+
+    Exit status 1 when something is broken.
+    """
     examine = _examine_broker if is_broker(url, broker) else _examine_place
-    with working(f"looking at {public(url)}"):
-        found = [*examine_machine(), *examine(url, timeout)]
+    with working(f"looking at {peer.partition('#')[0] or public(url)}"):
+        found = [*examine_machine(), *(examine_peer(site, peer, relays) if peer else examine(url, timeout))]
     if as_json:
         show_json([finding._asdict() for finding in found])
     else:

@@ -1,7 +1,7 @@
 """How a stream begins: a connection is dialled or comes in, each side shows who it is, and one says what it is for.
 
-    dialler   hello {site, link, stream}     which link of the two sites it belongs to, and its number there
-    listener  welcome {fresh}                fresh: this side knew nothing of that link; or: refused {why}
+    dialler   hello {site, link, stream, probe}   which link of the two sites it belongs to, and its number there
+    listener  welcome {fresh}                     fresh: this side knew nothing of that link; or: refused {why}
 
 Promises: no step takes longer than the time there is; a stranger learns nothing but that he is none.
 """
@@ -41,6 +41,8 @@ class Hello(NamedTuple):
     site: str
     link: bytes
     stream: int
+    probe: bool = False
+    """It is only asked whether it would be let in."""
 
 
 def tune(connection: socket.socket) -> str:
@@ -81,7 +83,7 @@ def knock(
             f"No stream to {where} could be opened: {error}. Is it up, and is the port right?"
         ) from error
     with _closed_on_error(connection):
-        _say(connection, "hello", {"site": hello.site, "link": hello.link, "stream": hello.stream}, ends, where)
+        _say(connection, "hello", hello._asdict(), ends, where)
         answer = _hear(connection, ends, where)
         if answer.verb != "welcome":
             raise Refused(f"Our stream was refused by {where}: {answer.fields.get('why', 'it does not say why')}")
@@ -113,7 +115,7 @@ def open_door(identity: Identity, plain: socket.socket, *, timeout: float) -> tu
             raise IntegrityError(f"Site {site} began a stream with {hello.verb!r} instead of a greeting.")
         if hello.text("site") != site:
             raise AccessDenied(f"Site {site} calls itself {hello.text('site')!r}.")
-        return connection, Hello(site, link, hello.count("stream"))
+        return connection, Hello(site, link, hello.count("stream"), hello.flag("probe"))
 
 
 def welcome(connection: ssl.SSLSocket, *, fresh: bool, timeout: float) -> None:

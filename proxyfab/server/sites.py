@@ -7,7 +7,7 @@ from ssl import SSLSocket
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
 from proxyfab.link.attending import Attendance
-from proxyfab.link.doors import Hello, refuse
+from proxyfab.link.doors import Hello, refuse, welcome
 from proxyfab.link.identity import Identity
 from proxyfab.link.line import Answerer
 from proxyfab.link.listening import Greeter, Listener
@@ -65,6 +65,9 @@ class Sites:
         peering = self._peerings.get(hello.site)
         if peering is None:
             refuse(connection, f"Site {self._site.name} does not know {hello.site}.", timeout=_REFUSAL)
+        elif hello.probe:
+            with connection:
+                welcome(connection, fresh=False, timeout=_REFUSAL)
         else:
             peering.take(connection, hello)
 
