@@ -18,6 +18,8 @@ from time import perf_counter
 from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, compare, row
 from benchmarks.payloads import GB, KB, MB, size_name
 from proxyfab.buffers import Frames
+from proxyfab.connectors.erasure import ErasureConnector
+from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.erasure import Code, available
 from proxyfab.erasure.placement import (
@@ -30,7 +32,6 @@ from proxyfab.erasure.placement import (
     ScarcityPrice,
 )
 from proxyfab.osio.warm import Warm
-from proxyfab.scattering import Scattering
 
 BENCH = "erasure"
 CODES = ((4, 2), (8, 3))
@@ -140,7 +141,7 @@ def _zfec(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
 def _scattered(settings: Settings, outcome: Outcome, nbytes: int) -> None:
     """Six children in memory: shards of one object, beside as many bytes that are no shards."""
     children = [MemoryConnector() for _ in range(6)]
-    one = Scattering(children, Code(4, 2, memory=Warm().take))
+    one = ErasureConnector(children, Options(k=4, m=2))
     frames, part = Frames([random.Random(4).randbytes(nbytes)]), Frames([bytes(-(-nbytes // 4))])
     key = one.put(frames)
     keys = [child.put(part) for child in children]

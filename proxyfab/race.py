@@ -12,7 +12,7 @@ from _queue import Empty, SimpleQueue  # as in `background`
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from proxyfab.background import aside
+from proxyfab.beside import beside as run_beside
 from proxyfab.errors import ProxyfabError, ResolveTimeout
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Race(Generic[T]):
             self._tell(ticket, Answer(child, number, value, error))
 
         if beside:
-            aside(run, "A call of a race")
+            run_beside(run)
         else:
             run()
 

@@ -24,6 +24,7 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "routed": ("proxyfab.connectors.routed", "RoutedConnector", ""),
         "tiers": ("proxyfab.connectors.tiers", "TieredConnector", ""),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
+        "erasure": ("proxyfab.connectors.erasure", "ErasureConnector", ""),
     },
     "brokers": {
         "memory": ("proxyfab.brokers.memory", "MemoryBroker", ""),

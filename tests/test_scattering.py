@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 
 from proxyfab.buffers import Frames
+from proxyfab.connectors.erasure import ErasureConnector
+from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.erasure import Code
 from proxyfab.erasure.locator import Locator
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
-from proxyfab.scattering import Scattering
 from proxyfab.testing import FaultyConnector, until
 
 DATA = Frames([b"what must not be lost, ", bytes(range(256)) * 9])
+
+
+def scattered(children: list[Any], k: int, m: int, **how: Any) -> ErasureConnector:
+    return ErasureConnector(children, Options(k=k, m=m, small=0, **how))
 
 
 def in_memory(count: int) -> list[FaultyConnector]:
@@ -56,7 +60,7 @@ def flipped(raw: bytes) -> bytes:
 @pytest.mark.parametrize(("k", "m"), [(2, 1), (4, 2), (6, 3)])
 def test_every_loss_that_can_be_borne_is_and_one_more_is_an_error(k: int, m: int) -> None:
     children = in_memory(k + m)
-    one = Scattering(children, Code(k, m))
+    one = scattered(children, k, m)
     key = one.put(DATA)
     assert [holds(child) for child in children] == [1] * (k + m)
     assert one.get(key) == DATA
@@ -81,7 +85,7 @@ def test_every_loss_that_can_be_borne_is_and_one_more_is_an_error(k: int, m: int
 @pytest.mark.parametrize("spoil", [lambda raw: raw[:-1], flipped, lambda raw: b"", lambda raw: raw + b"x"])
 def test_a_spoilt_shard_is_a_missing_one(spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture) -> None:
     children = in_memory(6)
-    one = Scattering(children, Code(4, 2))
+    one = scattered(children, 4, 2)
     key = one.put(DATA)
     for count, child in enumerate(children, 1):
         inner = shard_of(child, key)
@@ -97,7 +101,7 @@ def test_a_spoilt_shard_is_a_missing_one(spoil: Callable[[bytes], bytes], caplog
 
 def test_the_right_bytes_of_another_object_are_wrong() -> None:
     children = in_memory(3)
-    one = Scattering(children, Code(2, 1))
+    one = scattered(children, 2, 1)
     key, other = one.put(DATA), one.put(Frames([bytes(DATA.nbytes)]))
     for child in children[:2]:
         raw = child.child.get(shard_of(child, other))
@@ -110,7 +114,7 @@ def test_the_right_bytes_of_another_object_are_wrong() -> None:
 
 
 def test_missing_is_missing() -> None:
-    one = Scattering(in_memory(4), Code(2, 1))
+    one = scattered(in_memory(4), 2, 1)
     key, other = one.put(DATA), one.put(Frames())
     assert one.evict(key)
     assert (one.get(key), one.exists(key), one.evict(key)) == (None, False, False)
@@ -120,7 +124,7 @@ def test_missing_is_missing() -> None:
 
 def test_a_spare_takes_the_place_of_who_fails(caplog: pytest.LogCaptureFixture) -> None:
     children = in_memory(4)
-    one = Scattering(children, Code(2, 1))
+    one = scattered(children, 2, 1)
     for broken in children:
         broken.fail("put")
         caplog.clear()
@@ -135,7 +139,7 @@ def test_a_spare_takes_the_place_of_who_fails(caplog: pytest.LogCaptureFixture) 
 
 def test_a_quorum_is_enough_and_what_may_lie_there_all_the_same_goes() -> None:
     children = in_memory(6)
-    one = Scattering(children, Code(4, 2))
+    one = scattered(children, 4, 2)
     children[2].fail("put", done=True)
     key = one.put(DATA)
     assert sum(bool(lying.child) for lying in Locator.parse(key.where).shards) == 5
@@ -150,18 +154,32 @@ def test_a_quorum_is_enough_and_what_may_lie_there_all_the_same_goes() -> None:
 )
 def test_short_of_the_quorum_nothing_stays(error: Callable[[], Exception], kind: type[Exception]) -> None:
     children = in_memory(6)
-    one = Scattering(children, Code(4, 2))
-    for child in children[:2]:
-        child.fail("put", error)
-    with pytest.raises(kind, match=r"Of 6 shards only 4 could be stored, and 5 are needed: .*It is (full|away)\.;"):
+    one = scattered(children, 4, 2)
+    for child in children[:3]:
+        child.fail("put", error, times=2)
+    with pytest.raises(kind, match=r"only 3 of 6 children can be used, and 4 are needed: .*It is (full|away)\.;"):
         one.put(DATA)
     assert until(lambda: not any(holds(child) for child in children), 10)
+
+
+def test_with_fewer_children_the_code_is_narrower_and_not_weaker() -> None:
+    children = in_memory(6)
+    one = scattered(children, 4, 2)
+    for child in children[:2]:
+        child.cut()
+    key = one.put(DATA)
+    shape = Locator.parse(key.where).shape
+    assert (shape.k, shape.m) == (2, 2)
+    assert [holds(child) for child in children] == [0, 0, 1, 1, 1, 1]
+    for child in children[2:4]:
+        child.cut()
+    assert one.get(key) == DATA
 
 
 def test_a_put_that_is_interrupted_leaves_nothing() -> None:
     for at in range(4):
         children = in_memory(4)
-        one = Scattering(children, Code(3, 1))
+        one = scattered(children, 3, 1)
         children[at].fail("put", KeyboardInterrupt, done=bool(at % 2))
         with pytest.raises(KeyboardInterrupt):
             one.put(DATA)
@@ -169,7 +187,7 @@ def test_a_put_that_is_interrupted_leaves_nothing() -> None:
 
 
 def test_who_hangs_is_passed_over(files: list[FaultyConnector]) -> None:
-    one = Scattering(files, Code(2, 2), patience=2.0, hedge=0.05)
+    one = scattered(files, 2, 2, patience=2.0, hedge=0.05)
     gate = files[0].hold("put")
     key = one.put(DATA)
     assert [bool(lying.child) for lying in Locator.parse(key.where).shards].count(True) == 3
@@ -185,17 +203,18 @@ def test_who_hangs_is_passed_over(files: list[FaultyConnector]) -> None:
 
 def test_data_are_asked_for_first() -> None:
     children = in_memory(6)
-    one = Scattering(children, Code(4, 2))
+    one = scattered(children, 4, 2)
     key = one.put(DATA)
     one.get(key)
     assert sum(child.calls["get"] for child in children) == 4
     labels = [lying.child for lying in Locator.parse(key.where).shards]
-    assert [child.calls["get"] for child in children] == [int(labels.index(label) < 4) for label in one._labels]
+    mine = [member.label for member in one.members.all]
+    assert [child.calls["get"] for child in children] == [int(labels.index(label) < 4) for label in mine]
 
 
 def test_evict_says_when_it_did_not(caplog: pytest.LogCaptureFixture) -> None:
     children = in_memory(3)
-    one = Scattering(children, Code(2, 1))
+    one = scattered(children, 2, 1)
     key = one.put(DATA)
     children[0].cut()
     assert one.evict(key)
@@ -212,22 +231,21 @@ def test_evict_says_when_it_did_not(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_keys_of_other_places_and_codes() -> None:
     children = in_memory(3)
-    one = Scattering(children, Code(2, 1))
+    one = scattered(children, 2, 1)
     key = one.put(DATA)
     assert len(str(key)) < 300
-    for other in (Scattering(in_memory(3), Code(2, 1)), Scattering([*children, *in_memory(1)], Code(2, 2))):
-        with pytest.raises(ConfigurationError, match="was not put with"):
-            other.get(key)
-    with pytest.raises(ConfigurationError, match="was not put with"):
+    with pytest.raises(ConnectorError, match="does not lie in"):
+        scattered(in_memory(3), 2, 1).get(key)
+    assert scattered([*children, *in_memory(1)], 2, 2).get(key) == DATA, "a key says its code itself"
+    with pytest.raises(ConnectorError, match="does not lie in"):
         one.get(Key("f" * 32, key.where))
-    with pytest.raises(ConfigurationError, match="does not say where shards lie"):
-        one.get(Key(key.id))
+    assert one.get(Key(key.id)) == DATA, "its children are searched"
 
 
 @pytest.mark.parametrize("how", [{"count": 2}, {"quorum": 1}, {"quorum": 4}])
 def test_what_cannot_be(how: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"Code\(2, 1\)"):
-        Scattering(in_memory(how.pop("count", 3)), Code(2, 1), **how)
+    with pytest.raises(ConfigurationError, match=r"k=2(,| and) m=1"):
+        scattered(in_memory(how.pop("count", 3)), 2, 1, **how)
     child = MemoryConnector()
-    with pytest.raises(ConfigurationError, match="3 different children"):
-        Scattering([child] * 3, Code(2, 1))
+    with pytest.raises(ConfigurationError, match="different children"):
+        scattered([child] * 3, 2, 1)

@@ -11,6 +11,7 @@
 | RoutedConnector | `routed://?to=<url>;below=1MiB&to=<url>` | where rules say | as its children |
 | TieredConnector | `tiers://?to=<near url>&to=<home url>` | at home, and copies nearby | as its home |
 | BoundedConnector | `bounded://?limit=4GiB&slow=<url>` | a fast place, and a slow one when it is full | as both |
+| ErasureConnector | `erasure://?k=4&m=2&child=<url>&child=<url>` | in shards, so that places may be lost | as its children |
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from proxyfab.registry import load
 
 if TYPE_CHECKING:
     from proxyfab.connectors.bounded import BoundedConnector
+    from proxyfab.connectors.erasure import ErasureConnector
     from proxyfab.connectors.file import FileConnector
     from proxyfab.connectors.memory import MemoryConnector
     from proxyfab.connectors.redis import RedisConnector
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BoundedConnector",
+    "ErasureConnector",
     "FileConnector",
     "MemoryConnector",
     "RedisConnector",
@@ -42,6 +45,7 @@ __all__ = [
 
 _SCHEMES = {
     "BoundedConnector": "bounded",
+    "ErasureConnector": "erasure",
     "FileConnector": "file",
     "MemoryConnector": "memory",
     "RedisConnector": "redis",

@@ -17,7 +17,7 @@ from proxyfab.errors import ConfigurationError
 LABEL = 4
 """Bytes that stand for a child."""
 _VERSION = 1
-_HEAD = struct.Struct("<BBBQB16s16s")
+_HEAD = struct.Struct("<BBBQBBQ16s16s")
 _ENTRY = struct.Struct(f"<{LABEL}s{DIGEST}sH")
 
 
@@ -29,7 +29,7 @@ class Lying(NamedTuple):
     where: str
     """What the child's key says besides the object's id."""
     digest: bytes
-    """Of the shard's content."""
+    """Of the shard's content; zeros where it is not known."""
 
 
 class Locator(NamedTuple):
@@ -37,12 +37,13 @@ class Locator(NamedTuple):
 
     shape: Shape
     digest: bytes
-    """Of the whole object."""
+    """Of the digests of its shards."""
     shards: tuple[Lying, ...]
 
     def __str__(self) -> str:
         shape = self.shape
-        parts = [_HEAD.pack(_VERSION, shape.k - 1, shape.m, shape.size, shape.digest, shape.id, self.digest)]
+        code = (_VERSION, shape.k - 1, shape.m, shape.size, shape.digest)
+        parts = [_HEAD.pack(*code, shape.kind, shape.total, shape.id, self.digest)]
         for lying in self.shards:
             where = lying.where.encode("utf-8", "surrogatepass")
             if len(where) > 0xFFFF:
@@ -66,8 +67,8 @@ class Locator(NamedTuple):
 
     @classmethod
     def _read(cls, raw: bytes) -> Locator:
-        version, k, m, size, kind, id, digest = _HEAD.unpack_from(raw)
-        shape = Shape(id, k + 1, m, size, kind)
+        version, k, m, size, how, kind, total, id, digest = _HEAD.unpack_from(raw)
+        shape = Shape(id, k + 1, m, size, how, kind, total)
         if version != _VERSION or not shape.sound:
             raise ValueError(version)
         at, shards = _HEAD.size, []

@@ -9,7 +9,8 @@
          8    16  the object's id
         24     8  the object's size in bytes
         32     1  which digest (`DIGESTS`)
-        33     7  zero
+        33     1  what it is a shard of (`KINDS`)
+        34     6  bytes of the object of which this one lists the segments; zero for an object of one piece
         40    16  digest of the shard's content
         56     4  zero
         60     4  CRC-32 of the 60 bytes before
@@ -36,11 +37,14 @@ HEADER = 64
 DIGEST = 16
 XXH3, BLAKE2B = 1, 2
 DIGESTS = {XXH3: "xxh3", BLAKE2B: "blake2b"}
-LARGEST = 1 << 60
+DRAWN, NAMED, SEGMENT = 0, 1, 2
+KINDS = {DRAWN: "", NAMED: ".n", SEGMENT: ".s"}
+"""What an object's shards are called behind its id: of one with a drawn key, of a named one's content, of a segment."""
+LARGEST = (1 << 48) - 1
 """Bytes of the largest object; more than any place holds."""
 _MAGIC = b"PFEC"
 _VERSION = 1
-_FORM = struct.Struct("<4sBBBB16sQB7x16s4x")
+_FORM = struct.Struct("<4sBBBB16sQBB6s16s4x")
 _CHECK = struct.Struct("<I")
 
 
@@ -55,6 +59,19 @@ class Shape(NamedTuple):
     """Bytes of the object."""
     digest: int = XXH3
     """The kind of digest."""
+    kind: int = DRAWN
+    total: int = 0
+    """Bytes of the object, where this is a list of its segments."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the object that is meant."""
+        return self.total or self.size
+
+    @property
+    def name(self) -> str:
+        """What each of its shards is called by the child that has it."""
+        return self.id.hex() + KINDS[self.kind]
 
     @property
     def length(self) -> int:
@@ -65,7 +82,8 @@ class Shape(NamedTuple):
     def sound(self) -> bool:
         """Whether there can be such an object."""
         fits = self.k >= 1 and self.m >= 0 and self.k + self.m <= MOST and 0 <= self.size <= LARGEST
-        return fits and len(self.id) == DIGEST and self.digest in DIGESTS
+        known = self.kind in KINDS and 0 <= self.total <= LARGEST
+        return fits and known and len(self.id) == DIGEST and self.digest in DIGESTS
 
 
 class Shard(NamedTuple):
@@ -97,13 +115,18 @@ def digest_of(kind: int, content: Frames) -> bytes:
 def packed(shape: Shape, index: int, content: Frames) -> tuple[Frames, bytes]:
     """A shard as it is stored, and the digest of its content."""
     digest = digest_of(shape.digest, content)
-    fields = (_MAGIC, _VERSION, shape.k - 1, shape.m, index, shape.id, shape.size, shape.digest, digest)
-    head = _FORM.pack(*fields)
+    total = shape.total.to_bytes(6, "little")
+    code = (_MAGIC, _VERSION, shape.k - 1, shape.m, index)
+    head = _FORM.pack(*code, shape.id, shape.size, shape.digest, shape.kind, total, digest)
     return Frames((head + _CHECK.pack(crc32(head)), *content)), digest
 
 
-def header_of(stored: Frames) -> Shard:
+def header_of(stored: Frames, *, whole: bool = True) -> Shard:
     """What a stored shard says of itself.
+
+    Args:
+        stored: The shard, or at least its first bytes.
+        whole: Whether it is all of the shard.
 
     Raises:
         IntegrityError: It is no shard, its header is broken, or it does not hold as many bytes as it should.
@@ -113,13 +136,13 @@ def header_of(stored: Frames) -> Shard:
         raise IntegrityError("What lies there is no shard of an erasure-coded object.")
     if _CHECK.unpack(head[-4:])[0] != crc32(head[:-4]):
         raise IntegrityError("A shard's header is broken: its checksum is another.")
-    _, version, k, m, index, id, size, kind, digest = _FORM.unpack(head[:-4])
+    _, version, k, m, index, id, size, how, kind, total, digest = _FORM.unpack(head[:-4])
     if version != _VERSION:
         raise IntegrityError(f"A shard has the form {version}, and this version of proxyfab reads {_VERSION}; upgrade.")
-    shape = Shape(id, k + 1, m, size, kind)
+    shape = Shape(id, k + 1, m, size, how, kind, int.from_bytes(total, "little"))
     if not shape.sound or index >= k + 1 + m:
         raise IntegrityError("A shard's header makes no sense, although its checksum holds.")
-    if stored.nbytes != HEADER + shape.length:
+    if whole and stored.nbytes != HEADER + shape.length:
         raise IntegrityError(f"Shard {index} holds {stored.nbytes - HEADER} bytes and not {shape.length}: it was cut.")
     return Shard(shape, index, digest)
 

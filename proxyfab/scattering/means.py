@@ -1,0 +1,148 @@
+"""What putting, getting and asking share: the members, how long they may take, codes, and what is owed them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from proxyfab.buffers import Frames
+from proxyfab.erasure.codec import Code, fresh
+from proxyfab.erasure.locator import Locator
+from proxyfab.errors import ConnectorError, ProxyfabError
+from proxyfab.exit import Drain
+from proxyfab.keys import Key
+from proxyfab.race import Answer, Race
+from proxyfab.scattering.members import Members, Pace
+
+T = TypeVar("T")
+_SLACK = 3.0
+
+
+class Means:
+    """Shared by all parts of a scattering.
+
+    Args:
+        members: Who is asked.
+        patience: Seconds after which an answer is not waited for any longer.
+        hedge: Seconds after which an answer is late, before enough of them were seen, and at most.
+        kernel: The codes'.
+        memory: Where room for what codes make comes from.
+    """
+
+    def __init__(
+        self,
+        members: Members,
+        *,
+        patience: float = 30.0,
+        hedge: float = 0.5,
+        kernel: str = "",
+        memory: Callable[[int], memoryview] = fresh,
+    ) -> None:
+        self.members = members
+        self.patience = patience
+        self.pace = Pace(hedge)
+        self.closed = False
+        self._kernel = kernel
+        self._memory = memory
+        self._codes: dict[tuple[int, int], Code] = {}
+        self._lost: Drain[tuple[int, Key]] = Drain(self._take_back, "taking back shards")
+
+    def code(self, k: int, m: int) -> Code:
+        """The code of k and m."""
+        found = self._codes.get((k, m))
+        if found is None:
+            found = self._codes[k, m] = Code(k, m, kernel=self._kernel, memory=self._memory)
+        return found
+
+    def ask(
+        self, race: Race[T], member: int, number: int, what: str, call: Callable[[Any], T], nbytes: int | None = None
+    ) -> None:
+        """Begin a call to a member; its answer counts as that of shard `number`."""
+        run = self.members.timed(member, what, call, nbytes)
+        race.ask(member, number, run, beside=self.members[member].may_hang)
+
+    def answers(
+        self,
+        race: Race[T],
+        enough: Callable[[list[Answer[T]]], bool],
+        *,
+        all: bool = False,
+    ) -> list[Answer[T]]:
+        """What those who were asked say, until it is enough.
+
+        Args:
+            race: The calls under way.
+            enough: Whether these answers decide.
+            all: Whether the others are to be waited for a little, too, as what they do matters.
+        """
+        began = time.monotonic()
+        found: list[Answer[T]] = []
+        until = began + self.patience
+        decided = False
+        while race.pending:
+            if not decided and enough(found):
+                decided = True
+                if not all:
+                    break
+                until = min(until, self.soon(began))
+            answer = race.next(until - time.monotonic())
+            if answer is None:
+                given_up = race.give_up()
+                for one in given_up:
+                    if one.error is not None:
+                        self.members[one.child].ill(one.error)
+                return found + given_up
+            found.append(answer)
+        return found
+
+    def soon(self, began: float) -> float:
+        """Until when others are waited for when what is necessary is done."""
+        now = time.monotonic()
+        return now + max(self.pace.first, _SLACK * (now - began))
+
+    def why(self, answer: Answer[Any]) -> str:
+        """What went wrong at a member, for a message."""
+        error = answer.error
+        return f"{self.members[answer.child].spec}: {error if error is not None else 'has it no more'}"
+
+    def whys(self, answers: Sequence[Answer[Any]]) -> str:
+        """The same of all that failed."""
+        return "; ".join(self.why(one) for one in answers if one.error is not None)
+
+    def key_at(self, locator: Locator, member: int) -> Key:
+        """What an object's shard is called at a member, whether or not the locator knows of it."""
+        label = self.members[member].label
+        where = next((lying.where for lying in locator.shards if lying.child == label), "")
+        return Key(locator.shape.name, where)
+
+    def owe(self, lost: list[tuple[int, Key]]) -> None:
+        """Evict this as soon as it can be."""
+        if lost and not self.closed:  # a thread stands by for it
+            self._lost.add(lost)
+
+    def _take_back(self, lost: list[tuple[int, Key]]) -> None:
+        if self.closed:
+            return
+        failed = None
+        for number in {number for number, _ in lost}:
+            try:
+                self.members[number].child.evict_many([key for member, key in lost if member == number])
+            except ProxyfabError as error:
+                failed = error
+        if failed is not None:
+            raise ConnectorError(str(failed)) from failed
+
+    def flush(self, timeout: float) -> bool:
+        """Whether all that is owed was done within so many seconds."""
+        return self._lost.flush(timeout)
+
+
+def nothing(_: Sequence[object]) -> bool:
+    """Never enough: every answer counts."""
+    return False
+
+
+def size_of(frames: Frames | None) -> int:
+    """Bytes, of nothing none."""
+    return 0 if frames is None else frames.nbytes

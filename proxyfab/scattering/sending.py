@@ -1,0 +1,159 @@
+"""Sending: the shards of one piece of an object to members, each to one of its own.
+
+Rules:
+1. A member that fails, or does not answer in time, is replaced by a spare one while there is one. Once the quorum is
+   stored the others have a little time left.
+2. Short of the quorum it is planned again for those who did not fail, once (`planning`, rule 2). Short of that, what
+   was stored is evicted, and the error says of each member why.
+3. What nobody has a locator for is evicted in the background as soon as its member can be reached: also after an
+   interrupt, and what comes too late.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from proxyfab.buffers import Frames
+from proxyfab.erasure.locator import Locator, Lying
+from proxyfab.erasure.shard import Shape, digest_of, packed
+from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError
+from proxyfab.keys import Fresh, Key
+from proxyfab.race import Answer, Race
+from proxyfab.scattering.means import Means
+from proxyfab.scattering.planning import Plan, Planner
+
+
+class _Put(NamedTuple):
+    """A piece on its way out."""
+
+    shape: Shape
+    shards: list[tuple[Frames, bytes]]
+    """As they are stored, and the digest of their content."""
+    ttl: float | None
+    replace: bool
+    landed: dict[int, tuple[int, Key]]
+    """By number of the shard: the member that has it, and its key there."""
+    tried: list[tuple[int, Key]]
+    """What members were asked to store, and may have."""
+    failures: list[Answer[Key]]
+
+
+class Sending:
+    """Puts pieces. Thread-safe and fork-safe as the members are."""
+
+    def __init__(self, means: Means, planner: Planner) -> None:
+        self._means = means
+        self._planner = planner
+
+    def send(self, frames: Frames, shape: Shape, ttl: float | None) -> Locator:
+        """Store a piece of which `shape` says all but the code.
+
+        Raises:
+            CapacityError: Too few members have room.
+            ConnectorError: Too few shards could be stored.
+        """
+        tried: list[tuple[int, Key]] = []
+        failures: list[Answer[Key]] = []
+        kept: set[int] = set()
+        race: Race[Key] = Race(late=self._late)
+        try:
+            put = self._try(race, frames, shape, ttl, tried, failures)
+            kept.update(member for member, _ in put.landed.values())
+        finally:
+            race.close()
+            if len(kept) < len({member for member, _ in tried}):
+                self._means.owe([(member, key) for member, key in tried if member not in kept])
+        for failure in failures:
+            what = f"A shard of {shape.id.hex()} was not stored"
+            self._means.members[failure.child].warn(what, failure.error or "")
+        return self._located(put)
+
+    def _try(
+        self,
+        race: Race[Key],
+        frames: Frames,
+        shape: Shape,
+        ttl: float | None,
+        tried: list[tuple[int, Key]],
+        failures: list[Answer[Key]],
+    ) -> _Put:
+        again = False
+        while True:
+            failed = {one.child for one in failures}
+            try:
+                plan = self._planner.of(shape.nbytes, shape.id, tuple(failed))
+            except ConnectorError as error:
+                raise self._refused(str(error), failures) from None
+            coded = shape._replace(k=plan.k, m=plan.m)
+            shards = [
+                packed(coded, number, one) for number, one in enumerate(self._means.code(*coded[1:3]).encode(frames))
+            ]
+            put = _Put(coded, shards, ttl, again, {}, tried, failures)
+            self._land(race, put, plan)
+            if len(put.landed) >= plan.quorum:
+                return put
+            if again:
+                break
+            again = True
+        text = f"Of {plan.k + plan.m} shards only {len(put.landed)} could be stored, and {plan.quorum} are needed"
+        raise self._refused(text, failures)
+
+    def _land(self, race: Race[Key], put: _Put, plan: Plan) -> None:
+        """Send each shard to a member of its own, and to a spare one where that fails."""
+        order = list(plan.order)
+        for number in range(len(put.shards)):
+            self._send(race, put, order.pop(0), number)
+        began = time.monotonic()
+        until = began + self._means.patience
+        while race.pending:
+            if len(put.landed) >= plan.quorum:
+                until = min(until, self._means.soon(began))
+            answer = race.next(until - time.monotonic())
+            for one in race.give_up() if answer is None else [answer]:
+                if one.value is not None:
+                    put.landed[one.number] = (one.child, one.value)
+                    continue
+                put.failures.append(one)
+                if answer is None and one.error is not None:
+                    self._means.members[one.child].ill(one.error)
+                if order:
+                    self._send(race, put, order.pop(0), one.number)
+                    until = time.monotonic() + self._means.patience
+
+    def _send(self, race: Race[Key], put: _Put, member: int, number: int) -> None:
+        shard = put.shards[number][0]
+
+        def send(child: object) -> Key:
+            drawn = Key(put.shape.name, child.reserve().where)  # type: ignore[attr-defined]  # it is a connector
+            put.tried.append((member, drawn))  # first: the answer may be lost
+            key = drawn if put.replace else Fresh.of(drawn)
+            done: Key = child.put(shard, key=key, ttl=put.ttl, replace=put.replace)  # type: ignore[attr-defined]  # so
+            return done.plain()
+
+        self._means.ask(race, member, number, "put", send, shard.nbytes)
+
+    def _located(self, put: _Put) -> Locator:
+        lying = []
+        for number, (_, digest) in enumerate(put.shards):
+            member, key = put.landed.get(number, (-1, None))
+            label = self._means.members[member].label if key is not None else b""
+            lying.append(Lying(label, key.where if key is not None else "", digest))
+        whole = digest_of(put.shape.digest, Frames([digest for _, digest in put.shards]))
+        return Locator(put.shape, whole, tuple(lying))
+
+    def _refused(self, text: str, failures: list[Answer[Key]]) -> ProxyfabError:
+        resting = [
+            f"{member.spec}: {member.error}"
+            for number, member in enumerate(self._means.members.all)
+            if member.error and number not in {one.child for one in failures}
+        ]
+        whys = "; ".join(dict.fromkeys([*map(self._means.why, failures), *resting])) or "all others are being drained"
+        full = bool(failures) and all(isinstance(one.error, CapacityError) for one in failures)
+        said = f"{text}: {whys}. What was stored is taken back."
+        return CapacityError(said) if full else ConnectorError(said)
+
+    def _late(self, answer: Answer[Key]) -> None:
+        """A shard that came to lie somewhere when nobody waited for it any more."""
+        if answer.value is not None:
+            self._means.owe([(answer.child, answer.value)])
