@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 ROOM = 256 << 10
 _FREE = 64 << 10
@@ -41,6 +41,13 @@ class Message:
         self.data = data
         self._head = head
         self._headers: dict[str, str] | None = None
+
+    @classmethod
+    def of(cls, subject: str, reply: str, data: bytes, headers: Mapping[str, str]) -> Message:
+        """One that somebody else has read."""
+        made = cls(subject, reply, b"", data)
+        made._headers = dict(headers)
+        return made
 
     @property
     def headers(self) -> dict[str, str]:

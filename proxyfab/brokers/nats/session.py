@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import nats.errors
 from nats.aio.client import Client
 
-from proxyfab.brokers.nats.arrivals import Arrivals, Message
+from proxyfab.brokers.nats.arrivals import Message
 from proxyfab.brokers.nats.departures import Departures, keep_pages
+from proxyfab.brokers.nats.direct import Direct, lacking
 from proxyfab.brokers.nats.place import Place
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 
@@ -59,47 +61,6 @@ class _Client(Client):  # type: ignore[misc]  # nats-py is not typed
             self._told_over()
 
 
-class _Direct(asyncio.BufferedProtocol):
-    """Receives in place of nats-py's stream, which gets what is no message.
-
-    Args:
-        stream: That stream's.
-        message: Called with each message and its subscription's number.
-    """
-
-    def __init__(self, stream: Any, message: Callable[[int, Message], None]) -> None:
-        self._stream = stream
-        self._arrivals = Arrivals(message, stream.data_received)
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a guess
-        return self._arrivals.room()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._arrivals.took(nbytes)
-
-    def received(self, data: bytes) -> None:
-        """What the stream had received before."""
-        while data:
-            room = self._arrivals.room()
-            part = data[: len(room)]
-            room[: len(part)] = part
-            self._arrivals.took(len(part))
-            data = data[len(part) :]
-
-    def eof_received(self) -> bool | None:
-        ended: bool | None = self._stream.eof_received()
-        return ended
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stream.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._stream.resume_writing()
-
-
 class Session:
     """A connection.
 
@@ -122,6 +83,7 @@ class Session:
         self._hearers: dict[int, Callable[[Message], None]] = {}
         self._count = 0
         self._prefix = ""
+        self._direct = False
 
     @property
     def max_payload(self) -> int:
@@ -168,20 +130,13 @@ class Session:
         self._look()
 
     def _receive(self) -> None:
-        """Take what comes from now on before nats-py does, and what it has not looked at yet."""
-        client = self._client
-        self._writer = client._transport._io_writer
-        keep_pages()
-        self._departures = Departures(self._write, asyncio.get_running_loop().call_soon)
-        transport = self._writer.transport
-        stream = transport.get_protocol()
-        reader, parser = client._transport._io_reader, client._ps
-        direct = _Direct(stream, self._arrived)
-        before = bytes(parser.buf) + bytes(reader._buffer)
-        parser.buf.clear()
-        reader._buffer.clear()
-        transport.set_protocol(direct)
-        direct.received(before)
+        """Receive and send beside nats-py, where it is as we know it."""
+        self._direct = not lacking(self._client)
+        if self._direct:
+            self._writer = self._client._transport._io_writer
+            keep_pages()
+            self._departures = Departures(self._write, asyncio.get_running_loop().call_soon)
+            Direct.take(self._client, self._arrived)
 
     def _arrived(self, number: int, message: Message) -> None:
         heard = self._hearers.get(number)
@@ -224,6 +179,13 @@ class Session:
         if self._client.is_closed:
             self._over()  # nats-py knows, and has not told yet
             raise Lost
+        if not self._direct:
+            try:
+                await self._client.publish(subject, body, reply, headers=headers)
+            except (nats.errors.ConnectionClosedError, OSError) as error:
+                self._over()
+                raise Lost from error
+            return
         self._departures.add(subject, body, reply, headers)
         if self._writer.transport.get_write_buffer_size() > _MUCH:
             try:
@@ -244,6 +206,8 @@ class Session:
     async def listen(self, subject: str, heard: Callable[[Message], None]) -> Any:
         """Have `heard(message)` called; the subscription has `unsubscribe` and `drain`."""
         try:
+            if not self._direct:
+                return await self._client.subscribe(subject, cb=partial(_hear, heard))
             made = await self._client.subscribe(subject)
             self._hearers[made._id] = heard  # nothing comes before it is asked for
             return made
@@ -264,7 +228,7 @@ class Session:
     async def close(self) -> None:
         """End it."""
         with contextlib.suppress(Exception):
-            if self.alive:
+            if self.alive and self._direct:
                 self._departures.leave()
             await asyncio.wait_for(self._client.close(), 2.0)
         await self._closed()
@@ -304,6 +268,12 @@ class Session:
         self._waiting.clear()
         if was:
             self._lost()
+
+
+async def _hear(heard: Callable[[Message], None], message: Any) -> None:
+    """As `Session._arrived` does, of what nats-py has received."""
+    with contextlib.suppress(Exception):
+        heard(Message.of(message.subject, message.reply, message.data, message.headers or {}))
 
 
 def refused(place: Place, what: str, subject: str) -> AccessDenied:
