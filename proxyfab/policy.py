@@ -213,6 +213,21 @@ def check_address(scheme: str, address: str) -> None:
             _check_host(policy.hosts, address, f"{scheme}://{address}")
 
 
+def checked_way(scheme: str) -> Callable[[tuple[str, int]], None] | None:
+    """What refuses a host and port that a server sends this process on to; None where this process's own code asks.
+
+    Asked where something is opened: who was let in by a policy does not choose where else it leads.
+    """
+    if not is_received():
+        return None
+
+    def check(address: tuple[str, int]) -> None:
+        host, port = address
+        check_address(scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    return check
+
+
 def may_unpickle(url: str) -> bool:
     """Whether objects of a store may be unpickled (`unsealed_pickle`)."""
     if all(policy.unsealed_pickle for policy in _policies):

@@ -39,10 +39,12 @@ class Fleet:
     Args:
         place: Where, and how to enter.
         mark: A key where a server's epoch is kept; b"" for none.
+        check: Raises where an address must not be connected to, that another server has told.
     """
 
-    def __init__(self, place: Place, mark: bytes = b"") -> None:
+    def __init__(self, place: Place, mark: bytes = b"", check: Callable[[Address], None] | None = None) -> None:
         self.place = place
+        self._check = check
         self._mark = b"" if place.cluster else mark  # whose nodes have no common memory
         self.closed = False
         self.epoch = ""
@@ -108,6 +110,8 @@ class Fleet:
 
     def connect(self, address: Address, *, protocol: int = 2, seconds: float = CONNECT) -> Link:
         """A new link; the caller closes it."""
+        if self._check is not None and address not in self.place.hosts:
+            self._check(address)
         link = Link(address, self.place, self.place.secret(), mark=self._mark, protocol=protocol, seconds=seconds)
         if link.epoch:
             self.epoch = link.epoch
@@ -160,6 +164,8 @@ class Fleet:
     def _peek(self, address: Address, commands: Sequence[tuple[bytes, ...]], sentinel: bool) -> list[Any]:
         """What one server answers to some commands: how a topology learns."""
         place = self.place._replace(database=0)
+        if self._check is not None and address not in self.place.hosts:
+            self._check(address)
         link = Link(address, place, None if sentinel else place.secret(), seconds=min(CONNECT, place.timeout))
         try:
             link.begin(min(CONNECT, place.timeout))

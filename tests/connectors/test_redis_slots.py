@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
+from proxyfab import policy
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis import RedisConnector, bulk
-from proxyfab.errors import ConnectorError
+from proxyfab.errors import AccessDenied, ConnectorError
 from proxyfab.keys import Key
 from proxyfab.testing import until
 from proxyfab.testing.content import is_whole, signed
@@ -109,6 +110,21 @@ def whole_life(one: RedisConnector, key: Key, nbytes: int) -> None:
     assert one.compare_and_set(key, None, Frames([b"1"])) is True
     assert one.compare_and_set(key, Frames([b"1"]), Frames([b"2"])) is True
     assert one.evict_many([key, Key("another")]) == [True, False]
+
+
+def test_a_cluster_leads_what_was_received_nowhere_else(one: RedisConnector, nodes: list[RedisServer]) -> None:
+    """The host that a policy allows says where the others are, and would be given the password for them."""
+    url = f"redis://localhost:{nodes[0].port}/0?cluster=1"
+    policy.restrict(hosts=["localhost"])
+    try:
+        with policy.received():
+            received = RedisConnector.from_url(url, name="one")
+        with received, pytest.raises(AccessDenied, match=f"host '{HOST}'.*hosts="):
+            received.get_many(Key.draw_many(50))
+        with RedisConnector.from_url(url, name="one") as ours:
+            assert ours.get_many(Key.draw_many(50)) == [None] * 50
+    finally:
+        policy.lift()
 
 
 @pytest.mark.parametrize("nbytes", [1000, 19_000, IN_CHUNKS])

@@ -39,6 +39,7 @@ from proxyfab.events.model import (
     check_group,
     check_topic,
 )
+from proxyfab.policy import checked_way
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import Part
 from proxyfab.resp.place import Place
@@ -63,7 +64,7 @@ class RedisBroker(Broker):
 
     def __init__(self, place: Place) -> None:
         self.url = place.url(None)
-        self._fleet = Fleet(place)
+        self._fleet = Fleet(place, check=checked_way(place.scheme))
         self._desk = Desk(self._fleet)
         self._members: set[Member] = set()
         self._drawn = os.urandom(8)

@@ -43,6 +43,7 @@ from proxyfab.connectors.redis.rounds import each, scan
 from proxyfab.errors import ConnectorError, IntegrityError, KeyExists, ObjectLost
 from proxyfab.keys import Key
 from proxyfab.osio.owner import this_process
+from proxyfab.policy import checked_way
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import Link, pack
 from proxyfab.resp.parser import LARGEST
@@ -76,7 +77,7 @@ class RedisConnector(BaseConnector):
             check_name(namespace.removeprefix("~"))
         self._place = place
         self._namespace = namespace
-        self._fleet = Fleet(place, header.EPOCH)
+        self._fleet = Fleet(place, header.EPOCH, checked_way(place.scheme))
         self._said = ""
         self._names = Names(self._fleet, namespace, self.spec)
 
