@@ -19,6 +19,7 @@ from typing import Any
 
 from proxyfab.patterns.crossing import Crossing
 from proxyfab.patterns.executor import ProxyExecutor
+from proxyfab.patterns.tasks import Task
 from proxyfab.patterns.wishes import Wishes
 from proxyfab.patterns.wrapping import around
 
@@ -52,6 +53,8 @@ def _over_delayed(task: Any, crossing: Crossing) -> Callable[..., Any]:
 
 def _over_app(app: Any, crossing: Crossing) -> Callable[..., Any]:
     """Apps answer with futures: so what their tasks take and answer lives as an executor's does."""
+    if getattr(app, "cache", False):
+        _tell_memoizers()
     executor = ProxyExecutor(
         _App(app),
         crossing.store,
@@ -66,6 +69,17 @@ def _over_app(app: Any, crossing: Crossing) -> Callable[..., Any]:
         return executor.submit(app.func, *args, **kwargs)
 
     return functools.update_wrapper(submit, inspect.unwrap(app.func))
+
+
+def _tell_memoizers() -> None:
+    """What Parsl remembers of a task, it remembers of the function inside ours."""
+    from parsl.dataflow.memoization import id_for_memo  # whose apps these are
+
+    def of_task(task: Task, output_ref: bool = False) -> bytes:
+        named: bytes = id_for_memo(task.function, output_ref=output_ref)
+        return named
+
+    id_for_memo.register(Task, of_task)
 
 
 class _App(Executor):

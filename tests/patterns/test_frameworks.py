@@ -8,15 +8,16 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ from proxyfab.testing import until
 from proxyfab.testing.content import held
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+"""Where Parsl's and MPI's lie."""
 BIG = np.arange(50_000.0)
 
 
@@ -80,16 +83,23 @@ def needs(package: str) -> None:
         pytest.skip(f"could not import '{package}'")
 
 
-def alone(function: Callable[..., None], *args: Any) -> None:
+def needs_program(name: str) -> None:
+    """Skip where there is no such program."""
+    if shutil.which(name, path=PROGRAMS) is None:
+        pytest.skip(f"there is no {name}")
+
+
+def alone(function: Callable[..., None], *args: Any, under: Sequence[str] = (sys.executable,)) -> None:
     """Call one of this module's functions in an interpreter of its own."""
     call = f"from tests.patterns.test_frameworks import *; {function.__name__}(*{args!r})"
     main = f"if __name__ == '__main__': {call}"
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # Parsl's programs lie there
     with tempfile.TemporaryDirectory() as shm:  # some end their workers by force
+        script = Path(shm, "main.py")  # a file: MPI's workers import it
+        script.write_text(main)
         done = subprocess.run(
-            [sys.executable, "-c", main],
+            [*under, str(script)],
             cwd=ROOT,
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PROXYFAB_SHM_DIR": shm},
+            env={**os.environ, "PATH": PROGRAMS, "PYTHONPATH": str(ROOT), "PROXYFAB_SHM_DIR": shm},
             capture_output=True,
             text=True,
             timeout=100,
@@ -251,107 +261,88 @@ def fails_once(x: Any, path: str) -> float:
     raise OSError("the first time")
 
 
-def test_over_and_under_parsls_apps(tmp_path: Path) -> None:
+def ticket(_: Any) -> str:
+    import uuid
+
+    return uuid.uuid4().hex
+
+
+def test_parsls_apps_and_executor(tmp_path: Path) -> None:
     needs("parsl")
-    alone(with_parsls_apps, str(tmp_path))
+    alone(with_parsl, str(tmp_path))
 
 
-def with_parsls_apps(directory: str) -> None:
-    with Store(name="test-frameworks-apps") as store, parsl_kernel(directory) as parsl:
-        over = proxied(store, above="10 KB")(parsl.python_app(report))
-        under = parsl.python_app(proxied(store, above="10 KB")(report))
-        real = proxied(store, above="10 KB", lazy=False)(parsl.python_app(report))
-        again = proxied(store, above="10 KB")(parsl.python_app(fails_once))
-        twice = proxied(store, above="10 KB")(parsl.python_app(double))
-
-        given, resolved, _, result = over(BIG).result(60)
-        assert (given, resolved) == (True, False)
-        assert is_proxy(result)
-        assert np.array_equal(result, BIG * 2)
-        assert ref_of(under(BIG).result(60)[3]).evict()
-        assert real(BIG).result(60)[:3] == (False, True, "ndarray")
-        assert again(BIG, f"{directory}/flag").result(60) == BIG.sum(), "tried again"
-        assert np.array_equal(twice(twice(BIG)).result(60), BIG * 4)
-        assert np.array_equal(twice(twice(BIG).result(60)).result(60), BIG * 4)
-        del result
+def with_parsl(directory: str) -> None:
+    """One kernel for all: it takes seconds of processor time to start."""
+    with Store(name="test-frameworks-parsl") as store:
+        with parsl_kernel(directory) as parsl:
+            parsls_apps(store, parsl, directory)
+            parsls_memory(store, parsl)
+            parsls_executor(store, parsl, directory)
+            result = proxied(store, above="10 KB")(parsl.python_app(double))(BIG).result(60)
+            assert is_proxy(result)
+            del result
         gc.collect()
-        assert until(lambda: held(store) == 0, 20)
+        assert until(lambda: held(store) == 0, 20), "what the kernel held goes with it"
 
 
-def test_parsls_executor(tmp_path: Path) -> None:
-    needs("parsl")
-    alone(with_parsls_executor, str(tmp_path))
+def parsls_apps(store: Store, parsl: Any, directory: str) -> None:
+    over = proxied(store, above="10 KB")(parsl.python_app(report))
+    under = parsl.python_app(proxied(store, above="10 KB")(report))
+    real = proxied(store, above="10 KB", lazy=False)(parsl.python_app(report))
+    again = proxied(store, above="10 KB")(parsl.python_app(fails_once))
+    twice = proxied(store, above="10 KB")(parsl.python_app(double))
 
-
-def with_parsls_executor(directory: str) -> None:
-    with Store(name="test-frameworks-parsl") as store, parsl_kernel(directory) as parsl:
-        from parsl.concurrent import ParslPoolExecutor
-
-        with (
-            ParslPoolExecutor(dfk=parsl.dfk()) as inner,
-            ProxyExecutor(inner, store, above="10 KB") as executor,
-        ):
-            both_ways(executor, store)
-            assert executor.submit(fails_once, BIG, f"{directory}/flag").result(60) == BIG.sum(), "tried again"
-
-
-# -- Celery and the like -----------------------------------------------------------------------------------------------
-
-
-class Task:
-    """What Celery's tasks look like; a message is a pickle, and the worker finds the task by its name."""
-
-    tasks: ClassVar[dict[str, Task]] = {}
-
-    def __init__(self, run: Any) -> None:
-        self.name = run.__name__
-        self.run = run
-        self.tasks[self.name] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs)
-
-    def delay(self, *args: Any, **kwargs: Any) -> Any:
-        return self.apply_async(args, kwargs)
-
-    def apply_async(self, args: Any = (), kwargs: Any = None, *, queue: str = "q") -> tuple[int, Any]:
-        message = pickle.dumps((self.name, args, kwargs or {}))
-        name, args, kwargs = pickle.loads(message)
-        return len(message), pickle.loads(pickle.dumps(self.tasks[name].run(*args, **kwargs)))
-
-
-@pytest.mark.parametrize("lazy", [True, False])
-def test_over_a_task_like_celerys(store: Store, lazy: bool) -> None:
-    task = proxied(store, above="10 KB", lazy=lazy)(Task(report))
-
-    for size, (given, _, _, result) in (task.delay(BIG), task.apply_async((BIG,), queue="fast")):
-        assert size < 1000
-        assert given == lazy
-        assert not is_resolved(result)
-        assert np.array_equal(result, BIG * 2)
-    assert task(BIG)[0] == lazy
-    assert task.name == task.__name__ == "report"
-    with pytest.raises(AttributeError):
-        task.nothing
-
-
-def test_under_a_task_like_celerys(store: Store) -> None:
-    task = Task(proxied(store, above="10 KB")(report))
-
-    size, (_, _, _, result) = task.delay(store.proxy(BIG))
-
-    assert size < 1000
-    assert not is_resolved(result)
-    assert ref_of(result).url == store.url
-
-
-def test_celery_itself(store: Store) -> None:
-    celery = pytest.importorskip("celery")
-    app = celery.Celery("test", broker="memory://", backend="cache+memory://")
-    app.conf.update(task_always_eager=True, task_store_eager_result=False, task_serializer="pickle")
-
-    task = proxied(store, above="10 KB")(app.task(name="report")(report))
-
-    given, _, _, result = task.delay(BIG).get()
-    assert given
+    given, resolved, _, result = over(BIG).result(60)
+    assert (given, resolved) == (True, False)
+    assert is_proxy(result)
     assert np.array_equal(result, BIG * 2)
+    assert ref_of(under(BIG).result(60)[3]).evict()
+    assert real(BIG).result(60)[:3] == (False, True, "ndarray")
+    assert again(BIG, f"{directory}/apps").result(60) == BIG.sum(), "tried again"
+    assert np.array_equal(twice(twice(BIG)).result(60), BIG * 4)
+    assert np.array_equal(twice(twice(BIG).result(60)).result(60), BIG * 4)
+    del result
+    assert twice(1).result(60) == 2  # for Parsl's thread of results holds the last message until the next one
+    gc.collect()
+    assert until(lambda: held(store) == 0, 20)
+
+
+def parsls_memory(store: Store, parsl: Any) -> None:
+    """Parsl names what it remembers by the types of function and arguments, and refuses those it does not know."""
+    cached = proxied(store, above="10 KB")(parsl.python_app(ticket, cache=True))
+    other = proxied(store, above="10 KB")(parsl.python_app(double, cache=True))
+
+    assert cached(3).result(60) == cached(3).result(60)
+    assert cached(3).result(60) != cached(4).result(60)
+    assert other(3).result(60) == 6
+
+
+def parsls_executor(store: Store, parsl: Any, directory: str) -> None:
+    from parsl.concurrent import ParslPoolExecutor
+
+    with (
+        ParslPoolExecutor(dfk=parsl.dfk()) as inner,
+        ProxyExecutor(inner, store, above="10 KB") as executor,
+    ):
+        both_ways(executor, store)
+        assert executor.submit(fails_once, BIG, f"{directory}/executor").result(60) == BIG.sum(), "tried again"
+
+
+# -- MPI ---------------------------------------------------------------------------------------------------------------
+
+
+def test_mpi4py() -> None:
+    needs("mpi4py")
+    needs_program("mpiexec")
+    alone(with_mpi4py, under=("mpiexec", "-n", "2", sys.executable, "-m", "mpi4py.futures"))
+
+
+def with_mpi4py() -> None:
+    from mpi4py.futures import MPIPoolExecutor
+
+    with (
+        Store(name="test-frameworks-mpi") as store,
+        ProxyExecutor(MPIPoolExecutor(), store, above="10 KB") as executor,
+    ):
+        both_ways(executor, store)
