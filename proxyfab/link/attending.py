@@ -59,7 +59,7 @@ def _presented(
     """A connection to a relay that knows who we are and what we want."""
     connection = dial(*relay, max(ends - time.monotonic(), 0.001))
     try:
-        sockets.tune(connection, silence=5, lost=20)
+        sockets.tune(connection, silence=5, lost=20, again=1)
         nonce = octets(_hear(connection, Reading(), ends, "challenge"), "nonce", NONCE)
         signature = identity.sign(challenged(nonce, verb, target))
         connection.settimeout(max(ends - time.monotonic(), 0.001))

@@ -28,6 +28,8 @@ LINK = 16
 """Bytes of a link's name, which its dialler drew."""
 LOST = 20
 """Seconds without an acknowledgement after which TCP gives up: longer than a cut that is worth waiting for."""
+AGAIN = 1
+"""Seconds after which what was not acknowledged is sent again at the latest: a link goes on as soon as a cut heals."""
 _SILENCE = 5
 
 
@@ -47,7 +49,7 @@ class Hello(NamedTuple):
 
 def tune(connection: socket.socket) -> str:
     """Set a connection for long ways up. Returns the congestion control that it got: `bbr` where the host allows it."""
-    sockets.tune(connection, silence=_SILENCE, lost=LOST)
+    sockets.tune(connection, silence=_SILENCE, lost=LOST, again=AGAIN)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LOW)
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")

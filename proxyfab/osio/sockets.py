@@ -14,16 +14,20 @@ import struct
 SIDE = ".side"
 """Name of a node server's Unix socket, in a namespace that lives with it."""
 _ROOM = 4 << 20
+_TCP_RTO_MAX_MS = 44
+"""Of Linux from 6.15 on; Python has no name for it."""
 _CREDENTIALS = struct.Struct("3i")
 
 
-def tune(connection: socket.socket, *, silence: int = 1, lost: int = 4) -> None:
+def tune(connection: socket.socket, *, silence: int = 1, lost: int = 4, again: int = 0) -> None:
     """Set a connected socket up.
 
     Args:
         connection: The socket.
         silence: Seconds without a word after which TCP asks whether the other end is there, and between such questions.
         lost: Seconds without an acknowledgement after which TCP gives up.
+        again: Seconds at most after which TCP sends again what was not acknowledged, where the system can be told; else
+            it waits twice as long each time, and goes on long after a cut was healed.
     """
     if connection.family == socket.AF_UNIX:
         with contextlib.suppress(OSError):
@@ -38,6 +42,9 @@ def tune(connection: socket.socket, *, silence: int = 1, lost: int = 4) -> None:
         (socket.TCP_USER_TIMEOUT, lost * 1000),
     ):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    if again:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, again * 1000)
 
 
 def expect(connection: socket.socket, nbytes: int = _ROOM) -> None:

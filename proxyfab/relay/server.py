@@ -136,7 +136,7 @@ class Relay:
 
     def _welcome(self, connection: socket.socket) -> None:
         try:
-            sockets.tune(connection, silence=5, lost=20)
+            sockets.tune(connection, silence=5, lost=20, again=1)
             connection.setblocking(False)
             visitor = Visitor(connection, os.urandom(NONCE), time.monotonic())
             self._visitors[visitor.descriptor] = visitor

@@ -92,9 +92,7 @@ class SiteConnector(ZMQConnector):
         spec = ConnectorSpec.parse(url)
         options = dict(spec.options)
         gateway = options.pop("gateway", "")
-        reach = Reach.parse(
-            ConnectorSpec("zmq", gateway or "unknown:1", spec.path, tuple(options.items()), spec.layers)
-        )
+        reach = Reach.parse(ConnectorSpec("zmq", "gateway:1", spec.path, tuple(options.items()), spec.layers))
         if name is not None:
             check_name(name)
         namespace = name or options.get("ns")

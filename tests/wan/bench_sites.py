@@ -1,0 +1,73 @@
+"""What gateways carry over an emulated way: `python -m tests.wan.bench_sites --loss 0.001 --streams 16 --congestion cubic`.
+
+For root. Real gateways, real clients; objects are new each time, so that none is a copy. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxyfab.store import Store
+from proxyfab.testing.processes import until
+from tests.wan.facilities import Facilities, gateways
+
+
+def took(call: Callable[[], Any]) -> float:
+    begun = time.monotonic()
+    call()
+    return time.monotonic() - begun
+
+
+def measure(aps: Store, alcf: Store, sizes: list[int], rounds: int, streams: int) -> dict[str, Any]:
+    assert alcf.get(aps.put(b"first" * 1000)) is not None
+    key = f"streams_{'aps'}"
+    assert until(lambda: alcf.connector.status().gauges[key] >= streams)  # type: ignore[attr-defined]  # it can
+    found: dict[str, Any] = {}
+    for size in sizes:
+        keys = [aps.put(os.urandom(size)) for _ in range(rounds + 1)]
+        seconds = [took(lambda key=key: alcf.connector.get(key)) for key in keys][1:]  # type: ignore[misc]
+        found[f"{size} B, s"] = [round(each, 4) for each in seconds]
+        found[f"{size} B, Mbit/s"] = round(size * 8e-6 / statistics.median(seconds))
+        again = [took(lambda key=key: alcf.connector.get(key)) for key in keys][1:]  # type: ignore[misc]
+        found[f"{size} B, second reader, s"] = round(statistics.median(again), 5)
+    seconds = []
+    for _ in range(rounds):
+        keys = aps.put_many([os.urandom(1024) for _ in range(1000)])
+        seconds.append(round(took(lambda keys=keys: alcf.connector.get_many(keys)), 4))  # type: ignore[misc]
+    found["1,000 x 1 KiB, s"] = seconds
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--relay", action="store_true")
+    parser.add_argument("--nat", default="")
+    parser.add_argument("--loss", type=float, default=0.0)
+    parser.add_argument("--delay", type=float, default=0.0125, help="One way, of each of the two ways in a row.")
+    parser.add_argument("--rate", type=float, default=1e9)
+    parser.add_argument("--mtu", type=int, default=1500)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--congestion", default="")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--sizes", default="1048576,33554432")
+    given = parser.parse_args()
+    way = {"delay": given.delay, "rate": given.rate, "loss": given.loss, "mtu": given.mtu}
+    options = ["--streams", str(given.streams)]
+    with Facilities(
+        routed=not given.relay or bool(given.nat), nat=given.nat, congestion=given.congestion, **way
+    ) as world:
+        with gateways(world, direct=not given.relay, options=options) as sites:
+            with Store(sites["aps"], cache=0) as aps, Store(f"{sites['alcf']}&timeout=120", cache=0) as alcf:
+                found = measure(aps, alcf, [int(size) for size in given.sizes.split(",")], given.rounds, given.streams)
+                relay = sites["relay"].memory() if given.relay else 0
+    print(json.dumps({**vars(given), **found, "relay's own memory, MB": round(relay / 1e6, 1)}))
+
+
+if __name__ == "__main__":
+    main()
