@@ -243,10 +243,9 @@ def end(client: Any) -> None:
 
 async def _met(client: Any, chosen: Settings) -> Link:
     known = tuple(inspect.signature(PLAIN._graph_to_futures).parameters)[: len(GRAPH)]
-    if known != GRAPH:
-        level = logging.INFO if known == BEFORE else logging.WARNING
-        logger.log(level, "Graphs of collections go as ever: this Dask, %s, has others.", distributed.__version__)
-    graphs = known == GRAPH
+    graphs = known in (GRAPH, BEFORE)
+    if not graphs:
+        logger.warning("Graphs of collections go as ever: this Dask, %s, has others.", distributed.__version__)
     if client.scheduler.address.startswith("inproc://"):
         return Link(client, chosen, None, graphs=False)  # one process: Dask hands objects over as they are
     await client._register_scheduler_plugin(Keeper(), name=NAME, idempotent=True)

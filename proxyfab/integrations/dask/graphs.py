@@ -9,53 +9,24 @@ Promises: tasks of the user's graph are not changed, but copied; annotations and
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Hashable, Mapping
+from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
-from dask._expr import LLGExpr
-from dask._task_spec import Alias, DataNode, GraphNode, Task, convert_legacy_graph, parse_input
+from dask._task_spec import Alias, DataNode, GraphNode, Task, parse_input
 
 from proxyfab.integrations.dask.node import Held, Told
 from proxyfab.integrations.dask.packing import Packing
 
+if find_spec("dask._expr"):
+    from proxyfab.integrations.dask.expressions import materialized, rewritten, weighed
+else:
+    from proxyfab.integrations.dask.layers import materialized, rewritten, weighed
 
-class Weighed:
-    """A graph that is pickled already, and unpickles as what it was.
-
-    Args:
-        expression: What Dask would pickle.
-    """
-
-    def __init__(self, expression: Any) -> None:
-        from distributed.protocol.pickle import dumps
-
-        self._buffers: list[pickle.PickleBuffer] = []
-        self._stream = dumps(expression, buffer_callback=self._buffers.append)
-        self.nbytes = len(self._stream) + sum([buffer.raw().nbytes for buffer in self._buffers])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return unpickled, (self._stream, *self._buffers)
-
-
-def unpickled(stream: bytes, *buffers: Any) -> Any:
-    """A graph at the scheduler."""
-    return pickle.loads(stream, buffers=buffers)
-
-
-class Rewritten(LLGExpr):  # type: ignore[misc]  # Dask has no types
-    """A materialized graph with the annotations that it had before it was."""
-
-    _parameters = ["dsk", "annotations"]  # noqa: RUF012 - as Dask declares them
-
-    def __dask_annotations__(self) -> dict[str, dict[Hashable, Any]]:
-        return self.operand("annotations")  # type: ignore[no-any-return]  # Dask has no types
-
-
-def materialized(expression: Any) -> tuple[dict[Hashable, Any], dict[str, dict[Hashable, Any]]]:
-    """The tasks of a graph, and what is said of them by kind and key."""
-    tasks = convert_legacy_graph(expression.__dask_graph__())
-    return tasks, {kind: dict(said) for kind, said in expression.__dask_annotations__().items()}
+_PRODUCER: dict[str, Any] = {"_data_producer": True} if "_data_producer" in signature(Task.__init__).parameters else {}
+"""What says of a task that it makes data; Dask before 2025.4 did not ask."""
+__all__ = ["materialized", "packed", "rewritten", "same", "weighed"]
 
 
 def packed(tasks: Mapping[Hashable, Any], packing: Packing, spared: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -68,7 +39,7 @@ def _packed(node: Any, packing: Packing) -> Any:
         return node
     if isinstance(node, DataNode):
         new = packing.one(node.value)
-        return node if new is node.value else Task(node.key, same, parse_input(new), _data_producer=True)
+        return node if new is node.value else Task(node.key, same, parse_input(new), **_PRODUCER)
     return _task(node, packing) if isinstance(node, Task) else node
 
 

@@ -237,17 +237,17 @@ class Link:
             self.keeping.sent(pinned, keys)
 
     def _lightened(self, expression: Any) -> tuple[Any, list[str]]:
-        from proxyfab.integrations.dask.graphs import Rewritten, Weighed, materialized, packed  # not for every Dask
+        from proxyfab.integrations.dask.graphs import materialized, packed, rewritten, weighed  # not for every Dask
 
-        weighed = Weighed(expression)
-        light = expression if self.stores_results else weighed
-        if weighed.nbytes < self.settings.above or self.keeping is None:
+        light, nbytes = weighed(expression)
+        light = expression if self.stores_results else light
+        if nbytes < self.settings.above or self.keeping is None:
             return light, []
         tasks, annotations = materialized(expression)
         packing = self._packing(told=False, above=max(self.settings.above // GRAPH, 1))
         new = packed(tasks, packing, annotations.get("proxyfab", {}))
         pinned = self._filled(packing)
-        return (Rewritten(new, annotations), pinned) if pinned else (light, [])
+        return (rewritten(expression, new, annotations), pinned) if pinned else (light, [])
 
 
 def _in_batches(iterables: tuple[Any, ...], options: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dask._task_spec import Task
 
-from proxyfab.integrations.dask.graphs import Rewritten, materialized, same
+from proxyfab.integrations.dask.graphs import materialized, rewritten, same
 from proxyfab.integrations.dask.results import Stored
 from proxyfab.store import Store
 
@@ -21,4 +21,4 @@ def stored(expression: Any, store: Store, above: int) -> Any:
     for key, node in tasks.items():
         if isinstance(node, Task) and node.key == key and node.func is not same and spared.get(key) is not False:
             tasks[key] = Stored(node, store.url, str(store.reserve()), above)
-    return Rewritten(tasks, annotations)
+    return rewritten(expression, tasks, annotations)

@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 from proxyfab.integrations.dask import family
 from proxyfab.integrations.dask.worker import Hand
 
+pytestmark = pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")  # what is to be compared with
 REPEATS = int(os.environ.get("PROXYFAB_REPEATS", "2"))
 SIDE = 1024
 PART = 256
