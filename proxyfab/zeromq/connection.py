@@ -66,7 +66,7 @@ class Connection:
         self.endpoint = endpoint
         self.patience = patience
         self._server = server
-        self._ready = False
+        self._reached = self._ready = False
         self._closed = False
         self._guarded = bool(options)
         self._context = contexts.take()
@@ -114,13 +114,18 @@ class Connection:
             raise self._silent()
 
     def _silent(self) -> Broken:
-        return Broken(f"did not answer within {self.patience:g} s", again=False)
+        if self._reached:
+            return Broken(f"did not answer within {self.patience:g} s", again=False)
+        text = f"was not reached within {self.patience:g} s: no such name, no such host, or no way to it from here"
+        return Broken(text, again=False)
 
     def _refuses(self, event: int, value: int) -> AccessDenied:
         return AccessDenied(f"The {self._server} at {self.endpoint} refused this client: {_REFUSED[event]} ({value}).")
 
     def _judge(self, event: int, value: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        if event == zmq.EVENT_CONNECTED:
+            self._reached = True
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._ready = True
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == errno.EAGAIN:
             raise self._silent()

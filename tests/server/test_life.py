@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def test_no_server_is_an_error_in_time():
         with pytest.raises(ConnectorError, match=r"at tcp://127.0.0.1:\d+ failed after .* no server listens there"):
             one.get(Key("k"))
         assert time.monotonic() - started < 10
+
+
+def test_a_name_that_nobody_knows_is_told_apart_from_a_server_that_is_silent():
+    silent = socket.create_server(("127.0.0.1", 0))
+    for host, says in (("no-such-host.invalid:5", "no such name"), (f"127.0.0.1:{silent.getsockname()[1]}", "answer")):
+        with ZMQConnector.from_url(f"zmq://{host}?timeout=0.5") as one, pytest.raises(ConnectorError, match=says):
+            one.exists(Key("k"))
+    silent.close()
 
 
 @EACH
