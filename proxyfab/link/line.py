@@ -19,7 +19,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError, ResolveTimeout
 from proxyfab.link.question import Arrival, Outcome, Question, Rest, checked, digest_of
 from proxyfab.link.sending import Item, Segment
-from proxyfab.link.session import SMALL, Asked, Broken, Dropped, Event, Has, Hasnt, Session, Want
+from proxyfab.link.session import SMALL, Asked, Broken, Dropped, Event, Has, Hasnt, Session, Small, Want
 from proxyfab.link.streams import Stream
 from proxyfab.osio.memory import allocate
 
@@ -280,10 +280,18 @@ class Line:
     def letter(self, stream: int, text: memoryview) -> None:
         with self._lock:
             events = self._session.read(stream, text)
-        for event in events:
-            self._heed(event)
+        small = [event for event in events if isinstance(event, Has) and event.value is not None]
+        if small:
+            outcomes = [checked(Frames([has.value]), has.digest) for has in small if has.value is not None]
+            with self._lock:
+                for has, outcome in zip(small, outcomes, strict=True):
+                    self._conclude(has.transfer, outcome)
+        else:
+            for event in events:
+                self._heed(event)
         self._tell()
-        self._ring()
+        if not self._session.sender.idle:
+            self._ring()
 
     def _heed(self, event: Event) -> None:
         match event:
@@ -291,12 +299,8 @@ class Line:
                 self._asked(self, wants)
             case Asked(wants):
                 start(lambda: self._answer(wants), f"The answer to site {self.peer}")
-            case Has(transfer, size, digest, None):
+            case Has(transfer, size, digest, _):
                 self._announced(transfer, size, digest)
-            case Has(transfer, _, digest, value) if value is not None:
-                outcome = checked(Frames(value), digest)
-                with self._lock:
-                    self._conclude(transfer, outcome)
             case Hasnt(transfer, why, kind):
                 with self._lock:
                     self._conclude(transfer, Outcome(None, why, kind))
@@ -344,19 +348,19 @@ class Line:
     def give_many(self, answers: Sequence[tuple[Want, Frames | ProxyfabError | None]]) -> None:
         """`give` of each."""
         digests = [digest_of(found) if isinstance(found, Frames) else b"" for _, found in answers]
+        small: list[Small] = []
         with self._lock:
+            if self._closed:
+                return
             for (want, found), digest in zip(answers, digests, strict=True):
-                if not self._closed:
-                    self._give(want, found, digest)
+                if found is None:
+                    self._session.none(want)
+                elif isinstance(found, ProxyfabError):
+                    self._session.fail(want, str(found), type(found).__name__)
+                elif found.nbytes <= SMALL:
+                    small.append(Small(want.transfer, digest, found.nbytes, found.views))
+                else:
+                    self._leaving[want.transfer] = found
+                    self._session.have(want, found.nbytes, digest)
+            self._session.some(small)
         self._ring()
-
-    def _give(self, want: Want, found: Frames | ProxyfabError | None, digest: bytes) -> None:
-        if found is None:
-            self._session.none(want)
-        elif isinstance(found, ProxyfabError):
-            self._session.fail(want, str(found), type(found).__name__)
-        elif found.nbytes <= SMALL:
-            self._session.have(want, found.nbytes, digest, found.views)
-        else:
-            self._leaving[want.transfer] = found
-            self._session.have(want, found.nbytes, digest)

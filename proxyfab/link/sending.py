@@ -100,6 +100,11 @@ class Sender:
         return sum(each.length for spans in self._waiting.values() for each in spans)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is to be sent."""
+        return not self._letters and not self._waiting
+
+    @property
     def under_way(self) -> int:
         """Bytes in the hands of streams, as far as the receiver said what it has."""
         return sum(each.length for hand in self._hands.values() for each in hand.items)

@@ -4,7 +4,8 @@ Sans-IO. Both sides are alike: each may ask, and each answers. Transfers are num
 
     ask     first number, keys, parts      the answers to the keys may come in any order, each by itself; of those that
                                            have parts, first bytes and ends in turn, only these are wanted
-    have    number, size, digest           an object's segments come, or came; a small one is the letter's body
+    have    number, size, digest           an object's segments come, or came
+    some    numbers, sizes, digests        small objects: they are the letter's body, one behind the other
     none    number                         it is not there
     fail    number, words, kind            it could not be read
     stop    numbers                        nobody wants these any more, or they are here
@@ -25,7 +26,7 @@ Not thread-safe: the owner has one lock for it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from proxyfab.errors import IntegrityError
@@ -42,6 +43,10 @@ _COUNT_EVERY = 4 << 20
 """Bytes after which a side says what arrived, so that the other can forget what it sent."""
 _BATCH = 250
 """Keys of one letter at most: they must fit into its head."""
+DIGEST = 16
+"""Bytes of an object's digest."""
+_TOGETHER = 128 << 10
+"""Bytes of small objects in one letter: several streams share what is more."""
 _PARTS = 500
 """Parts of an object that are asked for one by one; of one that lacks more, all from the first to the last."""
 
@@ -67,7 +72,16 @@ class Has(NamedTuple):
     transfer: int
     size: int
     digest: bytes
-    value: tuple[memoryview, ...] | None
+    value: memoryview | None
+
+
+class Small(NamedTuple):
+    """An answer that fits into a letter."""
+
+    transfer: int
+    digest: bytes
+    nbytes: int
+    views: Sequence[memoryview]
 
 
 class Hasnt(NamedTuple):
@@ -162,13 +176,29 @@ class Session:
             self.receiver.forget(transfer)
         self._tell("stop", {"t": list(transfers)})
 
-    def have(self, want: Want, size: int, digest: bytes, small: Sequence[memoryview] | None = None) -> None:
-        """Answer: an object is here. Its segments are in the queue from now on, or it is `small`, and all of it."""
-        fields = {"t": want.transfer, "n": size, "d": digest, "small": small is not None}
-        self._tell("have", fields, small or ())
-        if small is None:
-            parts = [(first, min(end, size)) for first, end in want.parts] or [(0, size)]
-            self.sender.offer(want.transfer, parts)
+    def have(self, want: Want, size: int, digest: bytes) -> None:
+        """Answer: an object is here. Its segments are in the queue from now on."""
+        self._tell("have", {"t": want.transfer, "n": size, "d": digest})
+        parts = [(first, min(end, size)) for first, end in want.parts] or [(0, size)]
+        self.sender.offer(want.transfer, parts)
+
+    def some(self, small: Sequence[Small]) -> None:
+        """Answer: small objects, of `SMALL` bytes at most, all of each; as many to a letter as there is room for."""
+        batch: list[Small] = []
+        nbytes = 0
+        for each in small:
+            if batch and (nbytes + each.nbytes > _TOGETHER or len(batch) == _BATCH):
+                self._tell_some(batch)
+                batch, nbytes = [], 0
+            batch.append(each)
+            nbytes += each.nbytes
+        if batch:
+            self._tell_some(batch)
+
+    def _tell_some(self, batch: Sequence[Small]) -> None:
+        digests = b"".join([each.digest for each in batch])
+        fields = {"t": [each.transfer for each in batch], "n": [each.nbytes for each in batch], "d": digests}
+        self._tell("some", fields, [view for each in batch for view in each.views])
 
     def none(self, want: Want) -> None:
         """Answer: it is not here."""
@@ -214,6 +244,8 @@ class Session:
                 return [Asked([Want(first + place, key, parts) for place, key in enumerate(keys)])]
             case "have":
                 return [self._has(letter)]
+            case "some":
+                return list(_some(letter))
             case "none":
                 return [Hasnt(letter.count("t"))]
             case "fail":
@@ -247,10 +279,21 @@ class Session:
         digest = letter.fields.get("d")
         if not isinstance(digest, bytes):
             raise IntegrityError("The answer of a site names no digest.")
-        size = letter.count("n")
-        if letter.flag("small") and letter.nbytes != size:
-            raise IntegrityError(f"A site sent {letter.nbytes} bytes as an object of {size}.")
-        return Has(letter.count("t"), size, digest, letter.body if letter.flag("small") else None)
+        return Has(letter.count("t"), letter.count("n"), digest, None)
+
+
+def _some(letter: Message) -> Iterator[Has]:
+    """The objects that a letter brings."""
+    transfers, sizes, digests = letter.counts("t"), letter.counts("n"), letter.fields.get("d")
+    if len(sizes) != len(transfers) or digests.__class__ is not bytes or len(digests) != DIGEST * len(transfers):
+        raise IntegrityError("A letter brings objects, and does not say which.")
+    if sum(sizes) != letter.nbytes:
+        raise IntegrityError(f"A letter brings {letter.nbytes} bytes as objects of {sum(sizes)}.")
+    body = letter.body[0] if letter.body else memoryview(b"")
+    at = 0
+    for number, (transfer, size) in enumerate(zip(transfers, sizes, strict=True)):
+        yield Has(transfer, size, digests[number * DIGEST : (number + 1) * DIGEST], body[at : at + size])
+        at += size
 
 
 def _runs(places: Sequence[int]) -> list[list[int]]:

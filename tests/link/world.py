@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyfab.link.sending import Letter, Segment
-from proxyfab.link.session import Asked, Broken, Dropped, Event, Has, Hasnt, Session, Want
+from proxyfab.link.session import Asked, Broken, Dropped, Event, Has, Hasnt, Session, Small, Want
 
 PIECE = 16 << 10
 """Bytes that arrive at once."""
 SEGMENT = 64 << 10
+DIGEST_OF_ALL = bytes(16)
 SMALL = 4 << 10
 _ONE_MORE = bytes([*range(1, 256), 255])
 
@@ -198,12 +199,11 @@ class World:
         side = end.side
         match event:
             case Asked(wants):
-                for want in wants:
-                    self._answer(side, want)
+                self._answer(side, wants)
             case Has(transfer, _, _, None):
                 self._begin(side, transfer)
             case Has(transfer, size, _, value):
-                side.here[transfer] = bytearray(b"\x01" * sum(part.nbytes for part in value))
+                side.here[transfer] = bytearray(b"\x01" * value.nbytes)
                 assert len(side.here[transfer]) == size
                 side.end(transfer, "here", self.now)
             case Hasnt(transfer, why):
@@ -215,16 +215,19 @@ class World:
                     if each.number == stream and each.side is side:
                         self._notice(each)
 
-    def _answer(self, side: Side, want: Want) -> None:
-        size = side.objects.get(want.key)
-        if size is None:
-            side.session.none(want)
-        elif size < 0:
-            side.session.fail(want, "broken")
-        elif size <= SMALL:
-            side.session.have(want, size, b"d", [memoryview(bytes(size))])
-        else:
-            side.session.have(want, size, b"d")
+    def _answer(self, side: Side, wants: list[Want]) -> None:
+        small: list[Small] = []
+        for want in wants:
+            size = side.objects.get(want.key)
+            if size is None:
+                side.session.none(want)
+            elif size < 0:
+                side.session.fail(want, "broken")
+            elif size <= SMALL:
+                small.append(Small(want.transfer, DIGEST_OF_ALL, size, [memoryview(bytes(size))]))
+            else:
+                side.session.have(want, size, DIGEST_OF_ALL)
+        side.session.some(small)
 
 
 def _pieces(item: Letter | Segment) -> list[Letter | Segment]:

@@ -1,4 +1,4 @@
-"""What gateways carry over an emulated way: `python -m tests.wan.bench_sites --loss 0.001 --streams 16 --congestion cubic`.
+"""What gateways carry over an emulated way: `python -m tests.wan.bench_sites --loss 0.001 --streams 16`.
 
 For root. Real gateways, real clients; objects are new each time, so that none is a copy. Prints one JSON line.
 """
