@@ -56,7 +56,9 @@ class Race(Generic[T]):
             value, error = None, None
             try:
                 value = call()
-            except BaseException as raised:  # noqa: BLE001 - the one who waits raises it
+            except BaseException as raised:  # the one who waits raises it
+                if not beside and not isinstance(raised, Exception):
+                    raise  # an interrupt is the caller's, whether or not he waits for the answer
                 error = raised
             self._tell(ticket, Answer(child, number, value, error))
 

@@ -51,11 +51,11 @@ class Asking:
         found = [stat for stat in self._told(locator, "stat", call) or () if stat is not None]
         if not found:
             return None
-        ends = [stat.expires for stat in found]
+        ends = sorted((stat.expires for stat in found), key=lambda end: -(end or float("inf")))
         return found[0]._replace(
             nbytes=locator.shape.nbytes,
             created=min(stat.created for stat in found),
-            expires=None if None in ends else min(end for end in ends if end is not None),
+            expires=ends[locator.shape.k - 1],  # it can be read as long as k of them are there
         )
 
     def renew(self, locator: Locator, ttl: float | None) -> bool:

@@ -106,6 +106,7 @@ class Getting:
         order, others = self._order(locator, without)
         late = self._means.pace.late(shape.length)
         began = time.monotonic()
+        next_one = began + late
         race: Race[Frames | None] = Race()
         try:
             while len(found.good) < wanted and (order or race.pending or (others and _elsewhere(found))):
@@ -113,17 +114,19 @@ class Getting:
                     order, others = others, []
                 while order and race.pending + len(found.good) < wanted:
                     self._fetch(race, *order.pop(0), locator)
-                left = began + self._means.patience - time.monotonic()
-                answer = race.next(min(late, left) if order else left)
+                now = time.monotonic()
+                left = began + self._means.patience - now
+                answer = race.next(min(next_one - now, left) if order else left)
                 if answer is not None:
                     self._take(found, answer, locator)
                 elif left <= 0:
                     self._give_up(race, found)
                     began = time.monotonic()
-                elif order and self._means.pace.spend():
-                    self._fetch(race, *order.pop(0), locator)
                 elif order:
-                    late = min(2 * late, self._means.pace.first)
+                    for _ in range(min(race.pending, len(order))):
+                        if self._means.pace.spend():
+                            self._fetch(race, *order.pop(0), locator)
+                    next_one = time.monotonic() + late / 2
         finally:
             race.close()
         return found

@@ -72,17 +72,18 @@ class Planner:
         self.target = target
         self.retention = retention
 
-    def of(self, nbytes: int, id: bytes, without: Sequence[int] = ()) -> Plan:
-        """Where an object goes, but for members that have failed it already.
+    def of(self, nbytes: int, id: bytes, without: Sequence[int] = (), *, copies: bool = False) -> Plan:
+        """Where an object goes, but for members that have failed it already; as copies where that is said.
 
         Raises:
             ConnectorError: Too few members are left.
             CapacityError: The policy finds no place.
         """
-        if self.policy is not None and not self._copied(nbytes):
+        copies = copies or (nbytes <= self.small and self.small > 0)
+        if self.policy is not None and not copies:
             return self._by_policy(nbytes, without)
         well, resting = self._usable(id, without)
-        k = 1 if self._copied(nbytes) else self.k
+        k = 1 if copies else self.k
         if len(well) < self.k and not without:
             well, resting = [*well, *resting], []
         if len(well) < self.k:

@@ -82,7 +82,7 @@ class Sending:
         while True:
             failed = {one.child for one in failures}
             try:
-                plan = self._planner.of(shape.nbytes, shape.id, tuple(failed))
+                plan = self._planner.of(shape.size, shape.id, tuple(failed), copies=bool(shape.total))
             except ConnectorError as error:
                 raise self._refused(str(error), failures) from None
             coded = shape._replace(k=plan.k, m=plan.m)

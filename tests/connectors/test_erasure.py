@@ -25,6 +25,7 @@ class TestInMemory(ConnectorTests):
         return "erasure://?k=2&m=1&small=1KiB&segment=1MiB&child=memory://&child=memory://&child=memory://"
 
 
+@pytest.mark.slow
 class TestFiles(ConnectorTests):
     """Three directories."""
 
@@ -49,3 +50,28 @@ class TestFiles(ConnectorTests):
 def _visit(talk: object, url: str) -> bool:
     one = ErasureConnector.from_url(url)
     return one.evict(one.put(signed(10_000)))
+
+
+@pytest.mark.slow
+class TestShared(ConnectorTests):
+    """Six places in shared memory, two of which cannot be used."""
+
+    connector = ErasureConnector
+    reads_neighbours = False
+    recovers = False
+    interrupt_seconds = 2.0
+
+    def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        blocked = directory.parent / "blocked"
+        blocked.write_text("a file where a directory should be")
+        monkeypatch.setenv("PROXYFAB_SHM_DIR", str(directory / "shm"))
+        well = "&".join("child=shm://" for _ in range(4))
+        return f"erasure://?k=4&m=2&small=1KiB&patience=10&child=file://{blocked}/a&{well}&child=file://{blocked}/b"
+
+    def test_the_next_opener_takes_back_what_a_killed_owner_left(self, url: str, connect: Open) -> None:
+        """Of each child, whoever next uses that child."""
+        spec, keys = self.orphan(url, kill=True)
+        assert run(_visit, url) is True
+
+        assert self.is_gone(spec, keys)
+        assert connect().reap(dry_run=True) == []

@@ -1,0 +1,372 @@
+"""erasure:// with children that are down, hang, are slow or answer wrongly; interrupted puts; upkeep; stragglers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from proxyfab.buffers import Frames
+from proxyfab.connectors.erasure import ErasureConnector
+from proxyfab.connectors.erasure.options import Options
+from proxyfab.connectors.memory import MemoryConnector
+from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
+from proxyfab.keys import Key
+from proxyfab.scattering.upkeep import Upkeep
+from proxyfab.testing import until
+from proxyfab.testing.content import plain
+
+SMALL, LARGE = Frames([plain(900)]), Frames([plain(100_000, 1)])
+CODES = [(2, 1), (4, 2), (6, 3)]
+SPOILT = {
+    "cut": lambda raw: raw[:-1],
+    "empty": lambda raw: b"",
+    "flipped": lambda raw: raw[:70] + bytes([raw[70] ^ 4]) + raw[71:],
+    "head": lambda raw: raw[:9] + bytes([raw[9] ^ 1]) + raw[10:],
+}
+
+
+class Wicked(MemoryConnector):
+    """A place in memory that does what its `mode` says to whoever gets something there."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name)
+        self.mode = ""
+        self.delay = 0.0
+        self.gate = threading.Event()
+        self.other: Frames | None = None
+        self.gets = 0
+
+    @property
+    def local(self) -> bool:  # type: ignore[override]
+        return self.mode not in ("hangs", "slow")
+
+    def get(self, key: Key) -> Frames | None:
+        self.gets += 1
+        found = super().get(key)
+        if self.mode == "down":
+            raise ConnectorError("It is down, as the test wanted.")
+        if self.mode == "hangs":
+            self.gate.wait(20)
+        if self.mode == "slow":
+            time.sleep(self.delay)
+        if found is None or key.id.endswith(".r"):
+            return found
+        if self.mode == "other":
+            return self.other
+        return Frames([SPOILT[self.mode](found.tobytes())]) if self.mode in SPOILT else found
+
+
+@pytest.fixture
+def children() -> Iterator[list[Wicked]]:
+    made = [Wicked() for _ in range(9)]
+    yield made
+    for child in made:
+        child.gate.set()
+
+
+_opened: list[ErasureConnector] = []
+
+
+def over(children: list[Any], k: int, m: int, **how: Any) -> ErasureConnector:
+    """A connector that is closed when the test ends."""
+    _opened.append(ErasureConnector(children, Options(k=k, m=m, small=1024, **how)))
+    return _opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
+def set_all(children: list[Wicked], mode: str) -> None:
+    for child in children:
+        child.mode = mode
+        if mode:
+            child.gate.clear()
+        else:
+            child.gate.set()
+
+
+@pytest.mark.parametrize("mode", ["down", "hangs", "slow", "other", *SPOILT])
+@pytest.mark.parametrize(("k", "m"), CODES)
+def test_any_m_children(children: list[Wicked], k: int, m: int, mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every combination; and one more is one clear error, that names each and what is wrong with it."""
+    one = over(children[: k + m], k, m, hedge=0.005 if mode in ("hangs", "slow") else 1.0, patience=0.4)
+    keys = {one.put(SMALL): SMALL, one.put(LARGE): LARGE}
+    one.put(LARGE, key=Key("named"))
+    keys[Key("named")] = LARGE
+    stranger = over(one.children, k, m).put(Frames([bytes(LARGE.nbytes)]))
+    for child in one.children:
+        child.other = child.get(Key(stranger.id))
+        child.delay = 0.03
+    one.mending.noticed = lambda *_: None  # type: ignore[method-assign]  # what is spoilt here is not stored so
+    one.scattering.getting._noticed = one.mending.noticed
+    every = list(combinations(one.children, m))
+    for lost in every if mode not in ("hangs", "slow") else random.Random(k).sample(every, min(len(every), 6)):
+        set_all(list(lost), mode)
+        caplog.clear()
+        for key, expected in keys.items():
+            assert one.get(key) == expected
+        told = [child.spec for child in lost for record in caplog.records if child.spec in record.getMessage()]
+        assert max([told.count(spec) for spec in told], default=0) <= len(keys), "one an object, at most"
+        if mode == "down":
+            assert max([told.count(spec) for spec in told], default=0) <= 1, "one a child"
+        set_all(list(lost), "")
+    if mode in ("hangs", "slow"):
+        return
+    for lost in every[:4]:
+        worst = [*lost, next(child for child in one.children if child not in lost)]
+        set_all(worst, mode)
+        with pytest.raises(
+            (ConnectorError, IntegrityError), match=rf"only {k - 1} shards can be read, and {k} are"
+        ) as error:
+            one.get(list(keys)[1])
+        assert all(child.spec in str(error.value) for child in worst)
+        set_all(worst, "")
+
+
+def test_who_hangs_is_not_waited_for_again_and_again(children: list[Wicked]) -> None:
+    one = over(children[:3], 2, 1, patience=0.1, hedge=0.02)
+    key = one.put(LARGE, key=Key("k"))
+    set_all(one.children[:1], "hangs")
+    for _ in range(6):
+        assert one.get(key) == LARGE
+    began = time.monotonic()
+    for _ in range(5):
+        assert one.get(key) == LARGE
+    assert time.monotonic() - began < 1.0
+    assert one.exists(key)
+    assert one.stat(key).nbytes == LARGE.nbytes
+
+
+# -- interrupts ------------------------------------------------------------------------------------------------------
+
+
+class _Stop(BaseException):
+    """What comes from outside."""
+
+
+class Plan:
+    """Counts the operations of some children, and interrupts one of them, before it or behind it."""
+
+    def __init__(self, at: int, late: bool) -> None:
+        self.at = at
+        self.late = late
+        self.steps: Iterator[int] = iter(())
+
+    def interrupts(self, work: Any) -> bool:
+        """Whether it came to that."""
+        self.steps = itertools.count()
+        try:
+            work()
+        except _Stop:
+            return True
+        finally:
+            self.steps = iter(())
+        return False
+
+    def step(self, work: Any) -> Any:
+        if next(self.steps, -1) != self.at:
+            return work()
+        if self.late:
+            work()
+        raise _Stop
+
+
+class Counted(MemoryConnector):
+    """A place in memory with a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self._step = plan.step
+
+    def put(self, *args: Any, **how: Any) -> Key:
+        return self._step(lambda: super(Counted, self).put(*args, **how))
+
+    def get(self, key: Key) -> Frames | None:
+        return self._step(lambda: super(Counted, self).get(key))
+
+    def evict(self, key: Key) -> bool:
+        return self._step(lambda: super(Counted, self).evict(key))
+
+    def exists(self, key: Key) -> bool:
+        return self._step(lambda: super(Counted, self).exists(key))
+
+    def compare_and_set(self, *args: Any, **how: Any) -> bool:
+        return self._step(lambda: super(Counted, self).compare_and_set(*args, **how))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("before", [None, SMALL])
+def test_a_put_that_is_interrupted_at_every_step(before: Frames | None, late: bool) -> None:
+    """What lies there is the old or the new, whole, for everybody and for good; and the name can be used."""
+    for at in itertools.count():
+        plan = Plan(at, late)
+        one = over([Counted(plan) for _ in range(3)], 2, 1)
+        if before is not None:
+            one.put(before, key=Key("k"))
+        came = plan.interrupts(lambda one=one: one.put(LARGE, key=Key("k"), replace=True))
+        other = over([MemoryConnector(child.name) for child in one.children], 2, 1)
+        found = other.get(Key("k"))
+        assert found in (before, LARGE)
+        assert one.get(Key("k")) == found
+        assert other.exists(Key("k")) == (found is not None)
+        other.put(SMALL, key=Key("k"), replace=True)
+        assert one.get(Key("k")) == SMALL
+        assert one.evict(Key("k"))
+        assert other.get(Key("k")) is None
+        if not came:
+            assert at > 14
+            return
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_drawn_put_that_is_interrupted_leaves_nothing(late: bool) -> None:
+    for at in itertools.count():
+        plan = Plan(at, late)
+        one = over([Counted(plan) for _ in range(6)], 4, 2, segment=30_000)
+        if not plan.interrupts(lambda one=one: one.put(LARGE)):
+            assert at == 4 * 6 + 3
+            return
+        assert until(lambda one=one: not any(list(child.scan()) for child in one.children), 10)
+
+
+# -- upkeep ----------------------------------------------------------------------------------------------------------
+
+
+def spoil(child: Any, key: Key) -> None:
+    raw, ends = child.get(Key(key.id)).tobytes(), child.stat(Key(key.id)).expires
+    ttl = ends and ends - time.time()
+    child.put(Frames([raw[:-1] + bytes([raw[-1] ^ 1])]), key=Key(key.id), ttl=ttl, replace=True)
+
+
+def shards(one: ErasureConnector, id: str) -> int:
+    return sum(child.exists(Key(id)) for child in one.children)
+
+
+def test_a_get_repairs_what_it_found_broken() -> None:
+    one = over([MemoryConnector() for _ in range(6)], 4, 2)
+    key = one.put(LARGE)
+    spoil(one.children[int(key.id[:2], 16) % 6], key)
+    one.children[(int(key.id[:2], 16) + 1) % 6].evict(Key(key.id))
+    assert one.get(key) == LARGE
+    assert one.mending.flush(20)
+    assert Upkeep(one.scattering, one.registers).scrub()[1:4] == (6, 0, 0)
+    assert shards(one, key.id) == 6
+
+
+def test_scrubbing_finds_and_repairs() -> None:
+    one = over([MemoryConnector() for _ in range(6)], 4, 2, segment=40_000)
+    keys = [one.put(SMALL), one.put(LARGE, ttl=1000), one.put(LARGE, key=Key("named"))]
+    whole = Upkeep(one.scattering, one.registers).scrub()
+    assert (whole.pieces, whole.missing, whole.broken, whole.lost) == (1 + 2 * 4, 0, 0, ())
+    victims = one.children[:2]
+    victims[0].clear()
+    for stat in list(victims[1].scan()):
+        if not stat.key.id.endswith(".r"):
+            spoil(victims[1], stat.key)
+    bad = Upkeep(one.scattering, one.registers).scrub()
+    assert bad.missing > 0
+    assert bad.broken > 0
+    done = Upkeep(one.scattering, one.registers).scrub(repair=True)
+    assert done.restored >= bad.missing
+    again = Upkeep(one.scattering, one.registers).scrub(repair=True)
+    assert (again.missing, again.broken, again.restored, again.lost, again.failures) == (0, 0, 0, (), ())
+    for child in one.children[2:4]:
+        child.clear()
+    assert [one.get(key) for key in keys] == [SMALL, LARGE, LARGE]
+    assert one.stat(keys[1]).expires is not None
+    one.children[0].clear()
+    lost = Upkeep(one.scattering, one.registers).scrub(repair=True)
+    assert lost.lost
+
+
+def test_a_child_is_drained_and_taken_away() -> None:
+    children = [MemoryConnector() for _ in range(7)]
+    one = over(children, 4, 2, segment=40_000)
+    keys = [one.put(SMALL) for _ in range(5)] + [one.put(LARGE) for _ in range(3)] + [one.put(LARGE, key=Key("named"))]
+    report = Upkeep(one.scattering, one.registers).drain(2)
+    assert report.moved > 0
+    assert report.failures == ()
+    assert [one.get(key) for key in keys] == [SMALL] * 5 + [LARGE] * 4
+    assert one.exists_many(keys) == [True] * 9
+    rest = over(children[:2] + children[3:], 4, 2, segment=40_000)
+    assert [rest.get(key) for key in keys] == [SMALL] * 5 + [LARGE] * 4
+    assert Upkeep(rest.scattering, rest.registers).scrub()[1:4][1:] == (0, 0)
+    assert one.evict_many(keys) == [True] * 9
+    assert not any(stat.key.id[-2:] != ".r" for child in children for stat in child.scan())
+
+
+def test_where_there_is_no_other_child_a_drain_says_so() -> None:
+    one = over([MemoryConnector() for _ in range(3)], 2, 1)
+    key = one.put(LARGE)
+    report = Upkeep(one.scattering, one.registers).drain(0)
+    assert "add a child first" in report.failures[0]
+    assert one.get(key) == LARGE
+
+
+def test_a_new_child_is_filled() -> None:
+    children = [MemoryConnector() for _ in range(4)]
+    one = over(children[:3], 2, 1)
+    keys = [one.put(LARGE) for _ in range(8)]
+    more = over(children, 2, 1)
+    assert Upkeep(more.scattering, more.registers).rebalance().moved >= 4
+    sizes = [sum(stat.nbytes for stat in child.scan()) for child in children]
+    assert max(sizes) < 2 * min(sizes)
+    assert more.get_many(keys) == [LARGE] * 8
+    assert more.evict_many(keys) == [True] * 8
+    assert all(not list(child.scan()) for child in children)
+
+
+# -- stragglers ------------------------------------------------------------------------------------------------------
+
+
+class Lagging(MemoryConnector):
+    """A place whose gets take lognormal times, one of fifty ten times as long."""
+
+    local = False
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.draw = random.Random(seed)
+        self.gets = 0
+
+    def get(self, key: Key) -> Frames | None:
+        self.gets += 1
+        time.sleep(0.05 * self.draw.lognormvariate(0, 0.25) * (10 if self.draw.random() < 0.02 else 1))
+        return super().get(key)
+
+
+@pytest.mark.slow
+def test_stragglers_cost_little() -> None:
+    """2 % of answers ten times as slow: p99 at most three medians, for at most 15 % more answers."""
+    children = [Lagging(seed) for seed in range(6)]
+    one = over(children, 4, 2)
+    key = one.put(LARGE)
+    took = []
+    for number in range(360):
+        if number == 60:
+            before = sum(child.gets for child in children)
+        began = time.monotonic()
+        assert one.get(key) == LARGE
+        took.append(time.monotonic() - began)
+    took = sorted(took[60:])
+    assert took[297] <= 3 * took[150]
+    assert sum(child.gets for child in children) - before <= 1.15 * 4 * 300
+
+
+def test_refusals_are_ours(children: list[Wicked]) -> None:
+    one = over(children[:3], 2, 1)
+    for child in one.children:
+        child.mode = "down"
+    with pytest.raises(ProxyfabError, match="children answer, and 2 are needed: .*It is down"):
+        one.get(Key("named"))
