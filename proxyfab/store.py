@@ -147,7 +147,7 @@ class Store:
 
     def get(self, key: Key | str, default: Any = None) -> Any:
         """The object under `key`, or `default` when there is none. Arrays come back read-only."""
-        payload = self._transport.get(as_key(key))
+        payload = self._transport.get(key if key.__class__ is Key else as_key(key))
         return default if payload is None else loads(payload, mode=self._reads)
 
     def get_many(self, keys: Iterable[Key | str], default: Any = None) -> list[Any]:

@@ -32,10 +32,9 @@ from proxyfab.osio.namespace import Namespace
 from proxyfab.osio.objects import (
     Name,
     Writing,
-    fan_of,
     guard,
     make_fan,
-    name_of,
+    place_of,
     read_object,
     read_range,
     read_slot,
@@ -283,8 +282,7 @@ class FileConnector(Lodged):
     def _put(self, frames: Frames, key: Key | None, ttl: float | None, replace: bool) -> tuple[Key, str | None]:
         """The key, and the directory that is to be brought to the disk, if one is."""
         done, namespace = self._use().target(key)
-        directory = f"{namespace.path}/{fan_of(done.id)}"
-        path = f"{directory}/{name_of(done.id)}"
+        directory, path = place_of(namespace.path, done.id)
         name = Name.DRAWN if key is None or type(key) is Fresh else Name.REPLACED if replace else Name.FREE
         writing = self._writing(namespace)
         expires = 0.0 if ttl is None else time.time() + ttl
@@ -322,7 +320,7 @@ class FileConnector(Lodged):
         namespace = self._use().find(key)
         if namespace is None:
             return None
-        path = _path(namespace, key.id)
+        path = place_of(namespace.path, key.id)[1]
         for attempt in range(_TRIES):
             try:
                 fd = self._open(path)
@@ -378,7 +376,7 @@ class FileConnector(Lodged):
 
 
 def _path(namespace: Namespace, id: str) -> str:
-    return f"{namespace.path}/{fan_of(id)}/{name_of(id)}"
+    return place_of(namespace.path, id)[1]
 
 
 def _alive(slot: Slot) -> bool:

@@ -76,6 +76,12 @@ def name_of(id: str) -> str:
     return name if len(name) <= _LONGEST else "=" + blake2b(id.encode(), digest_size=32).hexdigest()
 
 
+def place_of(namespace: str, id: str) -> tuple[str, str]:
+    """Directory and path of an id's object: `fan_of` and `name_of`, spelt out for the usual ids."""
+    directory = f"{namespace}/{_FANS[crc32(id.encode()) & FANS - 1]}"
+    return directory, f"{directory}/{id if id.isalnum() and id.isascii() else name_of(id)}"
+
+
 def id_of(name: str, fd: int, slot: Slot) -> str:
     """The inverse of `name_of`; a hashed name's id stands behind the payload."""
     if not slot.id_length:
@@ -131,16 +137,20 @@ class Writing:
 
     def whole(self, path: str, id: str, frames: Frames, expires: float) -> None:
         """Write an object under a path that nobody has or knows; whatever fails, nothing is left there."""
-        tail = id.encode() if name_of(id)[0] == "=" else b""
+        tail = b"" if (id.isalnum() and id.isascii()) or name_of(id)[0] != "=" else id.encode()
         start = header(frames.nbytes, time.time(), expires, id_hash(id), len(tail))
         parts: list[Part] = [start, *frames.parts]
         if tail:
             parts.append(tail)
         fds: list[int] = []
+        total = SIZE + frames.nbytes + len(tail)
         try:
             try:
                 fds.extend(map(os.open, (path,), NEW, MODE))  # opened and recorded by one call: see `osio.leases`
-                self._fill(fds[0], parts, SIZE + frames.nbytes + len(tail))
+                if self.durable or total >= RESERVED_FROM:
+                    self._fill(fds[0], parts, total)
+                else:
+                    write_all(fds[0], parts)
             finally:
                 if fds:
                     os.close(fds[0])  # reports what a network file system could not write

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 from zlib import crc32
 
@@ -46,11 +46,11 @@ _CHECKSUM = 1
 _HEADER = struct.Struct("<4sBBBBQQI")
 _CRC = struct.Struct("<I")
 _FIXED = struct.Struct("<4sBBBBQQII")
+_MARKED = _MAGIC + bytes([VERSION, _CHECKSUM, _MAJOR, _MINOR])
 _START = _HEADER.size + _CRC.size
 _SHORT = 512
 _REMEMBERED = 256
-_LENGTH = struct.Struct("<I")
-_LENGTH_AT = 24
+_BEGINS = struct.Struct("<8sQQII")
 
 
 class Payload:
@@ -126,15 +126,30 @@ def encode(payload: Payload, *, checksum: bool) -> Frames:
     Raises:
         SerializationError: The metadata cannot be packed.
     """
-    metadata = _metadata(payload)
-    length = len(metadata)
-    pad = -(_START + length) % ALIGNMENT
-    body = metadata + PADS[pad]
-    views, total = laid_out(payload.buffers, _START + length + pad)
+    buffers = payload.buffers
+    name = (payload.codec, payload.type, payload.nbytes, payload.origin)
+    known = _bodies.get(name) if payload.meta is None and len(buffers) == 1 else None
+    length, body = known or _body(payload, name)
+    views, total = laid_out(buffers, _START + len(body))
     flags, mark = (_CHECKSUM, _checksum(views)) if checksum else (0, 0)
     header = _HEADER.pack(_MAGIC, VERSION, flags, _MAJOR, _MINOR, total, mark, length)
     head = header + _CRC.pack(crc32(body, crc32(header))) + body
     return Frames.known((memoryview(head), *views), total)
+
+
+_bodies: dict[tuple[str, str, int, str], tuple[int, bytes]] = {}
+"""What stands in heads behind the header, and how much of it is metadata, by codec, type, bytes and origin, of objects
+that need no more words: such of one kind and size come in streams."""
+
+
+def _body(payload: Payload, name: tuple[str, str, int, str]) -> tuple[int, bytes]:
+    metadata = _metadata(payload)
+    made = len(metadata), metadata + PADS[-(_START + len(metadata)) % ALIGNMENT]
+    if payload.meta is None and len(payload.buffers) == 1:
+        if len(_bodies) >= _REMEMBERED:
+            _bodies.clear()
+        _bodies[name] = made
+    return made
 
 
 def _metadata(payload: Payload) -> bytes:
@@ -201,18 +216,29 @@ def decode(frames: Frames, *, verify: bool = True) -> Payload:
         IntegrityError: The bytes are truncated, damaged, not proxyfab's, or in a newer format.
     """
     if len(frames.views) == 1 and frames.nbytes >= _START:  # of what was seen before only the data are new
+        # Spelt out, as is what leads here: a process that has just woken pays microseconds for each function.
         whole = frames.views[0]
-        (length,) = _LENGTH.unpack_from(whole, _LENGTH_AT)
-        plan = _heads.get(whole[: _START + length + 63 & -ALIGNMENT].tobytes()) if length <= _SHORT else None
-        if plan is not None and plan[0] == frames.nbytes:
-            # Spelt out, as is what leads here: a process that has just woken pays microseconds for each function.
-            payload = Payload.__new__(Payload)
-            _, payload.codec, payload.type, payload.meta, spans, payload.nbytes, payload.origin = plan
-            if len(spans) == 1:
-                payload.buffers = (whole[spans[0][0] : spans[0][1]],)
+        begins, total, mark, length, crc = _BEGINS.unpack_from(whole)
+        if length <= _SHORT:
+            start = _START + length + 63 & -ALIGNMENT
+            head = whole[:start].tobytes()
+            if begins == _MARKED:
+                plan = _heads.get(head[_START:])
+                if plan is not None and (
+                    crc32(head[_START:], crc32(head[: _HEADER.size])) != crc
+                    or (verify and not frames.mapped and xxh3_64_intdigest(whole[start:]) != mark)
+                ):
+                    plan = None
             else:
-                payload.buffers = tuple([whole[low:high] for low, high in spans])
-            return payload
+                plan = _heads.get(head)
+            if plan is not None and plan[0] == total == frames.nbytes:
+                payload = Payload.__new__(Payload)
+                _, payload.codec, payload.type, payload.meta, spans, payload.nbytes, payload.origin = plan
+                if len(spans) == 1:
+                    payload.buffers = (whole[spans[0][0] : spans[0][1]],)
+                else:
+                    payload.buffers = tuple([whole[low:high] for low, high in spans])
+                return payload
     return _decode(frames, verify)
 
 
@@ -231,8 +257,9 @@ def announced(head: Frames) -> tuple[str, str]:
 
 
 _heads: dict[bytes, tuple[int, str, str, Any, list[tuple[int, int]], int, str]] = {}
-"""Heads that were checked and say nothing of their data but the length (no checksum), with what they say: objects of
-one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""
+"""What heads say that were checked, behind their total length, by all their bytes or, where they carry a checksum of
+their data, by those behind the header: objects of one kind and size come in streams. Nobody changes what was parsed,
+so it may be shared."""
 
 
 def _decode(frames: Frames, verify: bool) -> Payload:
@@ -249,12 +276,11 @@ def _decode(frames: Frames, verify: bool) -> Payload:
         if (xxh3_64_intdigest(data[0]) if whole is not None else _checksum(data)) != mark:
             raise IntegrityError("The data of an object are damaged (their checksum does not match): write it again.")
     metadata = bytes(head[_START : _START + length])
-    planned = _remembered if length <= _SHORT else _planned
-    codec, type, meta, spans, nbytes, origin = plan = planned(metadata, total)
-    if length <= _SHORT and not flags & _CHECKSUM:
+    codec, type, meta, spans, nbytes, origin = plan = _planned(metadata, total)
+    if length <= _SHORT:
         if len(_heads) >= _REMEMBERED:
             _heads.clear()
-        _heads[bytes(head[:start])] = total, *plan
+        _heads[bytes(head[_START if flags & _CHECKSUM else 0 : start])] = total, *plan
     buffers = tuple([whole[low:high] for low, high in spans]) if whole is not None else _gathered(frames, spans)
     return _payload(codec, type, meta, buffers, nbytes, origin)
 
@@ -304,10 +330,6 @@ def _planned(metadata: bytes, total: int) -> tuple[str, str, Any, list[tuple[int
     """What the metadata of an object of `total` bytes say, with where each buffer lies and their bytes in all."""
     codec, type, meta, sizes, origin = _parsed(metadata)
     return codec, type, meta, spans_of(sizes, aligned(_START + len(metadata)), total), sum(sizes), origin
-
-
-_remembered = lru_cache(maxsize=_REMEMBERED)(_planned)
-"""Objects of one kind and size come in streams. Nobody changes what was parsed, so it may be shared."""
 
 
 def _check_names(codec: object, type: object, origin: object) -> None:
