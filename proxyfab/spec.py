@@ -6,12 +6,13 @@ reference carries some tens of bytes: `shm://~3f9a2c`, `file:///scratch/me?ns=ru
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from proxyfab.errors import ConfigurationError
+from proxyfab.errors import AccessDenied, ConfigurationError
 
 # Patterns, compiled at their first use: a millisecond that `import proxyfab` should not pay.
 _URL = (
@@ -162,6 +163,29 @@ def flag(spec: ConnectorSpec, name: str) -> bool | None:
     if text is not None and text.lower() not in _FLAGS:
         raise ConfigurationError(f"{name}={text!r} makes no sense in {spec.scheme}://; write {name}=1 or {name}=0.")
     return None if text is None else _FLAGS[text.lower()]
+
+
+def read_secret(reference: str, whose: str) -> str | None:
+    """What `env:NAME` or `file:/path` stands for, here and now; None for `""`, which refers to nothing.
+
+    Args:
+        reference: As a URL has it.
+        whose: What it lets in to, for errors: never the secret.
+
+    Raises:
+        AccessDenied: It is not there, or no text.
+    """
+    kind, _, where = reference.partition(":")
+    try:
+        if kind == "env":
+            return os.environ[where]
+        if kind == "file":
+            with open(os.path.expanduser(where), encoding="utf-8") as file:
+                return file.read().strip()
+    except (KeyError, OSError, ValueError) as error:
+        kept = "is no text" if isinstance(error, ValueError) else "is not there here"
+        raise AccessDenied(f"The secret for {whose} should be in {reference}, which {kept}; set it.") from error
+    return None
 
 
 def check_name(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies
 
-from proxyfab.errors import ConfigurationError
-from proxyfab.spec import CACHE, ConnectorSpec, StoreSpec, check_name, nbytes
+from proxyfab.errors import AccessDenied, ConfigurationError
+from proxyfab.spec import CACHE, ConnectorSpec, StoreSpec, check_name, nbytes, read_secret
 
 TEXT = strategies.text(strategies.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 WORDS = strategies.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
@@ -74,6 +74,7 @@ STORES = strategies.builds(
     cache=strategies.integers(0, 2**40),
     inline_below=strategies.integers(0, 2**20),
     serializer=strategies.sampled_from(["default", "safe"]),
+    seal=strategies.sampled_from(["", "encrypt:lab-2026"]),
 )
 
 
@@ -155,3 +156,18 @@ def test_what_no_place_needs(url):
     """A path in a host, a layer twice, URLs in URLs without end: from elsewhere they would cost memory and stack."""
     with pytest.raises(ConfigurationError, match="makes no sense"):
         ConnectorSpec.parse(url)
+
+
+def test_where_a_secret_is_and_what_is_no_secret(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SET_HERE", "hush")
+    (tmp_path / "kept").write_text("hush\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    assert [read_secret(text, "x://y") for text in ("env:SET_HERE", f"file:{tmp_path}/kept", "")] == [
+        "hush",
+        "hush",
+        None,
+    ]
+    for text, says in (("env:NOT_SET", "not there"), (f"file:{tmp_path}", "not there"), ("file:bytes", "no text")):
+        text = text.replace("file:bytes", f"file:{tmp_path}/bytes")
+        with pytest.raises(AccessDenied, match=f"The secret for x://y should be in {text}, which is {says}"):
+            read_secret(text, "x://y")

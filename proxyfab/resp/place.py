@@ -14,8 +14,8 @@ import os
 import re
 from typing import NamedTuple
 
-from proxyfab.errors import AccessDenied, ConfigurationError
-from proxyfab.spec import ConnectorSpec, nbytes
+from proxyfab.errors import ConfigurationError
+from proxyfab.spec import ConnectorSpec, nbytes, read_secret
 
 PORT = 6379
 SENTINEL_PORT = 26379
@@ -109,17 +109,8 @@ class Place(NamedTuple):
         Raises:
             AccessDenied: It is said where the password is, and it is not there.
         """
-        kind, _, where = self.password.partition(":")
-        try:
-            if kind == "env":
-                return os.environ[where]
-            if kind == "file":
-                with open(os.path.expanduser(where)) as file:
-                    return file.read().strip()
-        except (KeyError, OSError) as error:
-            raise AccessDenied(
-                f"The password for {self.label} should be in {self.password}, which is not there here; set it."
-            ) from error
+        if self.password:
+            return read_secret(self.password, self.label)
         found = _remembered.get((self.label, self.user))
         return os.environ.get(VARIABLE) if found is None else found
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from proxyfab.brokers.kafka.tokens import tokens_of
 from proxyfab.errors import AccessDenied, ConfigurationError
-from proxyfab.spec import ConnectorSpec, flag, nbytes
+from proxyfab.spec import ConnectorSpec, flag, nbytes, read_secret
 
 PORT = 9092
 VARIABLE = "PROXYFAB_KAFKA_PASSWORD"
@@ -155,17 +155,8 @@ class Place(NamedTuple):
         return {"sasl.username": user, "sasl.password": secret}
 
     def _secret(self) -> str | None:
-        kind, _, where = self.password.partition(":")
-        try:
-            if kind == "env":
-                return os.environ[where]
-            if kind == "file":
-                with open(os.path.expanduser(where)) as file:
-                    return file.read().strip()
-        except (KeyError, OSError) as error:
-            raise AccessDenied(
-                f"The password for {self.label} should be in {self.password}, which is not there here; set it."
-            ) from error
+        if self.password:
+            return read_secret(self.password, self.label)
         found = _remembered.get((self.hosts, self.user))
         return os.environ.get(VARIABLE) if found is None else found
 

@@ -16,8 +16,8 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
-from proxyfab.spec import ConnectorSpec
+from proxyfab.errors import ConfigurationError, MissingDependency
+from proxyfab.spec import ConnectorSpec, read_secret
 
 PORT = 4222
 AUTO = "auto"
@@ -134,24 +134,10 @@ class Place(NamedTuple):
             return {**said, "user_credentials": os.path.expanduser(creds)}
         found = _remembered.get((*self.hosts, self.user))
         if self.user:
-            password = self._secret(self.password) or found or os.environ.get("PROXYFAB_NATS_PASSWORD", "")
+            password = read_secret(self.password, self.label) or found or os.environ.get("PROXYFAB_NATS_PASSWORD", "")
             return {**said, "user": self.user, "password": password}
-        token = self._secret(self.token) or found or os.environ.get("PROXYFAB_NATS_TOKEN", "")
+        token = read_secret(self.token, self.label) or found or os.environ.get("PROXYFAB_NATS_TOKEN", "")
         return {**said, "token": token} if token else said
-
-    def _secret(self, reference: str) -> str:
-        kind, _, where = reference.partition(":")
-        try:
-            if kind == "env":
-                return os.environ[where]
-            if kind == "file":
-                with open(os.path.expanduser(where)) as file:
-                    return file.read().strip()
-        except (KeyError, OSError) as error:
-            raise AccessDenied(
-                f"The secret for {self.label} should be in {reference}, which is not there here; set it."
-            ) from error
-        return ""
 
     def _context(self) -> Any:
         import ssl
