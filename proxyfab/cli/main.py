@@ -19,6 +19,7 @@ _COMMANDS = {
     "demo": "proxyfab.cli.run",
     "doctor": "proxyfab.cli.doctor",
     "du": "proxyfab.cli.holdings",
+    "erasure": "proxyfab.cli.erasure",
     "events": "proxyfab.cli.events",
     "gc": "proxyfab.cli.gc",
     "inspect": "proxyfab.cli.holdings",

@@ -178,7 +178,8 @@ class Asking:
         race: Race[T] = Race()
         try:
             for member in asked:
-                self._means.ask(race, member, member, what, partial(call, self._means.key_at(locator, member)), 0)
+                run = self._means.at(self._means.key_at(locator, member), call)
+                self._means.ask(race, member, member, what, run, 0)
             return self._means.answers(race, enough, all=wait)
         finally:
             race.close()

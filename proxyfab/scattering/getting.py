@@ -155,16 +155,16 @@ class Getting:
         return int(mine is not None and late < self._means.pace.first and mine > 3 * late)
 
     def _fetch(self, race: Race[Frames | None], member: int, number: int, locator: Locator) -> None:
-        key, pace, length = self._means.key_at(locator, member), self._means.pace, locator.shape.length
+        pace, length = self._means.pace, locator.shape.length
 
-        def fetch(child: Any) -> Frames | None:
+        def fetch(key: Key, child: Any) -> Frames | None:
             began = time.monotonic()
             value: Frames | None = child.get(key)
             if value is not None and number >= 0:
                 pace.add(length, time.monotonic() - began)
             return value
 
-        self._means.ask(race, member, number, "get", fetch)
+        self._means.ask(race, member, number, "get", self._means.at(self._means.key_at(locator, member), fetch))
 
     def _take(self, found: Found, answer: Answer[Frames | None], locator: Locator) -> None:
         member, number = answer.child, answer.number

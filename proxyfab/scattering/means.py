@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from proxyfab.buffers import Frames
@@ -17,6 +18,8 @@ from proxyfab.scattering.members import Members, Pace
 
 T = TypeVar("T")
 _SLACK = 3.0
+_QUICK = 0.1
+"""Seconds after which an error is that of a place that cannot be reached."""
 
 
 class Means:
@@ -100,6 +103,27 @@ class Means:
         """Until when others are waited for when what is necessary is done."""
         now = time.monotonic()
         return now + max(self.pace.first, _SLACK * (now - began))
+
+    def at(self, key: Key, call: Callable[[Key, Any], T]) -> Callable[[Any], T]:
+        """A call for what a member knows by a key; where its place was made anew, and refuses the key, by name alone.
+
+        Only what is found so counts: that a place does not know a name says nothing while its own key is refused.
+        """
+
+        def run(child: Any) -> T:
+            began = time.monotonic()
+            try:
+                return call(key, child)
+            except ProxyfabError:
+                if not key.where or time.monotonic() - began > _QUICK:
+                    raise
+                with suppress(ProxyfabError):
+                    found = call(Key(key.id), child)
+                    if found:
+                        return found
+                raise
+
+        return run
 
     def why(self, answer: Answer[Any]) -> str:
         """What went wrong at a member, for a message."""

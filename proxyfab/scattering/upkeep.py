@@ -109,6 +109,14 @@ class Upkeep:
             self._registers.refresh(name)
         return report.plus(self._sweep(found, repair=repair))
 
+    def refresh(self) -> Report:
+        """Have every member that can be reached keep what names mean: after one was added, and before the next."""
+        found = self._listed
+        names = registered(self._scattering.means, found)
+        for name in self._progress(names, len(names)):
+            self._registers.refresh(name)
+        return Report(failures=tuple(map(str, found.away.values())))
+
     def _sweep(self, found: Listing, *, repair: bool) -> Report:
         """Contents that no name means."""
         names = registered(self._scattering.means, found)
@@ -244,7 +252,12 @@ def restore(scattering: Scattering, locator: Locator) -> Report:
 
 
 def _put(shard: Frames, key: Key, ttl: float | None, child: Any) -> object:
-    return child.put(shard, key=key, ttl=ttl, replace=True)
+    try:
+        return child.put(shard, key=key, ttl=ttl, replace=True)
+    except ConnectorError:
+        if not key.where:
+            raise
+        return child.put(shard, key=Key(key.id), ttl=ttl, replace=True)  # its place may have been made anew
 
 
 def _homes(scattering: Scattering, locator: Locator, number: int, taken: set[int]) -> Iterator[int]:
