@@ -18,7 +18,7 @@ from typing import NamedTuple
 from proxyfab.errors import AccessDenied, ConnectorError, IntegrityError, ProxyfabError, ResolveTimeout
 from proxyfab.link.dialling import Dial, straight
 from proxyfab.link.frames import HEADING, heading_of_letter, read_heading
-from proxyfab.link.identity import Identity
+from proxyfab.link.identity import Identity, Secured
 from proxyfab.link.streams import LOW
 from proxyfab.osio import sockets
 from proxyfab.wire import messages
@@ -85,8 +85,10 @@ def knock(
             f"No stream to {where} could be opened: {error}. Is it up, and is the port right?"
         ) from error
     with _closed_on_error(connection):
+        begun = time.monotonic()
         _say(connection, "hello", hello._asdict(), ends, where)
         answer = _hear(connection, ends, where)
+        _note(connection, begun)
         if answer.verb != "welcome":
             raise Refused(f"Our stream was refused by {where}: {answer.fields.get('why', 'it does not say why')}")
     return connection, answer.flag("fresh")
@@ -102,7 +104,9 @@ def open_door(identity: Identity, plain: socket.socket, *, timeout: float) -> tu
     """
     ends, where = time.monotonic() + timeout, "who came in"
     try:
+        begun = time.monotonic()
         connection = _handshake(identity.server(), plain, ends, server=True)
+        _note(connection, begun)
     except TimeoutError as error:
         raise ResolveTimeout(f"A stranger said nothing for {timeout:g} s.") from error
     except ssl.SSLError as error:
@@ -129,6 +133,12 @@ def refuse(connection: ssl.SSLSocket, why: str, *, timeout: float) -> None:
     """Tell a dialler why its stream is not wanted, and close it."""
     with connection, contextlib.suppress(ConnectorError, ResolveTimeout):
         _say(connection, "refused", {"why": why}, time.monotonic() + timeout, "who came in")
+
+
+def _note(connection: ssl.SSLSocket, begun: float) -> None:
+    """A round trip has ended: who dials waits for the welcome, who listens for the end of the handshake."""
+    if isinstance(connection, Secured):
+        connection.rtt = time.monotonic() - begun
 
 
 @contextlib.contextmanager

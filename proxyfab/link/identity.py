@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import math
 import os
 import ssl
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ class Identity:
 
     def _context(self, protocol: int, anchors: dict[str, bytes]) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
-        context.sslsocket_class = _Socket
+        context.sslsocket_class = Secured
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
@@ -135,11 +136,14 @@ def _anchor(name: str, public: bytes) -> bytes:
     return bytes(made.public_bytes(crypto.Encoding.DER))
 
 
-class _Socket(ssl.SSLSocket):
+class Secured(ssl.SSLSocket):
     """An SSLSocket that does not stay open where the other end broke off before the handshake.
 
     CPython forgets to close it then (`SSLSocket._create`, 3.11 to 3.13), where it asks for the other end's name.
     """
+
+    rtt = math.inf
+    """Seconds of a round trip to the other end, through whatever lies in between; as the greeting showed it."""
 
     def getpeername(self) -> Any:
         try:

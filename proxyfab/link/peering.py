@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import ssl
@@ -85,6 +86,8 @@ class Peering:
         self._alone_since = time.monotonic()
         self.trouble = ""
         """Why the last dial failed; `""` when it did not."""
+        self.rtt = math.inf
+        """Seconds of a round trip, the shortest that a greeting took."""
         self.links = 0
         """How many there were."""
         self._thread = threading.Thread(target=self._dial, name=f"proxyfab-dial-{peer}", daemon=True)
@@ -195,6 +198,7 @@ class Peering:
             connection.close()
 
     def _join(self, line: Line, number: int, connection: ssl.SSLSocket) -> None:
+        self.rtt = min(self.rtt, getattr(connection, "rtt", math.inf))
         if not line.join(number, partial(Stream, number, connection)):
             connection.close()
 

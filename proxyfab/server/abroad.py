@@ -1,9 +1,10 @@
 """What gateways say to one another: questions as keys of a link (`link.session`), and answers as objects. Sans-IO.
 
-    get    site, incarnation, namespace, id        the object, behind 64 bytes that say how long it lives
-    do     verb, site, incarnation, namespace, ids, fields     the fields of the answer
-    wait   site, incarnation, namespace, ids, seconds          which of them are there, as soon as one is
-    fetch  site, incarnation, namespace, ids, seconds          which of them the asked gateway has brought to its site
+    get    site, namespace, incarnation, id, near  the object, behind 64 bytes that say how long it lives;
+                                                   or `Elsewhere`: a site that is `near` to who asks has a copy
+    do     site, namespace, incarnation, ids, verb, fields     the fields of the answer
+    wait   site, namespace, incarnation, ids, seconds          which of them are there, as soon as one is
+    fetch  site, namespace, incarnation, ids, seconds          which of them the asked gateway has brought to its site
 
 Rules:
 1. Whatever came, a Question or an IntegrityError comes out.
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError, IntegrityError
+from proxyfab.errors import ConfigurationError, IntegrityError, ProxyfabError
 from proxyfab.server.index import Name
 
 PATIENCE = 50.0
@@ -28,6 +29,11 @@ _LIFE = struct.Struct("<d56x")
 DONE = frozenset({"exists", "stat", "evict", "renew"})
 """Verbs that one gateway does for another."""
 _IDS = 1024
+_NEAR = 16
+
+
+class Elsewhere(ProxyfabError):
+    """A copy lies at the site that this names, which is nearer to who asks."""
 
 
 class Home(NamedTuple):
@@ -61,6 +67,7 @@ class Question(NamedTuple):
     """Of `do`: which verb."""
     fields: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
     seconds: float = 0.0
+    near: tuple[str, ...] = ()
 
     def names(self, site: str) -> list[Name]:
         """The objects, as the gateway of `site` calls them."""
@@ -68,9 +75,9 @@ class Question(NamedTuple):
         return [Name(space, id) for id in self.ids]
 
 
-def get(home: Home, id: str) -> list[Any]:
+def get(home: Home, id: str, near: Sequence[str] = ()) -> list[Any]:
     """A question."""
-    return ["get", *home, id]
+    return ["get", *home, id, list(near)]
 
 
 def do(home: Home, verb: str, ids: Sequence[str], fields: dict[str, Any]) -> list[Any]:
@@ -95,8 +102,8 @@ def read(key: Any) -> Question:
         IntegrityError: It is none.
     """
     match key:
-        case ["get", str(site), str(namespace), str(incarnation), str(id)]:
-            return Question("get", Home(site, namespace, incarnation), [id])
+        case ["get", str(site), str(namespace), str(incarnation), str(id), list(near)]:
+            return Question("get", Home(site, namespace, incarnation), [id], near=tuple(map(str, near[:_NEAR])))
         case ["do", str(site), str(namespace), str(incarnation), list(ids), str(verb), dict(fields)] if verb in DONE:
             return Question("do", Home(site, namespace, incarnation), _ids(ids), verb, fields)
         case ["wait" | "fetch" as verb, str(site), str(namespace), str(incarnation), list(ids), float(seconds)]:

@@ -1,4 +1,5 @@
-"""Copies of other sites' objects: which a gateway has, and which go first when there are too many. Arithmetic.
+"""Copies of objects at other sites than their home: which a gateway has, which go first when there are too many, and
+which other sites have of its own objects. Arithmetic.
 
 What is in use by a request that is being answered is spared, so a batch may be larger than the limit for that long.
 """
@@ -6,9 +7,13 @@ What is in use by a request that is being answered is spared, so a batch may be 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from proxyfab.server.index import Name
+
+_WORTH = 1 << 20
+"""Bytes from which on an object is fetched from the nearest site, and not from its home."""
+_REMEMBERED = 100_000
 
 
 class Copies:
@@ -67,3 +72,25 @@ class Copies:
     def names(self) -> list[Name]:
         """All of them."""
         return list(self._known)
+
+
+class Holders:
+    """Which sites were given which objects, as far as is remembered. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._sites: OrderedDict[Name, list[str]] = OrderedDict()
+
+    def note(self, name: Name, site: str, nbytes: int) -> None:
+        """A site was given an object; small ones are not worth a way."""
+        if nbytes >= _WORTH:
+            sites = self._sites.setdefault(name, [])
+            self._sites.move_to_end(name)
+            if site not in sites:
+                sites.append(site)
+            while len(self._sites) > _REMEMBERED:
+                self._sites.popitem(last=False)
+
+    def nearest(self, name: Name, near: Sequence[str]) -> str:
+        """The first of some sites, the nearest one first, that may have an object; `""` for none."""
+        sites = self._sites.get(name, ())
+        return next((site for site in near if site in sites), "")

@@ -21,7 +21,7 @@ from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
 from proxyfab.link.line import Line
 from proxyfab.link.peering import Peering
-from proxyfab.link.question import Question
+from proxyfab.link.question import Outcome, Question
 from proxyfab.link.session import Want
 from proxyfab.server import abroad
 from proxyfab.server.abroad import PATIENCE, Home, home_of
@@ -40,6 +40,8 @@ _TURN = 20.0
 """Seconds of one wait at another site; then it is asked anew."""
 _LANDING = "<landing>"
 _TIDY = 30.0
+_SOON = 5.0
+"""Seconds, besides ten round trips, that a site may take to hand out a copy; then its home is asked."""
 
 
 class Far:
@@ -138,18 +140,61 @@ class Far:
         try:
             home = _home(names[0])
             peering = self._sites.peering(home.site)
-            keys = [abroad.get(home, name.id) for name in names]
+            near = self._sites.nearer(peering)
             asked = time.monotonic()
-            questions = yield self.ask(peering, keys, deadline, seconds)
-            return (yield from self._keep(names, questions, asked))
+            found: dict[Name, Outcome] = {}
+            if not peering.streams:  # whoever has a copy is asked first, and then there is time to wait for its home
+                for other in near:
+                    rest = [name for name in names if name not in found]
+                    found |= yield from self._copies_at(other, home, rest, deadline)
+            rest = [name for name in names if name not in found]
+            keys = [abroad.get(home, name.id, [other.peer for other in near]) for name in rest]
+            questions = (yield from self.ask(peering, keys, deadline, seconds)) if rest else []
+            found |= {name: each.outcome for name, each in zip(rest, questions, strict=True)}
+            found |= yield from self._from_elsewhere(home, found, peering, deadline, seconds)
+            return (yield from self._keep(names, [found[name] for name in names], asked))
         finally:
             for name in names:
                 self._flying.discard(name)
                 self._state.waiters.tell(Name(_LANDING + name.namespace, name.id))
 
-    def ask(self, peering: Peering, keys: Sequence[Any], deadline: float, seconds: float) -> Later:
+    def _copies_at(self, other: Peering, home: Home, names: list[Name], deadline: float) -> Any:
+        """The copies that another site has of some objects, if it says so soon."""
+        seconds = min(_SOON + 10 * min(other.rtt, 1.0), max(deadline - time.monotonic(), 0.0) / 2)
+        if not names:
+            return {}
+        try:
+            keys = [abroad.get(home, name.id) for name in names]
+            questions = yield from self.ask(other, keys, time.monotonic() + seconds, seconds)
+        except ProxyfabError:
+            return {}
+        self._state.count("far_nearer", sum(each.outcome.frames is not None for each in questions))
+        outcomes = {name: each.outcome for name, each in zip(names, questions, strict=True)}
+        return {name: outcome for name, outcome in outcomes.items() if outcome.frames is not None}
+
+    def _from_elsewhere(
+        self, home: Home, found: dict[Name, Outcome], peering: Peering, deadline: float, seconds: float
+    ) -> Any:
+        """What their home says that a nearer site has; from home after all, where that site has it no more."""
+        sites: dict[str, list[Name]] = {}
+        for name, outcome in found.items():
+            if outcome.kind == abroad.Elsewhere.__name__:
+                sites.setdefault(outcome.why, []).append(name)
+        brought: dict[Name, Outcome] = {}
+        for site, names in sites.items():
+            brought |= yield from self._copies_at(self._sites.peering(site), home, names, deadline)
+            rest = [name for name in names if name not in brought]
+            if rest:
+                questions = yield from self.ask(
+                    peering, [abroad.get(home, name.id) for name in rest], deadline, seconds
+                )
+                brought |= {name: each.outcome for name, each in zip(rest, questions, strict=True)}
+        return brought
+
+    def ask(self, peering: Peering, keys: Sequence[Any], deadline: float, seconds: float) -> Any:
         """Ask another site; comes back with the questions when all have ended."""
         lock, left = threading.Lock(), len(keys)
+        stops: list[Callable[[], None]] = []
 
         def begin(done: Callable[[Any, BaseException | None], None]) -> None:
             def ended(_: Question) -> None:
@@ -169,20 +214,23 @@ class Far:
                     done(None, peering.late(len(keys), seconds))
 
             questions = [Question(key, ended) for key in keys]
-            self._state.waiters.add([Name(_LANDING, str(id(questions)))], late, deadline)
+            stops.append(self._state.waiters.add([Name(_LANDING, str(id(questions)))], late, deadline))
             peering.ask(questions)
 
-        return Later(begin)
+        try:
+            return (yield Later(begin))
+        finally:
+            for stop in stops:  # or what came would be held until the deadline
+                stop()
 
-    def _keep(self, names: list[Name], questions: list[Question], asked: float) -> Any:
+    def _keep(self, names: list[Name], outcomes: list[Outcome], asked: float) -> Any:
         """Publish what came as copies; answers with the names of what is not there, and raises what went wrong."""
         absent: set[Name] = set()
         came: list[tuple[Name, Frames, float | None]] = []
         wrong: list[ProxyfabError] = []
-        for name, question in zip(names, questions, strict=True):
-            outcome = question.outcome
-            if outcome is None or outcome.why:
-                wrong += [] if outcome is None else [outcome.error()]
+        for name, outcome in zip(names, outcomes, strict=True):
+            if outcome.why:
+                wrong.append(outcome.error())
             elif outcome.frames is None:
                 absent.add(name)
             else:
@@ -243,7 +291,7 @@ class Far:
     def _told(self, home: Home, key: list[Any], seconds: float, site: str = "") -> Any:
         """The fields that another site answers with."""
         peering = self._sites.peering(site or home.site)
-        (question,) = yield self.ask(peering, [key], time.monotonic() + seconds, seconds)
+        (question,) = yield from self.ask(peering, [key], time.monotonic() + seconds, seconds)
         outcome = question.outcome
         if outcome.why:
             raise outcome.error()

@@ -18,8 +18,9 @@ from proxyfab.errors import ObjectLost, ProxyfabError
 from proxyfab.link.line import Line
 from proxyfab.link.session import Want
 from proxyfab.server import abroad
-from proxyfab.server.abroad import Question
+from proxyfab.server.abroad import Elsewhere, Question
 from proxyfab.server.answers import Answer
+from proxyfab.server.copies import Holders
 from proxyfab.server.host import Gateway, Host, State, Todo
 from proxyfab.server.index import Entry, Name
 from proxyfab.server.peers import Peer
@@ -47,6 +48,7 @@ class Others:
         self._far = far
         self._host = host
         self._state = state
+        self.holders = Holders()
 
     def answer(self, line: Line, wants: Sequence[Want]) -> Steps:
         """What another site asks."""
@@ -86,6 +88,12 @@ class Others:
             if entry is None:
                 absent.append((want, None))
                 continue
+            holder = self.holders.nearest(name, question.near)
+            if holder:
+                absent.append((want, Elsewhere(holder)))
+                continue
+            if question.home.site == self._far.site:
+                self.holders.note(name, line.peer, entry.nbytes)
             if total and total + entry.nbytes > _TOGETHER:
                 yield from self._some(line, some)
                 some, total = [], 0

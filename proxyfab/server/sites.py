@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from ssl import SSLSocket
 
 from proxyfab.errors import AccessDenied, ConfigurationError
@@ -17,6 +18,7 @@ from proxyfab.registry import load
 from proxyfab.server.options import Site
 
 _REFUSAL = 10.0
+_NEARER = 0.5
 
 
 class Sites:
@@ -85,6 +87,14 @@ class Sites:
                 f"--peer {site}=HOST:PORT#KEY."
             )
         return found
+
+    def nearer(self, than: Peering) -> list[Peering]:
+        """Sites that there are links to and whose way is half as long at most, the nearest one first; where there is no
+        link to that site, all.
+        """
+        limit = than.rtt * _NEARER if than.streams else math.inf
+        found = [each for each in self._peerings.values() if each is not than and each.streams and each.rtt <= limit]
+        return sorted(found, key=lambda each: each.rtt)
 
     def figures(self) -> tuple[dict[str, float], dict[str, float]]:
         """Totals and levels, for `status`."""

@@ -3,8 +3,8 @@
     with Gateways("aps", "alcf") as sites:
         store = Store(sites.url("aps"))
 
-Promises: the first site listens and all others dial it, or what lies before it (`through`), or all meet at a relay; all
-are gone at the end.
+Promises: each site dials those before it, the first one through what lies before that (`through`), or all meet at a
+relay; all are gone at the end.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Gateways:
     """Some sites that know each other; use it in a `with` block.
 
     Args:
-        names: The sites'; the first one listens.
+        names: The sites'; each but the last one listens.
         relay: `host:port` of a relay at which they meet; then none of them listens.
-        through: From the first one's `host:port` to where the others dial, so that a cable may lie in between.
+        through: From the first one's `host:port` to where the others dial it, so that a cable may lie in between.
         options: Of every gateway.
         each: Of one gateway, by its site.
     """
@@ -81,12 +81,11 @@ class Gateways:
             root = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="proxyfab-sites-")))
             rings = {name: Keyring(root / name) for name in self.names}
             keys = {name: ring.make("sign", name).public for name, ring in rings.items()}
-            dialled = ""
+            dialled: dict[str, str] = {}
             for name, ring in rings.items():
-                first = self.names[0]
-                where = {other: dialled if other == first else "" for other in self.names if other != name}
-                peers = [f"{other}={address}#{keys[other]}" for other, address in where.items()]
-                listens = ["--listen", "127.0.0.1:0"] if name == first else []
+                others = [other for other in self.names if other != name]
+                peers = [f"{other}={dialled.get(other, '')}#{keys[other]}" for other in others]
+                listens = ["--listen", "127.0.0.1:0"] if name != self.names[-1] else []
                 ways = ["--relay", self._relay] if self._relay else listens
                 options = [*ways, *self._peers(peers), *self._options, *self._each.get(name, ())]
                 server = NodeServer(
@@ -95,7 +94,8 @@ class Gateways:
                 )
                 self.servers[name] = ends.enter_context(server)
                 if listens and not self._relay:
-                    dialled = self._through(str(server.ready["listen"]))
+                    where = str(server.ready["listen"])
+                    dialled[name] = where if dialled else self._through(where)
             self._ends = ends.pop_all()
         return self
 
