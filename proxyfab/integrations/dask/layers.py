@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Hashable
+from copy import copy
 from typing import Any
 
 from dask._task_spec import convert_legacy_graph
@@ -22,10 +23,12 @@ def weighed(graph: Any) -> tuple[Any, int]:
 def materialized(graph: Any) -> tuple[dict[Hashable, Any], dict[str, dict[Hashable, Any]]]:
     """The tasks of a graph, and what is said of them by kind and key."""
     annotations: dict[str, dict[Hashable, Any]] = {}
-    for layer in _layers(graph).values():
+    layers = _layers(graph)
+    for layer in layers.values():
         for kind, said in (layer.annotations or {}).items():
             annotations.setdefault(kind, {}).update({key: said(key) if callable(said) else said for key in layer})
-    return convert_legacy_graph(dict(graph)), annotations
+    tasks = {key: task for layer in layers.values() for key, task in layer.items()} if layers else dict(copy(graph))
+    return convert_legacy_graph(tasks), annotations
 
 
 def rewritten(
@@ -45,5 +48,5 @@ def rewritten(
 
 
 def _layers(graph: Any) -> dict[str, Any]:
-    """None of a graph that is but a dict."""
-    return graph.layers if isinstance(graph, HighLevelGraph) else {}
+    """Copies, as Dask does not want those that it sent to be materialized; none of what is but a dict, or like one."""
+    return {name: copy(layer) for name, layer in graph.layers.items()} if isinstance(graph, HighLevelGraph) else {}

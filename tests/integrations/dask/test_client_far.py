@@ -26,7 +26,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         n_workers=1,
         threads_per_worker=1,
         env={"PROXYFAB_SHM_DIR": str(root)},
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
         silence_logs=40,
     ) as cluster:

@@ -96,6 +96,40 @@ def test_an_asynchronous_client(cluster: Any, big: Any) -> None:
     assert asyncio.run(work()) == (int(big[0]), [int(big[i]) for i in range(3)], 1)
 
 
+def test_joblib_hands_large_arguments_by_reference(client: Client, big: Any) -> None:
+    import joblib
+
+    from proxyfab.integrations.joblib import register
+
+    register()
+    before = puts(client)
+    with joblib.parallel_config(backend="proxyfab"):
+        work = [joblib.delayed(nth)(big, place, more=[big]) for place in range(20)]
+        assert joblib.Parallel()(work) == [2 * int(big[place]) for place in range(20)]
+        assert puts(client) == before + 1
+        assert joblib.Parallel()(joblib.delayed(nested)(big, place) for place in range(2)) == [int(big[0]), int(big[1])]
+    with joblib.parallel_config(backend="proxyfab", scatter=[big]):
+        assert joblib.Parallel()(joblib.delayed(nth)(big, place) for place in range(3)) == [
+            int(big[i]) for i in range(3)
+        ]
+    disable(client)
+    with joblib.parallel_config(backend="proxyfab"):
+        assert joblib.Parallel()(joblib.delayed(nth)(big, place) for place in range(3)) == [
+            int(big[i]) for i in range(3)
+        ]
+
+
+def nth(array: Any, place: int, more: Any = ()) -> int:
+    return int(array[place]) + sum(int(each[place]) for each in more)
+
+
+def nested(array: Any, place: int) -> int:
+    """As `nth`, by tasks of its own."""
+    import joblib
+
+    return int(joblib.Parallel()(joblib.delayed(nth)(array, each) for each in (place,))[0])
+
+
 # -- where it cannot be ----------------------------------------------------------------------------------------------
 
 
@@ -128,7 +162,7 @@ class _Full:
 def test_clusters_of_threads_get_names_by_content_and_keywords(big: Any) -> None:
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=40
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=40
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -142,8 +176,8 @@ def test_clusters_of_threads_get_names_by_content_and_keywords(big: Any) -> None
 def test_a_scheduler_that_takes_no_plugins_has_plain_clients(caplog: pytest.LogCaptureFixture, big: Any) -> None:
     async def work() -> int:
         with dask.config.set({"distributed.scheduler.blocked-handlers": ["register_scheduler_plugin"]}):
-            async with distributed.Scheduler(dashboard_address=None, port=0) as scheduler:
-                async with distributed.Worker(scheduler.address, nthreads=1, dashboard_address=None):
+            async with distributed.Scheduler(dashboard_address="127.0.0.1:0", port=0) as scheduler:
+                async with distributed.Worker(scheduler.address, nthreads=1, dashboard_address="127.0.0.1:0"):
                     async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
                         return await client.submit(len, big)
 
@@ -181,11 +215,11 @@ def test_encrypted_connections_and_scheduler_files(big: Any, tmp_path: Any) -> N
 
     async def work() -> Any:
         async with distributed.Scheduler(
-            protocol="tls", security=security, dashboard_address=None, port=0, host="127.0.0.1"
+            protocol="tls", security=security, dashboard_address="127.0.0.1:0", port=0, host="127.0.0.1"
         ) as scheduler:
             path.write_text(json.dumps(scheduler.identity()))
             async with distributed.Worker(
-                scheduler.address, security=security, nthreads=1, dashboard_address=None, host="127.0.0.1"
+                scheduler.address, security=security, nthreads=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
             ):
                 async with Client(
                     scheduler_file=str(path), security=security, asynchronous=True, set_as_default=False

@@ -73,7 +73,9 @@ def _of(store: Store) -> list[str]:
 
 def scheduler_alone(talk: Any) -> None:
     """A scheduler and a worker in this process, and a client with large work, for one who kills it."""
-    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None, protocol="tcp://") as cluster:
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp://"
+    ) as cluster:
         client = Client(cluster)
         futures = client.map(grown, [large(0), large(1)])
         distributed.wait(futures)
