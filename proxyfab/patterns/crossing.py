@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxyfab.patterns.parcel import Parcel, can_be_proxied, wrapped
-from proxyfab.patterns.passing import SMALL, WHOLE, Limits, bare, fill, plan, proxies_in
+from proxyfab.patterns.passing import SMALL, Limits, bare, fill, plan, proxies_in
 from proxyfab.patterns.wishes import REF, VALUE, Wishes
 from proxyfab.proxy import factory_of, is_proxy, is_resolved
 from proxyfab.ref import Ref
@@ -98,9 +98,11 @@ class Crossing:
 
     def passed(self, value: Any, wish: str | None, wrap: Callable[[Any], Any]) -> Any:
         """One value as it travels: as a wish says or, without one, as its size does."""
+        if wish is REF:
+            return wrap(value) if can_be_proxied(value) else value
         if type(value) in SMALL or wish is VALUE or not can_be_proxied(value):
             return value
-        return fill(value, WHOLE if wish is REF else plan(value, self.limit), wrap)
+        return fill(value, plan(value, self.limit), wrap)
 
 
 def ahead(proxies: Iterable[Any]) -> None:

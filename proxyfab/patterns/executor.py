@@ -118,7 +118,7 @@ class ProxyExecutor(Executor):
     def _submit(self, known: _Known, args: tuple[Any, ...], kwargs: dict[str, Any], call: object = None) -> Future[Any]:
         task, crossing, above = known
         for value in (*args, *kwargs.values()) if kwargs else args:
-            if type(value) not in SMALL and (type(value) not in _PLAIN or weigh(value, above) >= above):
+            if not above or (type(value) not in SMALL and (type(value) not in _PLAIN or weigh(value, above) >= above)):
                 shipment = Shipment(crossing, self._custody, call)
                 args, kwargs = shipment.pack(args, kwargs)
                 return shipment.send(self.executor, self._line, task, args, kwargs)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, ForwardRef, NamedTuple, Union, get_args, get_origin
 
 
 class ByRef:
@@ -99,14 +100,19 @@ def _found(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def _wish(annotation: Any, space: dict[str, Any]) -> str | None:
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
-        if "By" not in annotation and "Annotated" not in annotation:
-            return None  # nothing of ours can be in it
         try:
-            annotation = eval(annotation, space)  # the module's own text, as typing.get_type_hints does
+            return _wish(eval(annotation, space), space)  # the module's own text, as typing.get_type_hints does
         except Exception:  # noqa: BLE001 - a name that only a type checker knows
             return _spelt(annotation)
-    if get_origin(annotation) is not Annotated:
+    if type(annotation).__name__ == "TypeAliasType":  # since Python 3.12
+        return _wish(annotation.__value__, space)
+    origin = get_origin(annotation)
+    if origin is Union or origin is UnionType:
+        return next(filter(None, [_wish(one, space) for one in get_args(annotation)]), None)
+    if origin is not Annotated:
         return None
     for mark in reversed(get_args(annotation)[1:]):
         if mark is ByRef or isinstance(mark, ByRef):

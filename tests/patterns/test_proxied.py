@@ -21,7 +21,7 @@ import pytest
 from proxyfab import Store, is_proxy, is_resolved, ref_of
 from proxyfab.errors import ConfigurationError, SerializationError
 from proxyfab.patterns.proxied import proxied
-from proxyfab.patterns.wishes import ByRef, ByValue
+from proxyfab.patterns.wishes import REF, ByRef, ByValue, Wishes
 from proxyfab.testing.content import held
 
 if TYPE_CHECKING:
@@ -233,6 +233,13 @@ def test_annotations_decide_for_one_argument() -> None:
     assert wishful(1, BIG) == [True, False, False, False]
     assert wishful(a=1, b=BIG, d=BIG) == [True, False, False, True]
     assert not is_proxy(by_value())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs Python 3.12")
+def test_a_type_statement_is_an_alias() -> None:
+    space: dict[str, Any] = {"Annotated": Annotated, "ByRef": ByRef}
+    exec("type Alias = Annotated[int, ByRef]\ndef function(x: Alias): ...", space)
+    assert Wishes(space["function"]).of(0) == REF
 
 
 def test_a_reference_asked_for_travels_inside_when_it_is_small() -> None:
