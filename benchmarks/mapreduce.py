@@ -118,6 +118,14 @@ class Crew:
         self._processes.append(process)
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # a worker that cannot be replaced: nobody is to wait for what will not come
+            for future, *_ in [*self._tasks, *[task for task in self._busy.values() if task is not None]]:
+                future.set_exception(error)
+            raise
+
+    def _serve(self) -> None:
         while True:
             for pipe in wait([*self._busy, self._bell[0]]):
                 if pipe is self._bell[0]:

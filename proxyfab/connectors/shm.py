@@ -28,7 +28,7 @@ from proxyfab.keys import Fresh, Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
 from proxyfab.osio.entries import open_held, slot_of, write_new
-from proxyfab.osio.files import Part, names_it, open_file, translate
+from proxyfab.osio.files import Part, check_regular, names_it, open_anything, translate
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import is_name
 from proxyfab.osio.objects import name_of
@@ -201,7 +201,7 @@ class SharedMemoryConnector(Lodged):
         path = self._path(key)
         for _ in range(_TRIES):
             try:
-                fd = open_file(path)
+                fd = open_anything(path)
             except OSError as error:
                 raise translate(error, "read", path) from error
             if fd is None:
@@ -217,9 +217,11 @@ class SharedMemoryConnector(Lodged):
                 if result is not None:
                     return result
             except IntegrityError as error:
+                check_regular(fd, path)
                 if names_it(path, fd):
                     raise IntegrityError(f"{path} is damaged: {error}. Evict it, or put it anew.") from error
             except OSError as error:
+                check_regular(fd, path)
                 raise translate(error, "read", path) from error
             finally:
                 os.close(fd)
