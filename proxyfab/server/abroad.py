@@ -5,6 +5,7 @@
     do     site, namespace, incarnation, ids, verb, fields     the fields of the answer
     wait   site, namespace, incarnation, ids, seconds          which of them are there, as soon as one is
     fetch  site, namespace, incarnation, ids, seconds          which of them the asked gateway has brought to its site
+    take   site, namespace, incarnation, ids, seconds, fields  nothing: what lay at `from` is under the one id now
 
 Rules:
 1. Whatever came, a Question or an IntegrityError comes out.
@@ -95,6 +96,11 @@ def fetch(home: Home, ids: Sequence[str], seconds: float) -> list[Any]:
     return ["fetch", *home, list(ids), seconds]
 
 
+def take(home: Home, id: str, staged: Sequence[str], fields: dict[str, Any], seconds: float) -> list[Any]:
+    """A question."""
+    return ["take", *home, [id], seconds, {**fields, "from": list(staged)}]
+
+
 def read(key: Any) -> Question:
     """A question that came.
 
@@ -106,11 +112,25 @@ def read(key: Any) -> Question:
             return Question("get", Home(site, namespace, incarnation), [id], near=tuple(map(str, near[:_NEAR])))
         case ["do", str(site), str(namespace), str(incarnation), list(ids), str(verb), dict(fields)] if verb in DONE:
             return Question("do", Home(site, namespace, incarnation), _ids(ids), verb, fields)
+        case ["take", str(site), str(namespace), str(incarnation), [str(id)], float(seconds), dict(fields)]:
+            return Question("take", Home(site, namespace, incarnation), [id], fields=fields, seconds=_seconds(seconds))
         case ["wait" | "fetch" as verb, str(site), str(namespace), str(incarnation), list(ids), float(seconds)]:
-            if not 0.0 <= seconds <= 1e6:
-                raise IntegrityError("A site asks for a time that is none.")
-            return Question(verb, Home(site, namespace, incarnation), _ids(ids), seconds=seconds)
+            return Question(verb, Home(site, namespace, incarnation), _ids(ids), seconds=_seconds(seconds))
     raise IntegrityError("A site asks for something that this version does not know; upgrade the older side.")
+
+
+def staged_in(fields: dict[str, Any]) -> tuple[Home, str]:
+    """Where an object lies that is to be taken."""
+    match fields.get("from"):
+        case [str(site), str(namespace), str(incarnation), str(id)]:
+            return Home(site, namespace, incarnation), id
+    raise IntegrityError("A site asks to take an object, and does not say from where.")
+
+
+def _seconds(seconds: float) -> float:
+    if not 0.0 <= seconds <= 1e6:
+        raise IntegrityError("A site asks for a time that is none.")
+    return seconds
 
 
 def _ids(ids: list[Any]) -> list[str]:

@@ -267,18 +267,17 @@ class Far:
             return self._do(message, home)
         if message.verb == "wait":
             return self._wait(peer, message, home)
+        if message.verb == "give":
+            return self._give(message, home)
         raise CapabilityError(
-            f"Objects of site {home.site} can be read, waited for and evicted from site {self.site}, and not changed "
-            f"({message.verb}): put here and send the reference."
+            f"Objects of site {home.site} can be put, read, waited for and evicted from site {self.site}, and not "
+            f"{message.verb}: do that at their site."
         )
 
     def _do(self, message: Message, home: Home) -> Steps:
         ids = [id for _, id in message.names()]
         if message.verb == "evict":
-            names = [Name(str(home), id) for id in ids]
-            for name in names:
-                self.copies.forget(name)
-            self._drop(names)
+            self._let_go(home, ids)
         rest = {name: value for name, value in message.fields.items() if name not in ("ns", "ids", "within")}
         fields = yield from self._told(home, abroad.do(home, message.verb, ids, rest), _within(message))
         if message.verb == "stat":
@@ -323,6 +322,23 @@ class Far:
         finally:
             peer.waits.pop(request, None)
         return None
+
+    def _give(self, message: Message, home: Home) -> Steps:
+        """Have another site put an object under a name of its own that was put here for that."""
+        fields = {name: message.fields.get(name) for name in ("ttl", "replace")}
+        ((_, id),), seconds = message.names(), _within(message)
+        staged = (self.site, message.text("staged_ns"), self._host.incarnation, message.text("staged"))
+        key = abroad.take(home, id, staged, fields, seconds)
+        yield from self._told(home, key, seconds)
+        self._let_go(home, [id])  # it may be a copy of what was replaced
+        return Answer("ok", {})
+
+    def _let_go(self, home: Home, ids: Sequence[str]) -> None:
+        """Have no copies of these any more."""
+        names = [Name(str(home), id) for id in ids]
+        for name in names:
+            self.copies.forget(name)
+        self._drop(names)
 
     def push(self, message: Message) -> Steps:
         """Have another site fetch objects now, or fetch another site's to this one."""

@@ -3,30 +3,35 @@
 Rules:
 1. What is asked is read before anything is done (`abroad.read`); who asks nonsense gets an error and nothing else.
 2. Objects go out as they lie in the storage; digests are reckoned in a thread beside the loop's.
-3. Of objects of a third site only copies that are here are handed out: nobody is sent on a way through here.
+3. Of objects of a third site only copies that are here are handed out: nobody is sent on a way through here, and
+   nothing is done in a name's sake but to this site's own objects.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxyfab.background import start
 from proxyfab.buffers import Frames
-from proxyfab.errors import ObjectLost, ProxyfabError
+from proxyfab.errors import IntegrityError, ObjectLost, ProxyfabError
 from proxyfab.link.line import Line
 from proxyfab.link.session import Want
+from proxyfab.osio.namespace import is_name
 from proxyfab.server import abroad
 from proxyfab.server.abroad import Elsewhere, Question
 from proxyfab.server.answers import Answer
 from proxyfab.server.copies import Holders
 from proxyfab.server.host import Gateway, Host, State, Todo
 from proxyfab.server.index import Entry, Name
+from proxyfab.server.moves import Moves
 from proxyfab.server.peers import Peer
 from proxyfab.server.storage import Steps
 from proxyfab.wire.messages import NOBODY, Message
 
+_TAKEN = 10_000
 _TOGETHER = 64 << 20
 """Bytes of objects that are read from the storage at once, beyond the first."""
 Found = tuple[Want, "Frames | ProxyfabError | None"]
@@ -49,6 +54,9 @@ class Others:
         self._host = host
         self._state = state
         self.holders = Holders()
+        self._moves = Moves(host, state)
+        self._taken: OrderedDict[Name, None] = OrderedDict()
+        """What was put for other sites just now: who asks again, as an answer was lost, is told that it is done."""
 
     def answer(self, line: Line, wants: Sequence[Want]) -> Steps:
         """What another site asks."""
@@ -71,6 +79,9 @@ class Others:
 
     def _check(self, question: Question) -> None:
         home, here = question.home, self._host.incarnation
+        mine = home.site == self._far.site
+        if (not mine and question.verb in ("do", "wait", "take")) or (mine and not is_name(home.namespace)):
+            raise IntegrityError(f"Site {self._far.site} is asked for what is not its own: {str(home)[:200]!r}.")
         if home.site == self._far.site and question.verb != "fetch" and home.incarnation != here:
             raise ObjectLost(
                 f"The gateway of site {home.site} was started anew, and what it held before is lost: incarnation "
@@ -132,6 +143,8 @@ class Others:
             fields: dict[str, Any] = {**question.fields, "ns": question.home.namespace, "ids": question.ids}
             message = Message(question.what, NOBODY, fields)
             self._host.post(lambda: self.perform(Peer(b"", -1, self._host.line), message), reply)
+        elif question.verb == "take":
+            self._host.post(lambda: self._take(question), reply)
         elif question.verb == "wait":
             self._host.post(lambda: self._wait(question, reply), reply)
         else:
@@ -148,6 +161,27 @@ class Others:
 
         self._state.waiters.add(names, wake, time.monotonic() + question.seconds)
         return None
+
+    def _take(self, question: Question) -> Steps:
+        """Put an object that lies at another site under a name of this one, once."""
+        home, id = abroad.staged_in(question.fields)
+        far, message = Name(str(home), id), Message("put", NOBODY, question.fields)
+        if far not in self._taken:
+            wish = self._moves.wish(message, Name(question.home.namespace, question.ids[0]), 0)
+            yield from self._far.bring([far], question.seconds)
+            try:
+                entry = self._state.find(far)
+                if entry is None:
+                    raise ObjectLost(f"What site {home.site} wants to be put here is not there any more; put it again.")
+                (frames,) = yield self._host.storage.get([entry.place])
+                place = yield from self._moves.store(frames)
+                yield from self._moves.keep(wish._replace(nbytes=entry.nbytes), place)
+            finally:
+                self._far.release([far])
+            self._taken[far] = None
+            while len(self._taken) > _TAKEN:
+                self._taken.popitem(last=False)
+        return Answer("ok", {})
 
     def _fetch(self, question: Question) -> Steps:
         """Bring objects to this site, because another one says that they will be needed here."""

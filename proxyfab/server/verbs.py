@@ -71,6 +71,7 @@ class Verbs:
             "reap": (self.reap, True),
             "status": (self.status, False),
             "push": (self.push, False),
+            "give": (self.give, True),
         }
 
     # -- requests in general -------------------------------------------------------------------------------------
@@ -185,6 +186,10 @@ class Verbs:
     def push(self, peer: Peer, message: Message) -> Steps:
         """Bring objects to another site, or another site's to this one."""
         return self._gateway().push(message)
+
+    def give(self, peer: Peer, message: Message) -> Steps:
+        """Put what lies here under another site's name; `forward` has it, and only it."""
+        raise IntegrityError("What is given goes to another site, and this names none.")
 
     def exists(self, peer: Peer, message: Message) -> Answer:
         """Whether objects are there."""

@@ -10,14 +10,17 @@ its children, and then counts for every URL of another site. Without it a URL's 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import ClassVar
 
+from proxyfab.abc import check_batch, check_ttl
+from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.servers import TIMEOUT, Reach, Spot
 from proxyfab.connectors.zmq.spaces import draw
-from proxyfab.errors import ConfigurationError, ConnectorError
+from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.osio.namespace import is_name
 from proxyfab.policy import check_address, is_received
@@ -25,6 +28,8 @@ from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.zeromq.guard import CLIENT
 
 VARIABLE = "PROXYFAB_SITE"
+_STAGED = 600.0
+"""Seconds that an object lives here which another site is to take, if its process is killed meanwhile."""
 _PART = 0.9
 """Of a call's time a gateway may take so much for what it asks other sites."""
 
@@ -127,6 +132,35 @@ class SiteConnector(ZMQConnector):
             return self._spot(self.namespace)
         site, namespace, incarnation = _home(key)
         return self._spot(namespace, incarnation) if site == self.site else self._spot(key.where)
+
+    def put(self, frames: Frames, *, key: Key | None = None, ttl: float | None = None, replace: bool = False) -> Key:
+        home = None if key is None or not key.where else _home(key)
+        if key is None or home is None or home[0] == self.site:
+            return super().put(frames, key=key, ttl=ttl, replace=replace)
+        check_ttl(ttl)
+        staged = super().put(frames, ttl=_STAGED)
+        try:
+            spot = self._find(staged)
+            said = {"ns": key.where, "ids": [key.id], "ttl": ttl, "replace": replace, **self._extra}
+            spot.link.ask("give", {**said, "staged_ns": spot.namespace, "staged": staged.id})
+        finally:
+            with contextlib.suppress(ProxyfabError):  # it expires
+                self.evict(staged)
+        return key
+
+    def put_many(
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        if keys is None or all(not key.where or _home(key)[0] == self.site for key in keys):
+            return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
+        check_batch(many, keys)
+        pairs = zip(many, keys, strict=True)
+        return [self.put(frames, key=key, ttl=ttl, replace=replace) for frames, key in pairs]
 
     def push(self, keys: Sequence[Key], to: str) -> list[bool]:
         """Bring objects to another site before somebody asks for them there; says which of them are there now."""
