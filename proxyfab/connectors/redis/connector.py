@@ -53,8 +53,6 @@ from proxyfab.wire.slot import id_hash
 
 T = TypeVar("T")
 _TRIES = 5
-_PATIENCE = 30.0
-"""Seconds that a wait lasts before it begins anew, with all attempts that a call has."""
 
 
 class RedisConnector(BaseConnector):
@@ -186,20 +184,9 @@ class RedisConnector(BaseConnector):
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         check_timeout(timeout)
-        if not keys:
-            return []
         names = self._names.names(keys)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            step = time.monotonic() + min(_PATIENCE, self._place.timeout)
-            until = step if deadline is None else min(step, deadline)
-            found = self._fleet.run_watching(names, partial(self._watch, names, until), "wait")
-            if found or until == deadline:
-                return [key for key, name in zip(keys, names, strict=True) if name in found]
-
-    def _watch(self, names: list[bytes], until: float, links: list[tuple[Link, list[int]]]) -> set[bytes]:
-        watches = [waiting.Watch(link, [names[place] for place in places]) for link, places in links]
-        return set(waiting.wait_any(watches, until, lambda moving: rounds.there(self._fleet, moving, "wait")))
+        found = waiting.first(self._fleet, names, timeout) if keys else set()
+        return [key for key, name in zip(keys, names, strict=True) if name in found]
 
     def put_many(
         self,

@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from time import monotonic
 
 from redis.exceptions import AskError
 
+from proxyfab.connectors.redis.rounds import there
+from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import SILENCE, Link, pack
 from proxyfab.resp.parser import Push, checked
 
 HEARTBEAT = 2.0
+_PATIENCE = 30.0
+"""Seconds that a wait lasts before it begins anew, with all attempts that a call has."""
 _MOVING = 0.02
 """Seconds between two looks for keys that are between two servers."""
 _AT_ONCE = 500
@@ -111,6 +116,22 @@ class Watch:
             self.link.missing.pop(name, None)
             if name in self._names:
                 self._doubtful[name] = None
+
+
+def first(fleet: Fleet, names: Sequence[bytes], timeout: float | None) -> set[bytes]:
+    """Those of some keys, on whichever servers, that are there as soon as one is; none when the seconds are over."""
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        step = monotonic() + min(_PATIENCE, fleet.place.timeout)
+        until = step if deadline is None else min(step, deadline)
+        found = fleet.run_watching(names, partial(_first, fleet, names, until), "wait")
+        if found or until == deadline:
+            return found
+
+
+def _first(fleet: Fleet, names: Sequence[bytes], until: float, links: list[tuple[Link, list[int]]]) -> set[bytes]:
+    watches = [Watch(link, [names[place] for place in places]) for link, places in links]
+    return set(wait_any(watches, until, lambda moving: there(fleet, moving, "wait")))
 
 
 def wait_any(watches: Sequence[Watch], deadline: float | None, ask: Callable[[list[bytes]], list[bool]]) -> list[bytes]:
