@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -32,6 +33,7 @@ from proxyfab.erasure.placement import (
     ScarcityPrice,
 )
 from proxyfab.osio.warm import Warm
+from proxyfab.testing import FaultyConnector
 
 BENCH = "erasure"
 CODES = ((4, 2), (8, 3))
@@ -55,6 +57,8 @@ def run(settings: Settings) -> Outcome:
             _code(settings, outcome, k, m, nbytes)
     for nbytes in (KB, sizes[-1]):
         _scattered(settings, outcome, nbytes)
+    for nbytes in (MB,) if settings.tiny else (MB, 10 * MB, 100 * MB):
+        _far(settings, outcome, nbytes)
     for kernel in settings.wanted(available()):
         outcome.rows.append(_stall(kernel, sizes[-1] if settings.tiny else _STALL))
     _placements(settings, outcome)
@@ -139,31 +143,50 @@ def _zfec(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
 
 
 def _scattered(settings: Settings, outcome: Outcome, nbytes: int) -> None:
-    """Six children in memory: shards of one object, beside as many bytes that are no shards."""
+    """Six children in memory: an object in shards, beside as many bytes that are no shards."""
     children = [MemoryConnector() for _ in range(6)]
     one = ErasureConnector(children, Options(k=4, m=2))
     frames, part = Frames([random.Random(4).randbytes(nbytes)]), Frames([bytes(-(-nbytes // 4))])
-    key = one.put(frames)
-    keys = [child.put(part) for child in children]
+    key, keys = one.put(frames), [child.put(part) for child in children]
 
     def uncoded() -> None:
         for child in children:
             child.evict(child.put(part))
 
-    def uncoded_get() -> None:
-        for child, held in zip(children[:4], keys, strict=False):
-            child.get(held)
+    def moved() -> None:
+        for child, held in zip(children, keys, strict=True):
+            found = child.get(held)
+            if found is None or not found.tobytes():
+                raise AssertionError("it is not there")
 
     functions = {
-        "put and evict": {"scattered (4, 2)": lambda: one.evict(one.put(frames)), "six puts, uncoded": uncoded},
-        "get": {"scattered (4, 2)": lambda: one.get(key), "four gets, uncoded": uncoded_get},
+        "put and evict": {"erasure (4, 2)": lambda: one.evict(one.put(frames)), "six puts, uncoded": uncoded},
+        "get": {"erasure (4, 2)": lambda: one.get(key), "six gets, copied": moved},
     }
     for what, each in functions.items():
         samples = compare(each, rounds=min(settings.rounds(nbytes), 7), calls=1)
         for name, seconds in samples.items():
             outcome.rows.append(row(BENCH, f"{what}, in memory", name, seconds, nbytes=nbytes))
-    for child in children:
-        child.close()
+    one.close()
+
+
+def _far(settings: Settings, outcome: Outcome, nbytes: int) -> None:
+    """One central store 50 ms away, beside six places as far away over links as quick."""
+    delay, bandwidth = (0.001, 1e9) if settings.tiny else (0.05, 1e8)
+    frames = Frames([random.Random(5).randbytes(nbytes)])
+    central = FaultyConnector(MemoryConnector(), delay=delay, bandwidth=bandwidth)
+    sites = [FaultyConnector(MemoryConnector(), delay=delay, bandwidth=bandwidth) for _ in range(6)]
+    places = {"one central store": central, "erasure (4, 2), six sites": ErasureConnector(sites, Options(k=4, m=2))}
+    keys = {name: place.put(frames) for name, place in places.items()}
+    steps: dict[str, dict[str, Callable[[], object]]] = {
+        "put, 50 ms away": {name: partial(place.put, frames) for name, place in places.items()},
+        "get, 50 ms away": {name: partial(place.get, keys[name]) for name, place in places.items()},
+    }
+    for what, each in steps.items():
+        for name, seconds in compare(each, rounds=1 if settings.tiny else 3, calls=1).items():
+            outcome.rows.append(row(BENCH, what, name, seconds, nbytes=nbytes))
+    for place in places.values():
+        place.close()
 
 
 def _stall(kernel: str, nbytes: int) -> Row:

@@ -184,7 +184,7 @@ def _codes(nodes: list[Node], sites: int, target: float, days: float) -> list[di
     return sorted(rows, key=lambda row: (row["overhead"], row["k"]))
 
 
-# -- inside --------------------------------------------------------------------------------------------------------------
+# -- inside ----------------------------------------------------------------------------------------------------------
 
 
 def _opened(url: str) -> ErasureConnector:

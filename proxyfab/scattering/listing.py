@@ -169,7 +169,7 @@ def merged(reports: Sequence[Sequence[Reclaimed]]) -> list[Reclaimed]:
     """What members took back, one line an object; of what is no object one line each."""
     objects: dict[str, Reclaimed] = {}
     others = []
-    for one in (one for report in reports for one in report):
+    for one in {one.what: one for report in reports for one in report}.values():  # members may share a directory
         ids = _ID.findall(one.what.rpartition("/")[2])
         if not ids:
             others.append(one)

@@ -18,6 +18,8 @@ from proxyfab.scattering.members import Members, Pace
 
 T = TypeVar("T")
 _SLACK = 3.0
+_LARGE = 4 << 20
+"""Bytes from which on a copy in memory takes long enough for another thread."""
 _QUICK = 0.1
 """Seconds after which an error is that of a place that cannot be reached."""
 
@@ -63,7 +65,7 @@ class Means:
     ) -> None:
         """Begin a call to a member; its answer counts as that of shard `number`."""
         run = self.members.timed(member, what, call, nbytes)
-        race.ask(member, number, run, beside=self.members[member].may_hang)
+        race.ask(member, number, run, beside=self.members[member].may_hang or (nbytes or 0) >= _LARGE)
 
     def answers(
         self,
@@ -99,10 +101,10 @@ class Means:
             found.append(answer)
         return found
 
-    def soon(self, began: float) -> float:
+    def soon(self, began: float, least: float = 0.0) -> float:
         """Until when others are waited for when what is necessary is done."""
         now = time.monotonic()
-        return now + max(self.pace.first, _SLACK * (now - began))
+        return now + max(self.pace.first, least, _SLACK * (now - began))
 
     def at(self, key: Key, call: Callable[[Key, Any], T]) -> Callable[[Any], T]:
         """A call for what a member knows by a key; where its place was made anew, and refuses the key, by name alone.

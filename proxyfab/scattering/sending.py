@@ -23,6 +23,9 @@ from proxyfab.race import Answer, Race
 from proxyfab.scattering.means import Means
 from proxyfab.scattering.planning import Plan, Planner
 
+_LEAST = 3.0
+"""Seconds that a put waits at least for shards beyond the quorum: without one an object bears a loss less."""
+
 
 class _Put(NamedTuple):
     """A piece on its way out."""
@@ -86,9 +89,7 @@ class Sending:
             except ConnectorError as error:
                 raise self._refused(str(error), failures) from None
             coded = shape._replace(k=plan.k, m=plan.m)
-            shards = [
-                packed(coded, number, one) for number, one in enumerate(self._means.code(*coded[1:3]).encode(frames))
-            ]
+            shards = self._coded(coded, frames)
             put = _Put(coded, shards, ttl, again, {}, tried, failures)
             self._land(race, put, plan)
             if len(put.landed) >= plan.quorum:
@@ -99,6 +100,11 @@ class Sending:
         text = f"Of {plan.k + plan.m} shards only {len(put.landed)} could be stored, and {plan.quorum} are needed"
         raise self._refused(text, failures)
 
+    def _coded(self, shape: Shape, frames: Frames) -> list[tuple[Frames, bytes]]:
+        """All shards as they are stored, and the digests of their contents."""
+        contents = self._means.code(shape.k, shape.m).encode(frames)
+        return [packed(shape, number, content) for number, content in enumerate(contents)]
+
     def _land(self, race: Race[Key], put: _Put, plan: Plan) -> None:
         """Send each shard to a member of its own, and to a spare one where that fails."""
         order = list(plan.order)
@@ -108,7 +114,7 @@ class Sending:
         until = began + self._means.patience
         while race.pending:
             if len(put.landed) >= plan.quorum:
-                until = min(until, self._means.soon(began))
+                until = min(until, self._means.soon(began, _LEAST))
             answer = race.next(until - time.monotonic())
             for one in race.give_up() if answer is None else [answer]:
                 if one.value is not None:
@@ -149,7 +155,8 @@ class Sending:
             if member.error and number not in {one.child for one in failures}
         ]
         whys = "; ".join(dict.fromkeys([*map(self._means.why, failures), *resting])) or "all others are being drained"
-        full = bool(failures) and all(isinstance(one.error, CapacityError) for one in failures)
+        others = [one for one in failures if not isinstance(one.error, CapacityError)]
+        full = len(others) < len(failures) and len(others) <= self._planner.m
         said = f"{text}: {whys}. What was stored is taken back."
         return CapacityError(said) if full else ConnectorError(said)
 

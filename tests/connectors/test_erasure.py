@@ -62,11 +62,9 @@ class TestShared(ConnectorTests):
     interrupt_seconds = 2.0
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-        blocked = directory.parent / "blocked"
-        blocked.write_text("a file where a directory should be")
         monkeypatch.setenv("PROXYFAB_SHM_DIR", str(directory / "shm"))
         well = "&".join("child=shm://" for _ in range(4))
-        return f"erasure://?k=4&m=2&small=1KiB&patience=10&child=file://{blocked}/a&{well}&child=file://{blocked}/b"
+        return f"erasure://?k=4&m=2&small=1KiB&patience=10&child=file:///dev/null/a&{well}&child=file:///dev/null/b"
 
     def test_the_next_opener_takes_back_what_a_killed_owner_left(self, url: str, connect: Open) -> None:
         """Of each child, whoever next uses that child."""
