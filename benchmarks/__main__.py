@@ -52,7 +52,7 @@ DASK = ROOT / "docs" / "dask.md"
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Fewer sizes, kinds and rounds: two minutes, and README stays as it is.")
+@click.option("--quick", is_flag=True, help="Fewer sizes, kinds and rounds; README stays as it is.")
 @click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Only this benchmark; may be repeated.")
 @click.option("--systems", multiple=True, help="Only this system; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "bench", help="Where results go.")
