@@ -7,6 +7,7 @@
 #                   or of producers, consumers and brokers (ARGS="--plane events --count 200")
 #   make soak       mixed load with kills, cuts and pauses on Redis and a node server (MINUTES=30 for each)
 #   make fuzz       every decoder of bytes from outside, with coverage guidance (RUNS=100000 or SECONDS=60 for each)
+#   make test-dask  what rests on Dask's own insides, with three other versions of Dask
 #   make dask-suite distributed's own tests of its client with ours in its place (SOURCE=a checkout or archive of distributed)
 #   make bench      the benchmarks beside other systems; writes bench/ and the tables in README.md and docs/
 #   make lint       ruff, mypy, pyright and the floors
@@ -36,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start interpreters by the hundred, which must not compile the package each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help ready collected demo test test-slow kills soak fuzz dask-suite bench lint docs format clean
+.PHONY: help ready collected demo test test-slow kills soak fuzz test-dask dask-suite bench lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -81,6 +82,10 @@ soak: $(VENV)/.installed-test
 
 fuzz: $(VENV)/.installed-fuzz
 	@RUNS=$(RUNS) SECONDS=$(SECONDS) $(BIN)/python tools/fuzz $(ARGS)
+
+test-dask: $(VENV)/.installed-test
+	@tools/get-redis
+	@tools/dask-versions $(BIN)/python $(ARGS)
 
 dask-suite: $(VENV)/.installed-test
 	@$(BIN)/python tools/dask-suite $(SOURCE) $(ARGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import distributed
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster, worker_client
@@ -42,6 +43,7 @@ def plain(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster, set_as_default=False) as client:
         client.register_plugin(Keeper())
         client.register_plugin(Hand())
+        client.amm.stop()  # it would drop one of two copies, and perhaps not the one that a test has changed
         yield client
 
 
@@ -164,8 +166,12 @@ def described(value: Any) -> list[str]:
 
 MAKERS = [
     *(big_array, fortran, read_only, with_gaps, broadcast, records, masked, dates),
-    *(some_bytes, bytes_array, holder, nested, frame, table),
+    *(some_bytes, bytes_array, holder, nested, frame),
 ]
+if not distributed.__version__.startswith(
+    "2025.4."
+):  # which knows nothing of Arrow before somebody imports `pyarrow.fs`
+    MAKERS.append(table)
 
 
 def by_sockets(value: Any) -> Any:
