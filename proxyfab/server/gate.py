@@ -107,11 +107,10 @@ class Gate:
         if not self._options.allow:
             return {key: name or "-" for key, name in self._keyring.peers(self._options.key).items()}
         try:
-            lines = Path(self._options.allow).read_text().splitlines()
-        except OSError as error:
-            raise AccessDenied(
-                f"The list of clients {self._options.allow} cannot be read: {error.strerror}."
-            ) from error
+            lines = Path(self._options.allow).read_text("utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise AccessDenied(f"The list of clients {self._options.allow} cannot be read: {why}.") from error
         rows = [line.split() for line in lines if line.strip() and not line.startswith("# ")]  # a key may begin with #
         return {row[0].encode(): row[1] if len(row) > 1 else "-" for row in rows}
 

@@ -36,6 +36,8 @@ _BURST = 32
 _AT_ONCE = 32
 """Requests of one connection that are worked on at the same time, or wait for it with what they brought."""
 _SWEEP = 1.0
+_SLIPS = 100
+"""Steps in a row that may fail before the server gives up."""
 _LAST_WORDS = 0.25
 
 
@@ -68,6 +70,7 @@ class Node:
         self._stopping = False
         self._is_over = is_over
         self._swept = 0.0
+        self._slips = 0
         self._rung = True
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -88,10 +91,23 @@ class Node:
         self._poll.add(self._wake, self._woken)
         try:
             while not self._stopping:
-                self._step(self._pause())
+                self._go()
             self._finish()
         finally:
             self._close()
+
+    def _go(self) -> None:
+        """One step. A mistake of ours there ends nothing but the step, unless nothing but mistakes come of steps."""
+        try:
+            self._step(self._pause())
+        except Exception as fault:
+            self._slips += 1
+            if self._slips > _SLIPS:
+                raise
+            self._fault(fault)
+            self._rung = True  # what was not looked at is looked at again
+        else:
+            self._slips = 0
 
     def stop(self) -> None:
         """End soon. May be called from anywhere."""

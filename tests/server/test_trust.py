@@ -53,6 +53,26 @@ def test_curve_lets_in_who_is_on_the_list(keyring):
             assert all(map(is_whole, one.get_many(keys)))
 
 
+def test_a_list_that_is_damaged_lets_nobody_in_and_ends_nothing(keyring, tmp_path):
+    client, server_key = keyring.curve("client")[0], keyring.curve("server")[0].decode()
+    allowed = tmp_path / "allowed"
+    allowed.write_bytes(client + b" me\n")
+    with NodeServer(["--key", "server", "--allow", str(allowed)]) as server:
+        with ZMQConnector(server.url[6:], key=server_key, timeout=5, shared=False) as one:
+            key = one.put(signed(3 * MB))
+            for damaged in (b"\xff\xfe" + client, None):
+                allowed.unlink() if damaged is None else allowed.write_bytes(damaged)
+                with (
+                    ZMQConnector(server.url[6:], key=server_key, timeout=5) as other,
+                    pytest.raises(AccessDenied, match="does not let this client's key in"),
+                ):
+                    other.get(key)
+            allowed.write_bytes(client)
+            with ZMQConnector(server.url[6:], key=server_key, timeout=5) as other:
+                assert is_whole(other.get(key))
+            assert is_whole(one.get(key))
+
+
 def test_the_wrong_key_and_no_key_are_told(keyring):
     keyring.allow("server", keyring.curve("client")[0], "me")
     other = keyring.make("curve", "other").public
