@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from proxyfab.abc import Stat
-from proxyfab.background import Task, aside
+from proxyfab.background import Task
+from proxyfab.beside import beside
 from proxyfab.buffers import Frames
 from proxyfab.erasure.codec import fresh
 from proxyfab.erasure.locator import Locator
 from proxyfab.erasure.shard import BLAKE2B, DRAWN, KINDS, SEGMENT, Shape, digest_of
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.scattering.asking import Asking
 from proxyfab.scattering.getting import Found, Getting
@@ -87,7 +89,7 @@ class Scattering:
         shapes = [self._segment_of(id, frames.nbytes, low) for low in range(0, frames.nbytes, self.segment)]
         parts = [frames.slice(number * self.segment, self.segment) for number in range(len(shapes))]
         try:
-            done += self._each(partial(self._send, ttl), list(zip(parts, shapes, strict=True)))
+            done += self.each(partial(self._send, ttl), list(zip(parts, shapes, strict=True)))
             text = [str(one).encode() for one in done]
             listed = Frames([part for one in text for part in (_LENGTH.pack(len(one)), one)])
             shape = Shape(id, 1, 0, listed.nbytes, kind=kind, total=frames.nbytes)
@@ -104,7 +106,7 @@ class Scattering:
     def _send(self, ttl: float | None, one: tuple[Frames, Shape]) -> Locator:
         return self._sending.send(*one, ttl)
 
-    def _each(self, work: Callable[[T], R], items: list[T]) -> Iterator[R]:
+    def each(self, work: Callable[[T], R], items: Sequence[T], most: int = _AT_ONCE) -> Iterator[R]:
         """The work on each item, in order; some at once where members are far. What is begun is waited for."""
         if not any(member.may_hang for member in self.members.all):
             yield from map(work, items)
@@ -112,14 +114,15 @@ class Scattering:
         begun: deque[Task[R]] = deque()
         try:
             for item in items:
-                begun.append(aside(partial(work, item), "A segment of an object"))
-                if len(begun) >= _AT_ONCE:
+                begun.append(_begun(partial(work, item)))
+                if len(begun) >= most:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
         finally:
             for task in begun:  # what is begun now must not come after it was taken back
-                task.result()
+                with suppress(ProxyfabError):
+                    task.result()
 
     # -- getting -----------------------------------------------------------------------------------------------------
 
@@ -135,7 +138,7 @@ class Scattering:
         segments = self._segments(locator)
         if segments is None:
             return None
-        found = list(self._each(self.getting.get, segments))
+        found = list(self.each(self.getting.get, segments))
         if any(one is None for one in found):
             return None if self._segments(locator) is None else self._lost(locator)
         return Frames([view for one in found if one is not None for view in one])
@@ -223,3 +226,9 @@ class Scattering:
         self.means.closed = True
         for member in self.members.all:
             member.child.close()
+
+
+def _begun(work: Callable[[], R]) -> Task[R]:
+    task = Task(work, "An object's way to several places")
+    beside(task.run)
+    return task

@@ -18,6 +18,7 @@ Promises:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -30,8 +31,10 @@ from proxyfab.abc import (
     Stat,
     SupportsDiagnosis,
     SupportsScan,
+    check_batch,
     check_range,
     check_swap,
+    check_timeout,
     check_ttl,
 )
 from proxyfab.abilities import claiming, shared
@@ -39,7 +42,8 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.erasure.options import Options, child_text, namespaces, parse
 from proxyfab.erasure.locator import Locator
 from proxyfab.erasure.placement import Policy
-from proxyfab.errors import ConfigurationError, ConnectorError
+from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError
+from proxyfab.groups import wait_in_turn
 from proxyfab.keys import Fresh, Key
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
@@ -51,7 +55,7 @@ from proxyfab.scattering.means import nothing
 from proxyfab.scattering.members import Members, Standing
 from proxyfab.scattering.names import DRAWN, Names
 from proxyfab.scattering.planning import Planner
-from proxyfab.scattering.registers import Registers
+from proxyfab.scattering.registers import Registers, key_of
 from proxyfab.scattering.scattering import Scattering
 from proxyfab.scattering.upkeep import Mending
 from proxyfab.spec import ConnectorSpec, namespace_of
@@ -60,6 +64,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 _RESERVED = "r"
 """The locator of a key that was made here for a put to come."""
+_STEP = 0.25
+"""Seconds after which who waits for a name looks at all children."""
+_LOOK = 0.01
+_AT_ONCE = 8
+"""Objects of a batch that move at once."""
 _memory = Warm()
 
 
@@ -75,6 +84,7 @@ class ErasureConnector(BaseConnector):
 
     scheme: ClassVar[str] = "erasure"
     plain: ClassVar[type[Any] | None] = None
+    wait_bound = _STEP
 
     def __new__(cls, children: Sequence[Any], *_: Any, **__: Any) -> ErasureConnector:
         """An instance of a class that claims what all children have."""
@@ -201,6 +211,63 @@ class ErasureConnector(BaseConnector):
         drawn = self._drawn(key)
         with self._turn(key.id):
             return self.names.swap(key, drawn, old, new, ttl)
+
+    def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
+        check_timeout(timeout)
+        self._use()
+        return wait_in_turn(lambda: self._there(keys), [self._turned(keys)] if keys else [], timeout, _STEP)
+
+    def _there(self, keys: Sequence[Key]) -> list[Key]:
+        return [key for key, there in zip(keys, self.exists_many(keys), strict=True) if there]
+
+    def _turned(self, keys: Sequence[Key]) -> Callable[[float], object]:
+        """Waits at a child for the record of a name that means nothing yet; what had one before is looked at often."""
+        records = [key_of(key.id) for key in keys]
+
+        def turn(seconds: float) -> None:
+            number = next((at for at, one in enumerate(self.members.all) if not one.resting), 0)
+            try:
+                call: Callable[[Any], list[bool]] = lambda child: list(child.exists_many(records))  # noqa: E731
+                if not any(self.members.timed(number, "exists", call, 0)()):
+                    wait: Callable[[Any], list[Key]] = lambda child: list(child.wait_any(records, seconds))  # noqa: E731
+                    self.members.timed(number, "wait", wait, 0)()
+                    return
+            except ProxyfabError:
+                pass
+            time.sleep(min(seconds, _LOOK))
+
+        return turn
+
+    # -- many ----------------------------------------------------------------------------------------------------
+
+    def put_many(
+        self,
+        many: Sequence[Frames],
+        *,
+        keys: Sequence[Key] | None = None,
+        ttl: float | None = None,
+        replace: bool = False,
+    ) -> list[Key]:
+        check_batch(many, keys)
+        check_ttl(ttl)
+        if keys is not None and len(set(keys)) < len(keys):
+            return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
+        pairs = list(zip(many, keys if keys is not None else [None] * len(many), strict=True))
+        return self._side_by_side(lambda one: self.put(one[0], key=one[1], ttl=ttl, replace=replace), pairs)
+
+    def get_many(self, keys: Sequence[Key]) -> list[Frames | None]:
+        return self._side_by_side(self.get, keys)
+
+    def exists_many(self, keys: Sequence[Key]) -> list[bool]:
+        return self._side_by_side(self.exists, keys)
+
+    def evict_many(self, keys: Sequence[Key]) -> list[bool]:
+        return self._side_by_side(self.evict, keys) if len(set(keys)) == len(keys) else super().evict_many(keys)
+
+    def _side_by_side(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """The work on each item, some at once where children are far."""
+        self._use()
+        return list(self.scattering.each(work, items, _AT_ONCE)) if len(items) > 1 else [work(one) for one in items]
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
