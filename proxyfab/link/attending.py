@@ -21,6 +21,8 @@ from proxyfab.osio import sockets
 from proxyfab.wire.messages import Message
 
 _DIAL = 10.0
+_FAREWELL = 1.0
+"""Seconds that an end waits for a dial that is under way; it ends by itself."""
 _SILENCE = 45.0
 """Seconds without a word of the relay's after which a registration counts as broken; it pings three times as often."""
 _LEAST, _LONGEST = 0.1, 10.0
@@ -172,4 +174,4 @@ class Attendance:
         if connection is not None:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5.0)
+        self._thread.join(_FAREWELL)

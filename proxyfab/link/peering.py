@@ -40,6 +40,8 @@ _FORGOTTEN = 300.0
 _LEAST, _LONGEST = 0.05, 5.0
 """Seconds between dials that fail."""
 _GREETING = 10.0
+_FAREWELL = 1.0
+"""Seconds that an end waits for a dial that is under way; it ends by itself."""
 
 Knock = Callable[[Hello], "tuple[ssl.SSLSocket, bool]"]
 """Opens a stream to the other site, by whichever way leads there; see `doors.knock`."""
@@ -314,4 +316,4 @@ class Peering:
         self._refuse(questions)
         self._ask_waiting()
         if self._thread.is_alive():
-            self._thread.join(5.0)
+            self._thread.join(_FAREWELL)

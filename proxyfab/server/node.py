@@ -55,12 +55,13 @@ class Node:
         self.storage = storage
         self.incarnation = os.urandom(6).hex()
         self.address = ""
-        self.line = Line(options)
+        self.state = State(Owners(lambda process: self.line.reaches(presence_of(process)), options.orphans))
+        # Before anything is open: a site without a key is refused here.
+        self.far = Far(self, self.state, options.site) if options.site is not None else None
+        self.line: Line = Line(options)
         self._poll = Poll()
         self.side = Side(options, self._poll, self)
         self.peers: dict[bytes, Peer] = {}
-        self.state = State(Owners(lambda process: self.line.reaches(presence_of(process)), options.orphans))
-        self.far = Far(self, self.state, options.site) if options.site is not None else None
         self.verbs = Verbs(self, self.state)
         self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="proxyfab-server")
         self._done: deque[tuple[Steps, Callable[[Answer], None], Any, BaseException | None]] = deque()
