@@ -8,10 +8,13 @@ Rules:
 1. A letter is the event as it was, in a frame of its own, with attributes that begin with `dlq`. What was no event at
    all is a letter whose data are its bytes.
 2. A stored object is copied under a key of its own, so that the release of the original does not take it; one that
-   belonged to somebody else (attribute `keep`) stays where it is. What cannot be copied says why in `dlqobject`.
+   belonged to somebody else (attribute `keep`) stays where it is. What cannot be copied says why in `dlqobject`. A copy
+   has the topic's mark: if its letter never came to be, it is a stray.
 3. Which letters were replayed or purged is one value beside their topic, changed by compare-and-set; what is gone up
    to the oldest that is not is then cut off, where the broker can (CUT) and lets us. A replay that was interrupted
    publishes again under the same id, and the topic takes it once.
+4. An event that comes again and is buried again has one letter, as long as that waits; after it was replayed or purged,
+   another one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Capability, Delivery, Position, Record, Topic
 from proxyfab.patterns.stream.naming import opened
 from proxyfab.patterns.stream.references import ref_in, state_of
+from proxyfab.patterns.stream.strays import LETTERS, draw, marked
 from proxyfab.ref import Ref
 from proxyfab.wire.events import OBJECT, VALUE, Event, Frame, decode, encode, unpack_metadata
 
@@ -45,7 +49,7 @@ _REPLAYER = "~replay"
 
 def topic_of(topic: str) -> str:
     """Where the dead letters of a topic lie."""
-    return f"{topic}.dlq"
+    return f"{topic}{LETTERS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Undertaker:
         self._topic = topic
         self._group = group
         self._ready = False
+        self._keeps = Capability.STATE in broker.capabilities
 
     def event(self, frame: Frame, index: int, position: Position, attempts: int, cause: str, traceback: str) -> None:
         """Bury an event of a frame.
@@ -123,12 +128,12 @@ class Undertaker:
         said = self._said(position, attempts, cause, traceback)
         stores, data = frame.stores, event.data
         if event.kind == OBJECT:
-            stores, data, said["dlqobject"] = _copied(frame, event)
+            stores, data, said["dlqobject"] = self._copied(frame, event)
         letter = Event(event.kind, data, event.time, event.key, event.metadata, {**(event.attributes or {}), **said})
         first = frame.first + index
-        self._publish(
-            Frame(frame.producer, frame.epoch, frame.partition, first, frame.source, stores, [letter]), position
-        )
+        made = Frame(frame.producer, frame.epoch, frame.partition, first, frame.source, stores, [letter])
+        if not self._publish(made, position) and said.get("dlqobject") == _COPIED:
+            ref_in(data, stores).evict()  # the letter that waits has a copy of its own
 
     def record(self, delivery: Delivery, cause: str) -> None:
         """Bury what is no frame of events."""
@@ -152,35 +157,45 @@ class Undertaker:
             said["dlqtraceback"] = traceback[-TRACEBACK:]
         return {name: text.encode(errors="replace").decode() for name, text in said.items()}
 
-    def _publish(self, frame: Frame, position: Position) -> None:
+    def _publish(self, frame: Frame, position: Position) -> bool:
+        """Whether this is its letter; False where an earlier one of the same event waits."""
         name = topic_of(self._topic)
-        if not self._ready:
-            self._broker.ensure(Topic(name, release="never"))
-            self._ready = True
-        record = Record(encode(frame), f"{self._group}.{position.partition}.{position.offset}.{position.event}")
+        body, id = encode(frame), f"{self._group}.{position.partition}.{position.offset}.{position.event}"
+        while True:
+            try:
+                if not self._ready:
+                    self._broker.ensure(Topic(name, release="never"))
+                    self._ready = True
+                last = self._broker.describe(name).extents[0].last
+                (place,) = self._broker.publish(name, [Record(body, id)])
+            except TopicNotFound:  # somebody has deleted it meanwhile
+                self._ready = False
+                continue
+            if place.offset > last:
+                return True
+            if place.offset not in _Gone(self._broker, name):
+                return False
+            id = f"{id}~{place.offset}"
+
+    def _copied(self, frame: Frame, event: Event) -> tuple[list[str], Any, str]:
+        """Stores, data and what became of the object."""
+        store = frame.stores[event.data[0]]
+        alone = [store], [0, *event.data[1:]]
+        if (event.attributes or {}).get(KEEP):
+            return *alone, "kept"
         try:
-            self._broker.publish(name, [record])
-        except TopicNotFound:  # somebody has deleted it meanwhile
-            self._broker.ensure(Topic(name, release="never"))
-            self._broker.publish(name, [record])
-
-
-def _copied(frame: Frame, event: Event) -> tuple[list[str], Any, str]:
-    """Stores, data and what became of the object."""
-    store = frame.stores[event.data[0]]
-    alone = [store], [0, *event.data[1:]]
-    if (event.attributes or {}).get(KEEP):
-        return *alone, "kept"
-    try:
-        ref = ref_in(event.data, frame.stores)
-        if ref.key is None:
-            return *alone, "inside"
-        source = ref.store
-        copy = source.ref_from_key(source.put_payload(source.fetch(ref.key), None))
-    except (ProxyfabError, OSError) as error:
-        return *alone, f"not copied: {error}"[:CAUSE]
-    mine: Ref[Any] = Ref(ref.url, copy.key, nbytes=ref.nbytes, kind=ref.kind)
-    return [store], state_of(mine, 0), _COPIED
+            ref = ref_in(event.data, frame.stores)
+            if ref.key is None:
+                return *alone, "inside"
+            source = ref.store
+            payload = source.fetch(ref.key)
+            mark = marked(self._broker, self._topic, ref.url) if self._keeps else ""
+            key = source.put_payload(payload, draw(mark)).plain() if mark else source.put_payload(payload, None)
+            copy = source.ref_from_key(key)
+        except (ProxyfabError, OSError) as error:
+            return *alone, f"not copied: {error}"[:CAUSE]
+        mine: Ref[Any] = Ref(ref.url, copy.key, nbytes=ref.nbytes, kind=ref.kind)
+        return [store], state_of(mine, 0), _COPIED
 
 
 # -- what lies there -------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Objects without an event: who sent them was killed after they were stored, and before the broker had their event.
 
 Rules:
-1. The ids of what producers store for a topic begin with its mark, which is drawn once and kept beside the topic, with
-   the stores that they use. So strays can be told from everybody else's objects.
-2. A stray has the mark, no record of the topic refers to it, and it is older than what any producer still tries to
-   send. Stores are listed first and records read then, so that what is sent meanwhile is none. If records cannot be
-   read to the last, nothing is evicted.
+1. The ids of what producers store for a topic, and of what is copied for its dead letters, begin with its mark, which
+   is drawn once and kept beside the topic, with the stores that they use. So strays can be told from everybody else's
+   objects.
+2. A stray has the mark, no record of the topic or of its dead letters refers to it, and it is older than what any
+   producer still tries to send. Stores are listed first and records read then, so that what is sent meanwhile is none.
+   If records cannot be read to the last, nothing is evicted.
 3. Listing a store and reading a topic cost what they hold: nothing here happens unless it is asked for.
 4. Of a topic that releases nothing (`release="never"`) records may go before their objects: nothing is a stray there.
 """
@@ -31,6 +32,8 @@ from proxyfab.store import Store, open_store
 from proxyfab.wire.events import decode
 
 MARK = "release/mark"
+LETTERS = ".dlq"
+"""Behind the name of a topic: where its dead letters lie."""
 OLD = 3600.0
 """Seconds after which an object without an event is a stray. Producers try for a minute, unless told otherwise."""
 _MARK, _REST = 6, 10
@@ -92,8 +95,10 @@ def sweep_strays(broker: Broker, topic: str, *, older: float = OLD, dry_run: boo
     if kept is None or described.release == "never":
         return []
     found = _listed(_read(kept.value), time.time() - older)
-    for id in _referred(broker, topic) if found else ():
-        found.pop(id, None)
+    letters = f"{topic}{LETTERS}"  # first: what is replayed is in the topic before it is not among them any more
+    for name in (letters, topic) if found and letters in broker.topics() else (topic,) if found else ():
+        for id in _referred(broker, name):
+            found.pop(id, None)
     if not dry_run:
         evict(found.values())
     why = "whoever stored it did not live to send its event"

@@ -12,7 +12,7 @@ from proxyfab import Store, trace
 from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ConfigurationError, IntegrityError
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import Capability, Position, Record
+from proxyfab.events.model import EARLIEST, Capability, Position, Record
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.deadletters import dead_letters, purge, replay
 from proxyfab.testing import until
@@ -160,6 +160,27 @@ def test_purging_deletes_letters_and_copies(broker: Broker, store: Store) -> Non
     assert broker.describe("t.dlq").records == broker.describe("t.dlq").nbytes == 0
     assert [ref.exists() for ref in refs] == [False, False, True]
     assert list(dead_letters(broker, "t")) == []
+
+
+@pytest.mark.parametrize("purged", [True, False])
+def test_what_is_buried_again_has_one_letter_and_one_copy(broker: Broker, store: Store, purged: bool) -> None:
+    """Also within the time that its id is known: what was purged, or replayed, does not hide the next."""
+    out = Writer(broker)
+    broker.ensure_group("t", "archive")  # which keeps the objects
+    out.send([1], store=store)
+    with Consumer(broker, "t") as consumer:
+        for _ in range(3):
+            consumer.seek(EARLIEST)
+            (item,) = consumer.fetch()
+            item.reject("no")
+            consumer.flush()
+            (letter,) = dead_letters(broker, "t")
+            assert letter.get() == [1]
+            there = list(store.connector.scan())  # type: ignore[attr-defined]  # memory can be listed
+            assert len(there) == 2, "the object, and the copy of it that the letter has"
+            if purged:
+                assert purge(broker, "t") == 1
+                assert list(dead_letters(broker, "t")) == []
 
 
 def test_an_object_that_is_gone_is_no_obstacle(broker: Broker, store: Store) -> None:

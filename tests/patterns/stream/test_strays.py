@@ -13,8 +13,10 @@ import pytest
 from proxyfab import Store
 from proxyfab.brokers import open_broker
 from proxyfab.brokers.memory import MemoryBroker
+from proxyfab.errors import ConnectorError
 from proxyfab.events.broker import Broker
 from proxyfab.patterns.stream import Consumer, Producer, sweep, sweep_strays
+from proxyfab.patterns.stream.deadletters import replay
 from proxyfab.testing import Child
 from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.servers import RedisServer
@@ -89,6 +91,38 @@ def test_what_was_not_sent_is_found_and_what_was_stays(broker: Broker, store: St
     assert ids(store) == {mine.id}
 
 
+def test_copies_for_dead_letters(broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose letter never came to be is a stray; one with a letter is not, nor when it was sent once more."""
+    broker.delete("strays.dlq")
+    with Producer(broker, "strays", store=store, above=100, groups=["archive"]) as out:
+        for number in range(2):
+            out.send(np.full(100, number))
+    mine = ids(store)
+    publish: Any = broker.publish
+
+    def fails(topic: str, records: Any, **options: Any) -> Any:
+        if topic.endswith(".dlq"):
+            raise ConnectorError("gone")
+        return publish(topic, records, **options)
+
+    with Consumer(broker, "strays") as consumer:
+        first, second = consumer.fetch(2, 10.0)
+        monkeypatch.setattr(broker, "publish", fails)
+        with pytest.raises(ConnectorError):
+            first.reject("no")
+        monkeypatch.undo()
+        (lost,) = ids(store) - mine
+        second.reject("no")
+        first.ack()
+    (kept,) = ids(store) - mine - {lost}
+    assert len(sweep_strays(broker, "strays", older=0.0)) == 1
+    assert ids(store) == {*mine, kept}
+    assert replay(broker, "strays") == 1
+    assert sweep_strays(broker, "strays", older=0.0) == []
+    assert ids(store) == {*mine, kept}
+    broker.delete("strays.dlq")
+
+
 @pytest.mark.parametrize("kind", ["redis", "nats"])
 def test_a_producer_that_was_killed(
     kind: str, redis_server: RedisServer, nats_server: NatsServer, store: Store
@@ -114,7 +148,6 @@ def test_where_nothing_is_released_nothing_is_a_stray(store: Store) -> None:
 
 
 def test_a_topic_that_cannot_be_read_to_its_end_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from proxyfab.errors import ConnectorError
     from proxyfab.patterns.stream import strays
 
     with MemoryBroker() as broker:
