@@ -19,12 +19,15 @@ from typing import Any, NamedTuple, TypeVar
 from proxyfab.erasure.locator import LABEL
 from proxyfab.erasure.placement import Node
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, ProxyfabError, ResolveTimeout
+from proxyfab.fork import on_fork
 from proxyfab.routing import size_class
 
 T = TypeVar("T")
 _log = logging.getLogger("proxyfab.erasure")
 FAILURES = 3
 """In a row, after which a member rests."""
+STUCK = 16
+"""Calls under way from which on one that answers none of them for a second is not asked: each has a thread."""
 REST = 10.0
 """Seconds after which a resting member is tried again."""
 _FAULTS = (ConnectorError, ResolveTimeout, AccessDenied)
@@ -71,6 +74,9 @@ class Member:
         self.error = ""
         self.leaving = False
         """Whether nothing new is put there."""
+        self.under_way = 0
+        """Calls that have not answered yet."""
+        self._answered = now()
         self._now = now
         self._tried = float("-inf")
         self._told: set[str] = set()
@@ -82,6 +88,11 @@ class Member:
         return self.failures >= FAILURES and self._now() - self._tried < REST
 
     @property
+    def stuck(self) -> bool:
+        """Whether it has so many calls that do not answer that it is not given another one."""
+        return self.under_way >= STUCK and self._now() - self._answered > 1.0
+
+    @property
     def may_hang(self) -> bool:
         """Whether a call may take long: its bytes leave memory, or this machine."""
         return bool(self.child.checksums or not self.child.local)
@@ -89,6 +100,7 @@ class Member:
     def well(self, what: str, nbytes: int, seconds: float) -> None:
         """It has answered."""
         self.calls += 1
+        self._answered = self._now()
         if self.failures:
             self.failures, self.error = 0, ""
         if self._told:
@@ -216,6 +228,12 @@ class Members:
         self.by_label = {member.label: number for number, member in enumerate(self.all)}
         if len(self.by_label) < len(specs):
             raise ConfigurationError("Two children have the same label by chance; give one of them another namespace.")
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """A child has no calls under way."""
+        for member in self.all:
+            member.under_way = 0
 
     def __len__(self) -> int:
         return len(self.all)
@@ -228,12 +246,17 @@ class Members:
         member = self.all[number]
 
         def run() -> T:
+            if member.stuck:
+                raise ConnectorError(f"{member.under_way} calls to it are under way, and none is answered.")
             began = time.monotonic()
+            member.under_way += 1
             try:
                 value = call(member.child)
             except ProxyfabError as error:
                 member.ill(error)
                 raise
+            finally:
+                member.under_way -= 1
             moved = getattr(value, "nbytes", 0) if nbytes is None else nbytes
             member.well(what, moved, time.monotonic() - began)
             return value

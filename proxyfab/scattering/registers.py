@@ -223,28 +223,43 @@ class Registers:
         self._check()
         key, seen = key_of(name), _Seen()
 
+        answers: list[Answer[Frames | None]] = []
+
         def enough(found: list[Answer[Frames | None]]) -> bool:
             seen.clear()
-            for one in found:
+            for one in answers + found:
                 record = self._said(name, one)
                 if record is not None:
                     seen[one.child] = one.value, record
             return len(seen) >= self.majority and (not quick or self._newest_agreed(seen) is not None)
 
-        race: Race[Frames | None] = Race()
-        try:
-            for member in range(len(self._means.members)):
-                self._means.ask(race, member, member, "register", lambda child: child.get(key))
-            answers = self._means.answers(race, enough, all=not quick)
-        finally:
-            race.close()
-        enough(answers)
+        for asked in self._asked():
+            if len(seen) < self.majority:
+                answers.extend(self._answers(key, asked, enough, quick=quick))
+                enough([])
         if len(seen) < self.majority:
             failed = self._means.whys(answers)
             count = len(self._means.members)
             text = f"{len(seen)} of {count} children answer, and {self.majority} are needed"
             raise ConnectorError(f"What {name!r} means cannot be told: only {text}: {failed}.")
         return dict(seen), self._newest_agreed(seen)
+
+    def _answers(
+        self, key: Key, asked: list[int], enough: Callable[[list[Answer[Frames | None]]], bool], *, quick: bool
+    ) -> list[Answer[Frames | None]]:
+        race: Race[Frames | None] = Race()
+        try:
+            for member in asked:
+                self._means.ask(race, member, member, "register", lambda child: child.get(key))
+            return self._means.answers(race, enough, all=not quick)
+        finally:
+            race.close()
+
+    def _asked(self) -> tuple[list[int], list[int]]:
+        """Who is asked: those that do well, and if they are not enough the others."""
+        everybody = range(len(self._means.members))
+        resting = [member for member in everybody if self._means.members[member].resting]
+        return [member for member in everybody if member not in resting], resting
 
     def _newest_agreed(self, seen: _Seen) -> Record | None:
         newest = max((record for _, record in seen.values()), key=lambda record: record.accepted)

@@ -148,6 +148,17 @@ def test_who_hangs_is_not_waited_for_again_and_again(children: list[Wicked]) -> 
     assert one.stat(key).nbytes == LARGE.nbytes
 
 
+def test_who_hangs_holds_few_threads(children: list[Wicked]) -> None:
+    one = over(children[:3], 2, 1, patience=0.5, hedge=0.005)
+    key = one.put(LARGE)
+    set_all(one.children[:1], "hangs")
+    before = threading.active_count()
+    for _ in range(150):
+        assert one.get(key) == LARGE
+    assert one.children[0].gets < 150
+    assert threading.active_count() - before < 40
+
+
 # -- interrupts ------------------------------------------------------------------------------------------------------
 
 
