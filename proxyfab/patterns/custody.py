@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from proxyfab.abc import SupportsLease
-from proxyfab.exit import Drain
+from proxyfab.exit import Drain, Hold
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
@@ -73,6 +73,7 @@ class Custody:
         self._drain: Drain[Key] = Drain(self._evict, "evicting")
         self._wanted: weakref.WeakValueDictionary[int, Wanted] = weakref.WeakValueDictionary()
         self._refs: weakref.WeakValueDictionary[Key, Ref[Any]] = weakref.WeakValueDictionary()
+        self._holds: dict[Key, Hold[Key]] = {}
         self._sent: set[Key] = set()
         """What was put into messages within this process, and did not come out of one yet."""
         self._flights: SingleFlight[Kept] = SingleFlight("storing an argument")
@@ -126,7 +127,7 @@ class Custody:
             ref = self._refs[key] = Held(self.home, self.holding.ttl, ref, kept=True)
             self.holding.keys[key] = True
             keeper_of(self.holding.store.url).keep(self.holding)
-        self._drain.hold(ref, key)
+            self._holds[key] = self._drain.hold(ref, key)
         return ref
 
     def complete(self) -> None:
@@ -151,15 +152,21 @@ class Custody:
     def _evict(self, keys: list[Key]) -> None:
         store = self.holding.store
         with self._lock:
-            keys = [key for key in keys if key not in self._refs]  # not what came home meanwhile
+            keys = [key for key in keys if not self._is_home(key)]
             left = self._sent.intersection(keys)
         store.evict_many([key for key in keys if key not in left])
         with self._lock:
             self._sent -= left
             for key in keys:
                 self.holding.keys.pop(key, None)
+                self._holds.pop(key, None)
             if not self.holding.keys:
                 keeper_of(store.url).drop(self.holding)
+
+    def _is_home(self, key: Key) -> bool:
+        """Whether it came home meanwhile, and is held anew; what is only there still goes with the process."""
+        hold = self._holds.get(key)
+        return key in self._refs and hold is not None and hold.held
 
 
 homes: weakref.WeakValueDictionary[str, Custody] = weakref.WeakValueDictionary()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -306,6 +308,32 @@ def test_a_future_that_is_done_holds_no_argument(executor: ProxyExecutor) -> Non
     del argument
 
     assert until(lambda: gc.collect() >= 0 and gone() is None, 10)
+
+
+ENDS = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from proxyfab import Store
+from proxyfab.patterns import ProxyExecutor
+
+def double(text):
+    return text * 2
+
+executor = ProxyExecutor(ProcessPoolExecutor(1, get_context("fork")), Store(sys.argv[1]), above="10 KB")
+futures = [executor.submit(double, "a" * 100_000) for _ in range(2)]
+assert len(futures[0].result()) == 200_000
+"""
+
+
+def test_results_go_with_the_process_that_holds_them(store: Store) -> None:
+    """Also where nobody shut the executor down."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS, store.url], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert held(store) == 0
 
 
 def test_results_of_a_chunk_go_one_by_one(executor: ProxyExecutor, store: Store) -> None:
