@@ -6,6 +6,8 @@ Rules:
 2. What could not be brought home stays where it is, pinned, and is tried again when somebody asks for it (`flush`).
 3. No lock: each step is one operation on a dict. What garbage collection ends in the middle may come back here, in the
    thread of a put or in one that brings something home, and finds everything in order.
+4. A finalizer that comes while its thread is in the tier's own book, which who brings something home needs, too, waits
+   for nobody. What it evicts goes as soon as it has come home.
 """
 
 from __future__ import annotations
@@ -54,18 +56,24 @@ class Homeward:
         submit(task)
 
     def settle(self, keys: Iterable[Key]) -> None:
-        """Wait until what was put under these keys is at home, or has failed."""
+        """Wait until what was put under these keys is at home, or has failed (but for rule 4)."""
         for key in keys if self._pending else ():
             task = self._pending.get(key.id)
-            if task is not None and not self._is_mine(key.id):
+            if task is not None and not self._must_not_wait(key.id):
                 task.result()
+
+    def let_go(self, keys: Iterable[Key]) -> None:
+        """These are about to be evicted: where it cannot be waited until they are at home, they go when they are."""
+        for key in keys if self._pending else ():
+            if key.id in self._pending and self._must_not_wait(key.id):
+                self._gone.add(key.id)
+                if key.id not in self._pending:  # it has come home meanwhile, and will be found there
+                    self._gone.discard(key.id)
 
     def forget(self, keys: Iterable[Key]) -> None:
         """These were evicted, and need not come home any more."""
-        for key in keys if self._failed or self._bringing else ():
+        for key in keys if self._failed else ():
             self._failed.pop(key.id, None)
-            if self._is_mine(key.id):
-                self._gone.add(key.id)
 
     def forget_all(self) -> None:
         """Wait until nothing is on its way, and forget what could not be brought home."""
@@ -84,9 +92,9 @@ class Homeward:
         if failed:
             raise ConnectorError(f"Not all that was put came home to {self._home.spec}: {'; '.join(failed[:3])}")
 
-    def _is_mine(self, id: str) -> bool:
-        """Whether this very thread is bringing it home: then a finalizer asks, which came in between."""
-        return self._bringing.get(id) == get_ident()
+    def _must_not_wait(self, id: str) -> bool:
+        """Whether this very thread is bringing it home, or is in the tier's book: then a finalizer asks."""
+        return self._bringing.get(id) == get_ident() or self._tier.is_held_here()
 
     def _bring(self, key: Key, expires: float | None) -> None:
         self._bringing[key.id] = get_ident()
@@ -99,9 +107,9 @@ class Homeward:
             if key.id not in self._gone:
                 self._failed[key.id] = key, expires, str(error)
         finally:
-            self._gone.discard(key.id)
             self._bringing.pop(key.id, None)
-            self._pending.pop(key.id, None)
+            self._pending.pop(key.id, None)  # before the next step: see `let_go`
+            self._gone.discard(key.id)
 
     def _copy(self, key: Key, expires: float | None) -> None:
         left = None if expires is None else expires - time.time()

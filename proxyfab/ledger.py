@@ -53,6 +53,12 @@ class Ledger:
         """Give a child a lock that no thread of its parent holds."""
         self._lock = threading.RLock()
 
+    def is_held_here(self) -> bool:
+        """Whether this very thread is inside, and so a finalizer asks that garbage collection runs there: it must not
+        wait for a thread that may want to come in.
+        """
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # what threading.Condition asks, too
+
     # -- room --------------------------------------------------------------------------------------------------------
 
     def claim(self, room: Room, id: str | None = None) -> bool:

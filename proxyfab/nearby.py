@@ -54,6 +54,10 @@ class Nearby:
             return here
         return {}
 
+    def is_held_here(self) -> bool:
+        """Whether this very thread holds the lock of the book of copies; see `Ledger.is_held_here`."""
+        return self._ledger is not None and self._ledger.is_held_here()
+
     def get_range(self, id: str, offset: int, length: int) -> Frames | None:
         """A part of a copy, if it is there."""
         with contextlib.suppress(ProxyfabError):

@@ -234,6 +234,8 @@ class TieredConnector(BaseConnector):
         return self.evict_many([key])[0]
 
     def evict_many(self, keys: Sequence[Key]) -> list[bool]:
+        if self._homeward is not None:
+            self._homeward.let_go(keys)
         for key in keys:
             self._settled(key)
         with self._dropping(keys):

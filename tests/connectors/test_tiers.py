@@ -406,3 +406,19 @@ def test_a_tier_that_cannot_list_is_refused() -> None:
 def test_an_empty_batch(one: TieredConnector) -> None:
     assert one.get_many([]) == one.evict_many([]) == one.put_many([]) == []
     assert one.put_many([Frames()])[0].id
+
+
+def test_a_finalizer_in_the_book_of_copies_waits_for_nobody(links: Trio) -> None:
+    """Garbage collection may end an owner there; who brings the object home needs the book, too."""
+
+    def evict_in_the_book() -> str:
+        with TieredConnector([(links[1], "100 KB")], links[2], write="back") as one:
+            book = one.near[-1]._book()
+            with book._lock:  # which is reentrant, so that a finalizer may come where it is held
+                key = one.put(signed(1000, 1))
+                one.stat(key)  # nor does who only asks
+                one.evict(key)
+            one.flush()
+            return f"{lies(links, key)}{one.get(key)}{len(book.fast)}"
+
+    assert in_fork(evict_in_the_book, timeout=20) == "None0"
