@@ -286,11 +286,11 @@ class Verbs:
         """Every object of a namespace, or of all: rows in the body."""
         from msgpack import packb
 
-        now = time.time()
+        now, space = time.time(), None if message.fields.get("ns") is None else message.text("ns")
         owner = functools.cache(self.owners.of)  # of each namespace once: to look one up takes ten times a row
         rows = [
             [*name, entry.nbytes, entry.created, entry.expires, owner(name.namespace)]
-            for name, entry in self.index.within(message.fields.get("ns") and message.text("ns"))
+            for name, entry in self.index.within(space)
             if entry.alive(now) and "/" not in name.namespace  # copies of other sites' objects
         ]
         table = packb(rows)

@@ -58,6 +58,7 @@ WRONG = {
     "wait for nothing": ("wait", {"ns": "n", "ids": []}, "IntegrityError"),
     "swap of nothing": ("swap", {"ns": "n", "ids": []}, "IntegrityError"),
     "swap that lies": ("swap", {"ns": "n", "ids": ["k"], "old": 5}, "IntegrityError"),
+    "scan of a list": ("scan", {"ns": []}, "IntegrityError"),
     "leave of numbers": ("leave", {"spaces": 5}, "IntegrityError"),
     "offset text": ("get", {"ns": "n", "ids": ["k"], "offset": "x", "length": 1}, "IntegrityError"),
 }
