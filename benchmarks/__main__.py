@@ -49,6 +49,8 @@ BENCHES = (
 )
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 DASK = ROOT / "docs" / "dask.md"
+BROKEN = "broken"
+"""Stands for the system of a benchmark that failed as a whole; what is only not installed is no failure."""
 
 
 @click.command()
@@ -88,17 +90,20 @@ def main(
     if not (quick or systems):
         _fill(results, DOCUMENTS if not only else (), report.short)
         _fill(results, (DASK,) if not only or "dask" in only else (), report.dask)
-    if strict and any(verdict.verdict == "missed" for verdict in verdicts):
+    broken = [skip for skip in results.skipped if skip.system == BROKEN and skip.bench in (only or BENCHES)]
+    for skip in broken:
+        click.echo(f"{skip.bench} was not measured, as it broke: {skip.reason}", err=True)
+    if broken or (strict and any(verdict.verdict == "missed" for verdict in verdicts)):
         sys.exit(1)
 
 
 def run(bench: str, settings: Settings) -> Outcome:
-    """One benchmark's outcome. One that fails is skipped with the reason: hours of others must not be lost with it."""
+    """One benchmark's outcome. One that breaks is noted with the reason: hours of others must not be lost with it."""
     try:
         outcome: Outcome = importlib.import_module(f"benchmarks.bench_{bench}").run(settings)
     except Exception as error:  # whatever a measured system raises belongs in the report
         click.echo("".join(traceback.format_exception(error)), err=True)
-        return Outcome([], [Skipped(bench, "all", f"{type(error).__name__}: {error}")])
+        return Outcome([], [Skipped(bench, BROKEN, f"{type(error).__name__}: {error}")])
     return outcome
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import __main__ as main
 from benchmarks import report
@@ -187,6 +189,25 @@ def test_without_figures_no_target_is_reached() -> None:
 
 def test_the_command_knows_every_benchmark() -> None:
     assert set(BENCHES) <= set(main.BENCHES)
+
+
+def test_a_benchmark_that_breaks_is_told_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(settings: Settings) -> Outcome:
+        raise RuntimeError("no such peer")
+
+    monkeypatch.setenv("PROXYFAB_SHM_DIR", str(tmp_path))  # as a run leaves it changed
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("benchmarks.bench_concurrency.run", run)
+    monkeypatch.setattr("benchmarks.bench_gets.run", lambda settings: Outcome([], []))
+    monkeypatch.setattr(main.plots, "draw", lambda results, out: [])
+    asked = ["--quick", "--only", "concurrency", "--only", "gets", "--out", str(tmp_path), "--tmpfs", str(tmp_path)]
+    done = CliRunner().invoke(main.main, asked)
+
+    assert done.exit_code == 1
+    assert "concurrency was not measured, as it broke: RuntimeError: no such peer" in done.output
+    assert set(json.loads((tmp_path / "results.json").read_text())["ran"]) == {"concurrency", "gets"}
 
 
 def verdict_of(results: Results, words: str) -> str:
