@@ -55,5 +55,6 @@ def test_the_nearest_copy_is_taken_and_its_home_need_not_live(sites: Gateways) -
             sites.servers["aps"].kill()
             assert until(lambda: figures(nersc)["streams_aps"] == 0)
             assert nersc.get(keys[1]) == second  # from alcf, as nobody else has it
-            with pytest.raises(ProxyfabError, match="no stream to it is open"):
-                nersc.get(keys[2])
+            with Store(sites.url("nersc") + "&timeout=2", cache=0) as hasty:
+                with pytest.raises(ProxyfabError, match="no stream to it is open"):
+                    hasty.get(keys[2])
