@@ -84,7 +84,7 @@ def _find(group: str, name: str) -> Any:
             raise  # a fault of ours, which no installation mends
         hint = f"pip install 'proxyfab[{extra}]'" if extra else f"pip install {error.name}"
         raise MissingDependency(
-            f"{name}:// needs the package {error.name!r}, which is not installed: {hint}"
+            f"{_written(group, name)} needs the package {error.name!r}, which is not installed: {hint}"
         ) from error
 
 
@@ -98,10 +98,18 @@ def _plugin(group: str, name: str) -> Any:
         return point.load()
     except ImportError as error:
         raise MissingDependency(
-            f"{name}:// comes from {point.value!r}, which cannot be imported ({error}): pip install {error.name}"
+            f"{_written(group, name)} comes from {point.value!r}, which cannot be imported ({error}): "
+            f"pip install {error.name}"
         ) from error
     except AttributeError as error:
-        raise ConfigurationError(f"{name}:// is registered as {point.value!r}, which is not there: {error}.") from error
+        raise ConfigurationError(
+            f"{_written(group, name)} is registered as {point.value!r}, which is not there: {error}."
+        ) from error
+
+
+def _written(group: str, name: str) -> str:
+    """A name as it stands in a URL."""
+    return f"{name}+" if group == "layers" else f"{name}://"
 
 
 def _entry_points(group: str) -> dict[str, Any]:

@@ -77,16 +77,16 @@ def test_a_plugin_whose_class_is_not_there(installed: None) -> None:
         load("connectors", "absent")
 
 
-def test_a_missing_extra_is_answered_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("group", "name", "written"), [("connectors", "redis", "redis://"), ("layers", "lz4", "lz4+")])
+def test_a_missing_extra_is_answered_with_the_pip_line(
+    group: str, name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(registry, "_loaded", {})
-    monkeypatch.setattr(registry, "_loaded", {})
-    monkeypatch.setitem(
-        registry._BUILT_IN["connectors"], "redis", ("proxyfab_needs_redis_for_this", "RedisConnector", "redis")
-    )
-    with pytest.raises(MissingDependency, match=r"pip install 'proxyfab\[redis\]'") as caught:
-        load("connectors", "redis")
+    monkeypatch.setitem(registry._BUILT_IN[group], name, ("needs_what_is_nowhere", "Class", name))
+    with pytest.raises(MissingDependency, match=rf"pip install 'proxyfab\[{name}\]'") as caught:
+        load(group, name)
 
-    assert "redis://" in str(caught.value)
+    assert str(caught.value).startswith(f"{written} needs")
 
 
 def test_a_bug_in_a_built_in_is_not_called_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
