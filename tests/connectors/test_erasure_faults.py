@@ -7,6 +7,8 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -20,7 +22,8 @@ from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.scattering.upkeep import Upkeep
 from proxyfab.testing import until
-from proxyfab.testing.content import plain
+from proxyfab.testing.content import is_whole, plain, signed
+from proxyfab.testing.processes import at_once
 
 SMALL, LARGE = Frames([plain(900)]), Frames([plain(100_000, 1)])
 CODES = [(2, 1), (4, 2), (6, 3)]
@@ -249,6 +252,40 @@ def test_a_drawn_put_that_is_interrupted_leaves_nothing(late: bool) -> None:
             assert at == 4 * 6 + 3
             return
         assert until(lambda one=one: not any(list(child.scan()) for child in one.children), 10)
+
+
+# -- without turns -----------------------------------------------------------------------------------------------------
+
+
+def test_processes_of_several_machines_agree() -> None:
+    """Those of one machine take turns; here nobody does, and children alone decide who wins."""
+    spaces = [MemoryConnector() for _ in range(3)]
+    ones = [over([MemoryConnector(child.name) for child in spaces], 2, 1) for _ in range(4)]
+    for one in ones:
+        one._turn = lambda _: nullcontext()  # type: ignore[method-assign]
+    names = [Key("a"), Key("b")]
+
+    def hammer(number: int) -> bool:
+        one, draw = ones[number], random.Random(number)
+        for _ in range(40):
+            key, step = draw.choice(names), draw.random()
+            if step < 0.4:
+                one.put(signed(draw.choice([100, 5000]), draw.randrange(99)), key=key, replace=True)
+            elif step < 0.5:
+                one.evict(key)
+            elif step < 0.7:
+                one.compare_and_set(key, one.get(key), signed(300))
+            else:
+                assert one.get(key) is None or is_whole(one.get(key) or signed(1))
+        return True
+
+    assert at_once([partial(hammer, number) for number in range(4)], timeout=60) == [True] * 4
+    assert until(lambda: len({str([one.get(key) for key in names]) for one in ones}) == 1, 5)
+    prizes = [Key(f"prize-{number}") for number in range(10)]
+    wins = at_once([lambda one=one: [one.compare_and_set(key, None, SMALL) for key in prizes] for one in ones])
+    assert [sum(one) for one in zip(*wins, strict=True)] == [1] * 10
+    live = len([key for key in (*names, *prizes) if ones[0].exists(key)])
+    assert until(lambda: Upkeep(ones[0].scattering, ones[0].registers).scrub().pieces == live, 10), "contents are left"
 
 
 # -- upkeep ----------------------------------------------------------------------------------------------------------
