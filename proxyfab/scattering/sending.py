@@ -97,7 +97,7 @@ class Sending:
             if again:
                 break
             again = True
-        text = f"Of {plan.k + plan.m} shards only {len(put.landed)} could be stored, and {plan.quorum} are needed"
+        text = f"of {plan.k + plan.m} shards only {len(put.landed)} could be stored, and {plan.quorum} are needed"
         raise self._refused(text, failures)
 
     def _coded(self, shape: Shape, frames: Frames) -> list[tuple[Frames, bytes]]:
@@ -157,7 +157,7 @@ class Sending:
         whys = "; ".join(dict.fromkeys([*map(self._means.why, failures), *resting])) or "all others are being drained"
         others = [one for one in failures if not isinstance(one.error, CapacityError)]
         full = len(others) < len(failures) and len(others) <= self._planner.m
-        said = f"{text}: {whys}. What was stored is taken back."
+        said = f"It cannot be stored: {text}: {whys}. What was stored is taken back."
         return CapacityError(said) if full else ConnectorError(said)
 
     def _late(self, answer: Answer[Key]) -> None:
