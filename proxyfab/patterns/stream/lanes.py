@@ -115,11 +115,9 @@ class Lanes(Supply):
 
     def _of(self, lane: Lane, claims: Claims) -> Iterator[Item] | None:
         now = time.monotonic()
-        if lane.blocked(now):
-            return None
         if lane.again:
-            return iter([heapq.heappop(lane.again)[2]])
-        if lane.begun():
+            return None if lane.blocked(now) else iter([heapq.heappop(lane.again)[2]])
+        if lane.begun():  # whatever comes after it waits for: partitions do not change hands before it was handed out
             return Run(lane, claims)
         while lane.waiting and not lane.blocked(now) and self._target() is None:
             offset, _, hand = heapq.heappop(lane.waiting)

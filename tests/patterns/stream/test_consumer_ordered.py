@@ -265,3 +265,36 @@ def test_what_is_blocked_is_bounded_and_stays_in_order(
         assert max(most) < 700 << 10, "two megabytes are held up"
         if kind != "kafka":  # the mock cluster cannot
             broker.delete(topic)
+
+
+def test_a_frame_that_was_begun_goes_on_whatever_the_next_one_waits_for(broker: Broker) -> None:
+    """Nobody could leave it otherwise: partitions change hands between frames, and what waits is not looked at then."""
+    out = Writer(broker, partitions=2)
+    for number in range(3):
+        out.send(f"{number}a", f"{number}b", f"{number}c")
+    broker.ensure_group("t", "g")
+    with broker.subscribe("t", group="g") as other:
+        (first,) = other.fetch(1, 5)
+        (second,) = other.fetch(1, 5)
+        other.nack([first])
+        with Consumer(broker, "t", group="g", ordered=True, timeout=10) as one:
+            begun = one.fetch(2, 10)  # and what comes later, which has to wait
+            assert [item.proxy for item in begun] == ["0a", "0b"]
+            with Consumer(broker, "t", group="g", ordered=True) as two:
+                assert until(lambda: len(one._supply._claims.share.mine) > one._supply._claims.share.allowed)  # type: ignore[attr-defined]
+                (rest,) = one.fetch(1, 10)
+                assert rest.proxy == "0c"
+                for item in (*begun, rest):
+                    item.ack()
+                other.ack([second])
+                found: list[object] = []
+
+                def came() -> bool:
+                    for each in (one, two):
+                        for item in each.fetch(8, 0.05):
+                            found.append(item.proxy)
+                            item.ack()
+                    return len(found) == 3
+
+                assert until(came)
+                assert found == ["2a", "2b", "2c"]
