@@ -310,6 +310,24 @@ def test_who_sets_it_calls_back_before_he_goes_on(store: Store) -> None:
         assert called.pop() is future
 
 
+def test_who_sets_it_calls_back_also_where_it_was_seen_before_he_knew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future: Future[int] = Future(store)
+    called: list[int] = []
+    future.add_done_callback(lambda _: called.append(threading.get_ident()))
+    kind = type(future.board)
+    announce = kind.announce
+
+    def seen_at_once(*args: Any) -> None:
+        announce(*args)
+        future.tell(None)
+
+    monkeypatch.setattr(kind, "announce", seen_at_once)
+    future.set_result(1)
+    assert called == [threading.get_ident()]
+
+
 def test_a_callback_that_takes_long_holds_up_no_waiter(store: Store) -> None:
     slow: Future[int] = Future(store)
     begun, go_on = threading.Event(), threading.Event()

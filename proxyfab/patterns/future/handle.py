@@ -173,13 +173,10 @@ class Future(Known[T]):
         if self._state == RUNNING:
             return False
         if self._state not in DONE:
-            try:
+            with suppress(KeyExists), self._setting_it():  # it may be that somebody else has cancelled it
                 self.board.announce(self.key, of_cancelling(), self.ttl)
-            except KeyExists:
-                pass  # it may be that somebody else has cancelled it
-            else:
                 self._learn(Seen(Verdict.CANCELLED, None))
-                self._invoke_callbacks()  # type: ignore[attr-defined]  # of the base class
+                self._call_back()
                 return True
         return self.cancelled()
 
@@ -187,15 +184,16 @@ class Future(Known[T]):
         return isinstance(ref, FutureRef) and (ref.url, ref.key) == (self.board.url, self.key)
 
     def _set(self, payload: Payload, verdict: Verdict, store: Store | None = None) -> None:
-        try:
-            self.board.announce(self.key, payload, self.ttl, store)
-        except KeyExists:
-            raise InvalidStateError(
-                f"The future {self.key.id} in {self.board.url} is done: it was set or cancelled before, and the first "
-                "one counts."
-            ) from None
-        if self._learn(Seen(verdict, None)):
-            self._invoke_callbacks()  # type: ignore[attr-defined]  # as above
+        with self._setting_it():
+            try:
+                self.board.announce(self.key, payload, self.ttl, store)
+            except KeyExists:
+                raise InvalidStateError(
+                    f"The future {self.key.id} in {self.board.url} is done: it was set or cancelled before, and the "
+                    "first one counts."
+                ) from None
+            self._learn(Seen(verdict, None))
+            self._call_back()
 
     def set_running_or_notify_cancel(self) -> bool:
         """For executors: False if it was cancelled; otherwise it is running, which this process alone knows."""

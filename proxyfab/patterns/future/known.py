@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from proxyfab.errors import ProxyfabError
@@ -47,6 +48,8 @@ class Known(futures.Future[T]):
         self._trouble: BaseException | None = None
         """Why it could not be waited for."""
         self._waiters = _Waiters(self)
+        self._setting = 0
+        """How many threads are setting it: who wins calls back himself, although others may see it before he knows."""
         on_fork(self)
 
     def after_fork(self) -> None:
@@ -54,6 +57,7 @@ class Known(futures.Future[T]):
         self._condition = threading.Condition()
         self._waiters = _Waiters(self)
         self._done_callbacks: list[Callable[[futures.Future[T]], object]] = []
+        self._setting = 0
 
     @property
     def known(self) -> bool:
@@ -104,7 +108,7 @@ class Known(futures.Future[T]):
 
     def _discovered(self, seen: Seen) -> None:
         """Learn it in a thread that is not to be held up by callbacks."""
-        if self._learn(seen):
+        if self._learn(seen) and not self._setting:
             call_soon(self._call_back)
 
     def _learn(self, seen: Seen | None, trouble: BaseException | None = None) -> bool:
@@ -142,7 +146,7 @@ class Known(futures.Future[T]):
                 seen = self.board.look(self.key)  # only they tell an exception from a result
             except ProxyfabError as error:
                 trouble = error
-        if self._learn(seen, trouble) and self._done_callbacks:
+        if self._learn(seen, trouble) and self._done_callbacks and not self._setting:
             call_soon(self._call)
 
     def _call(self) -> None:
@@ -157,11 +161,30 @@ class Known(futures.Future[T]):
 
     def _call_back(self) -> None:
         """In the callbacks' thread, which is nobody's to end."""
-        for callback in self._done_callbacks:
+        for callback in self._due():
             try:
                 callback(self)
             except BaseException:  # noqa: BLE001 - not to end this thread, behind which others wait
                 _log.exception("exception calling callback for %r", self)
+
+    @contextmanager
+    def _setting_it(self) -> Iterator[None]:
+        """Callbacks are this thread's, then; where somebody else won after all, those of the callbacks' thread."""
+        with self._condition:
+            self._setting += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._setting -= 1
+            if self._state in DONE and self._done_callbacks:
+                call_soon(self._call)
+
+    def _due(self) -> list[Callable[[futures.Future[T]], object]]:
+        """The callbacks, for one who calls them."""
+        with self._condition:
+            due, self._done_callbacks = self._done_callbacks, []
+        return due
 
 
 class _Waiters(list[Any]):
