@@ -303,9 +303,9 @@ class Mending:
 
     def _mend(self, items: list[tuple[float, Locator]]) -> None:
         for due, locator in items:
+            time.sleep(max(due - time.monotonic(), 0.0))
             if self._closed:
                 return
-            time.sleep(max(due - time.monotonic(), 0.0))
             self._waiting.discard(locator.shape.name)
             with suppress(ProxyfabError):
                 restore(self.scattering, locator)
