@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -60,6 +62,66 @@ def _fork_that_an_import_waits_for(_: Connection, folder: str) -> int:
 
 def test_a_fork_that_an_import_waits_for_goes_ahead(tmp_path: Path) -> None:
     assert run(_fork_that_an_import_waits_for, str(tmp_path), fresh=True) == 7
+
+
+def _fork_within_an_import_that_does_not_end(_: Connection, folder: str) -> tuple[float, int]:
+    """Seconds that a second fork waits for what the first has waited for in vain; what a child makes of the module."""
+    from proxyfab import fork
+
+    fork._PATIENCE = 1.0
+    sys.path.insert(0, folder)
+    started, go_on = os.pipe(), os.pipe()
+    first = "import os\n" + f"if os.getpid() == {os.getpid()}:" + _MODULE.replace("\n", "\n    ")
+    Path(folder, "slow_first.py").write_text(
+        first.format(started=started[1], go_on=go_on[0], second="json") + "\nVALUE = 9"
+    )
+    thread = threading.Thread(target=importlib.import_module, args=("slow_first",))
+    thread.start()
+    os.read(started[0], 1)
+    in_fork(lambda: None, timeout=10)
+    began = time.monotonic()
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    waited = time.monotonic() - began
+    os.waitpid(pid, 0)
+    answer = in_fork(lambda: importlib.import_module("slow_first").VALUE, timeout=10)
+    os.write(go_on[1], b".")
+    thread.join()
+    return waited, answer
+
+
+def test_an_import_is_waited_for_once_and_begun_anew_by_the_child(tmp_path: Path) -> None:
+    waited, answer = run(_fork_within_an_import_that_does_not_end, str(tmp_path), fresh=True)
+    assert waited < 1.0
+    assert answer == 9
+
+
+_HOOK = """
+import os, threading
+lock, held, go_on = threading.Lock(), threading.Event(), threading.Event()
+def before():
+    go_on.set()
+    lock.acquire()
+os.register_at_fork(before=before, after_in_parent=lock.release, after_in_child=lock.release)
+import proxyfab
+def holder():
+    with lock:
+        held.set()
+        go_on.wait()
+        import tabnanny
+threading.Thread(target=holder, daemon=True).start()
+held.wait()
+pid = os.fork()
+if not pid:
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_hook_may_wait_for_a_lock_whose_holder_imports_something() -> None:
+    """One that was there before proxyfab's, and so runs behind it."""
+    subprocess.run([sys.executable, "-c", _HOOK], check=True, timeout=30)
 
 
 def test_imports_are_free_behind_a_fork() -> None:
