@@ -6,6 +6,7 @@ Leaves to policies which of those sets to take.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from proxyfab.erasure.placement.node import Node
@@ -118,16 +119,18 @@ class Case:
 
     def largest_of(self, found: Spread, crowd: int) -> int:
         """As `largest_k`, of a set whose spread is known, and of which one failure takes so many."""
-        count = len(found.more) - 1
+        return self.largest_of_each([(found, crowd)])[0]
+
+    def largest_of_each(self, found: Sequence[tuple[Spread, int]]) -> list[int]:
+        """As `largest_of`, of many sets."""
+        least = self.least
         if self._compatible:
-            for lost in range(crowd, count - self.least + 1):
-                if found.at_most[lost] >= self._target:
-                    return count - lost
-            return 0
-        for lost in range(crowd, count - self.least + 1):
-            if found.more[lost] <= self._allowed:
-                return count - lost
-        return 0
+            target = self._target
+            ks = [len(one.more) - 1 - max(bisect_left(one.at_most, target), crowd) for one, crowd in found]
+        else:
+            allowed = self._allowed
+            ks = [min(bisect_right(one.rising, allowed), len(one.more) - crowd) - 1 for one, crowd in found]
+        return [k if k >= least else 0 for k in ks]
 
     def first(self, order: Sequence[int], count: int, lost: int, share: float) -> Sequence[int] | None:
         """The first nodes in an order with room for a share, no more at a site than may be lost; None if too few."""

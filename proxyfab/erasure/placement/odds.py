@@ -21,6 +21,8 @@ class Spread(NamedTuple):
 
     at_most: tuple[float, ...]
     more: tuple[float, ...]
+    rising: tuple[float, ...]
+    """`more` from its end."""
 
 
 def failing(rate: float, days: float) -> float:
@@ -77,7 +79,7 @@ def _summed(found: list[float]) -> Spread:
     for one in reversed(found):
         more.append(total)
         total += one
-    return Spread(tuple(at_most), tuple(reversed(more)))
+    return Spread(tuple(at_most), tuple(reversed(more)), tuple(more))
 
 
 def loss_of(nodes: Sequence[Node], k: int, *, retention: float = YEAR) -> float:

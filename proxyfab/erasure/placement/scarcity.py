@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
 from proxyfab.erasure.placement.case import Case
 from proxyfab.erasure.placement.policy import Choice, Policy
-from proxyfab.erasure.placement.subsets import MOST, Allowed, all_sets, windows
+from proxyfab.erasure.placement.subsets import MOST, Allowed, Sets, all_sets, sums, windows
 from proxyfab.errors import ConfigurationError
 
 
@@ -38,15 +41,25 @@ class ScarcityPrice(Policy):
             order, sets = tuple(having), all_sets(len(having))
         else:
             order, sets = tuple(sorted(having, key=prices.__getitem__)), windows(len(having))
-        price = [prices[number] for number in order].__getitem__
-        free = [case.free[number] for number in order].__getitem__
         ks = self._allowed.largest(case, sets, order)
-        costs = [sum(map(price, places)) / k if k else float("inf") for places, k in zip(sets, ks, strict=True)]
-        while True:
-            cheapest = min(costs)
-            if cheapest == float("inf"):
-                return None
-            at = costs.index(cheapest)
-            if min(map(free, sets[at])) >= case.size / ks[at]:
-                return Choice(ks[at], [order[place] for place in sets[at]])
-            costs[at] = float("inf")
+        paid = sums([prices[number] for number in order], sets)
+        costs = [pays / k if k else inf for pays, k in zip(paid, ks, strict=True)]
+        cheapest = costs.index(min(costs))
+        free = [case.free[number] for number in order]
+        if costs[cheapest] < inf and min([free[place] for place in sets[cheapest]]) >= case.size / ks[cheapest]:
+            return Choice(ks[cheapest], [order[place] for place in sets[cheapest]])
+        at = _cheapest_that_fits(costs, sets, ks, free, case.size)
+        return None if at is None else Choice(ks[at], [order[place] for place in sets[at]])
+
+
+def _cheapest_that_fits(
+    costs: Sequence[float], sets: Sets, ks: Sequence[int], free: Sequence[float], size: float
+) -> int | None:
+    """The number of a set; the first of two that cost the same."""
+    room = free.__getitem__
+    for at in sorted(range(len(costs)), key=costs.__getitem__):
+        if costs[at] == inf:
+            return None
+        if min(map(room, sets[at])) >= size / ks[at]:
+            return at
+    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations, islice
+from operator import itemgetter
 
 from proxyfab.erasure.placement.case import Case
 from proxyfab.erasure.placement.odds import Spread
@@ -20,6 +22,21 @@ def all_sets(count: int) -> Sets:
         return tuple(found for size in range(2, count + 1) for found in combinations(range(count), size))
     each = (MOST + 1) // (count - 1)
     return tuple(found for size in range(2, count + 1) for found in islice(combinations(range(count), size), each))
+
+
+@lru_cache(maxsize=32)
+def _masks(count: int) -> Callable[[Sequence[float]], Sequence[float]]:
+    return itemgetter(*[sum(1 << place for place in places) for places in all_sets(count)])
+
+
+def sums(values: Sequence[float], sets: Sets) -> Sequence[float]:
+    """For each set of places, the sum of what lies there. Of all sets each adds one value to another: that is quick."""
+    if 2 ** len(values) > MOST:
+        return [sum(map(values.__getitem__, places)) for places in sets]
+    found = [0.0]
+    for value in values:
+        found += [one + value for one in found]
+    return _masks(len(values))(found) if len(sets) > 1 else [sum(values)]
 
 
 @lru_cache(maxsize=32)
@@ -44,8 +61,7 @@ class Allowed:
         asked = (about, case.target, case.least)
         known, ks = self._largest
         if known != asked:
-            largest = case.largest_of
-            ks = [largest(spread, crowd) for spread, crowd in self._of(case, sets, order, about)]
+            ks = case.largest_of_each(self._of(case, sets, order, about))
             self._largest = (asked, ks)
         return ks
 
