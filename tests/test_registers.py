@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -121,6 +122,44 @@ def test_a_damaged_record_is_one_that_is_away() -> None:
             unpack(Frames([raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]]))
         with pytest.raises(IntegrityError):
             unpack(Frames([raw[:at]]))
+
+
+def test_who_was_away_brings_nothing_back() -> None:
+    """What was evicted meanwhile is evicted, an hour later, and after members were taken away one at a time."""
+    children = [Flaky(seed, 0.0) for seed in range(5)]
+    registers(children).change("n", lambda _: b"it", expires=0.0)
+    children[3].share = children[4].share = 1.0
+    registers(children).change("n", lambda _: b"")
+    kept = [child.stat(key_of("n")).expires for child in children[:3]]
+    assert all(end > time.time() + 20 * 24 * 3600 for end in kept), "two members still say what was before"
+    children[3].share = children[4].share = 0.0
+    for count in (1, 2):
+        registers(children[count:]).refresh("n")
+    assert registers(children[3:]).read("n") == b""
+    assert registers(children).read("n") == b""
+    registers(children).change("n", lambda _: b"more")
+    registers(children).change("n", lambda _: b"")
+    assert all(child.stat(key_of("n")).expires < time.time() + 2 * 3600 for child in children), "all of them know it"
+
+
+def test_refreshing_changes_nothing() -> None:
+    children = [Flaky(seed, 0.0) for seed in range(4)]
+    ends = time.time() + 500
+    registers(children[:3]).change("n", lambda _: b"it", expires=ends)
+    before = [child.get(key_of("n")) for child in children[:3]]
+    registers(children[:3]).refresh("n")
+    assert [child.get(key_of("n")) for child in children[:3]] == before
+    registers(children).refresh("n")
+    assert {unpack(child.get(key_of("n"))).expires for child in children} == {ends}
+
+
+def test_a_ballot_that_nothing_can_follow_is_no_ballot() -> None:
+    children = [MemoryConnector() for _ in range(3)]
+    registers(children).change("n", lambda _: b"it")
+    bad = Record("n", promised=(2**64 - 1, bytes(8)), accepted=(2**64 - 1, bytes(8)), value=b"bad")
+    children[0].put(bad.pack(), key=key_of("n"), replace=True)
+    registers(children).change("n", lambda value: value + b"!")
+    assert registers(children).read("n") == b"it!"
 
 
 def test_who_cannot_compare_is_named() -> None:

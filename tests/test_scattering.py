@@ -15,8 +15,9 @@ from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.erasure.locator import Locator
-from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError
+from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
+from proxyfab.scattering.upkeep import Upkeep
 from proxyfab.testing import FaultyConnector, until
 
 DATA = Frames([b"what must not be lost, ", bytes(range(256)) * 9])
@@ -227,6 +228,36 @@ def test_evict_says_when_it_did_not(caplog: pytest.LogCaptureFixture) -> None:
     children[1].cut()
     with pytest.raises(ConnectorError, match="may still be read"):
         one.evict(key)
+
+
+def test_drawn_keys_need_nobody_who_compares() -> None:
+    class Bare(MemoryConnector):
+        compare_and_set = None  # type: ignore[assignment]
+
+    one = scattered([MemoryConnector(), Bare(), MemoryConnector()], 2, 1)
+    key = one.put(DATA)
+    assert (one.get(key), one.exists(key), one.renew(key, None)) == (DATA, True, True)
+    assert one.evict(key)
+    assert (one.get(key), one.exists(key), one.evict(key), one.renew(key, 9.0)) == (None, False, False, False)
+    with pytest.raises(CapabilityError, match="let keys be drawn"):
+        one.put(DATA, key=Key("named"))
+
+
+def test_a_drained_member_takes_no_meaning_along() -> None:
+    """Two of five are drained and taken away; one of those who agreed on a name is left, and the others were told."""
+    children = in_memory(5)
+    one = scattered(children, 2, 1)
+    for child in children[3:]:
+        child.cut()
+    one.put(DATA, key=Key("named"))
+    for child in children[3:]:
+        child.mend()
+    one.members[3].failures = one.members[4].failures = 0
+    Upkeep(one.scattering, one.registers).drain(0)
+    rest = scattered(children[1:], 2, 1)
+    Upkeep(rest.scattering, rest.registers).drain(0)
+    assert scattered(children[2:], 2, 1).get(Key("named")) == DATA
+    one.close()
 
 
 def test_keys_of_other_places_and_codes() -> None:

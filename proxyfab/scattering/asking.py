@@ -90,9 +90,7 @@ class Asking:
         raise ConnectorError(f"Whether {id} exists cannot be told: {self._whys(locator, answers)}.")
 
     def _whys(self, locator: Locator, answers: Sequence[Answer[Any]]) -> str:
-        lost = sum(bool(lying.child) and lying.child not in self._means.members.by_label for lying in locator.shards)
-        unknown = [f"{lost} of its children are none of ours"] if lost else []
-        return "; ".join([*dict.fromkeys(filter(None, [self._means.whys(answers)])), *unknown])
+        return "; ".join([*filter(None, [self._means.whys(answers)]), *self._means.lost(locator)])
 
     def drop(self, locator: Locator) -> bool:
         """Evict a piece; whether it was there, which only one of several who do it at once is told.

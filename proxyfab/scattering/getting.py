@@ -102,7 +102,7 @@ class Getting:
     def gather(self, locator: Locator, wanted: int, without: int | None = None) -> Found:
         """So many good shards, or all there are; of a member that is to be left out none."""
         shape = locator.shape
-        found = Found({}, {}, [], [], [], [])
+        found = Found({}, {}, [], [], self._means.lost(locator), [])
         order, others = self._order(locator, without)
         late = self._means.pace.late(shape.length)
         began = time.monotonic()

@@ -136,6 +136,11 @@ class Means:
         """The same of all that failed."""
         return "; ".join(self.why(one) for one in answers if one.error is not None)
 
+    def lost(self, locator: Locator) -> list[str]:
+        """What is to be said of children that the object names and that are no members (any more)."""
+        lost = sum(bool(lying.child) and lying.child not in self.members.by_label for lying in locator.shards)
+        return [f"{lost} of its children are none of ours"] if lost else []
+
     def key_at(self, locator: Locator, member: int) -> Key:
         """What an object's shard is called at a member, whether or not the locator knows of it."""
         label = self.members[member].label

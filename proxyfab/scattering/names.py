@@ -47,7 +47,7 @@ class Names:
         found = None if drawn is None else look(drawn)
         before: bytes | None = None
         while found is None:
-            value = self.registers.read(key.id)
+            value = self.meaning(key)
             if not value:
                 content = None if drawn is not None else self.drawn(key)
                 return None if content is None else look(content)
@@ -55,6 +55,12 @@ class Names:
                 return None
             before, found = value, look(locators(value)[0])
         return found
+
+    def meaning(self, key: Key) -> bytes:
+        """What a key means to most members; ids that were drawn need none who can compare and set."""
+        if DRAWN.fullmatch(key.id) and not self.registers.able:
+            return b""
+        return self.registers.read(key.id)
 
     def drawn(self, key: Key) -> Locator | None:
         """Where a drawn object lies of which only the id is given."""
@@ -107,7 +113,7 @@ class Names:
 
     def renew(self, key: Key, ttl: float | None) -> bool:
         """Move the expiry of what a name means; whether it was there."""
-        value = self.registers.read(key.id)
+        value = self.meaning(key)
         if value:
             self._mean(key, value, ttl, Attempt(), value)
         return self.look(key, None, lambda locator: self.scattering.renew(locator, ttl) or None) is not None

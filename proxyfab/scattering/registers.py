@@ -11,6 +11,8 @@ Rules:
 3. Ballots begin with the time, so that what members forget of absent values after an hour harms nobody whose clock is
    less than that wrong.
 4. Members may be added or taken away one at a time, with a `refresh` of every name in between.
+5. That a name means nothing any more is kept for an hour by members that all know it, and for thirty days where one
+   was away: he still says what was before. Who was away for longer is to be emptied before he comes back.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ _VERSION = 1
 _MARK = 8
 _MARKS = 64
 _FORGET = 3600.0
+_AWAY = 30 * 24 * 3600.0
 _SLOWEST = 0.05
+_LAST = 1 << 63
+"""The last ballot's number, centuries from now: behind one that a broken member made up there would be no other."""
 
 Ballot = tuple[int, bytes]
 _NO_BALLOT: Ballot = (0, bytes(8))
@@ -67,12 +72,12 @@ class Record(NamedTuple):
         raw = b"".join((head, name, *self.marks, self.value))
         return Frames([raw + _CHECK.pack(crc32(raw))])
 
-    @property
-    def ttl(self) -> float | None:
-        """Seconds that a member must keep it."""
+    def ttl(self, known: bool) -> float | None:
+        """Seconds that a member must keep it, where all members know it, or where one may not."""
+        least = _FORGET if known or self.accepted == _NO_BALLOT else _AWAY
         if not self.value:
-            return _FORGET
-        return max(self.expires - time.time(), 0.0) + _FORGET if self.expires else None
+            return least
+        return max(self.expires - time.time(), 0.0) + least if self.expires else None
 
 
 def unpack(stored: Frames) -> Record:
@@ -87,6 +92,8 @@ def unpack(stored: Frames) -> Record:
         raise IntegrityError("What lies where a register's record should is none, or damaged.")
     _, version, promised, by, accepted, of, expires, length, count = _HEAD.unpack_from(body)
     at = _HEAD.size + length + count * _MARK
+    if max(promised, accepted) > _LAST:
+        raise IntegrityError("A register's record has a ballot of times to come.")
     if version != _VERSION or at > len(body):
         raise IntegrityError(
             f"A register's record has the form {version}, and this proxyfab reads {_VERSION}; upgrade."
@@ -138,6 +145,11 @@ class Registers:
         self._able = False
 
     @property
+    def able(self) -> bool:
+        """Whether names can mean anything here."""
+        return self._able or all(isinstance(one.child, SupportsCompareAndSet) for one in self._means.members.all)
+
+    @property
     def majority(self) -> int:
         """Members that must agree."""
         return len(self._means.members) // 2 + 1
@@ -154,15 +166,17 @@ class Registers:
         return agreed.value
 
     def refresh(self, name: str) -> None:
-        """Have every member that can be reached keep what a name means."""
-        self.change(name, lambda value: value or None)
+        """Have every member that can be reached keep what a name means, also that it means nothing any more."""
+        seen, agreed = self._look(name)
+        if agreed is None or any(self._differs(record, agreed) for _, record in seen.values()):
+            self.change(name, lambda value: value)
 
     def change(
         self,
         name: str,
         decide: Callable[[bytes], bytes | None],
         *,
-        expires: float = 0.0,
+        expires: float | None = None,
         attempt: Attempt | None = None,
     ) -> Attempt:
         """Change what a name means.
@@ -170,7 +184,7 @@ class Registers:
         Args:
             name: Any text.
             decide: From what it means to what it is to mean (nothing: `b""`), or None to leave it; may be asked often.
-            expires: When what it will mean is over.
+            expires: When what it will mean is over: 0 for never, None for as it is.
             attempt: Told how far it came, for who is interrupted.
 
         Raises:
@@ -189,7 +203,7 @@ class Registers:
             pause = min(2 * pause, _SLOWEST)
 
     def _propose(
-        self, name: str, decide: Callable[[bytes], bytes | None], expires: float, mark: bytes, attempt: Attempt
+        self, name: str, decide: Callable[[bytes], bytes | None], expires: float | None, mark: bytes, attempt: Attempt
     ) -> bool:
         seen, _ = self._look(name)
         highest = max(max(record.promised[0], record.accepted[0]) for _, record in seen.values())
@@ -206,13 +220,17 @@ class Registers:
             return True
         if new is not None:
             attempt.begun = True
-            now = now._replace(value=new, expires=expires, marks=(*now.marks[1 - _MARKS :], mark))
+            ends = now.expires if expires is None else expires
+            now = now._replace(value=new, expires=ends, marks=(*now.marks[1 - _MARKS :], mark))
         now = now._replace(promised=ballot, accepted=ballot)
         accepted = self._write(name, {at: (raw, now) for at, (raw, _) in promised.items()})
         if len(accepted) < self.majority:
             return False
         attempt.begun = attempt.done  # what was begun under another ballot can hold no more
         return True
+
+    def _differs(self, record: Record, agreed: Record) -> bool:
+        return record.accepted != agreed.accepted and bool(record.value or agreed.value)
 
     def _agreed(self, seen: _Seen, newest: Record) -> bool:
         """Whether a majority accepted the newest."""
@@ -281,10 +299,11 @@ class Registers:
         """Those members that took what they were to keep in place of what they had, and that."""
         key = key_of(name)
         new = {member: record.pack() for member, (_, record) in wanted.items()}
+        known = len(wanted) == len(self._means.members)
         race: Race[bool] = Race()
         try:
             for member, (old, record) in wanted.items():
-                call = partial(_swap, key, old, new[member], record.ttl)
+                call = partial(_swap, key, old, new[member], record.ttl(known))
                 self._means.ask(race, member, member, "swap", call, 0)
             answers = self._means.answers(race, self._taken, all=True)
         finally:

@@ -147,7 +147,10 @@ class Upkeep:
     # -- moving ------------------------------------------------------------------------------------------------------
 
     def drain(self, member: int) -> Report:
-        """Move all that a member holds to others, and put nothing there any more; it may be taken away then."""
+        """Move all that a member holds to others, and put nothing there any more; it may be taken away then.
+
+        What names mean is told to all others, too: of those that agreed on it one will be missing.
+        """
         self._scattering.members[member].leaving = True
         found = self._listed
         mine = [held for held in found.pieces.values() if member in held.at]
@@ -155,6 +158,8 @@ class Upkeep:
         report = Report()
         for held in self._progress(mine, len(mine)):
             report = report.plus(self._move(held, member, self._free(held, sizes), sizes))
+        for name in registered(self._scattering.means, found):
+            self._registers.refresh(name)
         return report
 
     def rebalance(self) -> Report:

@@ -190,7 +190,7 @@ class ErasureConnector(BaseConnector):
         self._use()
         drawn = self._drawn(key)
         there = drawn is not None and self.scattering.drop(drawn)
-        if self.registers.read(key.id):
+        if self.names.meaning(key):
             with self._turn(key.id):
                 there |= self.names.evict(key)
         elif drawn is None and not there:
