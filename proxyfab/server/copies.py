@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
+from proxyfab.keys import Key
 from proxyfab.server.index import Name
 
 _WORTH = 1 << 20
@@ -75,22 +76,24 @@ class Copies:
 
 
 class Holders:
-    """Which sites were given which objects, as far as is remembered. Belongs to one thread."""
+    """Which sites were given which objects, as far as is remembered. Belongs to one thread.
+
+    A name's holders are those of the version that was given last: another one was put in its place since.
+    """
 
     def __init__(self) -> None:
-        self._sites: OrderedDict[Name, list[str]] = OrderedDict()
+        self._sites: OrderedDict[Name, tuple[Key, list[str]]] = OrderedDict()
 
-    def note(self, name: Name, site: str, nbytes: int) -> None:
-        """A site was given an object; small ones are not worth a way."""
+    def note(self, name: Name, place: Key, site: str, nbytes: int) -> None:
+        """A site was given what lies at `place` under a name; small objects are not worth a way."""
         if nbytes >= _WORTH:
-            sites = self._sites.setdefault(name, [])
+            known, sites = self._sites.get(name, (place, []))
+            self._sites[name] = place, [site, *[each for each in sites if known == place and each != site]]
             self._sites.move_to_end(name)
-            if site not in sites:
-                sites.append(site)
             while len(self._sites) > _REMEMBERED:
                 self._sites.popitem(last=False)
 
-    def nearest(self, name: Name, near: Sequence[str]) -> str:
-        """The first of some sites, the nearest one first, that may have an object; `""` for none."""
-        sites = self._sites.get(name, ())
-        return next((site for site in near if site in sites), "")
+    def nearest(self, name: Name, place: Key, near: Sequence[str]) -> str:
+        """The first of some sites, the nearest one first, that may have what lies at `place`; `""` for none."""
+        known, sites = self._sites.get(name, (place, ()))
+        return next((site for site in near if site in sites and known == place), "")

@@ -61,7 +61,8 @@ class Far:
         self.copies = Copies(site.copies)
         self.others = Others(self, host, state)
         self._sites = Sites(site, Keyring(), self._asked)
-        self._flying: set[Name] = set()
+        self._flying: dict[Name, bool] = {}
+        """What is being fetched, and whether it was evicted or replaced from here meanwhile."""
         self._tidied = time.monotonic()
 
     def open(self, perform: Callable[[Peer, Message], Todo]) -> None:
@@ -136,7 +137,7 @@ class Far:
 
     def _fly(self, names: list[Name], deadline: float, seconds: float) -> Any:
         """Fetch objects that nobody else is fetching; answers with those that are not there."""
-        self._flying.update(names)
+        self._flying.update(dict.fromkeys(names, False))
         try:
             home = _home(names[0])
             peering = self._sites.peering(home.site)
@@ -155,7 +156,7 @@ class Far:
             return (yield from self._keep(names, [found[name] for name in names], asked))
         finally:
             for name in names:
-                self._flying.discard(name)
+                self._flying.pop(name, None)
                 self._state.waiters.tell(Name(_LANDING + name.namespace, name.id))
 
     def _copies_at(self, other: Peering, home: Home, names: list[Name], deadline: float) -> Any:
@@ -249,6 +250,9 @@ class Far:
         return absent
 
     def _publish(self, name: Name, place: Key, nbytes: int, left: float | None) -> None:
+        if self._flying.get(name):  # it may be what was there before, and is asked for again
+            self._host.storage.evict([place], nbytes).call()
+            return
         ttl = self._options.keep if left is None else min(left, self._options.keep)
         if ttl <= 0:
             ttl = 0.001
@@ -280,6 +284,8 @@ class Far:
             self._let_go(home, ids)
         rest = {name: value for name, value in message.fields.items() if name not in ("ns", "ids", "within")}
         fields = yield from self._told(home, abroad.do(home, message.verb, ids, rest), _within(message))
+        if message.verb == "evict":
+            self._let_go(home, ids)  # what was fetched before it was gone there
         if message.verb == "stat":
             rows = fields.get("rows")
             if not isinstance(rows, list):
@@ -338,6 +344,8 @@ class Far:
         names = [Name(str(home), id) for id in ids]
         for name in names:
             self.copies.forget(name)
+            if name in self._flying:
+                self._flying[name] = True
         self._drop(names)
 
     def push(self, message: Message) -> Steps:

@@ -99,12 +99,12 @@ class Others:
             if entry is None:
                 absent.append((want, None))
                 continue
-            holder = self.holders.nearest(name, question.near)
+            holder = self.holders.nearest(name, entry.place, question.near)
             if holder:
                 absent.append((want, Elsewhere(holder)))
                 continue
             if question.home.site == self._far.site:
-                self.holders.note(name, line.peer, entry.nbytes)
+                self.holders.note(name, entry.place, line.peer, entry.nbytes)
             if total and total + entry.nbytes > _TOGETHER:
                 yield from self._some(line, some)
                 some, total = [], 0

@@ -11,7 +11,7 @@ from proxyfab.errors import ProxyfabError
 from proxyfab.store import Store
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.gateways import Gateways
-from proxyfab.testing.processes import until
+from proxyfab.testing.processes import at_once, until
 
 pytest.importorskip("cryptography")
 MB = 1_000_000
@@ -37,20 +37,36 @@ def figures(store: Store) -> dict[str, float]:
     return {**status.counters, **status.gauges}
 
 
+def evicted_on_its_way(home: Store, here: Store) -> bool:
+    """Whether what is evicted from here while it comes, is gone then here, too."""
+    key = home.put(os.urandom(MB))
+    given = figures(home).get("given", 0)
+
+    def evict() -> bool:
+        assert until(lambda: figures(home).get("given", 0) > given)
+        return here.evict(key)
+
+    _, evicted = at_once([lambda: here.get(key), evict])
+    return evicted is True and here.get(key) is None
+
+
 def test_the_nearest_copy_is_taken_and_its_home_need_not_live(sites: Gateways) -> None:
     with Store(sites.url("aps"), cache=0) as aps, Store(sites.url("alcf"), cache=0) as alcf:
         with Store(sites.url("nersc") + "&timeout=20", cache=0) as nersc:
-            first, second, third = (os.urandom(2 * MB) for _ in range(3))
-            keys = aps.put_many([first, second, third])
+            first, second, third, old, new = (os.urandom(2 * MB) for _ in range(5))
+            keys = aps.put_many([first, second, third, old])
             assert nersc.get(aps.put("small")) == "small"  # by whichever way
             assert until(lambda: all(figures(nersc)[f"streams_{name}"] >= 2 for name in ("aps", "alcf")))
-            assert alcf.get_many(keys[:2]) == [first, second]
+            assert alcf.get_many([*keys[:2], keys[3]]) == [first, second, old]
+            assert nersc.put(new, key=keys[3], replace=True) == keys[3]
+            assert nersc.get(keys[3]) == new  # not what alcf was given before
             before = figures(nersc)
             assert nersc.get(keys[0]) == first
             after = figures(nersc)
             assert after["far_nearer"] == before.get("far_nearer", 0) + 1
             assert after["link_aps_received"] == before["link_aps_received"]
             assert after["link_alcf_received"] >= before["link_alcf_received"] + 2 * MB
+            assert evicted_on_its_way(aps, nersc)
             assert alcf.connector.evict(keys[0])  # everywhere but at nersc
             sites.servers["aps"].kill()
             assert until(lambda: figures(nersc)["streams_aps"] == 0)
