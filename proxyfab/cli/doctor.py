@@ -1,10 +1,12 @@
 """`doctor`: what this machine and a store's place allow, what is wrong, and what to do about it.
 
-Promises: it ends, also where the place never answers; a place is only given one object, for the moment of a round trip.
+Promises: it ends, also where the place never answers. A place is only given one object, for the moment of a round trip,
+in a namespace of its own where there can be one; a place that is not there is not made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -13,7 +15,7 @@ from typing import TypeVar
 
 import click
 
-from proxyfab.abc import Finding, SupportsDiagnosis
+from proxyfab.abc import Connector, Finding, SupportsDiagnosis
 from proxyfab.background import aside
 from proxyfab.brokers.opening import open_broker
 from proxyfab.cli.doctor_broker import examine_broker
@@ -21,10 +23,11 @@ from proxyfab.cli.doctor_site import examine_peer
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.machine import examine_machine
 from proxyfab.cli.output import as_json, public, show, show_json, store_url, working
+from proxyfab.cli.places import absences, fresh_memory, is_unnamed_memory, unnamed
 from proxyfab.cli.top_broker import is_broker
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.spec import StoreSpec
-from proxyfab.store import open_store
+from proxyfab.store import Store, open_store
 
 T = TypeVar("T")
 _STEP = 15.0
@@ -73,7 +76,7 @@ def _examine_place(url: str, timeout: float) -> Iterator[Finding]:
         return
     own = connector.diagnose() if isinstance(connector, SupportsDiagnosis) else iter(())
     failed = False
-    for name, steps in ((connector.scheme, own), ("round trip", _round_trip(url))):
+    for name, steps in ((connector.scheme, own), ("round trip", _trial(url, connector))):
         for finding in () if failed else _in_time(steps, timeout, name):
             failed = failed or finding.state == "fail"
             yield finding
@@ -119,20 +122,28 @@ def _in_time(steps: Iterator[Finding], timeout: float, name: str) -> Iterator[Fi
         yield finding
 
 
-def _round_trip(url: str) -> Iterator[Finding]:
+def _trial(url: str, connector: Connector) -> Iterator[Finding]:
+    """A round trip where it makes nothing that stays."""
+    absent = absences(connector)
+    if absent and not is_unnamed_memory(url):
+        yield Finding("round trip", "warn", f"not tried: {'; '.join(absent)}. Check the URL; the first put makes it")
+        return
+    with fresh_memory() if absent else contextlib.nullcontext(), open_store(unnamed(url)) as store:
+        yield from _round_trip(store, StoreSpec.parse(url).seal)
+
+
+def _round_trip(store: Store, seal: str) -> Iterator[Finding]:
     """Put, get and evict one object, as a user's process would."""
-    with open_store(url) as store:
-        payload = os.urandom(_PAYLOAD)
-        started = time.perf_counter()
-        key = store.put(payload, ttl=60)
-        answers = {"get": store.get(key) == payload, "evict": store.evict(key), "exists": not store.exists(key)}
-        took = (time.perf_counter() - started) * 1e3
-        wrong = [step for step, right in answers.items() if not right]
-        if wrong:
-            detail = f"wrong answer to {', '.join(wrong)}; report it with the place's version"
-            yield Finding("round trip", "fail", detail)
-        else:
-            seal = StoreSpec.parse(url).seal
-            sealed = f", sealed ({seal})" if seal else ""
-            detail = f"put, get and evict of 1 MiB in {took:.1f} ms at {store.connector.place}{sealed}"
-            yield Finding("round trip", "ok", detail)
+    payload = os.urandom(_PAYLOAD)
+    started = time.perf_counter()
+    key = store.put(payload, ttl=60)
+    answers = {"get": store.get(key) == payload, "evict": store.evict(key), "exists": not store.exists(key)}
+    took = (time.perf_counter() - started) * 1e3
+    wrong = [step for step, right in answers.items() if not right]
+    if wrong:
+        detail = f"wrong answer to {', '.join(wrong)}; report it with the place's version"
+        yield Finding("round trip", "fail", detail)
+    else:
+        sealed = f", sealed ({seal})" if seal else ""
+        detail = f"put, get and evict of 1 MiB in {took:.1f} ms at {store.connector.place}{sealed}"
+        yield Finding("round trip", "ok", detail)

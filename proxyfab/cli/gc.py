@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from proxyfab.abc import Reclaimed, SupportsReap, SupportsScan
-from proxyfab.cli.holdings import connect
+from proxyfab.cli.holdings import connect_there
 from proxyfab.cli.output import as_json, public, show, show_json, size, store_url
 from proxyfab.errors import CapabilityError
 from proxyfab.osio.lodging import sparing
@@ -29,7 +29,7 @@ def gc(url: str, dry_run: bool, as_json: bool) -> None:
     Owned objects whose owner and borrowers have all ended go too, before their lease has passed. Objects of running
     processes and of named stores, unless they expired, are never touched.
     """
-    connector = connect(url)
+    connector = connect_there(url)
     if not isinstance(connector, SupportsReap | SupportsScan):
         raise CapabilityError(f"{connector.scheme}:// leaves nothing behind that could be reclaimed from here.")
     with _progress(f"looking through {public(url)}") as seen, contextlib.closing(connector), sparing():

@@ -10,6 +10,7 @@ import click
 from proxyfab.abc import Connector, Stat, SupportsScan
 from proxyfab.buffers import Frames
 from proxyfab.cli.output import age, as_json, public, show, show_json, size, store_url
+from proxyfab.cli.places import check_there
 from proxyfab.errors import CapabilityError, IntegrityError, KeyNotFound
 from proxyfab.keys import Key
 from proxyfab.opening import open_connector, seal_of
@@ -24,6 +25,17 @@ def connect(url: str) -> Connector:
     return open_connector(spec.connector, seal=seal_of(spec.seal or None))
 
 
+def connect_there(url: str) -> Connector:
+    """The same, of a place that is there.
+
+    Raises:
+        ConnectorError: Nobody has put anything there yet, so it may be mistyped.
+    """
+    connector = connect(url)
+    check_there(connector)
+    return connector
+
+
 def holdings(connector: Connector) -> list[Stat]:
     """Everything that lies there, oldest first."""
     if not isinstance(connector, SupportsScan):
@@ -36,7 +48,7 @@ def holdings(connector: Connector) -> list[Stat]:
 @as_json
 def ls(url: str, as_json: bool) -> None:
     """List the objects of a store, oldest first. URL defaults to shm://, all stores in this machine's shared memory."""
-    found = holdings(connect(url))
+    found = holdings(connect_there(url))
     if as_json:
         show_json([stat._asdict() | {"key": str(stat.key)} for stat in found])
         return
@@ -53,7 +65,7 @@ def ls(url: str, as_json: bool) -> None:
 def du(url: str, as_json: bool) -> None:
     """Sum up the objects of a store per namespace."""
     sums: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for stat in holdings(connect(url)):
+    for stat in holdings(connect_there(url)):
         sums[stat.namespace, _owner(stat)].append(stat.nbytes)
     rows = [(name, owner, len(sizes), sum(sizes)) for (name, owner), sizes in sorted(sums.items())]
     total = ("total", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
@@ -73,7 +85,7 @@ def inspect(key: str, url: str, as_json: bool) -> None:
 
     What a sealed object is can be seen with its key and the store's whole URL: 'file:///place?ns=run7#seal=encrypt:lab'.
     """
-    connector = connect(url)
+    connector = connect_there(url)
     stat = connector.stat(Key.parse(key))
     frames = connector.get(Key.parse(key))
     if stat is None or frames is None:

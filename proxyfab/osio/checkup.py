@@ -16,6 +16,7 @@ from proxyfab.osio.root import Root
 
 LITTLE = 256 * 2**20
 """Bytes free below which large objects soon find no room."""
+_MANY = 10
 
 
 class Lodged(BaseConnector):
@@ -26,6 +27,31 @@ class Lodged(BaseConnector):
     def diagnose(self) -> Iterator[Finding]:
         """Look at the directory; see `abc.SupportsDiagnosis`."""
         return examine(self._lodging.path)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it was made for a namespace that somebody named; else it drew one of its own."""
+        return not self._lodging.drawn
+
+    def absence(self) -> str:
+        """What is not there, the root or the chosen namespace, as a sentence; `""` where nothing is missing.
+
+        Raises:
+            ConnectorError: What lies there is not for this version, or cannot be read.
+        """
+        path, name = self._lodging.path, self._lodging.name
+        root = Root.find(path)
+        if root is None and not os.path.lexists(path):
+            return f"{path} does not exist"
+        if root is None:
+            return f"{path} is no place of a store: none has put anything there"
+        if not self.chosen or root.namespace(name).exists():
+            return ""
+        if name.startswith("~"):
+            return f"{path} holds nothing of {name}: its process has ended, or has put nothing there"
+        named = [space.name for space in root.namespaces() if not space.ephemeral]
+        there = f"there are {', '.join(named[:_MANY])}{', ...' * (len(named) > _MANY)}" if named else "none has a name"
+        return f"{path} holds no store {name!r}: {there}"
 
 
 def examine(path: str) -> Iterator[Finding]:
@@ -42,12 +68,12 @@ def examine(path: str) -> Iterator[Finding]:
 
 
 def _directory(path: str) -> Finding:
-    near = _nearest(path)
+    near = nearest(path)
     if not os.path.isdir(near):
         return Finding("directory", "fail", f"{near} is not a directory; choose another path, or move it away")
     if os.path.isdir(path):
         return Finding("directory", "ok", path)
-    return Finding("directory", "ok", f"{path} is made at its first use, in {near}")
+    return Finding("directory", "warn", f"{path} does not exist yet; the first put makes it, in {near}")
 
 
 def _version(path: str) -> Finding:
@@ -61,7 +87,7 @@ def _version(path: str) -> Finding:
 
 
 def _permission(path: str) -> Finding:
-    near = _nearest(path)
+    near = nearest(path)
     if os.access(near, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         return Finding("permission", "ok", f"user {os.geteuid()} may read and write {near}")
     if os.statvfs(near).f_flag & os.ST_RDONLY:
@@ -83,7 +109,7 @@ def _file_system(path: str) -> Finding:
 
 
 def _room(path: str) -> Finding:
-    near = _nearest(path)
+    near = nearest(path)
     status = os.statvfs(near)
     free = status.f_bavail * status.f_frsize
     if status.f_files and not status.f_favail:
@@ -98,7 +124,7 @@ def _room(path: str) -> Finding:
     return Finding("room", "ok", seen)
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
     """The path itself or, where nothing lies, the nearest parent: where it would be made."""
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)

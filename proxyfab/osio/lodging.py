@@ -28,6 +28,7 @@ class Lodging:
 
     Attributes:
         known: The root, as soon as it was found or made.
+        drawn: Whether the namespace's name was drawn here, not given.
 
     Args:
         path: Of the root; absolute.
@@ -40,6 +41,7 @@ class Lodging:
 
     def __init__(self, path: str, name: str | None) -> None:
         self.path = path
+        self.drawn = name is None
         self.name = _draw(path) if name is None else name
         self.known: Root | None = None
         self._found: tuple[Root, Namespace] | None = None
