@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.erasure.locator import Locator
+from proxyfab.erasure.locator import Locator, Lying
 from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.scattering.upkeep import Upkeep
@@ -52,6 +53,10 @@ def warned(caplog: pytest.LogCaptureFixture) -> int:
 
 def shard_of(child: FaultyConnector, key: Key) -> Key:
     return next(stat.key for stat in child.child.scan() if stat.key.id == key.id)
+
+
+def shards_of(key: Key) -> list[Lying]:
+    return [lying for lying in Locator.parse(key.where).shards if lying.child]
 
 
 def flipped(raw: bytes) -> bytes:
@@ -258,6 +263,28 @@ def test_a_drained_member_takes_no_meaning_along() -> None:
     Upkeep(rest.scattering, rest.registers).drain(0)
     assert scattered(children[2:], 2, 1).get(Key("named")) == DATA
     one.close()
+
+
+@pytest.mark.parametrize("how", ["get", "repair"])
+def test_what_was_evicted_while_one_was_away_is_not_restored(how: str) -> None:
+    """The process that evicts ends before the one who was away is back; he has one of the copies."""
+    children = in_memory(3)
+    one = ErasureConnector(children, Options(k=2, m=1))
+    key = one.put(DATA)
+    first, last = (number for number in map(one.members.by_label.get, map(attrgetter("child"), shards_of(key))))
+    children[last if how == "get" else first].cut()
+    assert one.evict(key)
+    one.scattering.means.closed = True  # what it owes is owed by nobody any more
+    other = ErasureConnector([MemoryConnector(child.spec.partition("//")[2]) for child in children], Options(k=2, m=1))
+    if how == "get":
+        assert other.get(key) is None
+    else:
+        assert list(other.scan()) == []
+        report = Upkeep(other.scattering, other.registers).scrub(repair=True)
+        assert (report.restored, report.strays, report.lost) == (0, 1, ())
+    assert other.scattering.means.flush(10)
+    assert other.get(key) is None
+    assert [stat.key.id for child in children for stat in child.child.scan() if stat.key.id == key.id] == []
 
 
 def test_keys_of_other_places_and_codes() -> None:

@@ -18,6 +18,7 @@ from proxyfab.connectors.erasure.options import parse
 from proxyfab.erasure.placement import Node, loss_of
 from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.opening import open_connector
+from proxyfab.scattering.means import GONE
 from proxyfab.scattering.registers import SUFFIX
 from proxyfab.scattering.upkeep import Report, Upkeep
 from proxyfab.spec import StoreSpec
@@ -69,7 +70,7 @@ def _standing(one: ErasureConnector, number: int) -> dict[str, Any]:
         "child": public(member.spec),
         "site": member.standing.site,
         "state": "down" if fault else "well",
-        "shards": sum(not stat.key.id.endswith(SUFFIX) for stat in stats),
+        "shards": sum(not stat.key.id.endswith((SUFFIX, GONE)) for stat in stats),
         "bytes": sum(stat.nbytes for stat in stats),
         "capacity": size(capacity) if capacity else "-",
         "fault": fault,

@@ -108,6 +108,8 @@ class Asking:
         asked = [one for one in silent if one.child in named]
         if len(asked) >= max(shape.k, shape.m + 1):
             raise ConnectorError(f"{shape.id.hex()} may still be read: {self._means.whys(asked)}.")
+        if len(asked) >= shape.k:
+            self._means.mark_gone(shape.name, [one.child for one in answers if one.error is None])
         for one in asked:
             self._means.members[one.child].warn(f"A shard of {shape.id.hex()} is evicted later", one.error or "")
         return sum(one.value is True for one in answers) >= shape.k

@@ -68,6 +68,9 @@ class Getting:
         shape = locator.shape
         found = self.gather(locator, shape.k)
         if len(found.good) >= shape.k:
+            if found.missing and self._means.is_gone(shape):
+                self._means.evict_later(shape)
+                return None
             if found.broken or found.missing:
                 self._noticed(locator, found)
             return self._decoded(locator, found.good)

@@ -17,7 +17,7 @@ from proxyfab.erasure.shard import DRAWN, HEADER, KINDS, NAMED, Shard, header_of
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.race import Race
-from proxyfab.scattering.means import Means, nothing
+from proxyfab.scattering.means import GONE, Means, nothing
 from proxyfab.scattering.registers import SUFFIX, Registers, unpack
 
 _SHARD = re.compile(r"([0-9a-f]{32})(|\.n|\.s)")
@@ -45,6 +45,8 @@ class Listing(NamedTuple):
     """By name."""
     registers: dict[str, dict[int, Stat]]
     """By the name of the record: by member."""
+    gone: set[str]
+    """Names of pieces that were evicted while some could not be reached."""
     away: dict[int, BaseException]
     """Members that did not answer, and why."""
 
@@ -75,7 +77,7 @@ def listed(means: Means, most: int) -> Listing:
         answers = means.answers(race, nothing)
     finally:
         race.close()
-    found = Listing({}, {}, {one.child: one.error for one in answers if one.error is not None})
+    found = Listing({}, {}, set(), {one.child: one.error for one in answers if one.error is not None})
     if len(found.away) > most:
         raise ConnectorError(f"What is stored cannot be listed: {means.whys(answers)}.")
     for one in answers:
@@ -90,6 +92,8 @@ def _sort(found: Listing, member: int, stat: Stat) -> None:
     if match is not None:
         kind = next(kind for kind, text in KINDS.items() if text == match[2])
         found.pieces.setdefault(id, Held(bytes.fromhex(match[1]), kind, {})).at[member] = stat
+    elif id.endswith(GONE):
+        found.gone.add(id.removesuffix(GONE))
     elif id.endswith(SUFFIX):
         found.registers.setdefault(id, {})[member] = stat
 
@@ -98,7 +102,7 @@ def entries(means: Means, registers: Registers, most: int) -> Iterator[Entry]:
     """Every object that is there."""
     found = listed(means, most)
     for held in found.pieces.values():
-        if held.kind == DRAWN:
+        if held.kind == DRAWN and held.name not in found.gone:
             head = head_of(means, held)
             if head is not None and len(held.at) >= head.shape.k:
                 yield Entry(held.id.hex(), _stat(held, held.id.hex(), head.shape.nbytes), None)
@@ -173,7 +177,7 @@ def merged(reports: Sequence[Sequence[Reclaimed]]) -> list[Reclaimed]:
         ids = _ID.findall(one.what.rpartition("/")[2])
         if not ids:
             others.append(one)
-        elif not one.what.endswith(SUFFIX):
+        elif not one.what.endswith((SUFFIX, GONE)):
             before = objects.get(ids[-1])
             objects[ids[-1]] = Reclaimed(ids[-1], one.nbytes + (before.nbytes if before else 0), one.reason)
     return [*objects.values(), *others]

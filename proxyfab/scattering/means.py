@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from proxyfab.buffers import Frames
 from proxyfab.erasure.codec import Code, fresh
 from proxyfab.erasure.locator import Locator
+from proxyfab.erasure.shard import Shape
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.exit import Drain
 from proxyfab.keys import Key
@@ -20,6 +21,9 @@ T = TypeVar("T")
 _SLACK = 3.0
 _LARGE = 4 << 20
 """Bytes from which on a copy in memory takes long enough for another thread."""
+GONE = ".x"
+"""What is called so behind a piece's name says that it was evicted while some could not be reached."""
+_KEPT = 30 * 24 * 3600.0
 _QUICK = 0.1
 """Seconds after which an error is that of a place that cannot be reached."""
 
@@ -146,6 +150,35 @@ class Means:
         label = self.members[member].label
         where = next((lying.where for lying in locator.shards if lying.child == label), "")
         return Key(locator.shape.name, where)
+
+    def mark_gone(self, name: str, members: Sequence[int]) -> None:
+        """Have members remember that a piece was evicted, so that those who kept enough of it do not bring it back."""
+        race: Race[object] = Race()
+        put: Callable[[Any], object] = lambda child: child.put(  # noqa: E731
+            Frames([GONE.encode()]), key=Key(name + GONE), ttl=_KEPT, replace=True
+        )
+        try:
+            for member in members:
+                self.ask(race, member, member, "mark", put, 0)
+            self.answers(race, nothing)
+        finally:
+            race.close()
+
+    def is_gone(self, shape: Shape) -> bool:
+        """Whether a member remembers that a piece was evicted: asked only where so few as may be away can have it."""
+        if shape.k > shape.m:
+            return False
+        race: Race[bool] = Race()
+        try:
+            for member in range(len(self.members)):
+                self.ask(race, member, member, "exists", lambda child: bool(child.exists(Key(shape.name + GONE))), 0)
+            return any(one.value for one in self.answers(race, lambda found: any(one.value for one in found)))
+        finally:
+            race.close()
+
+    def evict_later(self, shape: Shape) -> None:
+        """Evict what anybody still has of a piece."""
+        self.owe([(member, Key(shape.name)) for member in range(len(self.members))])
 
     def owe(self, lost: list[tuple[int, Key]]) -> None:
         """Evict this as soon as it can be."""

@@ -232,6 +232,9 @@ def restore(scattering: Scattering, locator: Locator) -> Report:
     bad = [number for number in range(shape.k + shape.m) if number not in found.good]
     if report.lost or not bad:
         return report
+    if scattering.means.is_gone(shape):
+        scattering.means.evict_later(shape)
+        return Report(pieces=1, strays=1)
     state = scattering.state(locator)
     ttl = None if state is None or state.expires is None else max(state.expires - time.time(), 1.0)
     made = scattering.means.code(shape.k, shape.m).rebuild(found.good, shape.size, bad)
