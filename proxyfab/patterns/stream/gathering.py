@@ -5,7 +5,8 @@ Rules:
 2. Nothing in flight: what comes is ready at once, or after `linger`. Something in flight: it is gathered meanwhile.
 3. Frames of one partition are taken in the order of their events, by one thread, which numbers them then. What is
    dropped was never taken, so it leaves no gap in the numbers.
-4. Every event is settled once. What could not be delivered is also kept as `trouble`, until somebody is told.
+4. Every event is settled once. What could not be delivered is also kept as `trouble`, until somebody is told. Its
+   objects are evicted, but not where the broker may have the event (`Draft.tried`): its group would miss them.
 """
 
 from __future__ import annotations
@@ -331,7 +332,7 @@ class Gathering:
         self._free([draft])
         draft.events = []
         draft.body = b""
-        if error is not None:
+        if error is not None and not draft.tried:
             for store, key in draft.kept:
                 unwanted(store, key)
         draft.kept = []

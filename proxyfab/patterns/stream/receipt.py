@@ -39,6 +39,7 @@ class Draft:
         counted: Whether it takes room from others.
         born: Monotonic seconds when the first came.
         sealed: When nothing more could come.
+        tried: Whether the broker may have it although nobody says so: then its objects stay.
         first: The number of the first, when it is on its way.
         body: The frame, likewise.
     """
@@ -59,6 +60,7 @@ class Draft:
         "sealed",
         "stores",
         "told",
+        "tried",
     )
 
     def __init__(self, gathering: Waking, partition: int) -> None:
@@ -72,6 +74,7 @@ class Draft:
         self.kept: list[tuple[Store, Key]] = []
         self.born = time.monotonic()
         self.sealed = 0.0
+        self.tried = False
         self.first = -1
         self.body = b""
         self.position: Position | None = None

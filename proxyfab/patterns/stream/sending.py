@@ -172,11 +172,24 @@ class Sending:
         def attempt() -> list[Position]:
             left = max(until - time.monotonic(), _LEAST)
             with span("publish", link, self.topic.name, sum([len(record.body) for record in records])):
-                return self.broker.publish(self.topic.name, records, timeout=left)
+                try:
+                    found = self.broker.publish(self.topic.name, records, timeout=left)
+                except BaseException as error:
+                    self._doubt(drafts, error)
+                    raise
+                self._doubt(drafts, None)  # it is there; but is it ours to say so?
+                return found
 
         positions = self._trying(attempt, until)
         self._trying(lambda: self.identity.check(self.broker, self.topic.name, self.timeout), until)
         return positions
+
+    def _doubt(self, drafts: Sequence[Draft], error: BaseException | None) -> None:
+        """Note that the broker may have these; not where it refused the only one, or nobody could find its strays."""
+        refused = isinstance(error, ProxyfabError) and not isinstance(error, _UNREACHED)
+        if Capability.STATE in self.broker.capabilities and not (refused and len(drafts) == 1):
+            for draft in drafts:
+                draft.tried = True
 
     def _told(self, error: BaseException) -> BaseException:
         if isinstance(error, ProxyfabError):
