@@ -8,13 +8,13 @@ a network file system use polling.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import TypeVar
 
 from proxyfab import background
@@ -27,6 +27,8 @@ _APPEARED = _MOVED_TO | _CREATE | _CLOSE_WRITE | _ONLYDIR
 _EVENT = struct.Struct("iIII")
 _LOOK_EVERY = 1.0
 _FIRST_PAUSE = 0.001
+_FEW = 8
+"""Descriptors that may wait to be closed: a user has 128 of them for all of his processes."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _add_watch = _libc.inotify_add_watch
@@ -73,11 +75,28 @@ def wait_for_any(
         return _told(wanted, look, deadline, fd, names) if fd >= 0 else _poll(wanted, look, deadline, bound)
     finally:
         if fd >= 0:  # in the background: the kernel takes 5 to 20 ms for it
-            background.start(partial(_close, fd), "Letting go of notices")
+            _over.append(fd)
+            if len(_over) > _FEW:  # all there are busy with something else
+                _let_go()
+            else:
+                background.start(_let_go, "Letting go of notices")
+
+
+_over: list[int] = []
+"""What tells nobody any more, and is not closed yet."""
+
+
+def _let_go() -> None:
+    with contextlib.suppress(IndexError):  # others do it, too
+        while True:
+            _close(_over.pop())
 
 
 def _close(fd: int) -> None:
     os.close(fd)
+
+
+os.register_at_fork(after_in_child=_let_go)  # whoever was to do it stayed in the parent
 
 
 def _watch(files: dict[str, T]) -> tuple[int, Names[T]]:

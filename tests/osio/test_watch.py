@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from proxyfab import background
 from proxyfab.osio import watch
 from proxyfab.osio.watch import wait_for_any
-from proxyfab.testing.processes import at_once, until
+from proxyfab.testing.processes import at_once, in_fork, until
 
 
 def wait_until(
@@ -118,10 +119,9 @@ def test_what_looks_raises_comes_out(tmp_path: Path) -> None:
             raise RuntimeError("mine")
         return False
 
-    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RuntimeError, match="mine"):
         wait_until(look, 20, path=lambda: str(tmp_path / "it"))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert until(lambda: not watched())
 
 
 def test_only_what_appeared_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,3 +167,24 @@ def test_a_full_queue_of_notices_is_looked_behind(tmp_path: Path, monkeypatch: p
 
 def test_nothing_is_waited_for_at_once(tmp_path: Path) -> None:
     assert wait_for_any([], pytest.fail, None, paths=pytest.fail) == []
+
+
+def test_what_was_watched_is_let_go_of_while_all_threads_hang(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    hanging = [background.start(go_on.wait, "hanging") for _ in range(background.THREADS)]
+    try:
+        for _ in range(3 * watch._FEW):
+            assert not wait_until(lambda: False, 0.001, path=lambda: str(tmp_path / "it"))
+        assert len(watched()) <= watch._FEW
+        assert in_fork(lambda: len(watched()), timeout=20) == 0
+    finally:
+        go_on.set()
+    assert all(task.result(20) for task in hanging)
+    assert until(lambda: not watched())
+
+
+def watched() -> list[str]:
+    """What tells this process of what appears."""
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    names = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return [name for name in names if "inotify" in name]
