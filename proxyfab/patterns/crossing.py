@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxyfab.patterns.parcel import Parcel, can_be_proxied, wrapped
-from proxyfab.patterns.passing import SMALL, Limits, bare, fill, plan, proxies_in
+from proxyfab.patterns.passing import SMALL, Limits, bare, fill, once, plan, proxies_in
 from proxyfab.patterns.wishes import REF, VALUE, Wishes
 from proxyfab.proxy import factory_of, is_proxy, is_resolved
 from proxyfab.ref import Ref
@@ -69,7 +69,7 @@ class Crossing:
             kwargs: By name.
             wrap: Makes the proxy of a large object; a parcel's if None.
         """
-        wrap, wishes = wrap or self.parcel, self.wishes
+        wrap, wishes = once(wrap or self.parcel), self.wishes
         passed = [
             value if place < self.skip else self.passed(value, wishes.of(place), wrap)
             for place, value in enumerate(args)
@@ -78,7 +78,7 @@ class Crossing:
 
     def leave(self, value: Any, wrap: Callable[[Any], Any] | None = None) -> Any:
         """A result as it is handed on."""
-        return self.passed(value, self.wishes.result, wrap or self.parcel) if self.result else value
+        return self.passed(value, self.wishes.result, once(wrap or self.parcel)) if self.result else value
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """The arguments with real objects instead of proxies."""

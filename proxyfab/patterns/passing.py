@@ -5,6 +5,7 @@ Rules:
    way to a part that is replaced.
 2. A container whose small parts are large together goes as a whole, with its large parts: one reference, not many.
 3. None, True, False and the like, proxies, and what is no data (functions, futures, stores) stay as they are.
+4. What stands in several places is taken once, and is one object in all of them, as far as `once` is used for it.
 """
 
 from __future__ import annotations
@@ -128,6 +129,22 @@ def _rebuilt(value: Any, changes: dict[Any, Any]) -> Any:
         for name, item in changes.items():
             object.__setattr__(made, name, item)  # frozen ones, too
     return made
+
+
+def once(take: Take) -> Take:
+    """`take`, asked once for each object: what stands in several places of one call stays one object.
+
+    It holds what it was given, so that no other object gets its address; let it go with the call.
+    """
+    taken: dict[int, tuple[Any, Any]] = {}
+
+    def answer(value: Any) -> Any:
+        known = taken.get(id(value))
+        if known is None:
+            known = taken[id(value)] = value, take(value)
+        return known[1]
+
+    return answer
 
 
 def parts_of(value: Any, parts: Parts | None) -> Iterator[Any]:

@@ -7,6 +7,7 @@ the arguments, and so what it owns, lives as long.
 from __future__ import annotations
 
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any
 
 from proxyfab.errors import ConnectorError
@@ -17,7 +18,7 @@ from proxyfab.patterns.ownership.borrows import Shared
 from proxyfab.patterns.ownership.seats import Owner
 from proxyfab.patterns.ownership.verbs import borrow, release, scope
 from proxyfab.patterns.parcel import unsent, wrapped
-from proxyfab.patterns.passing import changed, proxies_in
+from proxyfab.patterns.passing import Take, changed, once, proxies_in
 from proxyfab.patterns.tasks import Task
 from proxyfab.proxy import factory_of
 
@@ -40,29 +41,31 @@ class Shipment:
         self._scoped: list[Any] = []
 
     def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """The arguments as they are sent. What is owned or borrowed is lent.
+        """The arguments of one call as they are sent. What is owned or borrowed is lent; what stands in several
+        places is one object in all of them.
 
         Raises:
             ConnectorError: One of them is large, and the store was closed.
             BorrowError: One of them is an owner's that was sent, lent mutably or has ended.
         """
-        crossing = self._crossing
-        args = tuple([self._lend(value) for value in args])
-        kwargs = {name: self._lend(value) for name, value in kwargs.items()}
-        return crossing.send(args, kwargs, self._input) if crossing.args else (args, kwargs)
+        crossing, take = self._crossing, once(self._input)
+        lend = once(partial(self._lent, take))
+        args = tuple([self._lend(value, lend) for value in args])
+        kwargs = {name: self._lend(value, lend) for name, value in kwargs.items()}
+        return crossing.send(args, kwargs, take) if crossing.args else (args, kwargs)
 
-    def _lend(self, value: Any) -> Any:
+    def _lend(self, value: Any, lend: Take) -> Any:
         depth = self._crossing.limit.depth
         found = [*proxies_in(value, depth)]
         if not any(_is_ours_to_pass(proxy) for proxy in found):
             self._held += found
             return value
-        return changed(value, depth, self._lent)
+        return changed(value, depth, lend)
 
-    def _lent(self, proxy: Any) -> Any:
+    def _lent(self, take: Take, proxy: Any) -> Any:
         parcel = unsent(proxy)
         if parcel is not None:
-            return self._input(parcel())
+            return take(parcel())
         if isinstance(factory_of(proxy), (Owner, Shared)):
             proxy = borrow(proxy, scoped=True)
             self._scoped.append(proxy)

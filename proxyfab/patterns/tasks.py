@@ -18,7 +18,7 @@ from proxyfab.keys import Key
 from proxyfab.patterns.crossing import Crossing, ahead
 from proxyfab.patterns.custody import Answer, Result, answering, is_kept_here
 from proxyfab.patterns.parcel import unsent, wrapped
-from proxyfab.patterns.passing import SMALL, Limits, changed
+from proxyfab.patterns.passing import SMALL, Limits, Take, changed, once
 from proxyfab.patterns.telling import travelling
 from proxyfab.patterns.wishes import VALUE
 from proxyfab.proxy import unwrap
@@ -121,16 +121,17 @@ class Task:
             answering.answer = Answer(terms.url, terms.home, terms.ttl, terms.result == VALUE)
         if terms.result == VALUE:
             return changed(result, terms.depth, self._brought)
-        result = changed(result, terms.depth, self._taken_over)
-        return _crossing(terms).passed(result, terms.result, self._wrap)
+        wrap = once(self._wrap)
+        result = changed(result, terms.depth, once(partial(self._taken_over, wrap)))
+        return _crossing(terms).passed(result, terms.result, wrap)
 
-    def _taken_over(self, proxy: Any) -> Any:
+    def _taken_over(self, wrap: Take, proxy: Any) -> Any:
         """What a decorated function answered, and nobody was sent yet, goes with the future, too."""
         parcel = unsent(proxy)
         if parcel is not None:
-            return self._wrap(parcel())
+            return wrap(parcel())
         brought = self._brought(proxy)
-        return proxy if brought is proxy else self._wrap(brought)
+        return proxy if brought is proxy else wrap(brought)
 
     def _brought(self, proxy: Any) -> Any:
         """What another executor in this worker keeps, and lets go when this task is done, is taken out of its hands."""

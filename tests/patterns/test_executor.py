@@ -223,6 +223,33 @@ def test_what_was_changed_between_two_tasks_is_two_objects(
     empty(store)
 
 
+def same(x: Any, y: Any, *others: Any) -> bool:
+    return all(each is x for each in (y, *(part for other in others for part in other)))
+
+
+def pair(x: Any) -> list[Any]:
+    twice = x * 2
+    return [twice, twice]
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_what_stands_in_several_places_of_a_call_is_one_object_there_and_in_the_store(lazy: bool, store: Store) -> None:
+    with ProxyExecutor(pool(), store, above="10 KB", lazy=lazy) as executor:
+        mine, owned, decorated = store.proxy(BIG + 1), own(store, BIG + 2), proxied(store, above="10 KB")(double)(BIG)
+        for value in (BIG, mine, owned, decorated):
+            assert executor.submit(same, value, value, [value, value]).result(30)
+        assert list(executor.map(same, [BIG] * 3, [BIG] * 3, chunksize=3)) == [True] * 3
+        release(owned)
+
+        mine = decorated = None
+        store.clear()
+        result = executor.submit(pair, BIG).result(30)
+
+        assert result[0] is result[1]
+        gc.collect()
+        assert until(lambda: held(store) == 1, 10)
+
+
 def test_inputs_go_when_the_future_is_done(executor: ProxyExecutor, store: Store, tmp_path: Path) -> None:
     future = executor.submit(wait_for, str(tmp_path / "go"), BIG)
     assert until(lambda: held(store) == 1, 10)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from proxyfab import Proxy, is_proxy, unwrap
 from proxyfab.errors import ConfigurationError
-from proxyfab.patterns.passing import WHOLE, Limits, bare, changed, fill, limits, plan, proxies_in
+from proxyfab.patterns.passing import WHOLE, Limits, bare, changed, fill, limits, once, plan, proxies_in
 from proxyfab.patterns.sizes import weigh
 
 KB = 1000
@@ -251,6 +251,18 @@ def test_what_was_taken_and_put_back_is_what_it_was(value: Any, depth: int) -> N
 
     assert bare(there, depth) == value
     assert all(unwrap(proxy) is not None for proxy in proxies_in(there, depth))
+
+
+def test_what_stands_in_several_places_is_taken_once() -> None:
+    taken: list[Any] = []
+    value = {"a": BIG, "b": [BIG, bytearray(BIG)]}
+    take = once(lambda part: taken.append(part) or Proxy(lambda: part))  # type: ignore[func-returns-value]
+
+    there = fill(value, plan(value, Limits(10 * KB, 2)), take)
+
+    assert len(taken) == 2
+    assert there["a"] is there["b"][0]
+    assert there["a"] is not there["b"][1]
 
 
 def test_limits_are_checked() -> None:

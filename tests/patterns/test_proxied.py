@@ -228,6 +228,19 @@ def test_name_signature_and_documentation_stay() -> None:
     assert not inspect.iscoroutinefunction(double)
 
 
+def test_what_stands_in_several_places_is_stored_once_and_stays_one_object() -> None:
+    @proxied(store, above="10 KB", ttl=60)
+    def several() -> Any:
+        made = BIG + 1
+        return {"a": made, "b": made}
+
+    message = pickle.dumps(several())
+
+    assert stored() == 1
+    there = pickle.loads(message)
+    assert there["a"] is there["b"]
+
+
 def test_annotations_decide_for_one_argument() -> None:
     assert wishful(1, BIG, SMALL, "x", 2, e=BIG) == [True, False, False, True, True, False, False]
     assert wishful(1, BIG) == [True, False, False, False]
