@@ -212,7 +212,9 @@ def with_dasks_executor(processes: bool) -> None:
 
     with (
         Store(name="test-frameworks-dask") as store,
-        distributed.LocalCluster(1, threads_per_worker=1, processes=processes, dashboard_address=None) as cluster,
+        distributed.LocalCluster(
+            1, threads_per_worker=1, processes=processes, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         distributed.Client(cluster) as client,
         ProxyExecutor(client.get_executor(), store, above="10 KB") as executor,
     ):

@@ -43,7 +43,9 @@ def with_dask() -> None:
 
     with (
         Store(name="ownership-dask") as store,
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         borrowed_and_back(store, client)
