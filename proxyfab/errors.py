@@ -8,12 +8,17 @@
     ├── KeyExists             ValueError           objects are written once; say replace=True
     ├── Conflict              ValueError           somebody else has changed it meanwhile
     ├── ConnectorError        ConnectionError      the place where bytes lie cannot be reached or used
+    │   └── TransferFailed    ConnectorError       a transfer between collections of Globus failed
+    │       ├── TransferStalled TransferFailed     it goes on and gets nowhere
+    │       └── TransferPaused TransferFailed      somebody has paused it, or a collection
     ├── ResolveTimeout        TimeoutError         a deadline passed
     ├── IntegrityError        ValueError           bytes are not what was written
     │   └── SealError         IntegrityError       a signature or an encryption does not hold, or a key is missing
     ├── SerializationError    ValueError           an object cannot become bytes, or bytes an object
     ├── CapacityError         MemoryError          a disk, a memory or a quota is full
     ├── AccessDenied          PermissionError      the place refuses
+    │   ├── ConsentRequired   AccessDenied         Globus wants a consent that was not given yet
+    │   └── CredentialsExpired AccessDenied        there is no login at Globus, or it has lapsed
     ├── BorrowError           RuntimeError         ownership's rules were broken
     ├── LifetimeEnded         RuntimeError         a lifetime or a lease is over
     │   └── StaleEpoch        LifetimeEnded        another producer goes on under the same name
@@ -63,6 +68,23 @@ class ConnectorError(ProxyfabError, ConnectionError):
     """A connector cannot reach or use the place where its bytes lie."""
 
 
+class TransferFailed(ConnectorError):
+    """A transfer between collections of Globus did not bring an object; the attributes travel with it."""
+
+    code: str = ""
+    """The service's word for the reason."""
+    link: str = ""
+    """The task's page in Globus's web application."""
+
+
+class TransferStalled(TransferFailed):
+    """The task is active, reports an error again and again, or has not finished by its deadline; it was cancelled."""
+
+
+class TransferPaused(TransferFailed):
+    """A rule or a person has paused the task: it goes on when they allow it."""
+
+
 class ResolveTimeout(ProxyfabError, TimeoutError):
     """The deadline of a wait passed."""
 
@@ -89,6 +111,16 @@ class CapacityError(ProxyfabError, MemoryError):
 
 class AccessDenied(ProxyfabError, PermissionError):
     """The place where the bytes lie refuses this process."""
+
+
+class ConsentRequired(AccessDenied):
+    """Globus wants a consent for a collection; the message holds the command that asks for it."""
+
+    scopes: tuple[str, ...] = ()
+
+
+class CredentialsExpired(AccessDenied):
+    """Nobody has logged in to Globus here, or the login has lapsed; the message holds the command."""
 
 
 class BorrowError(ProxyfabError, RuntimeError):

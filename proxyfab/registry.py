@@ -24,6 +24,7 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str, str]]] = {
         "routed": ("proxyfab.connectors.routed", "RoutedConnector", ""),
         "tiers": ("proxyfab.connectors.tiers", "TieredConnector", ""),
         "bounded": ("proxyfab.connectors.bounded", "BoundedConnector", ""),
+        "globus": ("proxyfab.connectors.globus", "GlobusConnector", "globus"),
         "erasure": ("proxyfab.connectors.erasure", "ErasureConnector", ""),
     },
     "brokers": {

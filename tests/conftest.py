@@ -36,7 +36,7 @@ ALLOWED_SKIPS = [
     r"^mounting a small tmpfs (needs root|is not allowed here)",
     r"^(network namespaces need|an emulated way needs|NAT needs) ",  # root, and tools that are not everywhere
     r"^could not import '(pandas|polars|pyarrow|torch|xarray|dask)",  # optional packages, tested where they are
-    r"^could not import 'distributed",  # likewise
+    r"^could not import '(distributed|globus_sdk)",  # likewise
     r"^the page has no Python block to run$",
     r"^PROXYFAB_KAFKA names no Kafka",  # what needs more than a mock cluster: an administrator's requests, access, time
     r"^only on Python",

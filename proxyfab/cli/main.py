@@ -22,6 +22,7 @@ _COMMANDS = {
     "erasure": "proxyfab.cli.erasure",
     "events": "proxyfab.cli.events",
     "gc": "proxyfab.cli.gc",
+    "globus": "proxyfab.cli.globus",
     "inspect": "proxyfab.cli.holdings",
     "keys": "proxyfab.cli.keys",
     "ls": "proxyfab.cli.holdings",

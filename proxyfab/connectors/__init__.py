@@ -8,10 +8,11 @@
 | RedisConnector | `redis://host` | Redis; with TLS `rediss://` | processes, machines |
 | ZMQConnector | `zmq://host:5555`, `zmq://auto` | a node server (`proxyfab serve`) | processes, machines |
 | SiteConnector | `site://NAME?gateway=host:5555` | at the gateways of sites (`proxyfab serve --site`) | sites |
+| GlobusConnector | `globus://?at=<collection>,<path>,<local>` | files at sites, moved by Globus | sites |
 | RoutedConnector | `routed://?to=<url>;below=1MiB&to=<url>` | where rules say | as its children |
 | TieredConnector | `tiers://?to=<near url>&to=<home url>` | at home, and copies nearby | as its home |
 | BoundedConnector | `bounded://?limit=4GiB&slow=<url>` | a fast place, and a slow one when it is full | as both |
-| ErasureConnector | `erasure://?k=4&m=2&child=<url>&child=<url>` | in shards, so that places may be lost | as its children |
+| ErasureConnector | `erasure://?k=4&m=2&child=<url>&child=<url>` | in shards: some may be lost | as its children |
 """
 
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from proxyfab.connectors.bounded import BoundedConnector
     from proxyfab.connectors.erasure import ErasureConnector
     from proxyfab.connectors.file import FileConnector
+    from proxyfab.connectors.globus import GlobusConnector
     from proxyfab.connectors.memory import MemoryConnector
     from proxyfab.connectors.redis import RedisConnector
     from proxyfab.connectors.routed import RoutedConnector
@@ -34,6 +36,7 @@ __all__ = [
     "BoundedConnector",
     "ErasureConnector",
     "FileConnector",
+    "GlobusConnector",
     "MemoryConnector",
     "RedisConnector",
     "RoutedConnector",
@@ -47,6 +50,7 @@ _SCHEMES = {
     "BoundedConnector": "bounded",
     "ErasureConnector": "erasure",
     "FileConnector": "file",
+    "GlobusConnector": "globus",
     "MemoryConnector": "memory",
     "RedisConnector": "redis",
     "RoutedConnector": "routed",
