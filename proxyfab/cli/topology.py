@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 2.0
 _ANYTHING = "proxyfab-check-only"
+_MISSING = "missing: proxyfab topology apply"
 
 described = click.argument("file", type=click.Path(dir_okay=False, exists=True))
 entering = click.option("--as", "principal", default="", help="Principal to enter as; by default who may do all.")
@@ -198,7 +199,7 @@ def _look(found: Topology, servers: _Servers, name: str) -> _Seen:
 
 
 def _sources(found: Topology, servers: _Servers, held: Held, cure: bool) -> Iterator[_Source]:
-    from proxyfab.brokers.nats.gathering import flows, nudge, recovered
+    from proxyfab.brokers.nats.gathering import absent, flows, gather, nudge, recovered
 
     account = found.topics[held.topic.name].account
     topic, server = held.topic.name, held.server
@@ -206,18 +207,22 @@ def _sources(found: Topology, servers: _Servers, held: Held, cure: bool) -> Iter
         broker = servers.reach(server, account)
         seen = flows(broker, held)
     except TopicNotFound:
-        yield _Source(topic, server, "", None, "missing: proxyfab topology apply")
+        yield _Source(topic, server, "", None, _MISSING)
         return
     except ProxyfabError as error:
         yield _Source(topic, server, "", None, str(error))
         return
-    states = {flow: _state(servers, flow, server, account) for flow in seen}
-    stalled = {flow.stream for flow, state in states.items() if state == "stalled"}
-    for stream in stalled if cure else ():
+    gone = absent(broker, held, seen)
+    states = {flow: _state(servers, flow, server, account) for flow in seen} | dict.fromkeys(gone, _MISSING)
+    stalled = [flow for flow, state in states.items() if state == "stalled"]
+    if cure and gone:
+        gather(broker, held)
+    for stream in {flow.stream for flow in stalled} if cure else ():
         nudge(broker, stream)
-    if cure and stalled:
-        cured = recovered(broker, held, stalled, _TIMEOUT * 5)
-        states = {flow: "cured" if flow.stream in cured else state for flow, state in states.items()}
+    reached = [flow for flow in gone if _state(servers, flow, server, account) == "stalled"]
+    if cure and (stalled or reached):
+        cured = recovered(broker, held, [flow[:2] for flow in (*stalled, *reached)], _TIMEOUT * 5)
+        states = {flow: "cured" if flow[:2] in cured else state for flow, state in states.items()}
     for flow, state in states.items():
         lag = _lag(servers, flow, account) if flow.server != server else flow.lag
         yield _Source(topic, server, flow.server if flow.server != server else "its producers", lag, state)

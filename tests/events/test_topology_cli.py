@@ -35,6 +35,13 @@ upstream = "hub"
 link = "env:EDGE_LINK"
 store = "{store}/edge"
 
+[servers.spare]
+role = "edge"
+address = "127.0.0.1:{spare}"
+upstream = "hub"
+link = "env:SPARE_LINK"
+store = "{store}/spare"
+
 [principals.operator]
 password = "env:OPERATOR"
 grants = {{ "*" = ["admin"] }}
@@ -49,7 +56,7 @@ password = "env:VIEWER"
 grants = {{ frames = ["subscribe"] }}
 
 [topics.frames]
-from = ["edge"]
+from = ["edge", "spare"]
 to = "hub"
 """
 
@@ -63,7 +70,7 @@ def run(*arguments: str, code: int = 0) -> Any:
 
 @pytest.fixture
 def ports() -> dict[str, int]:
-    return {name: free_port() for name in ("hub", "leaf", "edge")}
+    return {name: free_port() for name in ("hub", "leaf", "edge", "spare")}
 
 
 @pytest.fixture
@@ -71,8 +78,10 @@ def file(tmp_path: Path, ports: dict[str, int], monkeypatch: pytest.MonkeyPatch)
     """The description, and secrets in the environment."""
     for who in ("operator", "camera", "viewer"):
         monkeypatch.setenv(who.upper(), f"word-of-{who}")
-    monkeypatch.setenv("EDGE_LINK", "word-of-link")
-    monkeypatch.setenv("EDGE_LINK_URL_MAIN", f"nats-leaf://edge.main:word-of-link@127.0.0.1:{ports['leaf']}")
+    for edge in ("edge", "spare"):
+        monkeypatch.setenv(f"{edge.upper()}_LINK", "word-of-link")
+        leaf = f"nats-leaf://{edge}.main:word-of-link@127.0.0.1:{ports['leaf']}"
+        monkeypatch.setenv(f"{edge.upper()}_LINK_URL_MAIN", leaf)
     path = tmp_path / "lab.toml"
     path.write_text(TWO.format(**ports, store=tmp_path))
     return str(path)
@@ -94,7 +103,7 @@ def servers(file: str, tmp_path: Path, ports: dict[str, int]) -> Iterator[dict[s
 
 def test_checked_by_a_server(file: str) -> None:
     said = run("check", file)
-    assert said["tested"] == ["hub", "edge"]
+    assert said["tested"] == ["hub", "edge", "spare"]
     assert set(said["needs"]["edge"]) == {"OPERATOR", "CAMERA", "VIEWER", "EDGE_LINK_URL_MAIN"}
     text = Path(file).read_text()
     Path(file).write_text(text.replace('upstream = "hub"', 'upstream = "hug"'))
@@ -112,20 +121,41 @@ def test_applied_watched_and_cured(file: str, servers: dict[str, NatsServer]) ->
         producer.flush()
         servers["hub"].kill()
         down = run_status(file)
-        assert [each["reached"] for each in down["servers"]] == [False, True]
+        assert [each["reached"] for each in down["servers"]] == [False, True, True]
         servers["hub"].start()
         producer.send("after")
         producer.end()
     assert until(lambda: run_status(file)["servers"][1]["link"])
-    (stalled,) = [each for each in run_status(file)["sources"] if each["source"] == "edge" and each["server"] == "hub"]
+    stalled = sources(file)["edge"]
     assert (stalled["state"], stalled["lag"] is None or stalled["lag"] > 0) == ("stalled", True), stalled
-    cured = run_status(file, "--cure")
-    assert {each["state"] for each in cured["sources"]} <= {"well", "cured"}
+    servers["spare"].kill()  # what comes from others is cured all the same
+    at_hub = sources(file, "--cure")
+    assert (at_hub["spare"]["state"], at_hub["edge"]["state"]) == ("cut", "cured")
+    servers["spare"].start()
+    with NatsBroker.from_url(topology.url("hub", "operator")) as operator:
+        take_sources_away(operator)  # as a cure does that is killed amid
+    at_hub = sources(file)
+    assert [at_hub[edge]["state"] for edge in ("edge", "spare")] == ["missing: proxyfab topology apply"] * 2
+    assert sources(file, "--cure")["edge"]["state"] == "cured"
     with (
         NatsBroker.from_url(topology.url("hub", "viewer")) as viewer,
         Consumer(viewer, "frames", group="g") as consumer,
     ):
         assert list(consumer.objects()) == ["before", "after"]
+
+
+def sources(file: str, *more: str) -> dict[str, Any]:
+    """What comes to the hub, by where it comes from."""
+    return {each["source"]: each for each in run_status(file, *more)["sources"] if each["server"] == "hub"}
+
+
+def take_sources_away(broker: NatsBroker) -> None:
+    async def work(deadline: float) -> None:
+        link = broker._desk.link
+        known = (await link.call("STREAM.INFO.pf_frames", None, deadline))["config"]
+        await link.call("STREAM.UPDATE.pf_frames", {**known, "sources": []}, deadline)
+
+    broker._run(work, 10)
 
 
 def run_status(file: str, *more: str) -> Any:

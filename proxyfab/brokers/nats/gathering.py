@@ -88,14 +88,25 @@ def last(broker: NatsBroker, stream: str, *, timeout: float = TIMEOUT) -> int:
     return broker._run(work, timeout)
 
 
-def recovered(broker: NatsBroker, held: Held, streams: Collection[str], timeout: float) -> set[str]:
-    """Those of a gathered topic's streams into which something comes again within some seconds."""
+def recovered(
+    broker: NatsBroker, held: Held, wanted: Collection[tuple[str, str]], timeout: float
+) -> set[tuple[str, str]]:
+    """Those of a gathered topic's flows, by stream and server, through which something comes within some seconds."""
     until = time.monotonic() + timeout
     while True:
-        quiet = {flow.stream for flow in flows(broker, held) if flow.quiet}
-        if not quiet & set(streams) or time.monotonic() > until:
-            return set(streams) - quiet
+        moving = {flow[:2] for flow in flows(broker, held) if not flow.quiet}
+        if moving.issuperset(wanted) or time.monotonic() > until:
+            return moving.intersection(wanted)
         time.sleep(_PAUSE)
+
+
+def absent(broker: NatsBroker, held: Held, seen: Collection[Flow]) -> list[Flow]:
+    """Flows that a gathered topic should have and has not: who began them anew did not come to the end."""
+    stream, bucket = broker._desk.names.stream(held.topic.name), broker._desk.names.bucket(held.topic.name)
+    wanted = [(stream, server) for server in held.below] + [(stream, held.server)] * held.lift
+    wanted += [(f"KV_{bucket}", held.server)] * bool(held.known)
+    there = {flow[:2] for flow in seen}
+    return [Flow(*each, None, None) for each in wanted if each not in there]
 
 
 async def _gather(desk: Desk, held: Held, deadline: float) -> None:
