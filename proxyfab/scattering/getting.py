@@ -2,7 +2,8 @@
 
 Rules:
 1. Data are asked for first, of members that do well. A shard that is missing, late, broken or another's is replaced by
-   the next. What is late is learned (`members.Pace`), and only a share of all answers is asked for twice for that.
+   the next. What is late is learned (`members.Pace`), and only a share of all answers is asked for twice for that; but
+   what has not come after half of the patience is asked of everybody, and the whole ends with the patience.
 2. What comes back was checked: each shard against its digest in the locator, and what had to be made against its own.
 3. Who moved a shard left a note in its place; then, and where a member cannot be asked, those that the locator does
    not name are, too. Nothing where a shard should be means that the object is gone.
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from proxyfab.buffers import Frames
 from proxyfab.erasure.locator import Locator
 from proxyfab.erasure.shard import DIGEST, HEADER, Shape, content_of, digest_of, header_of
-from proxyfab.errors import ConnectorError, IntegrityError, KeyNotFound
+from proxyfab.errors import ConnectorError, IntegrityError, KeyNotFound, ResolveTimeout
 from proxyfab.keys import Key
 from proxyfab.race import Answer, Race
 from proxyfab.scattering.means import Means
@@ -108,36 +109,43 @@ class Getting:
         found = Found({}, {}, [], [], self._means.lost(locator), [])
         order, others = self._order(locator, without)
         late = self._means.pace.late(shape.length)
-        began = time.monotonic()
-        next_one = began + late
+        now = time.monotonic()
+        next_one, hurry, ends = now + late, now + self._means.patience / 2, float("inf")
+        came = True
         race: Race[Frames | None] = Race()
         try:
             while len(found.good) < wanted and (order or race.pending or (others and _elsewhere(found))):
-                if not order and not race.pending:
-                    order, others = others, []
-                while order and race.pending + len(found.good) < wanted:
-                    self._fetch(race, *order.pop(0), locator)
-                now = time.monotonic()
-                left = began + self._means.patience - now
-                answer = race.next(min(next_one - now, left) if order else left)
+                if now >= ends:
+                    self._give_up(race, found, locator)
+                    break
+                more = wanted - race.pending - len(found.good)
+                if now >= hurry or not (order or race.pending):
+                    order, others = order + others, []
+                if now >= hurry:
+                    more, ends = len(order), min(ends, now + self._means.patience / 2)
+                elif not came and order and now >= next_one:
+                    more += sum(self._means.pace.spend() for _ in range(min(race.pending, len(order))))
+                    next_one = now + late / 2
+                asked, order = order[: max(more, 0)], order[max(more, 0) :]
+                for member, number in asked:
+                    self._fetch(race, member, number, locator)
+                until = min(hurry if now < hurry else ends, next_one if order else ends)
+                answer = race.next(until - time.monotonic())
+                came = answer is not None
                 if answer is not None:
                     self._take(found, answer, locator)
-                elif left <= 0:
-                    self._give_up(race, found)
-                    began = time.monotonic()
-                elif order:
-                    for _ in range(min(race.pending, len(order))):
-                        if self._means.pace.spend():
-                            self._fetch(race, *order.pop(0), locator)
-                    next_one = time.monotonic() + late / 2
+                now = time.monotonic()
         finally:
             race.close()
         return found
 
-    def _give_up(self, race: Race[Frames | None], found: Found) -> None:
+    def _give_up(self, race: Race[Frames | None], found: Found, locator: Locator) -> None:
         for one in race.give_up():
-            if one.error is not None:
+            if one.error is None:
+                self._take(found, one, locator)
+            else:
                 self._means.members[one.child].ill(one.error)
+                self._means.members[one.child].warn("A shard was not used", one.error)
                 found.failures.append(self._means.why(one))
 
     def _order(self, locator: Locator, without: int | None) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -150,8 +158,12 @@ class Getting:
         return [one for one in named if one[0] != without], [one for one in others if one[0] != without]
 
     def _rank(self, member: int, nbytes: int) -> int:
-        """Who rests comes last; who takes three times as long as others before him; data before parity otherwise."""
-        if self._means.members[member].resting:
+        """Who rests or hangs is last; who takes three times as long as others before him; else data before parity."""
+        one = self._means.members[member]
+        if one.silent > self._means.patience:
+            one.warn("A child hangs", ResolveTimeout(f"It has not answered for {one.silent:.0f} s."))
+            return 2
+        if one.resting:
             return 2
         mine = self._means.members[member].seconds("get", nbytes)
         late = self._means.pace.late(nbytes)
@@ -199,9 +211,7 @@ class Getting:
             found.good[number], found.at[number] = content, member
 
     def _tell(self, locator: Locator, answer: Answer[Any], error: BaseException) -> None:
-        id = locator.shape.id.hex()
-        where = id if isinstance(error, IntegrityError) else ""
-        self._means.members[answer.child].warn(f"A shard of {id} was not used", error, where)
+        self._means.members[answer.child].warn(f"A shard of {locator.shape.id.hex()} was not used", error)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

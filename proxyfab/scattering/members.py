@@ -3,7 +3,8 @@
 Rules:
 1. A member that has failed three times in a row is *resting*: for ten seconds others are asked before it, then one call
    tries it. It is a matter of order only: what nobody else can answer it is asked all the same.
-2. Each fault of a member is told once, as a warning, until it has answered well again; a broken shard once an object.
+2. Each kind of fault of a member is told once, as a warning, until it has answered well again, and once a minute at
+   most; broken shards of many objects are one fault, and how many there were is said with the next warning.
 3. Times are those of single answers, late ones included, by size; so what 'slow' means is learned, not configured.
 """
 
@@ -33,7 +34,7 @@ REST = 10.0
 _FAULTS = (ConnectorError, ResolveTimeout, AccessDenied)
 _WEIGHT = 0.2
 _ENOUGH, _KEPT = 16, 256
-_TOLD = 1000
+_TELL = 60.0
 _MB = 1e6
 
 
@@ -76,10 +77,10 @@ class Member:
         """Whether nothing new is put there."""
         self.under_way = 0
         """Calls that have not answered yet."""
-        self._answered = now()
+        self._answered = self._since = now()
         self._now = now
         self._tried = float("-inf")
-        self._told: set[str] = set()
+        self._told: dict[str, tuple[float, int]] = {}
         self._seconds: dict[tuple[str, int], float] = {}
 
     @property
@@ -93,6 +94,11 @@ class Member:
         return self.under_way >= STUCK and self._now() - self._answered > 1.0
 
     @property
+    def silent(self) -> float:
+        """Seconds for which it has answered nothing although it was asked."""
+        return self._now() - max(self._answered, self._since) if self.under_way else 0.0
+
+    @property
     def may_hang(self) -> bool:
         """Whether a call may take long: its bytes leave memory, or this machine."""
         return bool(self.child.checksums or not self.child.local)
@@ -103,8 +109,6 @@ class Member:
         self._answered = self._now()
         if self.failures:
             self.failures, self.error = 0, ""
-        if self._told:
-            self._told = {fault for fault in self._told if " " in fault}
         key = what, size_class(nbytes)
         known = self._seconds.get(key)
         self._seconds[key] = seconds if known is None else known + _WEIGHT * (seconds - known)
@@ -118,12 +122,15 @@ class Member:
             self._tried = self._now()
             self.error = str(error)
 
-    def warn(self, what: str, error: BaseException | str, object: str = "") -> None:
-        """Tell of a fault, unless it was told: one of the member, or of one object's shard there."""
-        fault = f"{type(error).__name__} {object}" if object else type(error).__name__
-        if fault not in self._told and len(self._told) < _TOLD:
-            self._told.add(fault)
-            _log.warning("%s: %s: %s", what, self.spec, error)
+    def warn(self, what: str, error: BaseException | str) -> None:
+        """Tell of a fault, unless one of its kind was told (rule 2)."""
+        fault = type(error).__name__
+        told, more = self._told.get(fault, (float("-inf"), 0))
+        if self._now() - told < _TELL or self._answered < told:
+            self._told[fault] = told, more + 1
+            return
+        self._told[fault] = self._now(), 0
+        _log.warning("%s: %s: %s%s", what, self.spec, error, f" ({more} more since the last warning)" if more else "")
 
     def seconds(self, what: str, nbytes: int) -> float | None:
         """What an answer takes on average; None before the first."""
@@ -249,6 +256,8 @@ class Members:
             if member.stuck:
                 raise ConnectorError(f"{member.under_way} calls to it are under way, and none is answered.")
             began = time.monotonic()
+            if not member.under_way:
+                member._since = member._now()
             member.under_way += 1
             try:
                 value = call(member.child)

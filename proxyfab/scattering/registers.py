@@ -292,7 +292,7 @@ class Registers:
         try:
             return unpack(answer.value)
         except IntegrityError as error:
-            self._means.members[answer.child].warn(f"The register of {name!r} was not read", error, key_of(name).id)
+            self._means.members[answer.child].warn(f"The register of {name!r} was not read", error)
             return None
 
     def _write(self, name: str, wanted: _Seen) -> _Seen:
