@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from operator import attrgetter
@@ -16,6 +17,7 @@ from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.file import FileConnector
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.erasure.locator import Locator, Lying
+from proxyfab.erasure.shard import Shape
 from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.scattering.upkeep import Upkeep
@@ -285,6 +287,29 @@ def test_what_was_evicted_while_one_was_away_is_not_restored(how: str) -> None:
     assert other.scattering.means.flush(10)
     assert other.get(key) is None
     assert [stat.key.id for child in children for stat in child.child.scan() if stat.key.id == key.id] == []
+
+
+def test_a_list_leads_to_nothing_but_its_own_segments() -> None:
+    """Whoever made the key: cut lists, other objects' segments, one of them thousands of times."""
+    one = scattered([MemoryConnector() for _ in range(3)], 2, 1, segment=1000)
+    data = Frames([bytes(range(250)) * 20])
+    strange = one.put(data)
+    mine = one.scattering._segments(Locator.parse(strange.where)) or []
+
+    def text(segments: list[Locator]) -> bytes:
+        return b"".join(struct.pack("<I", len(str(part))) + str(part).encode() for part in segments)
+
+    cut = [b"\1\2\3", bytes(4), struct.pack("<I", 4) + b"\xff\xfe\0\0", struct.pack("<I", 2**32 - 1) + b"abc"]
+    for number, raw in enumerate([*cut, text(mine), text(mine[:1] * 50), text([Locator.parse(strange.where)])]):
+        shape = Shape(bytes([number]) * 16, 1, 0, len(raw), total=5000)
+        locator = one.scattering._sending.send(Frames([raw]), shape, None)
+        key = Key(shape.id.hex(), str(locator))
+        for look in (one.get, lambda key: one.get_range(key, 1500, 20)):
+            with pytest.raises(IntegrityError, match="the list of its segments is none"):
+                look(key)
+        assert one.evict(key)
+        assert not one.exists(key)
+    assert one.get(strange) == data
 
 
 def test_keys_of_other_places_and_codes() -> None:

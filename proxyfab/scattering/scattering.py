@@ -24,7 +24,7 @@ from proxyfab.buffers import Frames
 from proxyfab.erasure.codec import fresh
 from proxyfab.erasure.locator import Locator
 from proxyfab.erasure.shard import BLAKE2B, DRAWN, KINDS, SEGMENT, Shape, digest_of
-from proxyfab.errors import IntegrityError, ProxyfabError
+from proxyfab.errors import ConfigurationError, IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.scattering.asking import Asking
 from proxyfab.scattering.getting import Found, Getting
@@ -100,8 +100,7 @@ class Scattering:
             raise
 
     def _segment_of(self, id: bytes, nbytes: int, low: int) -> Shape:
-        name = digest_of(BLAKE2B, Frames([id, low.to_bytes(8, "little")]))
-        return Shape(name, 1, 0, min(self.segment, nbytes - low), kind=SEGMENT)
+        return Shape(_segment_id(id, low), 1, 0, min(self.segment, nbytes - low), kind=SEGMENT)
 
     def _send(self, ttl: float | None, one: tuple[Frames, Shape]) -> Locator:
         return self._sending.send(*one, ttl)
@@ -168,11 +167,23 @@ class Scattering:
         listed = self.getting.get(locator)
         if listed is None:
             return None
-        raw, at, found = listed.tobytes(), 0, []
+        try:
+            return self._read(listed.tobytes(), locator)
+        except (ConfigurationError, UnicodeDecodeError, struct.error):
+            raise IntegrityError(f"What {locator.shape.id.hex()} names as the list of its segments is none.") from None
+
+    def _read(self, raw: bytes, locator: Locator) -> list[Locator]:
+        """A list of segments: those that follow from the object's id, so that no list leads to what is another's."""
+        at, low, found = 0, 0, list[Locator]()
         while at < len(raw):
             end = at + _LENGTH.size + _LENGTH.unpack_from(raw, at)[0]
-            found.append(Locator.parse(raw[at + _LENGTH.size : end].decode("ascii")))
-            at = end
+            one = Locator.parse(raw[at + _LENGTH.size : end].decode("ascii"))
+            if (one.shape.id, one.shape.kind, one.shape.total) != (_segment_id(locator.shape.id, low), SEGMENT, 0):
+                raise ConfigurationError("A list names what is no segment of its object.")
+            found.append(one)
+            at, low = end, low + one.shape.size
+        if low != locator.shape.total:
+            raise ConfigurationError("A list's segments are not the whole object.")
         return found
 
     def _lost(self, locator: Locator) -> Frames:
@@ -207,7 +218,9 @@ class Scattering:
         Raises:
             ConnectorError: So few members answer that it may still be read.
         """
-        segments = (self._segments(locator) or []) if locator.shape.total else []
+        segments: list[Locator] = []
+        with suppress(IntegrityError):  # what lists nothing goes all the same
+            segments = (self._segments(locator) or []) if locator.shape.total else []
         there = self._asking.drop(locator)
         for one in segments:
             self._asking.drop(one)
@@ -226,6 +239,10 @@ class Scattering:
         self.means.closed = True
         for member in self.members.all:
             member.child.close()
+
+
+def _segment_id(id: bytes, low: int) -> bytes:
+    return digest_of(BLAKE2B, Frames([id, low.to_bytes(8, "little")]))
 
 
 def _begun(work: Callable[[], R]) -> Task[R]:
