@@ -12,6 +12,7 @@ Leaves to others whether a shard is what it was: one wrong byte in a shard gives
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
@@ -24,9 +25,15 @@ _SCATTERED = 64
 """Views on average in an object's shard above which it is joined: each costs the kernel a call."""
 
 
+_MAPPED = 1 << 20
+"""Bytes from which on zeroing takes a millisecond and more, with the interpreter's lock."""
+
+
 def fresh(nbytes: int) -> memoryview:
-    """Zeroed memory of the interpreter's."""
-    return memoryview(bytearray(nbytes))
+    """Zeroed memory. Much of it is not touched before it is written to: that would keep other threads waiting."""
+    if nbytes < _MAPPED:
+        return memoryview(bytearray(nbytes))
+    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Code:
