@@ -35,6 +35,8 @@ UNTOLD = "PROXYFAB_PURE"
 """This one chooses what is imported."""
 _MAIN = "from proxyfab.testing.zygote import main; main()"
 _LONGEST = 1 << 16
+_PATIENCE = 2.0
+"""Seconds to end in; nothing is lost with one that is killed."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -138,7 +140,11 @@ class Zygote:
         with contextlib.suppress(OSError):  # it has ended
             self._line.shutdown(socket.SHUT_RDWR)  # forks of this process may have the line, too
         self._line.close()
-        self._process.wait(DEADLINE)
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:  # it still loads packages, which takes minutes on a busy machine
+            self._process.kill()
+            self._process.wait(DEADLINE)
 
 
 def _is_told(name: str) -> bool:

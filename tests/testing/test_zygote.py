@@ -97,3 +97,17 @@ def test_none_outlives_it() -> None:
             place = Path(f"/proc/{child.pid}/stat")
             assert until(lambda: not place.exists() or " Z " in place.read_text())
             child.process.returncode = -signal.SIGKILL  # nobody is left to ask
+
+
+def test_a_zygote_that_still_loads_packages_ends_with_its_maker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "never")
+    (tmp_path / "endless_package.py").write_text(f"open({str(tmp_path / 'never')!r}).read()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("proxyfab.testing.zygote.DEADLINE", 10.0)
+
+    with Zygote(["endless_package"]) as zygote:
+        pass
+
+    assert zygote._process.returncode == -signal.SIGKILL
