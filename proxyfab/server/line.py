@@ -4,7 +4,8 @@ Rules:
 1. Nothing here waits: a peer whose queue is full, or who has gone, loses what was sent to it and is told apart by it.
 2. Bodies are sent from where they lie; what they lie in lives until the last byte is on its way, or the peer has gone.
 3. What never becomes a message is bounded, too (`floods`).
-4. A peer that is silent for `HEARTBEAT_TIMEOUT`, stopped or cut off, is disconnected, and its queue is dropped.
+4. A client that is stopped or cut off is disconnected, and its queue is dropped. Clients send the heartbeats: ZeroMQ
+   keeps the time that each of them asks for, `floods` that of who has said hello, the kernel everybody's.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from proxyfab.server.gate import Gate, check_binds
 from proxyfab.server.options import Options
 from proxyfab.wire.messages import MAX_MESSAGE, encode
 
-HEARTBEAT = 1000
-HEARTBEAT_TIMEOUT = 3000
-"""Milliseconds."""
 _HANDSHAKE = 5000
+_UNACKNOWLEDGED = 10_000
+"""Milliseconds."""
+_KEPT_ALIVE = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2, zmq.TCP_KEEPALIVE_CNT: 3}
+"""Seconds: for those who send no heartbeats, and are cut off."""
 _QUEUE = 64
 _BACKLOG = 512
 _COPIED = 16 << 10
@@ -66,8 +68,9 @@ class Line:
             zmq.RCVHWM: _QUEUE,
             zmq.BACKLOG: _BACKLOG,
             zmq.MAXMSGSIZE: MAX_MESSAGE,
-            zmq.HEARTBEAT_IVL: HEARTBEAT,
-            zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT,
+            zmq.HEARTBEAT_IVL: 0,  # libzmq dies of sending one to who went while more of his waited than was taken
+            zmq.TCP_MAXRT: _UNACKNOWLEDGED,
+            **_KEPT_ALIVE,
             zmq.HANDSHAKE_IVL: _HANDSHAKE,
             zmq.IPV6: int(any("[" in endpoint for endpoint in self._bind)),
         }

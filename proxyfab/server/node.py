@@ -204,6 +204,8 @@ class Node:
             self.state.count("malformed")
             peer.send("error", NOBODY, {"kind": "IntegrityError", "text": str(error)})
             return
+        if message.verb == "hello" and message.flag("beats"):
+            self.line.floods.beats(descriptor)
         self._handle(peer, message)
 
     def come(self, who: bytes, descriptor: int, way: Way) -> None:

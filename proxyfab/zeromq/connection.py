@@ -22,6 +22,8 @@ PATIENCE = 5.0
 SLICE = 200
 """Milliseconds between two looks at whether the connection still stands."""
 HEARTBEAT, SILENCE = 1000, 3000
+LIFE = 4000
+"""Milliseconds without a word after which the server is to take this end for dead; it sends no heartbeats itself."""
 _REFUSED: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not let this client's key in; add it with `proxyfab keys`, or --allow",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it has another key than this client was told, or wants none",
@@ -87,6 +89,7 @@ class Connection:
             zmq.MAXMSGSIZE: largest,
             zmq.HEARTBEAT_IVL: HEARTBEAT,
             zmq.HEARTBEAT_TIMEOUT: SILENCE,
+            zmq.HEARTBEAT_TTL: LIFE,
             zmq.CONNECT_TIMEOUT: int(self.patience * 1000),
             zmq.HANDSHAKE_IVL: int(self.patience * 1000),
             zmq.IPV6: int("[" in self.endpoint),

@@ -48,7 +48,7 @@ class Channel:
         self._came: Message | None = None
         """The answer to what was begun, if it came amid a call."""
         try:
-            welcome = self.ask("hello", {}, (), time.monotonic() + patience)
+            welcome = self.ask("hello", {"beats": True}, (), time.monotonic() + patience)
             if welcome.text("serves", "") != "events":
                 raise Broken("serves no events: it is a node server, or another's", again=False)
             self.incarnation = welcome.text("incarnation")

@@ -246,6 +246,7 @@ class Link:
             writer = process.writer
             said = {
                 "version": VERSION,
+                "beats": True,
                 "name": str(process),
                 "process": f"{writer.machine}-{writer.pid}-{writer.start}",
                 **(fields or {}),

@@ -1,7 +1,8 @@
 """Presence: a connection that says nothing but that this process lives, to a server that cannot look it up.
 
 ZeroMQ's own thread keeps it up, and makes it anew when it breaks. Its routing id tells the process, so the server only
-has to look whether it is there. Nobody reads from it.
+has to look whether it is there. Nobody reads from it: of what comes ZeroMQ keeps the last message, as it would end the
+process if there were more than it may keep, the server ended, and a heartbeat fell due.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class Presence:
         self._socket = self._context.socket(zmq.DEALER)
         usual: dict[int, int] = {
             zmq.LINGER: 0,
-            zmq.RCVHWM: 1,
+            zmq.CONFLATE: 1,
             zmq.RECONNECT_IVL: _AGAIN,
             zmq.HEARTBEAT_IVL: _HEARTBEAT,
             zmq.HEARTBEAT_TIMEOUT: _SILENCE,
+            zmq.HEARTBEAT_TTL: _SILENCE,
             zmq.IPV6: int("[" in endpoint),
         }
         for option, value in [*usual.items(), *options.items()]:

@@ -119,6 +119,8 @@ class EventServer:
         except IntegrityError as error:
             self._send(who, NOBODY, error)
             return
+        if message.verb == "hello" and message.flag("beats"):
+            self.line.floods.beats(descriptor)
         self._handle(who, message)
 
     def _mourn(self) -> None:
