@@ -75,7 +75,10 @@ def private_view(view: memoryview, tell: Callable[[Use], object]) -> memoryview 
     start = _address(view) - mapping.address
     end = start + view.nbytes
     for shared in all_shared():
-        fd = shared.mappings.descriptor(mapping)
+        try:
+            fd = shared.mappings.descriptor(mapping)
+        except OSError:  # none is left
+            return None
         if fd is not None:
             try:
                 if sum(list(_live.values())) + end > shared.mappings.limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,3 +133,14 @@ def test_only_so_much_is_mapped_and_only_what_is_a_file(store: Store, monkeypatc
     assert [(use.seen, use.changed) for use in told] == [(0, 0), (2, 2)]
     assert private_view(memoryview(view), told.append) is not None
     assert private_view(memoryview(bytes(100)), told.append) is None
+
+
+def test_without_a_descriptor_nothing_is_mapped(store: Store) -> None:
+    [view] = put(store).payload().buffers
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert private_view(memoryview(view), pytest.fail) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert private_view(memoryview(view), lambda _: None) is not None
