@@ -22,7 +22,7 @@ from proxyfab.background import Task
 from proxyfab.connectors.globus.flights import Flight, Order
 from proxyfab.connectors.globus.journal import Journal
 from proxyfab.connectors.globus.layout import Item, arriving, stored
-from proxyfab.connectors.globus.outbox import Lane, Limits, Outbox, read
+from proxyfab.connectors.globus.outbox import AT_ONCE, Lane, Limits, Outbox, read
 from proxyfab.connectors.globus.refusals import Document, skipped
 from proxyfab.connectors.globus.service import Job, Service
 from proxyfab.connectors.globus.sites import Site
@@ -74,7 +74,10 @@ class Courier:
             rows = [[*item, nbytes] for item, nbytes in items.items()]
             self._journal.write({"put": rows, "lane": lane})  # a local append, which keeps the journal's order
             self._outbox.add(lane, items, time.monotonic())
-            self._wake()
+            if self._busy().count(lane) >= AT_ONCE:
+                self._hasten()  # it goes as soon as one of them is known to be over
+            else:
+                self._wake()
 
     def withdraw(self, item: Item) -> None:
         """An object is gone and need not be sent."""
