@@ -165,7 +165,8 @@ def shared_at(root: str) -> Shared:
 
 def all_shared() -> list[Shared]:
     """Those of every root that this process uses."""
-    return list(_known.values())
+    references = _known.valuerefs()  # in one step: `values` fails where another thread adds one meanwhile
+    return [shared for reference in references if (shared := reference()) is not None]
 
 
 def cool() -> None:

@@ -7,6 +7,8 @@ import itertools
 import os
 import pickle
 import signal
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from proxyfab.osio import shared
 from proxyfab.osio.mapping import PAGE, FileId, Mapping, Mappings, copy, window
 from proxyfab.testing import in_fork
+from proxyfab.testing.processes import at_once
 
 DATA = bytes(range(256)) * 64
 
@@ -258,3 +262,30 @@ def test_a_forked_child_starts_with_none(make: Make) -> None:
     assert open_there <= open_here
     assert mappings.find(file, 1) is not None
     mappings.clear()
+
+
+def test_roots_may_come_while_all_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = shared.shared_at(str(tmp_path))
+    known: weakref.WeakValueDictionary[str, shared.Shared] = weakref.WeakValueDictionary()
+    monkeypatch.setattr(shared, "_known", known)
+    over = threading.Event()
+
+    def look() -> int:
+        try:
+            return max([len(shared.all_shared()) for _ in range(3000)])
+        finally:
+            over.set()
+
+    def come() -> None:
+        for number in itertools.cycle(range(500)):
+            if over.is_set():
+                return
+            known[str(number)] = root
+            known.pop(str(number - 200), None)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        assert isinstance(at_once([look, come])[0], int)
+    finally:
+        sys.setswitchinterval(before)
