@@ -53,7 +53,8 @@ class Gathering:
         self.trouble: list[tuple[int, BaseException]] = []
         self.over: BaseException | None = None
         """Why nothing more is taken."""
-        self._most, self._most_bytes, self._brim = limits.events, limits.nbytes, min(NBYTES, limits.record)
+        self._most, self._most_bytes = limits.events, limits.nbytes
+        self._frame, self._brim = limits.frame(EVENTS, min(NBYTES, limits.record))
         self._start = start
         self._lock = threading.RLock()  # reentrant: collecting garbage inside may send something
         self._moved = threading.Condition(self._lock)
@@ -156,7 +157,7 @@ class Gathering:
         self.held += 1
         self.nbytes += nbytes
         draft.nbytes = nbytes = draft.nbytes + nbytes
-        if count >= EVENTS or nbytes >= NBYTES:
+        if count >= self._frame or nbytes >= NBYTES:
             self._seal(draft)
         elif self._calls == _ANY or not self._running:
             self._ring()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 FULL = ("block", "error", "drop_oldest")
 """What happens to what does not fit."""
+_PARTS = 8
 
 
 class Limits(NamedTuple):
@@ -26,3 +27,9 @@ class Limits(NamedTuple):
     timeout: float
     linger: float
     record: int = 1 << 20
+
+    def frame(self, events: int, nbytes: int) -> tuple[int, int]:
+        """The most events and bytes of one frame, of these at most: what goes for newer ones goes by frames."""
+        if self.full != "drop_oldest":
+            return events, nbytes
+        return min(events, max(self.events // _PARTS, 1)), min(nbytes, max(self.nbytes // _PARTS, 1))

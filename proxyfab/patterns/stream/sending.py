@@ -185,9 +185,13 @@ class Sending:
         return positions
 
     def _doubt(self, drafts: Sequence[Draft], error: BaseException | None) -> None:
-        """Note that the broker may have these; not where it refused the only one, or nobody could find its strays."""
+        """Note that the broker may have these; not where it refused them, or nobody could find strays.
+
+        Of several that are refused some may be there: each is tried by itself then, but not where the topic is full.
+        """
         refused = isinstance(error, ProxyfabError) and not isinstance(error, _UNREACHED)
-        if Capability.STATE in self.broker.capabilities and not (refused and len(drafts) == 1):
+        sure = refused and (len(drafts) == 1 or not isinstance(error, self._again))
+        if Capability.STATE in self.broker.capabilities and not sure:
             for draft in drafts:
                 draft.tried = True
 

@@ -116,6 +116,25 @@ def test_the_oldest_can_go_for_the_newest(broker: Moody, store: Store) -> None:
     assert [frame.first for frame in frames(broker, "frames")][-1] < len(came)  # what is dropped has no number
 
 
+def test_with_little_room_the_newest_stay_all_the_same(broker: Moody) -> None:
+    """They went by frames, and one frame was all that there may be."""
+    with Producer(broker, "frames", most_events=16, full="drop_oldest") as out:
+        out.send("first").result(PATIENCE)
+        assert broker.waits.acquire(timeout=PATIENCE)
+        broker.gate.clear()
+        out.send("under way")
+        assert broker.waits.acquire(timeout=PATIENCE)
+        for number in range(97):
+            out.send(number)
+        assert out.waiting - 1 + out.dropped == 97
+        broker.gate.set()
+        out.flush(PATIENCE)
+
+    came = objects(broker, "frames")
+    assert came[2:] == list(range(99 - len(came), 97))
+    assert 14 <= len(came) - 2 <= 16
+
+
 def test_a_full_topic_is_waited_for(broker: Moody) -> None:
     broker.before = raising(BackPressureError("Topic frames is full."), 3)
     with Producer(broker, "frames") as out:
