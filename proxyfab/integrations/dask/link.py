@@ -88,8 +88,9 @@ class Link:
             options["key"] = f"{funcname(func)}-{tokenize(function, kwargs2, *args2)}"
         elif function is not func and options.get("key") is None:
             options["key"] = f"{funcname(func)}-{uuid.uuid4()}"
-        if options.get("key") in self.client.futures:  # Dask answers with the future it has
-            return self._packed(plain, function, **options)
+        known = self._known(options.get("key"))
+        if known is not None:
+            return known
         pinned = self._filled(packing)
         if pinned is None:
             return self._packed(plain, func, *args, **kwargs, **options)
@@ -231,6 +232,14 @@ class Link:
             self._rests_until = time.monotonic() + REST
             self.complain("put", f"Large arguments are sent by plain Dask, since they could not be stored: {error}")
             return None
+
+    def _known(self, key: Hashable) -> Any:
+        """Another future of a task that has one, as Dask answers with; None of a task that has none.
+
+        Not by Dask's own `submit`: it would look again, and the last future may have gone meanwhile.
+        """
+        with self.client._refcount_lock:
+            return distributed.Future(key, self.client) if key in self.client.futures else None
 
     def _sent(self, pinned: list[str], keys: Iterable[Hashable]) -> None:
         if pinned and self.keeping is not None:

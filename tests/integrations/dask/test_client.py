@@ -15,6 +15,7 @@ import distributed
 from distributed import as_completed, fire_and_forget, get_client
 
 from proxyfab.integrations.dask import Client
+from proxyfab.testing.processes import until
 from tests.integrations.dask.tasks import LARGE, WAIT, puts
 
 
@@ -287,12 +288,27 @@ def test_results_scatter_data_sets_and_variables(client: Client, big: Any) -> No
     del future
     assert (client.get_dataset("grown").result(WAIT) == big + 1).all()
     client.unpublish_dataset("grown")
-    distributed.Variable("it", client=client).set(client.submit(lambda array: array + 2, big))
+    future = client.submit(lambda array: array + 2, big)
+    distributed.wait(future, WAIT)  # a variable has a deadline of its own until the scheduler knows the task
+    distributed.Variable("it", client=client).set(future)
+    del future
     found = distributed.Variable("it", client=client).get().result(WAIT)
     assert type(found) is np.ndarray
     found += 1
     assert (found == big + 3).all()
     distributed.Variable("it", client=client).delete()
+
+
+def test_a_task_is_complete_though_its_last_future_goes_while_it_is_submitted_again(client: Client, big: Any) -> None:
+    futures = [client.submit(len, big)]
+    key = futures[0].key
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        futures.clear()
+        assert until(lambda: key not in client.futures, WAIT)
+        return distributed.Client.submit(client, *args, **kwargs)
+
+    assert client._proxyfab.submit(plain, len, (big,), {}).result(WAIT) == LARGE
 
 
 def test_a_task_that_is_retried_and_one_that_fails(client: Client, big: Any) -> None:
