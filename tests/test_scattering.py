@@ -20,6 +20,7 @@ from proxyfab.erasure.locator import Locator, Lying
 from proxyfab.erasure.shard import Shape
 from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
+from proxyfab.scattering import sending
 from proxyfab.scattering.upkeep import Upkeep
 from proxyfab.testing import FaultyConnector, until
 
@@ -51,6 +52,10 @@ def holds(child: FaultyConnector) -> int:
 
 def warned(caplog: pytest.LogCaptureFixture) -> int:
     return len([record for record in caplog.records if record.name == "proxyfab.erasure"])
+
+
+def contents(child: FaultyConnector) -> list[Frames]:
+    return [child.child.get(stat.key) for stat in child.child.scan()]
 
 
 def shard_of(child: FaultyConnector, key: Key) -> Key:
@@ -207,6 +212,30 @@ def test_who_hangs_is_passed_over(files: list[FaultyConnector]) -> None:
     files[2].hold("get")
     with pytest.raises(ConnectorError, match="only 1 shards can be read, and 2 are needed: .*No answer came within"):
         one.get(key)
+
+
+def test_large_pieces_are_stored_as_small_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data are on their way before there is parity: the same bytes come to lie in the same places."""
+    shape, stored, locators = Shape(bytes(range(16)), 1, 0, DATA.nbytes), [], []
+    for split in (1 << 20, 1):
+        monkeypatch.setattr(sending, "_SPLIT", split)
+        children = in_memory(7)
+        children[4].fail("put")
+        locator = scattered(children, 4, 2).scattering._sending.send(DATA, shape, None)
+        stored.append([[found.tobytes() for found in contents(child)] for child in children])
+        locators.append([(lying.digest, bool(lying.child)) for lying in locator.shards] + [locator.digest])
+    assert stored[0] == stored[1]
+    assert locators[0] == locators[1]
+
+
+def test_large_pieces_that_are_interrupted_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_SPLIT", 1)
+    for at in range(4):
+        children = in_memory(4)
+        children[at].fail("put", KeyboardInterrupt, done=bool(at % 2))
+        with pytest.raises(KeyboardInterrupt):
+            scattered(children, 3, 1).put(DATA)
+        assert until(lambda children=children: not any(holds(child) for child in children), 10)
 
 
 def test_data_are_asked_for_first() -> None:

@@ -7,6 +7,8 @@ Rules:
    was stored is evicted, and the error says of each member why.
 3. What nobody has a locator for is evicted in the background as soon as its member can be reached: also after an
    interrupt, and what comes too late.
+4. Of a large piece data are on their way while parity is computed, and each shard's digest is in the thread that sends
+   it: moving, coding and hashing do not wait for one another.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from typing import NamedTuple
 
 from proxyfab.buffers import Frames
 from proxyfab.erasure.locator import Locator, Lying
-from proxyfab.erasure.shard import Shape, digest_of, packed
+from proxyfab.erasure.shard import HEADER, Shape, digest_of, packed
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError
 from proxyfab.keys import Fresh, Key
 from proxyfab.race import Answer, Race
 from proxyfab.scattering.means import Means
 from proxyfab.scattering.planning import Plan, Planner
 
+_SPLIT = 1 << 20
+"""Bytes of a shard from which on data are sent before there is parity."""
 _LEAST = 3.0
 """Seconds that a put waits at least for shards beyond the quorum: without one an object bears a loss less."""
 
@@ -31,8 +35,10 @@ class _Put(NamedTuple):
     """A piece on its way out."""
 
     shape: Shape
-    shards: list[tuple[Frames, bytes]]
-    """As they are stored, and the digest of their content."""
+    contents: dict[int, Frames]
+    """By number of the shard; parity is added."""
+    shards: dict[int, tuple[Frames, bytes]]
+    """By number: as it is stored, and the digest of its content, once somebody wanted it."""
     ttl: float | None
     replace: bool
     landed: dict[int, tuple[int, Key]]
@@ -89,8 +95,7 @@ class Sending:
             except ConnectorError as error:
                 raise self._refused(str(error), failures) from None
             coded = shape._replace(k=plan.k, m=plan.m)
-            shards = self._coded(coded, frames)
-            put = _Put(coded, shards, ttl, again, {}, tried, failures)
+            put = _Put(coded, self._cut(coded, frames), {}, ttl, again, {}, tried, failures)
             self._land(race, put, plan)
             if len(put.landed) >= plan.quorum:
                 return put
@@ -100,15 +105,29 @@ class Sending:
         text = f"of {plan.k + plan.m} shards only {len(put.landed)} could be stored, and {plan.quorum} are needed"
         raise self._refused(text, failures)
 
-    def _coded(self, shape: Shape, frames: Frames) -> list[tuple[Frames, bytes]]:
-        """All shards as they are stored, and the digests of their contents."""
-        contents = self._means.code(shape.k, shape.m).encode(frames)
-        return [packed(shape, number, content) for number, content in enumerate(contents)]
+    def _cut(self, shape: Shape, frames: Frames) -> dict[int, Frames]:
+        """What shards hold: all of them, or those of data while they are large."""
+        m = shape.m if shape.length < _SPLIT else 0
+        return dict(enumerate(self._means.code(shape.k, m).encode(frames)))
+
+    def _add_parity(self, put: _Put) -> None:
+        shape = put.shape
+        wanted = [number for number in range(shape.k, shape.k + shape.m) if number not in put.contents]
+        made = self._means.code(shape.k, shape.m).rebuild(put.contents, shape.size, wanted) if wanted else []
+        put.contents.update(zip(wanted, made, strict=True))
+
+    def _packed(self, put: _Put, number: int) -> tuple[Frames, bytes]:
+        found = put.shards.get(number)
+        if found is None:
+            found = put.shards[number] = packed(put.shape, number, put.contents[number])
+        return found
 
     def _land(self, race: Race[Key], put: _Put, plan: Plan) -> None:
         """Send each shard to a member of its own, and to a spare one where that fails."""
         order = list(plan.order)
-        for number in range(len(put.shards)):
+        for number in range(plan.k + plan.m):
+            if number == plan.k:
+                self._add_parity(put)
             self._send(race, put, order.pop(0), number)
         began = time.monotonic()
         until = began + self._means.patience
@@ -128,24 +147,24 @@ class Sending:
                     until = time.monotonic() + self._means.patience
 
     def _send(self, race: Race[Key], put: _Put, member: int, number: int) -> None:
-        shard = put.shards[number][0]
-
         def send(child: object) -> Key:
+            shard = self._packed(put, number)[0]
             drawn = Key(put.shape.name, child.reserve().where)  # type: ignore[attr-defined]  # it is a connector
             put.tried.append((member, drawn))  # first: the answer may be lost
             key = drawn if put.replace else Fresh.of(drawn)
             done: Key = child.put(shard, key=key, ttl=put.ttl, replace=put.replace)  # type: ignore[attr-defined]  # so
             return done.plain()
 
-        self._means.ask(race, member, number, "put", send, shard.nbytes)
+        self._means.ask(race, member, number, "put", send, HEADER + put.shape.length)
 
     def _located(self, put: _Put) -> Locator:
         lying = []
-        for number, (_, digest) in enumerate(put.shards):
+        digests = [self._packed(put, number)[1] for number in range(put.shape.k + put.shape.m)]
+        for number, digest in enumerate(digests):
             member, key = put.landed.get(number, (-1, None))
             label = self._means.members[member].label if key is not None else b""
             lying.append(Lying(label, key.where if key is not None else "", digest))
-        whole = digest_of(put.shape.digest, Frames([digest for _, digest in put.shards]))
+        whole = digest_of(put.shape.digest, Frames(digests))
         return Locator(put.shape, whole, tuple(lying))
 
     def _refused(self, text: str, failures: list[Answer[Key]]) -> ProxyfabError:
