@@ -235,7 +235,8 @@ def test_a_way_that_falls_silent_is_noticed_on_both_sides(server):
             assert ended - paused < 12
 
 
-def test_a_process_that_was_away_for_a_while_goes_on_as_often_as_it_takes(server):
+@pytest.mark.parametrize("amid", ["waiting", "sending"])
+def test_a_process_that_was_away_for_a_while_goes_on_as_often_as_it_takes(server, amid):
     """Its thread could not say that it is there, and the server gave its wait up."""
     with ZMQConnector.from_url(server.url) as one:
         link, times = one.servers.own(), 0
@@ -248,6 +249,8 @@ def test_a_process_that_was_away_for_a_while_goes_on_as_often_as_it_takes(server
                 assert isinstance(channel, Stream)
                 channel._said -= SILENCE  # it seems to be so long ago
                 channel._socket.shutdown(socket.SHUT_RDWR)
+                if amid == "sending":
+                    channel.send("wait", request, {"ns": "n", "ids": ["never"], "timeout": None})
                 channel.answer(request, float("inf"))
             return times
 

@@ -59,7 +59,7 @@ class Stream(Channel):
         self._asked = self._said
 
     def _send(self, parts: list[memoryview | bytes], nbytes: int = 0) -> None:
-        self._said = time.monotonic()
+        before, self._said = self._said, time.monotonic()
         try:
             sent = self._socket.sendmsg(parts)
             if sent < len(parts[0]) + nbytes:
@@ -67,7 +67,8 @@ class Stream(Channel):
         except BlockingIOError:
             self._send_rest(Writing(parts), 0)
         except OSError as error:
-            raise Broken(f"has closed the connection ({error.strerror})") from error
+            away = time.monotonic() - before > SILENCE  # it took us so long to have something to say
+            raise Broken(f"has closed the connection ({error.strerror})", away=away) from error
 
     def _send_rest(self, writing: Writing, sent: int) -> None:
         while True:
