@@ -44,7 +44,7 @@ namespace = "lab"
 [callout]
 issuer = "{issuer}"
 password = "env:CALLOUT"
-patience = 2.0
+patience = 4.0
 
 [principals.operator]
 password = "env:OPERATOR"
