@@ -3,7 +3,7 @@
 Rules:
 1. Data are asked for first, of members that do well. A shard that is missing, late, broken or another's is replaced by
    the next. What is late is learned (`members.Pace`), and only a share of all answers is asked for twice for that; but
-   what has not come after half of the patience is asked of everybody, and the whole ends with the patience.
+   what is far later is asked of everybody, and the whole ends with the patience.
 2. What comes back was checked: each shard against its digest in the locator, and what had to be made against its own.
 3. Who moved a shard left a note in its place; then, and where a member cannot be asked, those that the locator does
    not name are, too. Nothing where a shard should be means that the object is gone.
@@ -28,6 +28,8 @@ from proxyfab.scattering.means import Means
 
 UNKNOWN = bytes(DIGEST)
 _MOVED = b"PFEC moved to "
+_HANGS = 4.0
+"""Times of a late answer, or of a quarter of a second, for which who hangs has answered nothing."""
 _WHOLE = 1 << 20
 """Bytes of the largest shard that is read as a whole for a range of it."""
 
@@ -109,9 +111,10 @@ class Getting:
         found = Found({}, {}, [], [], self._means.lost(locator), [])
         order, others = self._order(locator, without)
         late = self._means.pace.late(shape.length)
-        now = time.monotonic()
-        next_one, hurry, ends = now + late, now + self._means.patience / 2, float("inf")
-        came = True
+        patience, came = self._means.patience, True
+        now = began = time.monotonic()
+        next_one, hurry = now + late, now + self._means.pace.far_too_late(shape.length, patience / 2)
+        ends = float("inf")
         race: Race[Frames | None] = Race()
         try:
             while len(found.good) < wanted and (order or race.pending or (others and _elsewhere(found))):
@@ -122,7 +125,7 @@ class Getting:
                 if now >= hurry or not (order or race.pending):
                     order, others = order + others, []
                 if now >= hurry:
-                    more, ends = len(order), min(ends, now + self._means.patience / 2)
+                    more, ends = len(order), min(ends, max(began + patience, now + patience / 2))
                 elif not came and order and now >= next_one:
                     more += sum(self._means.pace.spend() for _ in range(min(race.pending, len(order))))
                     next_one = now + late / 2
@@ -162,11 +165,10 @@ class Getting:
         one = self._means.members[member]
         if one.silent > self._means.patience:
             one.warn("A child hangs", ResolveTimeout(f"It has not answered for {one.silent:.0f} s."))
-            return 2
-        if one.resting:
+        late = self._means.pace.late(nbytes)
+        if one.resting or one.hangs(min(_HANGS * max(late, 0.25), self._means.patience)):
             return 2
         mine = self._means.members[member].seconds("get", nbytes)
-        late = self._means.pace.late(nbytes)
         return int(mine is not None and late < self._means.pace.first and mine > 3 * late)
 
     def _fetch(self, race: Race[Frames | None], member: int, number: int, locator: Locator) -> None:

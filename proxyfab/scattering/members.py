@@ -77,7 +77,7 @@ class Member:
         """Whether nothing new is put there."""
         self.under_way = 0
         """Calls that have not answered yet."""
-        self._answered = self._since = now()
+        self._answered = self._since = self._asked = now()
         self._now = now
         self._tried = float("-inf")
         self._told: dict[str, tuple[float, int]] = {}
@@ -97,6 +97,10 @@ class Member:
     def silent(self) -> float:
         """Seconds for which it has answered nothing although it was asked."""
         return self._now() - max(self._answered, self._since) if self.under_way else 0.0
+
+    def hangs(self, least: float) -> bool:
+        """Whether it is silent for so long that others should be asked before it; one call tries it now and then."""
+        return self.silent > least and self._now() - self._asked < REST
 
     @property
     def may_hang(self) -> bool:
@@ -204,6 +208,12 @@ class Pace:
             self._late[kind] = self._count, found
         return min(found, self.first)
 
+    def far_too_late(self, nbytes: int, most: float) -> float:
+        """Seconds after which an answer of this size hardly comes: many times what nine of ten took, if known."""
+        self.late(nbytes)
+        known = self._late.get(size_class(nbytes))
+        return most if known is None else min(8 * max(known[1], self.first), most)
+
     def spend(self) -> bool:
         """Whether one more may be asked for."""
         if self._tokens < 1:
@@ -256,8 +266,9 @@ class Members:
             if member.stuck:
                 raise ConnectorError(f"{member.under_way} calls to it are under way, and none is answered.")
             began = time.monotonic()
+            member._asked = member._now()
             if not member.under_way:
-                member._since = member._now()
+                member._since = member._asked
             member.under_way += 1
             try:
                 value = call(member.child)

@@ -183,6 +183,24 @@ def test_who_hangs_is_told_of_once(children: list[Wicked], caplog: pytest.LogCap
     assert hanging.gets == 1
 
 
+def test_who_hangs_costs_the_first_gets_alone(children: list[Wicked]) -> None:
+    """Not half of the patience as soon as what may be asked for twice is used up."""
+    one = over(children[:3], 2, 1, patience=30, hedge=0.02)
+    key = one.put(LARGE)
+    hanging = one.members[one.members.by_label[Locator.parse(key.where).shards[0].child]]
+    set_all([hanging.child], "hangs")
+    assert one.get(key) == LARGE
+    while one.scattering.means.pace.spend():
+        pass
+    assert until(lambda: hanging.silent > 1.0, 10)
+    began = time.monotonic()
+    assert one.get_many([key] * 20) == [LARGE] * 20
+    assert time.monotonic() - began < 5
+    late = time.monotonic() + 11
+    hanging._now = lambda: late
+    assert not hanging.hangs(1.0), "it is tried again"
+
+
 def test_broken_shards_of_many_objects_are_told_of_once_a_minute(
     children: list[Wicked], caplog: pytest.LogCaptureFixture
 ) -> None:
