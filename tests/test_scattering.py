@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from operator import attrgetter
@@ -247,6 +248,22 @@ def test_data_are_asked_for_first() -> None:
     labels = [lying.child for lying in Locator.parse(key.where).shards]
     mine = [member.label for member in one.members.all]
     assert [child.calls["get"] for child in children] == [int(labels.index(label) < 4) for label in mine]
+
+
+def test_a_put_is_one_call_of_each_child(files: list[FaultyConnector]) -> None:
+    """Side by side, so that it takes as long as the slowest child."""
+    one = scattered(files, 2, 2)
+    for child in files:
+        child.delay = 0.3
+    began = time.monotonic()
+    key = one.put(DATA)
+    assert time.monotonic() - began < 1.1, "four delays are 1.2 s"
+    assert [{what: count for what, count in child.calls.items() if what != "reserve"} for child in files] == [
+        {"put": 1}
+    ] * 4
+    for child in files:
+        child.delay = 0.0
+    assert one.get(key) == DATA
 
 
 def test_evict_says_when_it_did_not(caplog: pytest.LogCaptureFixture) -> None:
