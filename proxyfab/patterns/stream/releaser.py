@@ -3,11 +3,14 @@
 Rules:
 1. Who settles frames only hands them over; groups are asked, and objects evicted, in the background. A stream without
    stored objects starts no thread and asks nobody.
-2. Of a frame that this consumer acknowledged its own group is done, whatever gaps its floor has; of the others the
-   floor counts. What waits for others is looked at again, less and less often; they will evict it, too.
-3. About once a second what was released is written down; what then has been released by nobody, although it could
+2. Of a frame that this consumer acknowledged just now its own group is done, whatever gaps its floor has; of the others
+   the floor counts. What waits for others is looked at again, less and less often; they will evict it, too.
+3. A group that moves (`seek`) may want again what it has acknowledged, and need not say so here: another member moves
+   it. So the floor of its own group counts, too, of what waits since an earlier look, or from before a move, and
+   wherever that floor is lower than it was.
+4. About once a second what was released is written down; what then has been released by nobody, although it could
    have been some time before, is swept: its consumer was killed between acknowledging and evicting.
-4. The thread refers to its releaser weakly and ends with it, or when there is nothing left to do.
+5. The thread refers to its releaser weakly and ends with it, or when there is nothing left to do.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class Waiting(NamedTuple):
     partition: int
     offset: int
     objects: list[Held]
+    since: object | None
+    """After which move of our group it was acknowledged; None when it was looked at before."""
 
 
 class Releaser:
@@ -83,6 +88,10 @@ class Releaser:
         """Offsets that came here, of all partitions: where they share one count, these are no gaps in another one."""
         self._last: dict[int, int] = {}
         self._limits: Mapping[int, int] = {}
+        self._moved = object()
+        """Stands for the last move of our group that we know of."""
+        self._highest: dict[int, int] = {}
+        """The floor of our group, at most, in each partition."""
         self._marked = 0.0
         self._seen = False
         self._pause = EVERY
@@ -100,9 +109,13 @@ class Releaser:
         for hand in hands:
             position, objects = hand.delivery.position, objects_of(hand.frame)
             self._seen = self._seen or bool(objects)
-            self._new.append(Waiting(position.partition, position.offset, objects))
+            self._new.append(Waiting(position.partition, position.offset, objects, self._moved))
         if self._seen:
             self._begin()
+
+    def anew(self) -> None:
+        """Our group is about to move: what was acknowledged up to now it may want again."""
+        self._moved = object()
 
     def watch(self) -> None:
         """Sweep from now on, every now and then: for who produces objects."""
@@ -154,9 +167,30 @@ class Releaser:
             return None if quiet and self.group is not None else self._pause
 
     def _release(self) -> None:
+        try:
+            self._gather()
+            own, others = self._floors()
+            go: list[Waiting] = []
+            stay: list[Waiting] = []
+            for each in self._waiting:
+                done = all(floor.get(each.partition, 0) >= each.offset for floor in others) and self._ours(each, own)
+                (go if done or not each.objects else stay).append(each)
+            self.released += len(evict([held for each in go for held in each.objects]))
+        except ProxyfabError:
+            self.anew()  # nobody knows how long it takes until it is looked at once more
+            raise
+        for each in go:
+            self._done.setdefault(each.partition, Spans()).add(each.offset)
+        self._waiting = [each if each.since is None else each._replace(since=None) for each in stay]
+
+    def _gather(self) -> None:
+        """What is new waits, and the broker knows of it."""
         fresh = list(self._new)
         if fresh:
             self._confirm()
+        if self._waiting and fresh:  # what comes once more waits once
+            again = {(each.partition, each.offset) for each in fresh}
+            self._waiting = [each for each in self._waiting if (each.partition, each.offset) not in again]
         self._waiting += fresh
         for _ in fresh:
             self._new.popleft()
@@ -166,23 +200,21 @@ class Releaser:
         if len(self._waiting) > MOST:
             del self._waiting[: len(self._waiting) - MOST]
             self._met = Spans()
-        floors = self._others()
-        go: list[Waiting] = []
-        stay: list[Waiting] = []
-        for each in self._waiting:
-            covered = all(floor.get(each.partition, 0) >= each.offset for floor in floors)
-            (go if covered or not each.objects else stay).append(each)
-        self.released += len(evict([held for each in go for held in each.objects]))
-        for each in go:
-            self._done.setdefault(each.partition, Spans()).add(each.offset)
-        self._waiting = stay
 
-    def _others(self) -> list[Mapping[int, int]]:
-        """The floors of the groups that have to be asked beside our own."""
+    def _floors(self) -> tuple[Mapping[int, int] | None, list[Mapping[int, int]]]:
+        """The floor of our group, None where it does not count, and those of the others that have to be asked."""
         if self.topic.release == "first_ack" or not any(each.objects for each in self._waiting):
-            return []
+            return None, []
         groups = self.broker.groups(self.topic.name)
-        return [info.floor for name, info in groups.items() if name != self.group]
+        own = groups.get(self.group) if self.group is not None else None
+        for number, floor in own.floor.items() if own is not None else ():
+            self._highest[number] = max(floor, self._highest.get(number, 0))
+        return None if own is None else own.floor, [info.floor for name, info in groups.items() if name != self.group]
+
+    def _ours(self, each: Waiting, own: Mapping[int, int] | None) -> bool:
+        """Whether our group is done with it, as far as is known."""
+        floor = each.offset if own is None else own.get(each.partition, 0)
+        return floor >= each.offset or (each.since is self._moved and floor >= self._highest.get(each.partition, 0))
 
     def _clean(self, sweep_to: Mapping[int, int] | None) -> Mapping[int, int]:
         """Write down what was released, and sweep what nobody released; how far objects may be gone now."""

@@ -216,14 +216,15 @@ class Desk:
                 subscription.nack([hand.delivery for hand in mine], delay=delay, note=note)
 
     def forget(self) -> None:
-        """Nothing is owed any more."""
-        for hand in list(self._hands):
-            hand.begin()
-            hand.drop()
-        self._hands.clear()
-        self._finished.clear()
-        self._returned.clear()
-        self._owed.clear()
+        """Nothing is owed any more, nor being told."""
+        with self._turn:
+            for hand in list(self._hands):
+                hand.begin()
+                hand.drop()
+            self._hands.clear()
+            self._finished.clear()
+            self._returned.clear()
+            self._owed.clear()
 
     def close(self) -> None:
         """Tell everything, and give back what is not settled."""

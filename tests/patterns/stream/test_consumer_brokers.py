@@ -14,7 +14,7 @@ from proxyfab import Store
 from proxyfab.brokers import open_broker
 from proxyfab.errors import ConnectorError
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import Capability, Topic
+from proxyfab.events.model import EARLIEST, Capability, Topic
 from proxyfab.patterns import Consumer, Producer
 from proxyfab.testing import Child, until
 from proxyfab.testing.content import held
@@ -74,6 +74,36 @@ def test_a_stream_through_a_group_with_its_objects(broker: Broker, topic: str) -
         assert sorted(round(each, 6) for each in found) == list(range(300))
         assert broker.groups(topic)["default"].lag == 0
         assert until(lambda: held(store) == 0), "acknowledged objects are released"
+
+
+def test_objects_stay_for_a_group_that_goes_back(broker: Broker, topic: str) -> None:
+    def read(member: Consumer) -> list[int]:
+        found: list[int] = []
+        while len(found) < 8:
+            for item in member.fetch(8, 5):
+                found.append(int(item.get()[0]))
+                item.ack()
+        return sorted(found)
+
+    for group in ("a", "z"):
+        broker.ensure_group(topic, group)
+    with Store("memory://", inline_below=0) as store, Consumer(broker, topic, group="a") as first:
+        with Producer(broker, topic, store=store, above="1 KiB") as out:
+            for number in range(8):
+                out.send(np.full(1000, number), key=str(number))
+        assert read(first) == list(range(8))
+        assert until(lambda: broker.groups(topic)["a"].lag == 0)
+        releaser = first._supply._releaser
+        assert releaser is not None
+        releaser.work()
+        first.seek(EARLIEST)
+        with Consumer(broker, topic, group="z") as other:
+            read(other)
+        releaser.work()
+        assert held(store) == 8
+        assert read(first) == list(range(8))
+        first.close()
+        assert until(lambda: held(store) == 0), "nothing is left when it has read again"
 
 
 def test_latency_of_a_lone_event_is_not_bound_to_any_interval(broker: Broker, topic: str) -> None:
