@@ -31,15 +31,24 @@ class Ours:
         broker: A URL.
         store: Where objects go; None: inside the events.
         above: From which size.
+        prepare: Called with the topic's name before the topic is used.
     """
 
-    def __init__(self, broker: str, store: str | None = None, above: int = 32 << 10) -> None:
+    def __init__(
+        self,
+        broker: str,
+        store: str | None = None,
+        above: int = 32 << 10,
+        prepare: Callable[[str], object] | None = None,
+    ) -> None:
         from proxyfab import open_store
         from proxyfab.brokers import open_broker
         from proxyfab.patterns import Producer
 
         self.broker = open_broker(broker)
         self.topic = f"{TOPIC}-{next(_numbers)}"
+        if prepare is not None:
+            prepare(self.topic)
         self.store = None if store is None else open_store(store)
         self.producer = Producer(self.broker, self.topic, store=self.store, above=above, groups=[GROUP])
         self.role: tuple[Any, ...] = (consume_ours, broker, self.topic)

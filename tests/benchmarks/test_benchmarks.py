@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import tempfile
@@ -13,11 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import __main__ as main
-from benchmarks import report
+from benchmarks import bench_events, report
+from benchmarks.baselines.streams import Ours
 from benchmarks.harness import Outcome, Place, Row, Settings, interleaved, quartiles, row
 from benchmarks.memory import look, mark, stored, taken
 from benchmarks.pairs import Pair, PairError
-from benchmarks.payloads import KINDS, MB, checksum, make, size_name, views
+from benchmarks.payloads import KB, KINDS, MB, checksum, make, size_name, views
 from benchmarks.results import Results
 from benchmarks.systems import ALONE, TABLE, load
 from benchmarks.targets import check, seconds
@@ -98,6 +100,18 @@ def test_a_benchmark_in_one_process_runs(bench: str, place: Place) -> None:
 @pytest.mark.parametrize("bench", REPRESENTED)
 def test_a_benchmark_in_one_process_runs_with_its_peers(bench: str, place: Place) -> None:
     assert_complete(importlib.import_module(f"benchmarks.bench_{bench}").run(tiny(place)))
+
+
+def test_a_sample_of_events_is_there_until_its_consumer_takes_it() -> None:
+    pytest.importorskip("confluent_kafka")
+    with contextlib.ExitStack() as stack:
+        place = bench_events._kafka(stack)
+        stream = Ours(place.url, prepare=place.prepare)
+        stack.enter_context(stream.broker)
+        stack.callback(stream.close)
+        stream.produce(bytes(KB), bench_events.EVENTS)  # to a consumer that the machine gives no time meanwhile
+
+        assert {extent.first for extent in stream.broker.describe(stream.topic).extents.values()} == {1}
 
 
 def test_import_time_is_measured(place: Place) -> None:
