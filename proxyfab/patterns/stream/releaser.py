@@ -7,7 +7,8 @@ Rules:
    the floor counts. What waits for others is looked at again, less and less often; they will evict it, too.
 3. A group that moves (`seek`) may want again what it has acknowledged, and need not say so here: another member moves
    it. So the floor of its own group counts, too, of what waits since an earlier look, or from before a move, and
-   wherever that floor is lower than it was.
+   wherever that floor is lower than it was. What a member fetched before another one's move and acknowledges after it,
+   or just before, is not told from a gap where no floor was seen to fall: that may go.
 4. About once a second what was released is written down; what then has been released by nobody, although it could
    have been some time before, is swept: its consumer was killed between acknowledging and evicting.
 5. The thread refers to its releaser weakly and ends with it, or when there is nothing left to do.

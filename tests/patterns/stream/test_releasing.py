@@ -198,6 +198,22 @@ def test_what_a_group_wants_again_stays_until_it_has_read_it_again(
     assert releaser._waiting == []
 
 
+def test_a_group_whose_floor_never_moved_goes_back(broker: Broker, store: Store, waited_for: Topic) -> None:
+    releaser = Releaser(broker, waited_for, "a")
+    member, hands = fetch(broker, "t", "a")
+    with member:
+        member.ack([hand.delivery for hand in hands[1:]])
+        releaser.told(hands[1:])
+        releaser.work()
+        seek(broker, EARLIEST)
+        ack(broker, "t", "z")
+        releaser.work()
+        assert held(store) == 4
+    releaser.told(ack(broker, "t", "a"))
+    releaser.close()
+    assert held(store) == 0
+
+
 def test_a_group_that_moves_again_and_again(broker: Broker, store: Store, waited_for: Topic) -> None:
     releaser = Releaser(broker, waited_for, "a")
     for _ in range(3):
