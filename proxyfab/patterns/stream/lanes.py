@@ -234,7 +234,6 @@ class Lanes(Supply):
             super().seek(start, skip)
         else:
             name, group = self.fetching.topic.name, self.fetching.group
-            self.moves()
             with self.fetching.broker.subscribe(name, group=group) as another:
                 another.seek(start)
         self._life = -1

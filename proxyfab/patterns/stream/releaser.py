@@ -3,15 +3,12 @@
 Rules:
 1. Who settles frames only hands them over; groups are asked, and objects evicted, in the background. A stream without
    stored objects starts no thread and asks nobody.
-2. Of a frame that this consumer acknowledged just now its own group is done, whatever gaps its floor has; of the others
-   the floor counts. What waits for others is looked at again, less and less often; they will evict it, too.
-3. A group that moves (`seek`) may want again what it has acknowledged, and need not say so here: another member moves
-   it. So the floor of its own group counts, too, of what waits since an earlier look, or from before a move, and
-   wherever that floor is lower than it was. What a member fetched before another one's move and acknowledges after it,
-   or just before, is not told from a gap where no floor was seen to fall: that may go.
-4. About once a second what was released is written down; what then has been released by nobody, although it could
+2. Objects go once every group, our own too, has its floor behind them: a group that moves (`seek`) wants again what it
+   has acknowledged, whoever moved it, and its floor is all that says so. What lies behind an event that is not settled
+   waits with it. What waits is looked at again, less and less often; the others will evict it, too.
+3. About once a second what was released is written down; what then has been released by nobody, although it could
    have been some time before, is swept: its consumer was killed between acknowledging and evicting.
-5. The thread refers to its releaser weakly and ends with it, or when there is nothing left to do.
+4. The thread refers to its releaser weakly and ends with it, or when there is nothing left to do.
 """
 
 from __future__ import annotations
@@ -53,8 +50,6 @@ class Waiting(NamedTuple):
     partition: int
     offset: int
     objects: list[Held]
-    since: object | None
-    """After which move of our group it was acknowledged; None when it was looked at before."""
 
 
 class Releaser:
@@ -89,10 +84,6 @@ class Releaser:
         """Offsets that came here, of all partitions: where they share one count, these are no gaps in another one."""
         self._last: dict[int, int] = {}
         self._limits: Mapping[int, int] = {}
-        self._moved = object()
-        """Stands for the last move of our group that we know of."""
-        self._highest: dict[int, int] = {}
-        """The floor of our group, at most, in each partition."""
         self._marked = 0.0
         self._seen = False
         self._pause = EVERY
@@ -110,13 +101,9 @@ class Releaser:
         for hand in hands:
             position, objects = hand.delivery.position, objects_of(hand.frame)
             self._seen = self._seen or bool(objects)
-            self._new.append(Waiting(position.partition, position.offset, objects, self._moved))
+            self._new.append(Waiting(position.partition, position.offset, objects))
         if self._seen:
             self._begin()
-
-    def anew(self) -> None:
-        """Our group is about to move: what was acknowledged up to now it may want again."""
-        self._moved = object()
 
     def watch(self) -> None:
         """Sweep from now on, every now and then: for who produces objects."""
@@ -168,21 +155,17 @@ class Releaser:
             return None if quiet and self.group is not None else self._pause
 
     def _release(self) -> None:
-        try:
-            self._gather()
-            own, others = self._floors()
-            go: list[Waiting] = []
-            stay: list[Waiting] = []
-            for each in self._waiting:
-                done = all(floor.get(each.partition, 0) >= each.offset for floor in others) and self._ours(each, own)
-                (go if done or not each.objects else stay).append(each)
-            self.released += len(evict([held for each in go for held in each.objects]))
-        except ProxyfabError:
-            self.anew()  # nobody knows how long it takes until it is looked at once more
-            raise
+        self._gather()
+        floors = self._floors()
+        go: list[Waiting] = []
+        stay: list[Waiting] = []
+        for each in self._waiting:
+            done = all(floor.get(each.partition, 0) >= each.offset for floor in floors)
+            (go if done or not each.objects else stay).append(each)
+        self.released += len(evict([held for each in go for held in each.objects]))
         for each in go:
             self._done.setdefault(each.partition, Spans()).add(each.offset)
-        self._waiting = [each if each.since is None else each._replace(since=None) for each in stay]
+        self._waiting = stay
 
     def _gather(self) -> None:
         """What is new waits, and the broker knows of it."""
@@ -202,20 +185,11 @@ class Releaser:
             del self._waiting[: len(self._waiting) - MOST]
             self._met = Spans()
 
-    def _floors(self) -> tuple[Mapping[int, int] | None, list[Mapping[int, int]]]:
-        """The floor of our group, None where it does not count, and those of the others that have to be asked."""
+    def _floors(self) -> list[Mapping[int, int]]:
+        """How far each group has settled everything, of those that have to be asked."""
         if self.topic.release == "first_ack" or not any(each.objects for each in self._waiting):
-            return None, []
-        groups = self.broker.groups(self.topic.name)
-        own = groups.get(self.group) if self.group is not None else None
-        for number, floor in own.floor.items() if own is not None else ():
-            self._highest[number] = max(floor, self._highest.get(number, 0))
-        return None if own is None else own.floor, [info.floor for name, info in groups.items() if name != self.group]
-
-    def _ours(self, each: Waiting, own: Mapping[int, int] | None) -> bool:
-        """Whether our group is done with it, as far as is known."""
-        floor = each.offset if own is None else own.get(each.partition, 0)
-        return floor >= each.offset or (each.since is self._moved and floor >= self._highest.get(each.partition, 0))
+            return []
+        return [info.floor for info in self.broker.groups(self.topic.name).values()]
 
     def _clean(self, sweep_to: Mapping[int, int] | None) -> Mapping[int, int]:
         """Write down what was released, and sweep what nobody released; how far objects may be gone now."""

@@ -198,13 +198,7 @@ class Supply:
             self.endings.restart()
             self.over = False
             self._ahead = None
-            self.moves()
             subscription.seek(start)
-
-    def moves(self) -> None:
-        """The group is about to go elsewhere: who releases is told first."""
-        if self._releaser is not None:
-            self._releaser.anew()
 
     def close(self) -> None:
         """Tell what is settled, and give back at once what is not. Idempotent."""
