@@ -32,7 +32,13 @@ def states(findings: list[Finding]) -> dict[str, str]:
 def test_a_directory_that_is_well_or_not_there_yet_and_nothing_is_made(tmp_path: Path) -> None:
     found = list(examine(f"{tmp_path}/new/place"))
 
-    assert states(found) == {"directory": "warn", "permission": "ok", "version": "ok", "file system": "ok", "room": "ok"}
+    assert states(found) == {
+        "directory": "warn",
+        "permission": "ok",
+        "version": "ok",
+        "file system": "ok",
+        "room": "ok",
+    }
     assert "the first put makes it" in found[0].detail
     assert os.listdir(tmp_path) == []
 
