@@ -16,6 +16,9 @@ from proxyfab.connectors.globus.outbox import Limits
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError
 from proxyfab.keys import Key
 from proxyfab.testing import ConnectorTests, until
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
 from proxyfab.testing.globus import GlobusServer
 
 pytest.importorskip("globus_sdk")
@@ -23,7 +26,7 @@ A, B, C = (str(uuid.UUID(int=number)) for number in (10, 11, 12))
 At = Callable[..., GlobusConnector]
 
 
-class TestGlobusOfOneSite(ConnectorTests):
+class TestGlobusOfOneSite(ObjectTests, BatchTests, PayloadTests):
     connector = GlobusConnector
     leases = False
     swaps = False
@@ -37,6 +40,11 @@ class TestGlobusOfOneSite(ConnectorTests):
         content = edit(path.read_bytes())
         path.unlink()
         path.write_bytes(content)
+
+
+@pytest.mark.slow
+class TestGlobusOfOneSiteAll(TestGlobusOfOneSite, ConnectorTests):
+    """Everything, though what it is made of has shown it."""
 
 
 @pytest.fixture

@@ -21,11 +21,17 @@ from proxyfab.keys import Fresh, Key
 from proxyfab.layers.retry import RetryLayer
 from proxyfab.testing import ConnectorTests, FaultyConnector, until
 from proxyfab.testing.conformance.base import Open
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.crossing import CrossingTests
+from proxyfab.testing.conformance.lifetimes import LifetimeTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
+from proxyfab.testing.conformance.threads import ThreadTests
 from proxyfab.testing.content import content, plain, signed
 from proxyfab.testing.processes import at_once, run
 
 
-class TestRouted(ConnectorTests):
+class TestRouted(ObjectTests, BatchTests, PayloadTests, CrossingTests, LifetimeTests, ThreadTests):
     """Small objects in shared memory, large ones in files."""
 
     connector = RoutedConnector
@@ -44,6 +50,11 @@ class TestRouted(ConnectorTests):
 
         assert self.is_gone(spec, keys)
         assert connect().reap(dry_run=True) == []
+
+
+@pytest.mark.slow
+class TestRoutedAll(TestRouted, ConnectorTests):
+    """Everything, though what it is made of has shown it."""
 
 
 def _visit(talk: object, url: str) -> bool:

@@ -25,6 +25,7 @@ from proxyfab.testing import ConnectorTests, FaultyConnector
 from proxyfab.testing.conformance.batches import BatchTests
 from proxyfab.testing.conformance.objects import ObjectTests
 from proxyfab.testing.conformance.payloads import PayloadTests
+from proxyfab.testing.conformance.threads import ThreadTests
 from proxyfab.testing.content import plain
 from proxyfab.wire import packed
 from proxyfab.wire.packed import CHUNK, DENSEST, HEADER, layer_of, parse, places
@@ -32,12 +33,17 @@ from proxyfab.wire.packed import CHUNK, DENSEST, HEADER, layer_of, parse, places
 LAYERS = [Lz4Layer, ZstdLayer]
 
 
-class TestLz4(ConnectorTests):
+class TestLz4(ObjectTests, BatchTests, PayloadTests, ThreadTests):
     connector = Lz4Layer
     around = True
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return f"lz4+file://{directory}"
+
+
+@pytest.mark.slow
+class TestLz4All(TestLz4, ConnectorTests):
+    """Everything, though what it is made of has shown it."""
 
 
 class TestZstd(ObjectTests, BatchTests, PayloadTests):

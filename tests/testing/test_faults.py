@@ -16,6 +16,9 @@ from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, KeyExists
 from proxyfab.opening import open_connector
 from proxyfab.testing import ConnectorTests, FaultyConnector
+from proxyfab.testing.conformance.batches import BatchTests
+from proxyfab.testing.conformance.objects import ObjectTests
+from proxyfab.testing.conformance.payloads import PayloadTests
 from proxyfab.testing.faults import faulty_layer
 from proxyfab.testing.processes import at_once
 
@@ -28,7 +31,7 @@ class Wrapped(FaultyConnector):
         return cls(MemoryConnector.from_url(url, name=name))
 
 
-class TestWrapped(ConnectorTests):
+class TestWrapped(ObjectTests, BatchTests, PayloadTests):
     """Without faults it is as good as what it wraps."""
 
     connector = Wrapped
@@ -40,6 +43,11 @@ class TestWrapped(ConnectorTests):
 
     def url_at(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return "memory://"
+
+
+@pytest.mark.slow
+class TestWrappedAll(TestWrapped, ConnectorTests):
+    """Everything, though what it is made of has shown it."""
 
 
 @pytest.fixture
