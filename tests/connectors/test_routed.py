@@ -22,7 +22,6 @@ from proxyfab.layers.retry import RetryLayer
 from proxyfab.testing import ConnectorTests, FaultyConnector, until
 from proxyfab.testing.conformance.base import Open
 from proxyfab.testing.conformance.batches import BatchTests
-from proxyfab.testing.conformance.crossing import CrossingTests
 from proxyfab.testing.conformance.lifetimes import LifetimeTests
 from proxyfab.testing.conformance.objects import ObjectTests
 from proxyfab.testing.conformance.payloads import PayloadTests
@@ -31,7 +30,7 @@ from proxyfab.testing.content import content, plain, signed
 from proxyfab.testing.processes import at_once, run
 
 
-class TestRouted(ObjectTests, BatchTests, PayloadTests, CrossingTests, LifetimeTests, ThreadTests):
+class TestRouted(ObjectTests, BatchTests, PayloadTests, LifetimeTests, ThreadTests):
     """Small objects in shared memory, large ones in files."""
 
     connector = RoutedConnector
@@ -43,6 +42,11 @@ class TestRouted(ObjectTests, BatchTests, PayloadTests, CrossingTests, LifetimeT
         monkeypatch.setenv("PROXYFAB_SHM_DIR", str(directory / "shm"))
         return f"routed://?to=shm://;below=8KiB&to=file://{directory}/files"
 
+
+@pytest.mark.slow
+class TestRoutedAll(TestRouted, ConnectorTests):
+    """Everything, though what it is made of has shown it."""
+
     def test_the_next_opener_takes_back_what_a_killed_owner_left(self, url: str, connect: Open) -> None:
         """Of each child, whoever next uses that child."""
         spec, keys = self.orphan(url, kill=True)
@@ -50,11 +54,6 @@ class TestRouted(ObjectTests, BatchTests, PayloadTests, CrossingTests, LifetimeT
 
         assert self.is_gone(spec, keys)
         assert connect().reap(dry_run=True) == []
-
-
-@pytest.mark.slow
-class TestRoutedAll(TestRouted, ConnectorTests):
-    """Everything, though what it is made of has shown it."""
 
 
 def _visit(talk: object, url: str) -> bool:
