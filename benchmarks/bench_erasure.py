@@ -15,9 +15,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any, NamedTuple
 
-from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, compare, row
+from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, compare, interleaved, row
 from benchmarks.payloads import GB, KB, MB, size_name
+from benchmarks.results import Results
 from proxyfab.buffers import Frames
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import Options
@@ -36,6 +38,8 @@ from proxyfab.osio.warm import Warm
 from proxyfab.testing import FaultyConnector
 
 BENCH = "erasure"
+ERASURE, UNCODED, CHILD = "erasure (4, 2)", "the same bytes, uncoded", "one child alone"
+CENTRAL, SITES = "one central store", "erasure (4, 2), six sites"
 CODES = ((4, 2), (8, 3))
 SIZES = (4 * KB, MB, 64 << 20)
 POLICIES: tuple[Callable[[], Policy], ...] = (
@@ -46,6 +50,8 @@ POLICIES: tuple[Callable[[], Policy], ...] = (
     SaturationControlled,
 )
 _STALL = 64 << 20
+STALL, PLACE = "longest stall of another thread", "place one object on ten nodes"
+Check = Callable[[Results], tuple[str, bool]]
 
 
 def run(settings: Settings) -> Outcome:
@@ -143,31 +149,56 @@ def _zfec(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
 
 
 def _scattered(settings: Settings, outcome: Outcome, nbytes: int) -> None:
-    """Six children in memory: an object in shards, beside as many bytes that are no shards."""
+    """Six children in memory: an object in shards, beside the very same bytes that are moved as they are."""
     children = [MemoryConnector() for _ in range(6)]
     one = ErasureConnector(children, Options(k=4, m=2))
-    frames, part = Frames([random.Random(4).randbytes(nbytes)]), Frames([bytes(-(-nbytes // 4))])
-    key, keys = one.put(frames), [child.put(part) for child in children]
-
-    def uncoded() -> None:
-        for child in children:
-            child.evict(child.put(part))
-
-    def moved() -> None:
-        for child, held in zip(children, keys, strict=True):
-            found = child.get(held)
-            if found is None or not found.tobytes():
-                raise AssertionError("it is not there")
-
-    functions = {
-        "put and evict": {"erasure (4, 2)": lambda: one.evict(one.put(frames)), "six puts, uncoded": uncoded},
-        "get": {"erasure (4, 2)": lambda: one.get(key), "six gets, copied": moved},
+    frames = Frames([random.Random(4).randbytes(nbytes)])
+    parts = [Frames([part.tobytes()]) for part in Code(4, 2).encode(frames)]
+    places: dict[str, _Place] = {
+        ERASURE: _Place(partial(one.put, frames), one.get, one.evict),
+        UNCODED: _Place(
+            lambda: [child.put(part) for child, part in zip(children, parts, strict=True)],
+            lambda keys: [_copied(child.get(key)) for child, key in zip(children, keys, strict=True)],
+            lambda keys: [child.evict(key) for child, key in zip(children, keys, strict=True)],
+        ),
+        CHILD: _Place(partial(children[0].put, frames), lambda key: _copied(children[0].get(key)), children[0].evict),
     }
-    for what, each in functions.items():
-        samples = compare(each, rounds=min(settings.rounds(nbytes), 7), calls=1)
-        for name, seconds in samples.items():
-            outcome.rows.append(row(BENCH, f"{what}, in memory", name, seconds, nbytes=nbytes))
+    samples: dict[tuple[str, str], list[float]] = {}
+    for number, name in enumerate(interleaved(list(places), max(settings.rounds(nbytes), 1 if settings.tiny else 15))):
+        marks = places[name].round()
+        if number >= len(places) or settings.tiny:  # the first round takes memory that is not there yet
+            for what, spent in marks.items():
+                samples.setdefault((f"{what}, in memory", name), []).append(spent)
+    for (what, name), seconds in samples.items():
+        outcome.rows.append(row(BENCH, what, name, seconds, nbytes=nbytes))
     one.close()
+
+
+class _Place(NamedTuple):
+    """Where something is put, got from and evicted."""
+
+    put: Callable[[], Any]
+    get: Callable[[Any], object]
+    evict: Callable[[Any], object]
+
+    def round(self) -> dict[str, float]:
+        """Seconds of each."""
+        marks = [perf_counter()]
+        key = self.put()
+        marks.append(perf_counter())
+        found = self.get(key)
+        marks.append(perf_counter())
+        del found  # to give it back is no part of the evict
+        marks.append(perf_counter())
+        self.evict(key)
+        marks.append(perf_counter())
+        return {"put": marks[1] - marks[0], "get": marks[2] - marks[1], "evict": marks[4] - marks[3]}
+
+
+def _copied(found: Frames | None) -> bytes:
+    if found is None:
+        raise AssertionError("it is not there")
+    return found.tobytes()
 
 
 def _far(settings: Settings, outcome: Outcome, nbytes: int) -> None:
@@ -176,14 +207,16 @@ def _far(settings: Settings, outcome: Outcome, nbytes: int) -> None:
     frames = Frames([random.Random(5).randbytes(nbytes)])
     central = FaultyConnector(MemoryConnector(), delay=delay, bandwidth=bandwidth)
     sites = [FaultyConnector(MemoryConnector(), delay=delay, bandwidth=bandwidth) for _ in range(6)]
-    places = {"one central store": central, "erasure (4, 2), six sites": ErasureConnector(sites, Options(k=4, m=2))}
+    places: dict[str, Any] = {CENTRAL: central, SITES: ErasureConnector(sites, Options(k=4, m=2))}
     keys = {name: place.put(frames) for name, place in places.items()}
     steps: dict[str, dict[str, Callable[[], object]]] = {
         "put, 50 ms away": {name: partial(place.put, frames) for name, place in places.items()},
         "get, 50 ms away": {name: partial(place.get, keys[name]) for name, place in places.items()},
     }
     for what, each in steps.items():
-        for name, seconds in compare(each, rounds=1 if settings.tiny else 3, calls=1).items():
+        for name, seconds in compare(
+            each, rounds=1 if settings.tiny else max(settings.rounds(nbytes) // 3, 3), calls=1
+        ).items():
             outcome.rows.append(row(BENCH, what, name, seconds, nbytes=nbytes))
     for place in places.values():
         place.close()
@@ -206,7 +239,7 @@ def _stall(kernel: str, nbytes: int) -> Row:
     code.encode(data)
     done.set()
     thread.join()
-    return row(BENCH, "longest stall of another thread", f"proxyfab, {kernel}", longest, nbytes=nbytes)
+    return row(BENCH, STALL, f"proxyfab, {kernel}", longest, nbytes=nbytes)
 
 
 def _placements(settings: Settings, outcome: Outcome) -> None:
@@ -222,13 +255,92 @@ def _placements(settings: Settings, outcome: Outcome) -> None:
         )
         for number in range(10)
     ]
-    functions = {
-        repr(policy): lambda policy=policy: policy.place(nodes, size=100, target=0.99999)  # type: ignore[misc]
-        for policy in (make() for make in POLICIES)
-    }
+    functions = {repr(policy): partial(_place_one, policy, nodes, draw) for policy in (make() for make in POLICIES)}
     samples = compare(functions, rounds=1 if settings.tiny else 21, calls=1 if settings.tiny else 10)
     for name, seconds in samples.items():
-        outcome.rows.append(row(BENCH, "place one object on ten nodes", name, seconds))
+        outcome.rows.append(row(BENCH, PLACE, name, seconds))
+
+
+def _place_one(policy: Policy, nodes: list[Node], draw: random.Random) -> None:
+    """Each object has a target of its own, so that what is remembered of the one before is of little use."""
+    policy.place(nodes, size=100, target=draw.uniform(0.9, 0.99999))
+
+
+def _rate(step: str, kernel: str, least: float) -> Check:
+    """Whether a kernel codes 64 MiB by (4, 2) at so many bytes a second."""
+
+    def check(results: Results) -> tuple[str, bool]:
+        found = SIZES[-1] / results.median(BENCH, f"{step} (4, 2)", f"proxyfab, {kernel}", nbytes=SIZES[-1])
+        return f"{found / 1e9:.2f} GB/s", found >= least
+
+    return check
+
+
+def _no_stall(results: Results) -> tuple[str, bool]:
+    found = results.median(BENCH, STALL, "proxyfab, isal", nbytes=_STALL)
+    return f"{found * 1e3:.1f} ms", found <= 0.02
+
+
+def _share(what: str) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        mine, other = (results.median(BENCH, f"{what}, in memory", of, nbytes=SIZES[-1]) for of in (ERASURE, UNCODED))
+        return f"{other / mine:.2f} ({mine * 1e3:.1f} ms against {other * 1e3:.1f})", other >= 0.6 * mine
+
+    return check
+
+
+def _little(what: str) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        mine, other = (results.median(BENCH, f"{what}, in memory", of, nbytes=KB) for of in (ERASURE, CHILD))
+        return f"{(mine - other) * 1e6:.0f} µs ({mine * 1e6:.0f} against {other * 1e6:.0f})", mine - other <= 300e-6
+
+    return check
+
+
+def _quicker(what: str, nbytes: int) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        mine, other = (results.median(BENCH, f"{what}, 50 ms away", of, nbytes=nbytes) for of in (SITES, CENTRAL))
+        return f"{1 - mine / other:.1%} less ({mine * 1e3:.1f} ms against {other * 1e3:.1f})", mine <= 0.9 * other
+
+    return check
+
+
+def _placed(policy: str, most: float) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        found = results.median(BENCH, PLACE, policy)
+        return f"{found * 1e6:.0f} µs", found <= most
+
+    return check
+
+
+TARGETS = (
+    ("erasure: encode 64 MiB, (4, 2), ISA-L", "5 GB/s", _rate("encode", "isal", 5e9)),
+    ("erasure: decode 64 MiB with two losses, ISA-L", "3 GB/s", _rate("decode", "isal", 3e9)),
+    *(
+        (f"erasure: {step}, by {name}", f"{least / 1e9:g} GB/s", _rate(step, kernel, least))
+        for kernel, name, least in (("numpy", "NumPy", 6e8), ("python", "the standard library", 2e8))
+        for step in ("encode", "decode")
+    ),
+    ("erasure: longest stall of another thread, 64 MiB", "at most 20 ms", _no_stall),
+    ("erasure: put of 64 MiB to six in memory, against the same bytes", "at least 0.6 of the rate", _share("put")),
+    ("erasure: get of 64 MiB of six in memory, against the same bytes", "at least 0.6 of the rate", _share("get")),
+    ("erasure: put of 1 KiB, beyond one child's", "at most 300 µs", _little("put")),
+    ("erasure: get of 1 KiB, beyond one child's", "at most 300 µs", _little("get")),
+    *(
+        (
+            f"erasure: {what} of {size_name(size)}, six sites, against one store",
+            "at least 10 % less",
+            _quicker(what, size),
+        )
+        for size in (MB, 10 * MB, 100 * MB)
+        for what in ("put", "get")
+    ),
+    ("erasure: GreedyMinStorage on ten nodes", "at most 60 µs", _placed("GreedyMinStorage()", 60e-6)),
+    ("erasure: LoadBalance on ten nodes", "at most 150 µs", _placed("LoadBalance()", 150e-6)),
+    ("erasure: ScarcityPrice on ten nodes", "at most 500 µs", _placed("ScarcityPrice(0.3)", 500e-6)),
+    ("erasure: SaturationControlled on ten nodes", "at most 2 ms", _placed("SaturationControlled()", 2e-3)),
+)
+"""Name, goal and check of what is promised."""
 
 
 def test_it_runs(tmp_path: Path) -> None:

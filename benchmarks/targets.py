@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import bench_dask, bench_events, bench_executor, bench_futures
+from benchmarks import bench_dask, bench_erasure, bench_events, bench_executor, bench_futures
 from benchmarks.payloads import GB, KB, MB, size_name
 from benchmarks.results import NotMeasured, Results
 
@@ -58,7 +58,7 @@ def _targets() -> Iterator[Target]:
     yield from _redis()
     yield from _zmq()
     yield from _lifetimes()
-    for bench in (bench_futures, bench_executor, bench_events, bench_dask):
+    for bench in (bench_futures, bench_executor, bench_events, bench_dask, bench_erasure):
         yield from [Target(*promise) for promise in bench.TARGETS]
 
 

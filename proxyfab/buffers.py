@@ -47,6 +47,8 @@ class Frames:
 
     mapped: ClassVar[bool] = False
     """Whether these are the very bytes that were put, in memory of this machine, so that there is nothing to verify."""
+    given: ClassVar[bool] = False
+    """Whether who stores these may keep them as they are: nobody else writes to that memory any more."""
 
     views: tuple[memoryview, ...]
     nbytes: int
@@ -178,3 +180,11 @@ class MappedFrames(Frames):
     __slots__ = ()
 
     mapped: ClassVar[bool] = True
+
+
+class GivenFrames(Frames):
+    """Frames whose maker gives them away: who keeps objects in memory keeps these without a copy."""
+
+    __slots__ = ()
+
+    given: ClassVar[bool] = True

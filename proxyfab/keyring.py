@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -23,9 +24,19 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, KeyExists, MissingDependency, SealError
+from proxyfab.errors import (
+    AccessDenied,
+    ConfigurationError,
+    ConnectorError,
+    KeyExists,
+    MissingDependency,
+    ProxyfabError,
+    SealError,
+)
+from proxyfab.secret import Hidden as _Hidden
+from proxyfab.secret import Secret as Secret
 
 KINDS = ("symmetric", "sign", "verify", "curve")
 _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -38,38 +49,6 @@ _VARIABLES = {
     "verify": "PROXYFAB_VERIFY_",
     "curve": "PROXYFAB_CURVE_",
 }
-
-
-class Secret(bytes):
-    """Bytes that print as `***` and stay in this process: they refuse to pickle."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return format("***", spec)
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise SealError("A secret key does not leave its process: send the key's id, and have the key there, too.")
-
-
-class _Hidden(str):
-    """Text of a key on its way, in case a traceback is printed with its variables."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 class Held(NamedTuple):
@@ -88,11 +67,17 @@ class Keyring:
 
     Args:
         directory: Where key files lie; by default `$PROXYFAB_KEYS`, or `~/.config/proxyfab/keys`.
+
+    Raises:
+        ConfigurationError: The directory begins with `~`, and this user has no home.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
         home = directory or os.environ.get("PROXYFAB_KEYS") or "~/.config/proxyfab/keys"
-        self.directory = Path(home).expanduser()
+        try:
+            self.directory = Path(home).expanduser()
+        except RuntimeError as error:
+            raise ConfigurationError(f"{home} leads to no home: set PROXYFAB_KEYS to a directory for keys.") from error
 
     def __repr__(self) -> str:
         return f"Keyring({str(self.directory)!r})"
@@ -286,8 +271,9 @@ class Keyring:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """No other thread or process changes a list of this directory meanwhile; its lock is the directory's."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with _writing(self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             ends = time.monotonic() + _PATIENCE
             while not _locked(descriptor):
@@ -305,16 +291,30 @@ class Keyring:
 
     def _fresh(self, text: str) -> Path:
         """A new file in the directory that holds `text`, which nobody but this user can read from its first byte on."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._guard(self.directory, os.stat(self.directory), 0o022)
         path = self.directory / f".{secrets.token_hex(8)}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, 0o600)  # a narrow umask has taken away bits that we need
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
+        with _writing(self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._guard(self.directory, os.stat(self.directory), 0o022)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                os.fchmod(descriptor, 0o600)  # a narrow umask has taken away bits that we need
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
         return path
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Says of what the system refuses that it was about keys, and where they may lie instead."""
+    try:
+        yield
+    except ProxyfabError:  # some are OSErrors
+        raise
+    except OSError as error:
+        told = AccessDenied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ConnectorError
+        text = f"Keys cannot be written to {directory}: {error.strerror}; set PROXYFAB_KEYS to a directory of your own."
+        raise told(text) from error
 
 
 def _locked(descriptor: int) -> bool:

@@ -1,4 +1,5 @@
 """When to try again, and when not: a budget that all calls to one place share, pauses with jitter, a call's attempts.
+And the patience of who waits, which costs none of that: of all who wait for one place, one looks whether it is back.
 
 Promises: a place that answers nothing but errors is asked at most ten times more in all than it would be without
 retries, and a healthy one at most a tenth more; nobody waits past a deadline; clients that failed together do not come
@@ -11,6 +12,7 @@ Sources: retry throttling in gRPC's proposal A6; full jitter in "Exponential Bac
 
 from __future__ import annotations
 
+import math
 import random as _random
 import threading
 import time
@@ -27,6 +29,10 @@ TOKENS = 10.0
 COST = 1.0
 GAIN = 0.1
 MOST = 8
+_GLANCE = 1.0
+"""Seconds at most from one look whether a place is back to the next."""
+_STOOD = 1.0
+"""Seconds without a failure after which the next one is a new outage."""
 _READS = {"get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "scan", "status"}
 IDEMPOTENT = frozenset(_READS | {"reserve", "renew", "renew_many"})
 """Operations whose second time changes nothing and answers as the first would have."""
@@ -178,6 +184,75 @@ class Attempts:
             return None
         self.number += 1
         return pause
+
+
+class Patience(Attempts):
+    """A wait's attempts: an outage may last for a while, costs no budget, and is looked into by one waiter at a time.
+
+    Which begins with the first failure, or with one more than a second after the last; to be told of it by `up` and, in
+    any case, by `over`. Belongs to one caller, except for `turn`.
+
+    Args:
+        budget: Of the place; not touched.
+        turn: Shared by all who wait for this place.
+        outage: Seconds that one may last.
+        timeout: Seconds of the wait; None for no deadline. A second, where it is less.
+        retryable: Whether an error is worth another attempt.
+    """
+
+    __slots__ = ("_ends", "_looks", "_outage", "_resumed", "_turn")
+
+    def __init__(
+        self,
+        budget: RetryBudget,
+        turn: threading.Lock,
+        *,
+        outage: float,
+        timeout: float | None = None,
+        retryable: Callable[[BaseException], bool] = retryable,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        timeout = None if timeout is None else max(timeout, _STOOD)
+        super().__init__(budget, timeout=timeout, backoff=Backoff(longest=_GLANCE), retryable=retryable, clock=clock)
+        self._turn = turn
+        self._outage = outage
+        self._looks = False
+        self._resumed = -math.inf
+        self._ends = math.inf
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, or until an outage has lasted too long."""
+        left = super().left
+        return max(0.0, min(math.inf if left is None else left, self._ends - self._clock(), self._outage))
+
+    def failed(self, error: BaseException) -> float | None:
+        """Seconds to pause before the next attempt; None when there should be none. May itself wait for its turn."""
+        now = self._clock()
+        if now - self._resumed > _STOOD:
+            self._ends = now + self._outage
+            self.number = 1
+        if not self._retryable(error) or self.left <= 0:
+            return None
+        pause = 0.0
+        if self._looks or self._turn.acquire(blocking=False):
+            self._looks = True
+            pause = min(self._backoff.pause(self.number), self.left)
+        elif self._turn.acquire(timeout=min(self.left, threading.TIMEOUT_MAX)):  # who looked has found it, or gave up
+            self._looks = True
+        self.number += 1
+        self._resumed = self._clock() + pause
+        return pause
+
+    def up(self) -> None:
+        """The place was reached."""
+        self.over()
+
+    def over(self) -> None:
+        """Who waits has looked enough; others may."""
+        if self._looks:
+            self._looks = False
+            self._turn.release()
 
 
 def attempt(

@@ -85,14 +85,7 @@ class Rule(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Rule:
         """The inverse of `str(rule)`."""
-        parts = [part.partition("=") for part in text.split(",") if part]
-        given = {name: value for name, _, value in parts}
-        unknown = sorted(set(given) - set(cls._fields))
-        if unknown or len(given) < len(parts):
-            raise ConfigurationError(
-                f"{text!r} are no conditions of a route: each of {', '.join(cls._fields)} may stand once (tag=hot)."
-            )
-        return cls.make(**given)
+        return cls.make(**assignments(text, cls._fields, "are no conditions of a route", "tag=hot"))
 
     def __str__(self) -> str:
         sizes = (("above", self.above and _size(self.above)), ("below", self.below is not None and _size(self.below)))
@@ -189,6 +182,19 @@ def parse_route(text: str) -> tuple[str, str]:
     """URL and conditions; the inverse of `route_text`."""
     url, found, conditions = text.rpartition(";")
     return (url, conditions) if found else (text, "")
+
+
+def assignments(text: str, names: Sequence[str], wrong: str, example: str) -> dict[str, str]:
+    """What `a=b,c=d` says; each name may stand once.
+
+    Raises:
+        ConfigurationError: Another name stands there, or one twice: the text and `wrong`, and how it should look.
+    """
+    parts = [part.partition("=") for part in text.split(",") if part]
+    given = {name: value for name, _, value in parts}
+    if not given.keys() <= set(names) or len(given) < len(parts):
+        raise ConfigurationError(f"{text!r} {wrong}: each of {', '.join(names)} may stand once ({example}).")
+    return given
 
 
 def _size(number: int) -> str:

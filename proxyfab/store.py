@@ -242,9 +242,9 @@ class Store:
         """
         payload = self._transport.get(key)
         if payload is None:
-            raise KeyNotFound(
-                f"Nothing lies under {key} in {self.url}: it was evicted, it expired, or its owner's process ended."
-            )
+            told = f"Nothing lies under {key} in {self.url}: it was evicted, it expired, or its owner's process ended"
+            alien = ", or another user put it, whose shared memory is his own" if self.url.startswith("shm:") else ""
+            raise KeyNotFound(f"{told}{alien}.")
         return payload
 
     def open_inline(self, packed: object) -> Payload:

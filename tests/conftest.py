@@ -45,7 +45,7 @@ ALLOWED_SKIPS = [
 ]
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
-settings.register_profile("ci", max_examples=20, stateful_step_count=30, derandomize=True, **_COMMON)
+settings.register_profile("ci", max_examples=15, stateful_step_count=30, derandomize=True, **_COMMON)
 settings.register_profile("dev", max_examples=30, stateful_step_count=30, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, stateful_step_count=60, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))

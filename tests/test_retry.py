@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from proxyfab.errors import AccessDenied, ConnectorError, KeyNotFound
-from proxyfab.retry import Attempts, Backoff, RetryBudget, attempt, budget_of, retryable
+from proxyfab.retry import TOKENS, Attempts, Backoff, Patience, RetryBudget, attempt, budget_of, retryable
 from proxyfab.testing.processes import in_fork
 
 
@@ -203,3 +203,49 @@ def test_after_a_storm_retries_come_back():
     calm = simulate(50, 60.0, 10.0, works, 1)
     assert calm[1] > calm[0] + 500, "the failures of two in a hundred, after the storm, are tried again"
     assert calm[1] <= 1.2 * calm[0]
+
+
+# -- who waits -------------------------------------------------------------------------------------------------------
+
+
+def test_a_wait_outlives_outages_that_are_short_enough_and_pays_for_none():
+    clock, budget = Clock(), RetryBudget()
+    patience = Patience(budget, threading.Lock(), outage=10, clock=clock)
+    for _ in range(3):
+        began = clock.now
+        while clock.now < began + 9:
+            pause = patience.failed(ConnectorError("refused"))
+            assert pause is not None
+            assert pause <= 1.0
+            clock.sleep(pause)
+        patience.up()
+        clock.sleep(500)  # it waits there
+    assert budget.tokens == TOKENS
+
+
+def test_a_wait_ends_when_an_outage_lasts_too_long_or_with_its_own_deadline():
+    for outage, timeout in [(10.0, None), (10.0, 500.0), (500.0, 10.0)]:
+        clock = Clock()
+        patience = Patience(RetryBudget(), threading.Lock(), outage=outage, timeout=timeout, clock=clock)
+        began = clock.now
+        while (pause := patience.failed(ConnectorError("refused"))) is not None:
+            clock.sleep(pause)
+        patience.over()
+        assert clock.now - began == pytest.approx(10.0)
+    assert Patience(RetryBudget(), threading.Lock(), outage=10.0).failed(KeyNotFound("not there")) is None
+
+
+def test_of_many_who_wait_one_looks():
+    turn = threading.Lock()
+    first, second = (Patience(RetryBudget(), turn, outage=20) for _ in range(2))
+    assert first.failed(ConnectorError("refused")) is not None
+    paused: list[float | None] = []
+    other = threading.Thread(target=lambda: paused.append(second.failed(ConnectorError("refused"))))
+    other.start()
+    other.join(0.3)
+    assert other.is_alive(), "it looks, too"
+    first.up()
+    other.join(20)
+    assert paused == [0.0], "who was told that it is back goes there at once"
+    second.over()
+    assert not turn.locked()

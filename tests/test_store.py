@@ -517,3 +517,8 @@ def test_a_store_that_was_opened_by_a_short_url_and_closed_is_opened_anew(tmp_pa
     open_store(url).close()
     with open_store(url) as again:
         assert again.get(again.put(1)) == 1
+
+
+def test_what_is_missing_in_shared_memory_may_be_another_users():
+    with Store("shm://") as store, pytest.raises(KeyNotFound, match="another user"):
+        store.ref_from_key("nowhere").resolve()

@@ -13,9 +13,9 @@ from rich.progress import track
 
 from proxyfab.buffers import Frames
 from proxyfab.cli.output import as_json, show, show_json, size, store_url
-from proxyfab.errors import ConnectorError
+from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.osio.memory import allocate
-from proxyfab.spec import nbytes
+from proxyfab.spec import ConnectorSpec, nbytes
 from proxyfab.store import Store, open_store
 
 _READER = """
@@ -46,6 +46,8 @@ while True:
 def bench(url: str, sizes: str, rounds: int, as_json: bool) -> None:
     """Measure put here and get in another process, per object size, beside one memcpy into warm memory."""
     wanted = [nbytes(text) for text in sizes.split(",")]
+    if ConnectorSpec.parse(url).scheme == "memory":
+        raise ConfigurationError(f"{url} is the memory of one process, and another one is to read here: use shm://.")
     with Store(url, inline_below=0, cache=0) as store, _Reader() as reader:
         open_store(store.url)
         work = track(wanted, description="measuring", transient=True, disable=not sys.stderr.isatty())

@@ -15,11 +15,12 @@ def examine_peer(site: str, peer: str, relays: Sequence[str]) -> Iterator[Findin
 
     Args:
         site: This one's name.
-        peer: `NAME=HOST:PORT#KEY`.
+        peer: `NAME=HOST:PORT#KEY`, and what it may do.
         relays: `HOST:PORT` of each.
     """
     from proxyfab.link.examining import examine
     from proxyfab.link.identity import Identity
+    from proxyfab.server.rights import described
 
     if not site:
         raise ConfigurationError("doctor --peer shows this site's key there: name the site by --site.")
@@ -32,4 +33,5 @@ def examine_peer(site: str, peer: str, relays: Sequence[str]) -> Iterator[Findin
         yield Finding("keys", "fail", str(error))
         return
     yield Finding("keys", "ok", f"the key of site {site} and the public one of site {other.name} are here")
+    yield Finding("rights", "ok", f"what site {other.name} may do here, started with this --peer: {described(other)}")
     yield from examine(identity, other.name, other.address, [address(relay) for relay in relays])

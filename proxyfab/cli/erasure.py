@@ -20,6 +20,7 @@ from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError,
 from proxyfab.opening import open_connector
 from proxyfab.scattering.means import GONE
 from proxyfab.scattering.registers import SUFFIX
+from proxyfab.scattering.roll import ROLL
 from proxyfab.scattering.upkeep import Report, Upkeep
 from proxyfab.spec import StoreSpec
 
@@ -70,7 +71,7 @@ def _standing(one: ErasureConnector, number: int) -> dict[str, Any]:
         "child": public(member.spec),
         "site": member.standing.site,
         "state": "down" if fault else "well",
-        "shards": sum(not stat.key.id.endswith((SUFFIX, GONE)) for stat in stats),
+        "shards": sum(not stat.key.id.endswith((SUFFIX, GONE, ROLL)) for stat in stats),
         "bytes": sum(stat.nbytes for stat in stats),
         "capacity": size(capacity) if capacity else "-",
         "fault": fault,
@@ -82,7 +83,7 @@ def _standing(one: ErasureConnector, number: int) -> dict[str, Any]:
 @as_json
 def scrub(url: str, as_json: bool) -> None:
     """Read and check every shard; changes nothing. Status 1 if something is lost, missing or broken."""
-    report = _run(url, "scrubbing", lambda upkeep: upkeep.scrub())
+    report = _run(url, "scrubbing", lambda upkeep, _: upkeep.scrub())
     _tell(report, as_json)
     if report.missing or report.broken or report.lost or report.failures:
         sys.exit(1)
@@ -93,7 +94,7 @@ def scrub(url: str, as_json: bool) -> None:
 @as_json
 def repair(url: str, as_json: bool) -> None:
     """Read every shard and restore those that are missing or broken; take back what nobody means."""
-    report = _run(url, "repairing", lambda upkeep: upkeep.scrub(repair=True))
+    report = _run(url, "repairing", lambda upkeep, _: upkeep.scrub(repair=True))
     _tell(report, as_json)
     if report.lost or report.failures:
         sys.exit(1)
@@ -104,11 +105,11 @@ def repair(url: str, as_json: bool) -> None:
 @click.argument("child")
 @as_json
 def drain(url: str, child: str, as_json: bool) -> None:
-    """Move everything that CHILD holds to the others; take it out of the URL then. CHILD is its URL, or its number."""
-    one = _opened(url)
-    number = _number(one, child)
-    report = Upkeep(one.scattering, one.registers, _bar("draining")).drain(number)
-    one.close()
+    """Move everything that CHILD holds to the others; take it out of the URL then. CHILD is its URL, or its number.
+
+    Before, all that is missing or broken is restored; where that cannot be, nothing is moved.
+    """
+    report = _run(url, "draining", lambda upkeep, one: upkeep.drain(_number(one, child)))
     _tell(report, as_json)
     if report.failures:
         sys.exit(1)
@@ -131,8 +132,9 @@ def add(url: str, child: str, rebalance: bool, as_json: bool) -> None:
     how = one.options.checked(len(one.members))
     options = one.options._replace(k=how.k, m=how.m)
     more = ErasureConnector([*one.children, opened], options, standings=[*standings, new[1]])
+    Upkeep(one.scattering, one.registers, _bar("looking")).settle()
     upkeep = Upkeep(more.scattering, more.registers, _bar("adding"))
-    report = upkeep.refresh()
+    report = upkeep.joined()
     if rebalance:
         report = report.plus(upkeep.rebalance())
     url = str(StoreSpec.parse(url)._replace(connector=more.spec))
@@ -222,7 +224,7 @@ def _bar(what: str) -> Any:
 def _run(url: str, what: str, work: Any) -> Report:
     one = _opened(url)
     try:
-        report: Report = work(Upkeep(one.scattering, one.registers, _bar(what)))
+        report: Report = work(Upkeep(one.scattering, one.registers, _bar(what)), one)
         one.scattering.means.flush(10.0)
         return report
     finally:

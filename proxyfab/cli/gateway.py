@@ -27,7 +27,9 @@ _OPTIONS = (
         "peers",
         multiple=True,
         help="Another site, NAME=HOST:PORT#KEY: where it is dialled, and its public key. Without HOST:PORT it dials; "
-        "without #KEY the keyring has it (`proxyfab keys import verify NAME`). May be repeated.",
+        "without #KEY the keyring has it (`proxyfab keys import verify NAME`). It may read what is here; "
+        "behind a comma, may=read+copies+put+evict+push (or all) says what it may do, and in=NAMESPACE+... where only. "
+        "May be repeated.",
     ),
     click.option("--relay", "relays", multiple=True, help="HOST:PORT of a relay, for sites that cannot be dialled."),
     click.option("--copies", help="Bytes of other sites' objects that are kept; default: half of the memory."),
@@ -73,13 +75,16 @@ def site_of(given: dict[str, Any], storage: str) -> Site | None:
 
 
 def neighbour(text: str) -> Neighbour:
-    """Another site: `NAME=HOST:PORT#KEY`, without HOST:PORT, or without #KEY."""
+    """Another site: `NAME=HOST:PORT#KEY,may=RIGHT+RIGHT,in=NAMESPACE+NAMESPACE`, of which all but the name may lack."""
     from proxyfab.server.options import Neighbour
+    from proxyfab.server.rights import granted
 
     name, _, rest = text.partition("=")
-    where, _, key = rest.partition("#")
+    way, *words = rest.split(",")
+    where, _, key = way.partition("#")
+    may, spaces = granted(words)
     public = public_key(name, key) if key else Keyring().verifying(check_id(name))
-    return Neighbour(check_id(name), public, address(where) if where else None)
+    return Neighbour(check_id(name), public, address(where) if where else None, may, spaces)
 
 
 def public_key(name: str, key: str) -> bytes:

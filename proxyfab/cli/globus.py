@@ -13,10 +13,11 @@ from proxyfab.cli.output import as_json, show, show_json
 from proxyfab.connectors.globus import GlobusConnector
 from proxyfab.connectors.globus.account import log_in
 from proxyfab.connectors.globus.sites import Site
-from proxyfab.errors import ProxyfabError
+from proxyfab.errors import ConfigurationError, ProxyfabError
 from proxyfab.spec import ConnectorSpec
 
 _BYTES = 2**20
+_PATIENCE = 300.0
 
 
 @click.group()
@@ -29,8 +30,10 @@ def globus() -> None:
 @click.option("--consent", "consents", multiple=True, help="A scope that Globus asked for; may be repeated.")
 def login(url: str, consents: tuple[str, ...]) -> None:
     """Log in, with the consents that the collections of URL (globus://...) ask for."""
-    options = ConnectorSpec.parse(url).options if url else ()
-    collections = [Site.parse(text).collection for option, text in options if option == "at"]
+    spec = ConnectorSpec.parse(url or "globus://")
+    if spec.scheme != "globus":
+        raise ConfigurationError(f"{url!r} is no globus:// URL: no other place wants a login at Globus.")
+    collections = [Site.parse(text).collection for option, text in spec.options if option == "at"]
     click.echo(f"logged in; tokens are in {log_in(collections, consents)}")
 
 
@@ -56,11 +59,11 @@ def _try(url: str) -> Iterator[Finding]:
             key = connector.put(Frames([b"\x07" * _BYTES]))
             yield Finding(step, "ok", f"1 MiB at {connector.here.collection}")
             step = "sent"
-            connector.flush()
+            connector.flush(_PATIENCE)
             yield Finding(step, "ok", f"to {len(connector.sites) - 1} sites after {time.monotonic() - begun:.1f} s")
             step = "evicted"
             connector.evict(key)
-            connector.flush()
+            connector.flush(_PATIENCE)
             yield Finding(step, "ok", f"everywhere after {time.monotonic() - begun:.1f} s")
         except ProxyfabError as error:
             yield Finding(step, "fail", f"{type(error).__name__}: {error}")

@@ -14,8 +14,19 @@ _kind = click.argument("kind", type=click.Choice(KINDS))
 _made = click.argument("kind", type=click.Choice([kind for kind in KINDS if kind != "verify"]))
 _id = click.argument("id")
 _COLUMNS = ("kind", "id", "public", "where")
-_ANY = {"ignore_unknown_options": True}
-"""A public key may begin with a dash."""
+_DIGITS = 40
+"""Of a public curve key."""
+
+
+class _TakesKey(click.Command):
+    """Its last argument is a public curve key, which may begin with a dash and have an option's letter behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        keys = [
+            each for each in args if each.startswith("-") and len(each) == _DIGITS and not each.startswith("--name")
+        ]
+        others = [each for each in args if each not in keys]
+        return super().parse_args(ctx, [*others, "--", *keys] if keys else others)
 
 
 @click.group()
@@ -64,7 +75,7 @@ def import_(kind: str, id: str, file: TextIO, as_json: bool) -> None:
     _show([Keyring().add(kind, id, file.read())], as_json)
 
 
-@keys.command(context_settings=_ANY)
+@keys.command(cls=_TakesKey)
 @click.argument("server")
 @click.argument("public")
 @click.option("--name", default="", help="Whose key it is; shown in the server's list of peers.")
@@ -74,7 +85,7 @@ def allow(server: str, public: str, name: str) -> None:
     click.echo(f"{server} lets in {len(Keyring().peers(server))} clients")
 
 
-@keys.command(context_settings=_ANY)
+@keys.command(cls=_TakesKey)
 @click.argument("address")
 @click.argument("public")
 def trust(address: str, public: str) -> None:

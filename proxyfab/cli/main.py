@@ -58,6 +58,8 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever reads has seen enough; click ends quietly
                 raise
+            if error.filename is not None:  # not of printing, then
+                raise click.ClickException(f"{error.filename}: {error.strerror or error}.") from error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be printed goes nowhere
             raise click.ClickException(f"Cannot print: {error.strerror or error}.") from error
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from proxyfab.cli.gateway import address
-from proxyfab.cli.serve import tell
+from proxyfab.cli.serve import run_until_told
 from proxyfab.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,17 +50,6 @@ def _run(listen: str, allow: tuple[str, ...], limits: Limits, ready_file: str | 
     allowed = frozenset(public_key("that is allowed", key) for key in allow) or None
     server = Relay(address(listen), allowed, limits)
 
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-        server.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     where = "{}:{}".format(*server.address)
-    tell(json.dumps({"listen": where, "pid": os.getpid()}), ready_file, ready_fd)
-    click.echo(f"proxyfab relay: at {where}, pid {os.getpid()}", err=True)
-    try:
-        server.run()
-    finally:
-        if ready_file is not None and os.path.exists(ready_file):
-            os.unlink(ready_file)
+    run_until_told("relay", f"at {where}", server, {"listen": where}, ready_file, ready_fd)
     click.echo(f"proxyfab relay: {dict(server.counters)}", err=True)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -93,21 +93,11 @@ def serve(
 def _run(node: Node, storage: str, ready_file: str | None, ready_fd: int | None) -> None:
     endpoints = node.open()
 
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-        node.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    ready = {"url": f"zmq://{node.address}", "endpoints": endpoints, "pid": os.getpid()}
+    ready: dict[str, object] = {"url": f"zmq://{node.address}", "endpoints": endpoints}
     if node.far is not None:
         ready |= {"site": node.far.site, "listen": node.far.listening}
-    tell(json.dumps({**ready, "incarnation": node.incarnation}), ready_file, ready_fd)
-    click.echo(f"proxyfab serve: {storage} at {ready['url']}, pid {os.getpid()}", err=True)
-    try:
-        node.run()
-    finally:
-        if ready_file is not None and os.path.exists(ready_file):
-            os.unlink(ready_file)
+    said = f"{storage} at {ready['url']}"
+    run_until_told("serve", said, node, {**ready, "incarnation": node.incarnation}, ready_file, ready_fd)
 
 
 def _storage(storage: str | None, memory: str | None, spill: str | None, quota: str | None) -> str:
@@ -124,7 +114,45 @@ def _storage(storage: str | None, memory: str | None, spill: str | None, quota: 
     return str(ConnectorSpec("bounded", options=(*options, ("slow", f"file://{directory}"))))
 
 
-def tell(text: str, path: str | None, descriptor: int | None) -> None:
+class Stoppable(Protocol):
+    """What runs until it is told to stop."""
+
+    def run(self) -> None:
+        """Serve; comes back after `stop`."""
+
+    def stop(self) -> None:
+        """Have `run` come back; a handler of signals may call it."""
+
+
+def run_until_told(
+    command: str, said: str, server: Stoppable, ready: dict[str, object], path: str | None, descriptor: int | None
+) -> None:
+    """Run a server that can be reached, until SIGTERM or SIGINT, and say so first.
+
+    Args:
+        command: Its name, for people.
+        said: What it is and where, for people.
+        server: What is run.
+        ready: What is written for programs, as JSON and with the process.
+        path: A file for that, which is removed at the end.
+        descriptor: A descriptor for that, which is closed then.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        server.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    _tell(json.dumps({**ready, "pid": os.getpid()}), path, descriptor)
+    click.echo(f"proxyfab {command}: {said}, pid {os.getpid()}", err=True)
+    try:
+        server.run()
+    finally:
+        if path is not None and os.path.exists(path):
+            os.unlink(path)
+
+
+def _tell(text: str, path: str | None, descriptor: int | None) -> None:
     """Say that clients can connect: in a file, and on a descriptor that is closed then."""
     if path is not None:
         temporary = f"{path}.{os.getpid()}"

@@ -1,7 +1,8 @@
 """`memory://`: a dict in this process, for tests, threads and single-process scripts.
 
-Promises: a put copies, so what the caller does to its buffers afterwards changes nothing here. A key that was made in
-another process is refused with that process's name instead of found missing; a forked child reads what it inherited.
+Promises: a put copies, so what the caller does to its buffers afterwards changes nothing here; only what was given away
+(`GivenFrames`) is kept as it is. A key that was made in another process is refused with that process's name instead of
+found missing; a forked child reads what it inherited.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_swap, check_timeo
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConnectorError, KeyExists
 from proxyfab.keys import Key
-from proxyfab.osio.memory import allocate
+from proxyfab.osio.memory import copied
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.trace import here
 from proxyfab.wire.remains import HEAD, reason
@@ -108,7 +109,7 @@ class MemoryConnector(BaseConnector):
         check_ttl(ttl)
         space = self._space()
         key = self.reserve() if key is None else self._own(key)
-        entry = _Entry(Frames([_copied(frames)]), None if ttl is None else time.time() + ttl)
+        entry = _Entry(_kept(frames), None if ttl is None else time.time() + ttl)
         with space.lock:
             old = space.entries.get(key.id)
             if old is not None and old.alive() and not replace:
@@ -133,7 +134,7 @@ class MemoryConnector(BaseConnector):
         check_swap(old, new)
         check_ttl(ttl)
         key = self._own(key)
-        entry = None if new is None else _Entry(Frames([_copied(new)]), None if ttl is None else time.time() + ttl)
+        entry = None if new is None else _Entry(_kept(new), None if ttl is None else time.time() + ttl)
         while True:
             found = self._find(key)
             if (None if found is None else found.frames) != old:  # compared outside the lock
@@ -234,16 +235,16 @@ class MemoryConnector(BaseConnector):
         return Stat(Key(id, _process()), entry.frames.nbytes, entry.created, entry.expires, self.name, owner)
 
 
-def _copied(frames: Frames) -> memoryview:
-    """The one copy, into the store."""
+def _kept(frames: Frames) -> Frames:
+    """The one copy, into the store; none of what was given away."""
+    if frames.given:
+        return frames
     try:
-        block = allocate(frames.nbytes)
+        return Frames((copied(frames).toreadonly(),))
     except (MemoryError, OSError) as error:
         raise CapacityError(
             f"No memory for {frames.nbytes} bytes in process {_process()} ({error}); evict objects, or use file://."
         ) from error
-    frames.copy_into(block)
-    return block.toreadonly()
 
 
 def _elsewhere(key: Key) -> ConnectorError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,18 +28,19 @@ from proxyfab.errors import ProxyfabError
 @click.option("--compare/--no-compare", default=True, help="Run again with the arrays themselves in the messages.")
 @click.option("--stream/--no-stream", default=True, help="Run the second act: a stream, and a worker killed in it.")
 @click.option("--broker", default=AUTO, show_default=True, help="URL of the second act's broker.")
+@click.option("--sites/--no-sites", default=True, help="Run the third act, between two emulated facilities; for root.")
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds that a process waits for another.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures as JSON in place of the summary.")
 def demo(
-    frames: int, size: int, workers: int, out: str, store: str, compare: bool, stream: bool, broker: str,
+    frames: int, size: int, workers: int, out: str, store: str, compare: bool, stream: bool, broker: str, sites: bool,
     deadline: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Stream a tomography scan of a real volume through the fabric and write a report."""
     try:
-        with _progress() as tell:
+        with _terminated(), _progress() as tell:
             result = run(
                 frames=frames, size=size, workers=workers, out=out, store=store,
-                compare=compare, stream=stream, broker=broker, deadline=deadline, tell=tell,
+                compare=compare, stream=stream, broker=broker, sites=sites, deadline=deadline, tell=tell,
             )  # fmt: skip
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; all processes have ended and the store is gone.")
@@ -50,6 +53,19 @@ def demo(
         click.echo(json.dumps(result.as_dict(), indent=2))
     else:
         show(result, Console())
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends the block as an exception, so that what was begun is put away."""
+    if threading.current_thread() is not threading.main_thread():  # no other one may say what a signal does
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager

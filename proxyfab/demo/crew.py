@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,17 +31,22 @@ class Crew:
 
     def launch(self, name: str, module: str, arguments: Sequence[str], fds: Iterable[int] = ()) -> None:
         """Start a module as a process, which inherits these descriptors and nothing else."""
+        self.start(name, python(module, arguments), fds)
+
+    def start(
+        self, name: str, command: Sequence[str], fds: Iterable[int] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a command, with what differs from our environment."""
         package = str(Path(proxyfab.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._stderr[name] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop
         self.processes[name] = subprocess.Popen(
-            # -P: a file in the working directory must not stand in for a module.
-            [sys.executable, "-P", "-m", module, *arguments],
+            command,
             pass_fds=tuple(fds),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr[name],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
             process_group=0,  # Ctrl-C goes to the main process alone, which ends the others
         )
 
@@ -53,6 +58,12 @@ class Crew:
                 process.wait(max(0.0, patience - now()))
             except subprocess.TimeoutExpired:
                 continue
+
+    def dismiss(self, names: Iterable[str]) -> None:
+        """Tell those who would go on to end, and give them a moment to put away what is theirs."""
+        for name in names:
+            if name in self.processes and self.processes[name].poll() is None:
+                self.processes[name].terminate()
 
     def stop(self) -> None:
         """Wait for all processes for a moment, then end them."""
@@ -86,6 +97,11 @@ class Crew:
         file.seek(0)
         lines = file.read().decode(errors="replace").strip().splitlines()
         return f"It said: {lines[-1].strip()}" if lines else "It said nothing."
+
+
+def python(module: str, arguments: Sequence[str]) -> list[str]:
+    """The command that runs a module; a file in the working directory does not stand in for it."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def _ending(code: int | None) -> str:

@@ -128,7 +128,7 @@ def _ready(channels: Mapping[str, Channel], deadline: float, *, deaf_to: str) ->
                 selector.register(channel, selectors.EVENT_READ, peer)
         ready = [key.data for key, _ in selector.select(deadline)]
     if not ready:
-        raise Silence(f"Nobody said anything for {deadline:g} s.")
+        raise Silence(f"Nobody said anything for {deadline:g} s; --deadline makes it longer, for a busy machine.")
     return ready
 
 

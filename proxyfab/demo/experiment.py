@@ -1,20 +1,21 @@
-"""The demonstration as a whole: the same scan by reference, by value and as a stream, then figures and report."""
+"""The demonstration as a whole: the same scan by reference, by value, as a stream, between facilities; and a report."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from proxyfab.demo.between.passage import Passage
 from proxyfab.demo.pipeline import Outcome, Pipeline
 from proxyfab.demo.result import Merit, Result
 from proxyfab.demo.role import now
 from proxyfab.demo.setup import Passing, Setup
 from proxyfab.demo.stream.course import Course
-from proxyfab.errors import AccessDenied, ConfigurationError, MissingDependency
+from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, MissingDependency
 from proxyfab.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def run(
     compare: bool = True,
     stream: bool = True,
     broker: str = AUTO,
+    sites: bool = True,
     deadline: float = 30.0,
     tell: Tell | None = None,
 ) -> Result:
@@ -51,6 +53,8 @@ def run(
         compare: Run the same scan a second time with the arrays themselves in the messages.
         stream: Run the second act: the same scan as a stream, with a worker killed in the middle.
         broker: URL of its broker; by default this machine's own NATS, which is started for it.
+        sites: Run the third act: the same scan between two emulated facilities, with the link cut for five seconds.
+            Where that cannot be, as for everybody but root, the result says why.
         deadline: Seconds that any process waits for another.
         tell: Hears of progress.
 
@@ -70,7 +74,8 @@ def run(
     if compare:
         passes.append(_one_pass(setup, "value", tell))
     course, without = _second_act(setup, broker, tell) if stream else (None, "")
-    return _written(passes, course, without, folder, begun, tell)
+    passage, apart = _third_act(setup, tell) if sites else (None, "")
+    return _written(Acts(passes, course, without, passage, apart), folder, begun, tell)
 
 
 def _check_broker(url: str) -> None:
@@ -93,6 +98,24 @@ def _second_act(setup: Setup, broker: str, tell: Tell) -> tuple[Course | None, s
         return None, str(error)
 
 
+def _third_act(setup: Setup, tell: Tell) -> tuple[Passage | None, str]:
+    """How the third act went; or nothing, and why it could not be."""
+    from proxyfab.demo.between.act import perform  # here, because it needs NumPy
+    from proxyfab.demo.between.place import facilities, lacking
+
+    why = lacking()
+    if why:
+        return None, why
+    what = "between sites"
+    tell(what, 0, setup.frames)
+    with ExitStack() as ends:
+        try:
+            world = ends.enter_context(facilities())
+        except (ConfigurationError, ConnectorError) as error:  # a host that has all of it, and does not allow it
+            return None, str(error).rstrip(".")
+        return perform(setup, world, lambda done, total: tell(what, done, total)), ""
+
+
 def _nobody(_what: str, _done: int, _total: int) -> None:
     """Hears of progress and does nothing."""
 
@@ -108,29 +131,42 @@ def _one_pass(setup: Setup, passing: Passing, tell: Tell) -> Outcome:
             store.clear()  # now, not at exit: whoever calls this may live on
 
 
-def _written(
-    passes: list[Outcome], course: Course | None, without: str, folder: Path, begun: float, tell: Tell
-) -> Result:
+class Acts(NamedTuple):
+    """What there is to report; fields as those of Result."""
+
+    passes: list[Outcome]
+    course: Course | None
+    without: str
+    passage: Passage | None
+    apart: str
+
+
+def _written(acts: Acts, folder: Path, begun: float, tell: Tell) -> Result:
     """Compare with the specimen, draw, write."""
     # Here, because whoever only wants to know what the demonstration is need not have the packages it runs on.
     from proxyfab.demo import figures, page
     from proxyfab.demo.specimen import Specimen
 
     tell("report", 0, 1)
-    setup = passes[0].setup
+    passes, course, passage = acts.passes, acts.course, acts.passage
+    setup, pictures = passes[0].setup, passes[0].pictures
     specimen = Specimen(setup.size)
     program = specimen.slices(setup.frames)
-    originals = {frame: specimen.image(which) for frame, which in enumerate(program[: len(passes[0].pictures)])}
+    originals = {frame: specimen.image(which) for frame, which in enumerate(program[: len(pictures)])}
     merit = _merit(originals, passes)
-    if course is not None:
-        merit = replace(merit, streamed=_same(passes[0].pictures, course.pictures))
-    picture, report = folder / "report.png", folder / "report.html"
     drawn = figures.draw(passes, originals, merit)
+    picture, report, throughput = folder / "report.png", folder / "report.html", ""
     if course is not None:
+        merit = replace(merit, streamed=_same(pictures, course.pictures))
         drawn["course"] = figures.course(course)
+    if passage is not None:
+        merit = replace(merit, carried=_same(pictures, passage.pictures))
+        drawn["passage"] = figures.passage(passage)
+        throughput = str(folder / "throughput.png")
+        Path(throughput).write_bytes(drawn["passage"])
     result = Result(
         specimen.source, specimen.shape, len(set(program)), passes, merit, now() - begun, str(report), str(picture),
-        course, without,
+        course, acts.without, passage, acts.apart, throughput,
     )  # fmt: skip
     picture.write_bytes(drawn["picture"])
     report.write_text(page.render(result, drawn), encoding="utf-8")

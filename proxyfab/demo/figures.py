@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxyfab.demo.between.passage import Passage
+from proxyfab.demo.between.plan import RATE, ROUND_TRIP
 from proxyfab.demo.instrument import Instrument
 from proxyfab.demo.pipeline import Outcome
 from proxyfab.demo.result import Merit, stage_medians
@@ -238,3 +240,42 @@ def _killed(axes: Any, row: int, kill: Kill, start: float) -> None:
     axes.plot(end, row, "x", ms=9, mew=2.5, color=_KILL)
     axes.annotate(f"SIGKILL at frame {kill.frame}", (end, row), (8, 0), textcoords="offset points", va="center",
                   fontsize=9, color=_KILL)  # fmt: skip
+
+
+def passage(passage: Passage) -> bytes:
+    """The third act: MB/s over the link, and rotations and pictures, over time, with the cut."""
+    times, rates = passage.throughput()
+    began, ended = (moment - passage.started for moment in passage.cut[:2])
+    with _styled():
+        figure = _figure(13.2, 6.0)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for axes in (above, below):
+            axes.axvspan(began, ended, color=_KILL, alpha=0.12, lw=0)
+            axes.set(xlim=(0, passage.seconds * 1.01))
+            axes.tick_params(labelsize=11)
+        top = 1.15 * max(rates)
+        above.stairs(rates, [*times, 2 * times[-1] - times[-2]], fill=True, color=COLOURS["reference"])
+        above.set(ylim=(0, top))
+        above.text((began + ended) / 2, top / 2, f"link cut\n{ended - began:.1f} s", ha="center", va="center",
+                   fontsize=14, fontweight="bold", color=_KILL)  # fmt: skip
+        above.set_ylabel("MB/s over the link", fontsize=12)
+        way = f"a link of {RATE / 1e6:.0f} Mbit/s and {1e3 * ROUND_TRIP:.0f} ms"
+        above.set_title(f"Throughput from aps to alcf, over {way}", fontsize=13)
+        _backlog(below, passage)
+        return _png(figure)
+
+
+def _backlog(axes: Any, passage: Passage) -> None:
+    """How many slices were measured, were at the other site, and were pictures, over time."""
+    once = [each for each in passage.slices if each.first]
+    for points, label, colour in (
+        ([each.measured for each in once], "measured at aps", COLOURS["value"]),
+        ([each.loaded for each in once], "fetched at alcf", COLOURS["reference"]),
+        ([each.collected for each in once], "reconstructed", STAGE_COLOURS["reconstruct"]),
+    ):
+        times = [0.0, *sorted(point - passage.started for point in points), passage.seconds]
+        axes.step(times, [*range(len(times) - 1), len(once)], where="post", color=colour, lw=2, label=label)
+    axes.set(ylim=(0, 1.05 * passage.frames))
+    axes.set_ylabel("slices", fontsize=12)
+    axes.set_xlabel("seconds since the first rotation began", fontsize=12)
+    axes.legend(fontsize=11, loc="lower right")

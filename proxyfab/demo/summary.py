@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from proxyfab.demo.between.passage import Passage
+from proxyfab.demo.between.plan import RATE, ROUND_TRIP
 from proxyfab.demo.pipeline import Outcome
 from proxyfab.demo.result import Result, busy, figures
 from proxyfab.demo.stream.course import Course
@@ -79,6 +81,38 @@ def verdict_of_stream(result: Result) -> str:
     return f"{lost}; the stream's pictures are {same}{twice}."
 
 
+def table_of_sites(passage: Passage) -> list[Row]:
+    """What the third act came to."""
+    said, carried = passage.as_dict(), passage.carried
+    cut, shares = said["cut"], ", ".join(f"{worker} {count}" for worker, count in said["shares"].items())
+    return [
+        ("the link", f"{RATE / 1e6:.0f} Mbit/s, {1e3 * ROUND_TRIP:.0f} ms there and back"),
+        ("cut", f"for {cut['seconds']:.1f} s, after {cut['began']:.2f} s, amid frame {cut['frame']}"),
+        ("packets came again", f"{passage.recovery:.2f} s after the cut's end"),
+        ("bytes that came during the cut", size(passage.in_cut)),
+        ("slices lost, reconstructed twice", f"{passage.lost}, {passage.duplicates}"),
+        ("pictures by worker", shares),
+        ("time for all frames, with the cut", f"{passage.seconds:.2f} s"),
+        ("bytes of counts", size(passage.counts)),
+        ("… that gateways sent, of these again", f"{size(carried.sent)}, {passage.again:.1%}"),
+        ("bytes of all packets from aps", size(passage.sent)),
+        ("… lost by the link, and sent again by TCP", f"{size(passage.dropped)}, {passage.dropped / passage.sent:.1%}"),
+        ("bytes of events at the broker", f"{size(said['broker_bytes'])} in {said['broker_records']} records"),
+    ]
+
+
+def verdict_of_sites(result: Result) -> str:
+    """What the third act has shown, or why there was none."""
+    passage = result.passage
+    if passage is None:
+        return f"The third act did not run: {result.apart}." if result.apart else ""
+    once = "Every slice was reconstructed exactly once"
+    if passage.lost or passage.duplicates:
+        once = f"{passage.lost} slices were LOST and {passage.duplicates} reconstructed TWICE"
+    same = "the same as in the first pass, bit for bit" if result.merit.carried else "NOT those of the first pass"
+    return f"{once}; the pictures are {same}."
+
+
 def show(result: Result, console: Console) -> None:
     """Print the summary."""
     from rich.table import Table
@@ -93,20 +127,31 @@ def show(result: Result, console: Console) -> None:
     console.print(table)
     console.print(_verdict(result))
     if result.course is not None:
-        table = Table("", "second act", title=f"The same scan as a stream at {result.course.broker}", show_header=False)
-        table.columns[1].justify = "right"
-        for row in table_of_stream(result.course):
-            table.add_row(*row)
-        console.print(table)
+        _show(console, f"The same scan as a stream at {result.course.broker}", table_of_stream(result.course))
     if verdict_of_stream(result):
         console.print(verdict_of_stream(result), highlight=False)
+    if result.passage is not None:
+        _show(console, "The same scan between two emulated facilities", table_of_sites(result.passage))
+    if verdict_of_sites(result):
+        console.print(verdict_of_sites(result), highlight=False)
     console.print(
         f"Specimen: {result.source}, a real volume; its projections and their noise are computed. "
         f"Took {result.seconds:.1f} s in all."
     )
     if busy():
         console.print(f"[yellow]{busy()}[/]")
-    console.print(f"Report: [bold]{result.report}[/]   picture: [bold]{result.picture}[/]")
+    pictures = ", ".join(f"[bold]{path}[/]" for path in (result.picture, result.throughput) if path)
+    console.print(f"Report: [bold]{result.report}[/]   pictures: {pictures}")
+
+
+def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    table = Table("", "", title=title, show_header=False)
+    table.columns[1].justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _verdict(result: Result) -> str:

@@ -4,7 +4,7 @@ Rules:
 1. A shard has ceil(size / k) bytes. Shards 0 to k - 1 are the object, cut; what the last of them lack is zero. Shards
    k to k + m - 1 are made as `field` says. All of this is what is stored, and never changes.
 2. Data are not copied: shards are views of what was given, but for those that end in zeros, and an object is given back
-   as views of its shards, but for those that had to be made.
+   as views of its shards, but for those that had to be made. These are `GivenFrames`, each in memory of its own.
 3. Which kernel works changes nothing in the bytes.
 
 Leaves to others whether a shard is what it was: one wrong byte in a shard gives a wrong object.
@@ -16,7 +16,7 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from proxyfab.buffers import Buffer, Frames
+from proxyfab.buffers import Buffer, Frames, GivenFrames
 from proxyfab.erasure.field import MOST, making_rows
 from proxyfab.erasure.kernels import kernel_named
 from proxyfab.errors import ConfigurationError, IntegrityError
@@ -43,7 +43,8 @@ class Code:
         k: Shards that are needed, at least 1.
         m: Shards that may be lost, at least 0; k + m is at most 256.
         kernel: `"isal"`, `"numpy"`, `"python"`, or `""` for the fastest that is installed.
-        memory: Where room for shards that are made comes from; what it holds is written over.
+        memory: Where room for shards that are made comes from; what it holds is written over. It is nobody else's, as
+            long as there is a view of it.
 
     Raises:
         ConfigurationError: k, m or the kernel's name make no sense.
@@ -154,12 +155,13 @@ class Code:
 
     def _made(self, wanted: tuple[int, ...], have: tuple[int, ...], sources: list[Frames], length: int) -> list[Frames]:
         rows = making_rows(self.k, have, wanted)
-        block = self._memory(length * len(wanted))
-        targets = [block[low : low + length] for low in range(0, length * len(wanted), length)] if length else []
+        if not length:
+            return [Frames()] * len(wanted)
+        targets = [self._memory(length) for _ in wanted]  # each its own: who keeps one keeps no other
         for low, views in _runs(sources, length):
             high = low + len(views[0])
             self._kernel(rows, views, [target[low:high] for target in targets])
-        return [Frames.known((target.toreadonly(),), length) for target in targets] or [Frames()] * len(wanted)
+        return [GivenFrames.known((target.toreadonly(),), length) for target in targets]
 
 
 def _frames(data: Buffer | Frames) -> Frames:

@@ -29,7 +29,7 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, GivenFrames
 from proxyfab.erasure.field import MOST
 from proxyfab.errors import IntegrityError
 
@@ -118,7 +118,8 @@ def packed(shape: Shape, index: int, content: Frames) -> tuple[Frames, bytes]:
     total = shape.total.to_bytes(6, "little")
     code = (_MAGIC, _VERSION, shape.k - 1, shape.m, index)
     head = _FORM.pack(*code, shape.id, shape.size, shape.digest, shape.kind, total, digest)
-    return Frames((head + _CHECK.pack(crc32(head)), *content)), digest
+    kind = GivenFrames if content.given else Frames
+    return kind((head + _CHECK.pack(crc32(head)), *content)), digest
 
 
 def header_of(stored: Frames, *, whole: bool = True) -> Shard:

@@ -307,7 +307,7 @@ class Log:
         self._there()
         numbered = enumerate(self._partitions)
         if isinstance(start, From):
-            return {number: 1 if start is EARLIEST else part.last + 1 for number, part in numbered}
+            return {number: part.base if start is EARLIEST else part.last + 1 for number, part in numbered}
         if isinstance(start, Mapping):
             return {number: max(1, start.get(number, 1)) for number, _ in numbered}
         return {number: part.since(start) for number, part in numbered}

@@ -17,7 +17,7 @@ import binascii
 import re
 import tomllib
 from base64 import b32decode
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from proxyfab.errors import ConfigurationError
 from proxyfab.events.access import check_grant, nats_token
 from proxyfab.events.model import Grant
 
+D = TypeVar("D")
 ENV = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _HASH = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
 WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -126,10 +127,7 @@ class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Raises:
             ConfigurationError: It does not describe any; the message says where.
         """
-        try:
-            found = msgspec.convert(tomllib.loads(text), cls)
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-            raise ConfigurationError(f"This does not say who may do what: {error}.") from error
+        found = described(text, cls, "This does not say who may do what")
         check_people(found, asked=True)
         return found
 
@@ -137,6 +135,18 @@ class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def accounts(self) -> list[str]:
         """Those of the principals."""
         return sorted({each.account for each in self.principals.values()})
+
+
+def described(text: str, what: type[D], wrong: str) -> D:
+    """What a TOML document describes.
+
+    Raises:
+        ConfigurationError: It is none, or does not describe that: `wrong`, and where.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(text), what)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError(f"{wrong}: {error}.") from error
 
 
 def check_people(found: _Described, *, asked: bool) -> None:

@@ -16,7 +16,6 @@ or a bcrypt hash.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -25,7 +24,7 @@ import msgspec
 from proxyfab.errors import ConfigurationError
 from proxyfab.events.access import ADMIN, nats_token
 from proxyfab.events.model import Grant, Topic
-from proxyfab.events.people import ENV, WORD, Callout, Principal, Tokens, check_people, grants_of
+from proxyfab.events.people import ENV, WORD, Callout, Principal, Tokens, check_people, described, grants_of
 
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -132,10 +131,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Raises:
             ConfigurationError: It does not describe one; the message says where.
         """
-        try:
-            found = msgspec.convert(tomllib.loads(text), cls)
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-            raise ConfigurationError(f"This is no topology: {error}.") from error
+        found = described(text, cls, "This is no topology")
         found.check()
         return found
 

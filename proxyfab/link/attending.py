@@ -18,6 +18,7 @@ from proxyfab.link.dialling import Dial, usual
 from proxyfab.link.identity import Identity
 from proxyfab.link.pairing import KEY, NONCE, TOKEN, Reading, challenged, octets, written
 from proxyfab.osio import sockets
+from proxyfab.waiting import Flag
 from proxyfab.wire.messages import Message
 
 _DIAL = 10.0
@@ -26,6 +27,8 @@ _FAREWELL = 1.0
 _SILENCE = 45.0
 """Seconds without a word of the relay's after which a registration counts as broken; it pings three times as often."""
 _LEAST, _LONGEST = 0.1, 10.0
+_RUNG = 64
+"""Calls that are being answered at most; a relay may ring as often as it likes."""
 
 
 def call(
@@ -123,8 +126,9 @@ class Attendance:
     ) -> None:
         self._identity, self.relay = identity, relay
         self._known, self._greet, self._dial = known, greet, dial
-        self._ended = threading.Event()
+        self._ended = Flag()
         self._connection: socket.socket | None = None
+        self._room = threading.Semaphore(_RUNG)
         self.here = False
         """Whether it is registered now."""
         self.trouble = ""
@@ -155,7 +159,7 @@ class Attendance:
                 self.here, self.trouble = True, ""
                 if letter.verb == "ping":
                     connection.sendall(written("pong"))
-                elif octets(letter, "from", KEY) in self._known:
+                elif octets(letter, "from", KEY) in self._known and self._room.acquire(blocking=False):
                     token = octets(letter, "token", TOKEN)
                     threading.Thread(target=self._answer, args=(token,), name="proxyfab-answer", daemon=True).start()
 
@@ -166,6 +170,8 @@ class Attendance:
             self.trouble = str(error)
         else:
             self._greet(connection)
+        finally:
+            self._room.release()
 
     def close(self) -> None:
         """Be there no more."""

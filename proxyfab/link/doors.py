@@ -1,7 +1,8 @@
 """How a stream begins: a connection is dialled or comes in, each side shows who it is, and one says what it is for.
 
     dialler   hello {site, link, stream, probe}   which link of the two sites it belongs to, and its number there
-    listener  welcome {fresh}                     fresh: this side knew nothing of that link; or: refused {why}
+    listener  welcome {fresh, may}                fresh: this side knew nothing of that link; may: what who only probes
+                                                  may do here, in words; or: refused {why}
 
 Promises: no step takes longer than the time there is; a stranger learns nothing but that he is none.
 """
@@ -31,6 +32,7 @@ LOST = 20
 AGAIN = 1
 """Seconds after which what was not acknowledged is sent again at the latest: a link goes on as soon as a cut heals."""
 _SILENCE = 5
+_WORDS = 500
 
 
 class Refused(AccessDenied):
@@ -91,6 +93,8 @@ def knock(
         _note(connection, begun)
         if answer.verb != "welcome":
             raise Refused(f"Our stream was refused by {where}: {answer.fields.get('why', 'it does not say why')}")
+        if isinstance(connection, Secured):
+            connection.may = answer.text("may", "")[:_WORDS]
     return connection, answer.flag("fresh")
 
 
@@ -124,9 +128,9 @@ def open_door(identity: Identity, plain: socket.socket, *, timeout: float) -> tu
         return connection, Hello(site, link, hello.count("stream"), hello.flag("probe"))
 
 
-def welcome(connection: ssl.SSLSocket, *, fresh: bool, timeout: float) -> None:
+def welcome(connection: ssl.SSLSocket, *, fresh: bool, timeout: float, may: str = "") -> None:
     """Tell a dialler that its stream is part of the link."""
-    _say(connection, "welcome", {"fresh": fresh}, time.monotonic() + timeout, "who came in")
+    _say(connection, "welcome", {"fresh": fresh, "may": may}, time.monotonic() + timeout, "who came in")
 
 
 def refuse(connection: ssl.SSLSocket, why: str, *, timeout: float) -> None:

@@ -94,4 +94,6 @@ def _greeted(way: str, identity: Identity, peer: str, address: Address, dial: Di
         return Finding(f"{way}: key", "fail", str(error))
     with connection:
         took = (time.monotonic() - begun) * 1e3
-        return Finding(f"{way}: key", "ok", f"site {peer} proves its key and knows ours ({took:.0f} ms)")
+        may = getattr(connection, "may", "")
+        rights = f"; what we may do there: {may}" if may else ""
+        return Finding(f"{way}: key", "ok", f"site {peer} proves its key and knows ours ({took:.0f} ms){rights}")

@@ -144,6 +144,8 @@ class Secured(ssl.SSLSocket):
 
     rtt = math.inf
     """Seconds of a round trip to the other end, through whatever lies in between; as the greeting showed it."""
+    may = ""
+    """What the other end said that we may do there, in words."""
 
     def getpeername(self) -> Any:
         try:

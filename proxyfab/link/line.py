@@ -8,7 +8,6 @@ another link when this one is over.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,14 +16,16 @@ from typing import Any
 from proxyfab.background import start
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError, ResolveTimeout
-from proxyfab.link.question import Arrival, Outcome, Question, Rest, checked, digest_of
-from proxyfab.link.sending import Item, Segment
-from proxyfab.link.session import SMALL, Asked, Broken, Dropped, Event, Has, Hasnt, Session, Small, Want
+from proxyfab.link.desk import Desk
+from proxyfab.link.question import Arrival, Outcome, Question, Rest, checked
+from proxyfab.link.sending import Item, Letter, Segment
+from proxyfab.link.session import Asked, Broken, Dropped, Event, Has, Hasnt, Session, Want
 from proxyfab.link.streams import Stream
 from proxyfab.osio.memory import allocate
+from proxyfab.waiting import Condition
 
 LARGEST = 1 << 40
-"""Bytes of an object that is accepted, at most."""
+"""Bytes of objects that are accepted, at most."""
 
 Answerer = Callable[["Line", list[Want]], None]
 """Takes what the other site asks, in a stream's thread, and answers with `Line.give` whenever it can."""
@@ -39,7 +40,7 @@ class Line:
             there is none; a ProxyfabError is told to who asks.
         asked: Takes what the other site asks, in place of `source`.
         ended: Told when a stream has ended, with its number and why.
-        largest: Bytes of an object that is accepted, at most.
+        largest: Bytes of objects that are accepted, at most, on their way at the same time.
     """
 
     def __init__(
@@ -57,16 +58,14 @@ class Line:
         self._ended = ended
         self._largest = largest
         self._session = Session()
-        self._lock = threading.Lock()
+        self._lock = Condition()
         self._streams: dict[int, Stream] = {}
         self._arrivals: dict[int, Arrival] = {}
         self._open: dict[int, Question] = {}
         """Questions that wait for their outcome."""
         self._settled: deque[tuple[Question, Outcome]] = deque()
         """Those that have it, and whose owners were not told yet: that happens outside the lock."""
-        self._landed = threading.Condition(self._lock)
-        self._leaving: dict[int, Frames] = {}
-        """Objects that are on their way to the other site."""
+        self._desk = Desk(peer, self._session, self._lock, self._work, self._ring)
         self._closed = False
 
     @property
@@ -101,13 +100,13 @@ class Line:
         with self._lock:
             self._closed = True
             streams = list(self._streams.values())
-            self._landed.notify_all()
+            self._lock.notify_all()
         for stream in streams:
             stream.close()
         for stream in streams:
             stream.join(5.0)
         with self._lock:
-            self._leaving.clear()
+            self._desk.close()
             open_ones, self._open = self._open, {}
             for number, question in open_ones.items():
                 question.rest = self._rest(number)
@@ -169,15 +168,15 @@ class Line:
 
         def done(_: Question) -> None:
             nonlocal left
-            with self._landed:
+            with self._lock:
                 left -= 1
                 if not left:
-                    self._landed.notify_all()
+                    self._lock.notify_all()
 
         questions = [Question(key, done) for key in keys]
         self.ask(questions)
         try:
-            with self._landed:
+            with self._lock:
                 while left:
                     self._wait(deadline, timeout, len(keys))
         finally:
@@ -192,7 +191,7 @@ class Line:
         if left <= 0:
             state = f"{len(self._streams)} streams are open" if self._streams else "no stream to it is open"
             raise ResolveTimeout(f"{what}, and not all came within {timeout:g} s: {state}. Is the link up?")
-        self._landed.wait(left)
+        self._lock.wait(left)
 
     def _conclude(self, transfer: int, outcome: Outcome) -> None:
         """A question has its outcome; its owner is told by `_tell`, outside the lock."""
@@ -221,10 +220,13 @@ class Line:
 
     def next(self, stream: int) -> Item | None:
         with self._lock:
-            return self._session.take(stream)
+            item = self._session.take(stream)
+        if self._desk.waits and isinstance(item, Letter):
+            self._desk.admit()
+        return item
 
     def source(self, segment: Segment) -> tuple[Frames, int] | None:
-        frames = self._leaving.get(segment.transfer)
+        frames = self._desk.leaving(segment.transfer)
         if frames is None:
             return None
         return frames.slice(segment.offset, segment.length), frames.nbytes
@@ -241,12 +243,13 @@ class Line:
         """What is known of an object that comes: by its letter or its first segment, whichever is sooner."""
         arrival = self._arrivals.get(transfer)
         if arrival is None and transfer in self._open:
-            if size > self._largest:
-                why = f"it has {size} bytes, and {self._largest} are accepted"
+            into = self._room(size)
+            if into is None:
+                why = f"An object of site {self.peer} has {size} bytes, and {self._largest} are accepted at once."
                 self._conclude(transfer, Outcome(None, why, "CapacityError"))
                 self._session.stop([transfer])
                 return None
-            arrival = self._arrivals[transfer] = Arrival(allocate(size))
+            arrival = self._arrivals[transfer] = Arrival(into)
             self._session.receiver.expect(transfer, size)
         if arrival is not None and arrival.size != size:
             if not arrival.resumed:
@@ -254,6 +257,15 @@ class Line:
             self._conclude(transfer, Outcome(None, "it is another object now", "IntegrityError"))
             return None
         return arrival
+
+    def _room(self, size: int) -> memoryview | None:
+        """Memory for an object that comes; None where it is too much."""
+        if size + sum(each.size for each in self._arrivals.values()) > self._largest:
+            return None
+        try:
+            return allocate(size)
+        except (MemoryError, OSError):
+            return None
 
     def landed(self, stream: int, segment: Segment) -> None:
         with self._lock:
@@ -295,18 +307,15 @@ class Line:
 
     def _heed(self, event: Event) -> None:
         match event:
-            case Asked(wants) if self._asked is not None:
-                self._asked(self, wants)
-            case Asked(wants):
-                start(lambda: self._answer(wants), f"The answer to site {self.peer}")
+            case Asked(wants, nbytes):
+                self._desk.asked(wants, nbytes)
             case Has(transfer, size, digest, _):
                 self._announced(transfer, size, digest)
             case Hasnt(transfer, why, kind):
                 with self._lock:
                     self._conclude(transfer, Outcome(None, why, kind))
             case Dropped(transfers):
-                for transfer in transfers:
-                    self._leaving.pop(transfer, None)
+                self._desk.dropped(transfers)
             case Broken(number):
                 stream = self._streams.get(number)
                 if stream is not None:
@@ -317,6 +326,8 @@ class Line:
         with self._lock:
             arrival = self._begin(transfer, size)
             if arrival is None:
+                if transfer not in self._open:  # that nobody waits for it was said too early to be heard
+                    self._session.stop([transfer])
                 return
             if arrival.resumed and arrival.digest not in (None, digest):
                 self._conclude(transfer, Outcome(None, "it is another object now", "IntegrityError"))
@@ -334,6 +345,12 @@ class Line:
 
     # -- answering -----------------------------------------------------------------------------------------------
 
+    def _work(self, wants: list[Want]) -> None:
+        if self._asked is not None:
+            self._asked(self, wants)
+        else:
+            start(lambda: self._answer(wants), f"The answer to site {self.peer}")
+
     def _answer(self, wants: list[Want]) -> None:
         for want in wants:
             try:
@@ -343,24 +360,12 @@ class Line:
 
     def give(self, want: Want, found: Frames | ProxyfabError | None) -> None:
         """Answer what was asked: an object, that there is none, or why it cannot be read. From any thread."""
-        self.give_many([(want, found)])
+        self._desk.give_many([(want, found)])
 
     def give_many(self, answers: Sequence[tuple[Want, Frames | ProxyfabError | None]]) -> None:
         """`give` of each."""
-        digests = [digest_of(found) if isinstance(found, Frames) else b"" for _, found in answers]
-        small: list[Small] = []
-        with self._lock:
-            if self._closed:
-                return
-            for (want, found), digest in zip(answers, digests, strict=True):
-                if found is None:
-                    self._session.none(want)
-                elif isinstance(found, ProxyfabError):
-                    self._session.fail(want, str(found), type(found).__name__)
-                elif found.nbytes <= SMALL:
-                    small.append(Small(want.transfer, digest, found.nbytes, found.views))
-                else:
-                    self._leaving[want.transfer] = found
-                    self._session.have(want, found.nbytes, digest)
-            self._session.some(small)
-        self._ring()
+        self._desk.give_many(answers)
+
+    def defer(self, want: Want) -> None:
+        """An answer takes long, and is not to hold up others."""
+        self._desk.defer(want)

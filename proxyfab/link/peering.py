@@ -21,6 +21,7 @@ import random
 import ssl
 import threading
 import time
+from _queue import Empty, SimpleQueue
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ from proxyfab.link.doors import LINK, Hello, refuse, welcome
 from proxyfab.link.line import LARGEST, Answerer, Line
 from proxyfab.link.question import Outcome, Question
 from proxyfab.link.streams import Stream
+from proxyfab.waiting import Flag
 
 STREAMS = 8
 MOST = 32
@@ -78,7 +80,7 @@ class Peering:
         self._closed = False
         self._waiting: deque[Sequence[Question]] = deque()
         """Questions that came while one line took another's place."""
-        self._bell = threading.Event()
+        self._bell = Flag()
         self._link = b""
         self._mine = False
         """Whether this side dialled the link that there is now."""
@@ -155,14 +157,17 @@ class Peering:
         Raises:
             ResolveTimeout: Not all answers were here in time.
         """
-        landed = threading.Semaphore(0)
-        questions = [Question(key, lambda _: landed.release()) for key in keys]
+        landed: SimpleQueue[None] = SimpleQueue()
+        questions = [Question(key, lambda _: landed.put(None)) for key in keys]
         deadline = time.monotonic() + timeout
         self.ask(questions)
-        for _ in questions:
-            if not landed.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
-                self.drop(questions)
-                raise self.late(len(keys), timeout)
+        try:
+            for _ in questions:
+                landed.get(timeout=max(deadline - time.monotonic(), 0.0))
+        except Empty:
+            raise self.late(len(keys), timeout) from None
+        finally:
+            self.drop(questions)
         return [question.outcome for question in questions if question.outcome is not None]
 
     def late(self, many: int, timeout: float) -> ResolveTimeout:

@@ -8,6 +8,8 @@ Rules:
 2. A stream's bytes arrive in the order in which it took them, so the number of bytes that arrived tells which did.
 3. What a stream had in hand when it broke goes to the front of the queue, but for what the receiver has of it.
 4. Transfers take turns, a segment each, so that a small one does not wait behind a large one.
+   Segments of the last bytes that wait are smaller, so that all streams carry a part of what is little, be it an object
+   or the end of one: a stream that begins slowly, or lost a packet, then holds up little.
 5. Letters go before all segments, each whole and once, like these in the order in which they were written.
 
 Not thread-safe: its owner has a lock, which no stream holds while it sends.
@@ -23,6 +25,8 @@ from proxyfab.errors import IntegrityError
 
 SEGMENT = 256 << 10
 """Bytes of a segment at most: 2 ms of a link of 1 Gbit/s, so that a stream that stalls has little in hand."""
+LEAST = 32 << 10
+"""Bytes of a segment that is not smaller for the sake of other streams."""
 
 
 class Segment(NamedTuple):
@@ -56,7 +60,7 @@ Item: TypeAlias = Segment | Letter
 class _Hand:
     """What one stream took and nobody said that it arrived."""
 
-    __slots__ = ("arrived", "items", "taken")
+    __slots__ = ("arrived", "items", "taken", "words")
 
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
@@ -64,6 +68,8 @@ class _Hand:
         """Bytes in all, those before `items` included."""
         self.arrived = 0
         """Bytes in all of which the receiver said that it has them, to the start of the first of `items`."""
+        self.words = 0
+        """Bytes of the letters in `items`."""
 
     def confirm(self, stream: int, received: int) -> int:
         """Forget what arrived. Returns how much of the first that is left did."""
@@ -71,7 +77,9 @@ class _Hand:
             carried = f"which carried {self.taken}, {self.arrived} of them for sure"
             raise IntegrityError(f"A receiver claims {received} bytes of stream {stream}, {carried}.")
         while self.items and self.arrived + self.items[0].length <= received:
-            self.arrived += self.items.popleft().length
+            item = self.items.popleft()
+            self.arrived += item.length
+            self.words -= item.length if isinstance(item, Letter) else 0
         return received - self.arrived
 
 
@@ -86,7 +94,11 @@ class Sender:
         self._segment = segment
         self._waiting: dict[int, deque[Segment]] = {}
         """Spans that no stream took, by transfer, in the order of their turns."""
+        self._left = 0
+        """Their bytes."""
         self._letters: deque[Letter] = deque()
+        self.words = 0
+        """Bytes of letters that no stream took yet."""
         self._offered: set[int] = set()
         self._hands: dict[int, _Hand] = {}
         self.sent = 0
@@ -97,7 +109,7 @@ class Sender:
     @property
     def waiting(self) -> int:
         """Bytes that no stream took yet."""
-        return sum(each.length for spans in self._waiting.values() for each in spans)
+        return self._left
 
     @property
     def idle(self) -> bool:
@@ -109,9 +121,15 @@ class Sender:
         """Bytes in the hands of streams, as far as the receiver said what it has."""
         return sum(each.length for hand in self._hands.values() for each in hand.items)
 
+    @property
+    def unheard(self) -> int:
+        """Bytes of letters of which the receiver did not say that it has them, whether a stream took them or not."""
+        return self.words + sum(hand.words for hand in self._hands.values())
+
     def tell(self, text: bytes, *, fleeting: bool = False) -> None:
         """Put a letter into the queue."""
         self._letters.append(Letter(text, fleeting))
+        self.words += len(text)
 
     def offer(self, transfer: int, wanted: Iterable[tuple[int, int]]) -> None:
         """Put the parts of an object that its receiver asked for into the queue.
@@ -124,11 +142,12 @@ class Sender:
         self._offered.add(transfer)
         if spans:
             self._waiting.setdefault(transfer, deque()).extend(spans)
+            self._left += sum(each.length for each in spans)
 
     def withdraw(self, transfer: int) -> None:
         """Send no more of an object, because it arrived or nobody wants it; what streams have in hand goes on."""
         self._offered.discard(transfer)
-        self._waiting.pop(transfer, None)
+        self._left -= sum(each.length for each in self._waiting.pop(transfer, ()))
 
     def join(self, stream: int) -> None:
         """A stream is there. Its number is new: none is used twice on one link."""
@@ -143,6 +162,8 @@ class Sender:
             return None
         if self._letters:
             item: Item = self._letters.popleft()
+            self.words -= item.length
+            hand.words += item.length
         elif self._waiting:
             item = self._cut()
             self.sent += item.length
@@ -157,12 +178,21 @@ class Sender:
         transfer = next(iter(self._waiting))
         spans = self._waiting.pop(transfer)
         whole = spans.popleft()
-        segment = whole._replace(length=min(whole.length, self._segment - whole.offset % self._segment))
+        size = self._size()
+        segment = whole._replace(length=min(whole.length, size - whole.offset % size))
+        self._left -= segment.length
         if segment.length < whole.length:
             spans.appendleft(whole.rest(segment.length))
         if spans:
             self._waiting[transfer] = spans  # behind the others: its next turn
         return segment
+
+    def _size(self) -> int:
+        """Bytes of the next segment at most: halves of the largest, so that none lies across two of those."""
+        size, share = self._segment, self._left // len(self._hands)
+        while size > share and size // 2 >= LEAST:
+            size //= 2
+        return size
 
     def confirm(self, stream: int, received: int) -> None:
         """The receiver has the first `received` bytes that a stream carried.
@@ -201,8 +231,10 @@ class Sender:
             elif item.transfer in self._offered:
                 segments.append(item if number else item.rest(begun))
         self._letters.extendleft(reversed(letters))
+        self.words += sum(each.length for each in letters)
         for segment in reversed(segments):
             self.again += segment.length
+            self._left += segment.length
             spans = self._waiting.pop(segment.transfer, None) or deque()
             spans.appendleft(segment)
             self._waiting = {segment.transfer: spans, **self._waiting}

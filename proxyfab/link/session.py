@@ -51,6 +51,13 @@ _PARTS = 500
 """Parts of an object that are asked for one by one; of one that lacks more, all from the first to the last."""
 
 
+_UNHEARD = 128 << 20
+_UNHEARD_OF_ONE = 2 * _COUNT_EVERY
+"""Bytes of letters that a side may leave unread, or without a word that it read them: in all, and of each stream."""
+_STREAMS = 100_000
+"""Streams of one link that the other side may give up."""
+
+
 class Want(NamedTuple):
     """What the other side wants: to be answered by its number with `have`, `none` or `fail`."""
 
@@ -64,6 +71,8 @@ class Asked(NamedTuple):
     """The other side wants objects."""
 
     wants: list[Want]
+    nbytes: int
+    """Of the letter that asks."""
 
 
 class Has(NamedTuple):
@@ -143,8 +152,10 @@ class Session:
         self._tell_ended()
 
     def _tell_ended(self) -> None:
-        if self._ended:
-            self._tell("ended", {"s": list(self._ended), "n": list(self._ended.values())}, fleeting=True)
+        ended = list(self._ended.items())
+        for first in range(0, len(ended), _BATCH):
+            some = ended[first : first + _BATCH]
+            self._tell("ended", {"s": [each[0] for each in some], "n": [each[1] for each in some]}, fleeting=True)
 
     def take(self, stream: int) -> Item | None:
         """What to send next on a stream that has room; None when there is nothing."""
@@ -234,14 +245,16 @@ class Session:
         """
         self.receiver.read(stream, len(letter))
         self._count(stream)
-        return self._heed(_opened(letter))
+        if self.sender.unheard > _UNHEARD + _UNHEARD_OF_ONE * len(self._counted):
+            raise IntegrityError("It asks, and does not read the answers, or never says that it did.")
+        return self._heed(_opened(letter), len(letter))
 
-    def _heed(self, letter: Message) -> list[Event]:
+    def _heed(self, letter: Message, nbytes: int) -> list[Event]:
         match letter.verb:
             case "ask":
                 first, parts = letter.count("t"), _parts(letter)
                 keys = letter.items("keys", _BATCH)
-                return [Asked([Want(first + place, key, parts) for place, key in enumerate(keys)])]
+                return [Asked([Want(first + place, key, parts) for place, key in enumerate(keys)], nbytes)]
             case "have":
                 return [self._has(letter)]
             case "some":
@@ -265,6 +278,8 @@ class Session:
         return []  # a verb that a newer side may have: nothing that has to be understood
 
     def _bury(self, streams: list[int], received: list[int]) -> list[Event]:
+        if len(streams) > _BATCH or len(self._given_up) > _STREAMS:
+            raise IntegrityError("A site gives up more streams than it can have had.")
         self._tell("buried", {"s": streams}, fleeting=True)
         told = [each for each in zip(streams, received, strict=False) if each[0] not in self._given_up]
         self._given_up.update(streams)

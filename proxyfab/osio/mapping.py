@@ -31,7 +31,8 @@ from proxyfab.pointers import PyBuffer, get_buffer, release_buffer
 from proxyfab.wire.slot import SIZE
 
 PAGE = mmap.PAGESIZE
-_UNLOCKED = 64 * 1024  # below, a call that lets go of the interpreter's lock costs more than the copy
+UNLOCKED = 64 * 1024
+"""Bytes below which a call that lets go of the interpreter's lock costs more than the copy."""
 _SWEEP_EVERY = 0.25
 _COUNT = 64
 _POPULATE_WRITE = 23
@@ -106,7 +107,7 @@ _Start = ctypes.c_ubyte * SIZE
 def copy(source: memoryview | bytes, address: int) -> None:
     """Copy bytes to an address; from 64 KiB on other threads run meanwhile."""
     length = len(source)
-    if length < _UNLOCKED:
+    if length < UNLOCKED:
         target = memoryview((ctypes.c_char * length).from_address(address)).cast("B")
         target[:] = source
         return

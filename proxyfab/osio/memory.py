@@ -11,8 +11,9 @@ import mmap
 from time import thread_time
 from typing import Any
 
-from proxyfab.osio.mapping import PAGE, advise, copy
-from proxyfab.pointers import python_function
+from proxyfab.buffers import Frames, MadeFrames
+from proxyfab.osio.mapping import PAGE, UNLOCKED, advise, copy
+from proxyfab.pointers import PyBuffer, get_buffer, python_function, release_buffer
 
 HUGE = 4 * 2**20
 """Blocks from here on are mapped on their own, on huge pages where the kernel grants them."""
@@ -42,6 +43,28 @@ def allocate(nbytes: int) -> memoryview:
     if whole - nbytes > nbytes // 8:  # so much more than is needed is not worth it
         return memoryview(map_private(nbytes))
     return memoryview(map_private(whole))[:nbytes]
+
+
+def copied(frames: Frames) -> memoryview:
+    """All bytes in a block of their own. From 64 KiB on other threads run meanwhile: first touches take long, too.
+
+    Raises:
+        MemoryError: There is no room (or an OSError).
+    """
+    block = allocate(frames.nbytes)
+    if frames.nbytes < UNLOCKED or isinstance(frames, MadeFrames) or sum(map(len, frames.views)) != len(block):
+        frames.copy_into(block)
+        return block
+    held = PyBuffer()
+    get_buffer(block, held, 1)
+    try:
+        address: int = held.buf
+        for view in frames.views:
+            copy(view, address)
+            address += len(view)
+    finally:
+        release_buffer(held)
+    return block
 
 
 def map_private(nbytes: int) -> PrivateMap:

@@ -2,7 +2,7 @@
 
 Promises: a TCP connection whose other end has gone without a word ends within about five seconds, or what its owner
 asks for, also when nothing is sent; nothing waits for company. Sets no size of TCP's buffers, which would end their
-tuning; `expect` only has it begin with more.
+tuning.
 """
 
 from __future__ import annotations
@@ -45,20 +45,6 @@ def tune(connection: socket.socket, *, silence: int = 1, lost: int = 4, again: i
     if again:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, again * 1000)
-
-
-def expect(connection: socket.socket, nbytes: int = _ROOM) -> None:
-    """Have TCP begin with room for so many bytes on their way here, as far as the system allows (`tcp_rmem`).
-
-    By itself the room grows with each bulk that is received in time: the first ones take four times as long. Asked for
-    a notice only when so much has come, the kernel makes room for that, and keeps it when the wish is taken back. For
-    clients: whoever never reads can be sent as much.
-    """
-    if connection.family == socket.AF_UNIX:
-        return
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def user_of(connection: socket.socket) -> int:

@@ -86,12 +86,16 @@ proxy_getattro(PyObject *self, PyObject *name)
     return found;
 }
 
-/* Torch asks the instance too, where the tensor's own answer would refuse to deal with a proxy. */
+/* Torch asks the instance too, where the tensor's own answer would refuse to deal with a proxy. And what passes for a
+   tensor by isinstance it takes for the memory of one: torch.tensor(p) would crash. */
 static PyObject *
 torch_getattro(PyObject *self, PyObject *name)
 {
     if (is_named(name, "__torch_function__")) {
         return PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
+    }
+    if (is_named(name, "__class__")) {
+        return Py_NewRef((PyObject *)Py_TYPE(self));
     }
     return proxy_getattro(self, name);
 }

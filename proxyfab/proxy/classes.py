@@ -289,9 +289,14 @@ class _OfType:
 
 
 def _torch_first(otherwise: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """Torch asks the instance too, where the tensor's own answer would refuse to deal with a proxy."""
+    """Torch asks the instance too, where the tensor's own answer would refuse to deal with a proxy.
+
+    And what passes for a tensor by isinstance it takes for the memory of one: torch.tensor(p) would crash.
+    """
 
     def attribute(proxy: Any, name: str) -> Any:
+        if name == "__class__":
+            return type(proxy)
         return type(proxy).__torch_function__ if name == "__torch_function__" else otherwise(proxy, name)
 
     return attribute

@@ -2,7 +2,8 @@
 
 Rules:
 1. Who comes has `Limits.greeting` seconds to say who he is and what he wants, in one letter of a kilobyte, and is
-   known by his key. Strangers, registrations, waiting calls and pairs are bounded, and so is what one key may have.
+   known by his key. Strangers, registrations, waiting calls and pairs are bounded, and so is what one key may have. Of
+   too many strangers the slowest goes.
 2. From `go` on bytes are spliced from socket to socket; they never come into this process's memory.
 3. A site is registered once: who registers anew with the same key takes the place of his earlier registration.
 4. Whatever somebody says or does ends his own connections and nothing else.
@@ -128,11 +129,9 @@ class Relay:
             except OSError:  # nobody more, or no descriptor is left: asked again in the next turn
                 return
             strangers = len(self._visitors) - len(self._sites) - len(self._calls)
-            if strangers >= self._limits.strangers:
-                self.counters["refused"] += 1
-                connection.close()
-                continue
             self._welcome(connection)
+            if strangers >= self._limits.strangers:  # who is slow goes: or who says nothing kept all others out
+                self._refuse(next(each for each in self._visitors.values() if each.claim is None), "It took too long.")
 
     def _welcome(self, connection: socket.socket) -> None:
         try:

@@ -7,9 +7,11 @@ it may be repeated. Leaves what is said on a link to others.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import AskError, AuthenticationError, RedisError, ResponseError, TimeoutError
@@ -20,7 +22,7 @@ from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, SOON, Doing, transla
 from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link, pack
 from proxyfab.resp.place import Address, Place
 from proxyfab.resp.topology import Topology, topology_of
-from proxyfab.retry import Attempts, budget_of
+from proxyfab.retry import Attempts, Patience, budget_of
 
 T = TypeVar("T")
 _IDLE = 0.05
@@ -51,6 +53,7 @@ class Fleet:
         self._budget = budget_of(place.label)
         self._topology: Topology | None = None
         self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
+        self._turn = threading.Lock()
         on_fork(self)
 
     def run(
@@ -74,14 +77,29 @@ class Fleet:
         """`work(link)` on a link to one server."""
         return self._run(lambda: address, work, what, again)
 
-    def run_watching(self, names: Sequence[bytes], work: Callable[[list[tuple[Link, list[int]]]], T], what: str) -> T:
-        """`work` on links that are told of changes: one to each server of the keys, with the positions of its keys."""
+    def run_watching(
+        self,
+        names: Sequence[bytes],
+        work: Callable[[list[tuple[Link, list[int]]]], T],
+        what: str,
+        timeout: float | None = None,
+    ) -> T:
+        """`work` on links that are told of changes: one to each server of the keys, with the positions of its keys.
+
+        Outages may last as long as a call may, and as the seconds of the wait, if it has any.
+        """
+        worth = partial(self._worth, again=True)
+        attempts = Patience(self._budget, self._turn, outage=self.place.timeout, timeout=timeout, retryable=worth)
 
         def first(link: Link) -> T:
+            attempts.up()
             (_, places), *others = self.groups(names)
             return self._beside([(link, places)], others, work)
 
-        return self._run(lambda: self._use().address(names[0]), first, what, True, 3)
+        try:
+            return self._run(lambda: self._use().address(names[0]), first, what, True, 3, attempts=attempts)
+        finally:
+            attempts.over()
 
     def groups(self, names: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
         """Positions of the keys that one server has, with one key of each group."""
@@ -146,6 +164,7 @@ class Fleet:
 
     def after_fork(self) -> None:
         """In a child: the sockets are its parent's, which goes on talking through them."""
+        self._turn = threading.Lock()
         old, self._idle = self._idle, defaultdict(deque)
         for links in old.values():
             for link in links:
@@ -201,6 +220,7 @@ class Fleet:
         again: bool,
         protocol: int = 2,
         timeout: float | None = None,
+        attempts: Attempts | None = None,
     ) -> T:
         started = time.monotonic()
         seconds = self.place.timeout if timeout is None else timeout
@@ -209,10 +229,11 @@ class Fleet:
         except ProxyfabError:  # some of them are built-in errors, too
             raise
         except FOREIGN as error:
-            # A wait may have lasted; what broke it off is tried again for as long as any call.
-            left = seconds - (time.monotonic() - started if protocol == 2 else 0.0)
             late = f"was not finished within {seconds:g} s (?timeout=)" if protocol == 2 else _UNHEARD
-            return self._again(error, where, work, Doing(what, self.place.label, late), again, protocol, left)
+            if attempts is None:
+                left = max(seconds - (time.monotonic() - started), 0.0)
+                attempts = Attempts(self._budget, timeout=left, retryable=partial(self._worth, again=again))
+            return self._again(error, where, work, Doing(what, self.place.label, late), attempts, protocol)
         self._budget.earn()
         return done
 
@@ -259,13 +280,11 @@ class Fleet:
         where: Callable[[], Address],
         work: Callable[[Link], T],
         doing: Doing,
-        again: bool,
+        attempts: Attempts,
         protocol: int,
-        left: float,
     ) -> T:
         """What comes after a first failure: a few more attempts, or the error. To be sent elsewhere is no failure."""
         error, sent = first, 0
-        attempts = Attempts(self._budget, timeout=max(left, 0.0), retryable=lambda error: self._worth(error, again))
         while True:
             asked = error if isinstance(error, AskError) else None
             if asked is None and not _is_refusal(error):

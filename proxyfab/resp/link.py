@@ -19,7 +19,6 @@ from typing import Any
 from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-from proxyfab.osio import sockets
 from proxyfab.resp.errors import ELSEWHERE
 from proxyfab.resp.parser import InPlaceParser, Reply, checked
 from proxyfab.resp.place import Address, Place
@@ -226,7 +225,6 @@ class Link:
             sock.settimeout(None)  # the kernel keeps the time: one system call receives any number of bytes
         if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED)
-        sockets.expect(sock)
         parser.wholly(self._plain)
         self.begin(self._seconds)
         commands, optional = self._greeting()

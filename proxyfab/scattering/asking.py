@@ -72,6 +72,7 @@ class Asking:
         rest = [member for member in named if member not in well]
         others = [member for member in range(len(self._means.members)) if member not in named]
         answers: list[Answer[T]] = []
+        gone: list[Answer[T]] = []
 
         def enough(found: list[Answer[T]]) -> bool:
             said = [one for one in answers + found if one.error is None]
@@ -86,6 +87,9 @@ class Asking:
                 return there
             if len(gone) > stored - k:
                 return None
+        nowhere = [one for one in answers if one.error is None and not one.value and one.child in others]
+        if self._means.may_be_there(locator, len(gone), len(nowhere)) < k:
+            return None
         id = locator.shape.id.hex()
         raise ConnectorError(f"Whether {id} exists cannot be told: {self._whys(locator, answers)}.")
 

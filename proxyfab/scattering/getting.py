@@ -5,8 +5,8 @@ Rules:
    the next. What is late is learned (`members.Pace`), and only a share of all answers is asked for twice for that; but
    what is far later is asked of everybody, and the whole ends with the patience.
 2. What comes back was checked: each shard against its digest in the locator, and what had to be made against its own.
-3. Who moved a shard left a note in its place; then, and where a member cannot be asked, those that the locator does
-   not name are, too. Nothing where a shard should be means that the object is gone.
+3. Who moved a shard left a note in its place, or another shard of the piece; then, and where a member cannot be asked,
+   those that the locator does not name are, too. Nothing where a shard should be means that the object is gone.
 4. Of a range whole shards are read where they are small; of larger ones only the range, which is checked for being of
    that shard, not for its bytes. Where that fails the object is read as a whole.
 """
@@ -47,6 +47,8 @@ class Found(NamedTuple):
     failures: list[str]
     moved: list[int]
     """Numbers of shards that lie elsewhere."""
+    nowhere: list[int]
+    """Members that have none, and should not."""
 
 
 class Getting:
@@ -80,6 +82,8 @@ class Getting:
         stored = sum(bool(lying.child) for lying in locator.shards)
         if len(found.missing) > stored - shape.k:
             return None
+        if self._means.may_be_there(locator, len(found.missing), len(found.nowhere)) < shape.k:
+            return None
         kind = IntegrityError if found.broken else ConnectorError
         raise kind(
             f"Of {shape.id.hex()} only {len(found.good)} shards can be read, and {shape.k} are needed: "
@@ -108,7 +112,7 @@ class Getting:
     def gather(self, locator: Locator, wanted: int, without: int | None = None) -> Found:
         """So many good shards, or all there are; of a member that is to be left out none."""
         shape = locator.shape
-        found = Found({}, {}, [], [], self._means.lost(locator), [])
+        found = Found({}, {}, [], [], self._means.lost(locator), [], [])
         order, others = self._order(locator, without)
         late = self._means.pace.late(shape.length)
         patience, came = self._means.patience, True
@@ -194,6 +198,8 @@ class Getting:
             elif number >= 0:
                 found.missing.append(number)
                 found.failures.append(self._means.why(answer))
+            else:
+                found.nowhere.append(member)
             return
         try:
             if is_note(answer.value):
@@ -206,6 +212,10 @@ class Getting:
             known = locator.shards[number].digest
             content = content_of(answer.value, locator.shape, number, None if known == UNKNOWN else known)
         except (IntegrityError, IndexError) as error:
+            if number >= 0 and _is_another(answer.value, locator, number):
+                found.moved.append(number)  # it had to lie elsewhere, and then this one had to lie here
+                self._take(found, answer._replace(number=-1), locator)
+                return
             found.broken.append((member, answer.number))
             found.failures.append(f"{self._means.members[member].spec}: {error}")
             self._tell(locator, answer, error)
@@ -254,6 +264,15 @@ class Getting:
 def _elsewhere(found: Found) -> bool:
     """Whether shards may lie where the locator does not say."""
     return bool(found.moved) or len(found.failures) > len(found.missing)
+
+
+def _is_another(stored: Frames, locator: Locator, number: int) -> bool:
+    """Whether this says that it is a shard of the piece, with another number."""
+    try:
+        said = header_of(stored)
+    except IntegrityError:
+        return False
+    return said.shape == locator.shape and said.number != number
 
 
 def note(label: bytes) -> Frames:

@@ -52,6 +52,8 @@ class Means:
         self.patience = patience
         self.pace = Pace(hedge)
         self.closed = False
+        self.former: Callable[[], frozenset[bytes]] = frozenset
+        """Labels of those that were members and have given what they held to others."""
         self._kernel = kernel
         self._memory = memory
         self._codes: dict[tuple[int, int], Code] = {}
@@ -144,6 +146,21 @@ class Means:
         """What is to be said of children that the object names and that are no members (any more)."""
         lost = sum(bool(lying.child) and lying.child not in self.members.by_label for lying in locator.shards)
         return [f"{lost} of its children are none of ours"] if lost else []
+
+    def may_be_there(self, locator: Locator, missing: int, nowhere: int) -> int:
+        """How many shards may be there.
+
+        Args:
+            locator: Of the piece.
+            missing: Members that say that they have not what they should have.
+            nowhere: Other members that say that they have none.
+        """
+        stored = [lying.child for lying in locator.shards if lying.child]
+        away = [child for child in stored if child not in self.members.by_label]
+        former = self.former() if away else frozenset[bytes]()
+        moved = sum(child in former for child in away)
+        others = len(self.members) - (len(stored) - len(away))
+        return len(stored) - moved - missing + min(moved, others - nowhere)
 
     def key_at(self, locator: Locator, member: int) -> Key:
         """What an object's shard is called at a member, whether or not the locator knows of it."""

@@ -25,7 +25,7 @@ from proxyfab.race import Answer, Race
 from proxyfab.scattering.means import Means
 from proxyfab.scattering.planning import Plan, Planner
 
-_SPLIT = 1 << 20
+_SPLIT = 1 << 17
 """Bytes of a shard from which on data are sent before there is parity."""
 _LEAST = 3.0
 """Seconds that a put waits at least for shards beyond the quorum: without one an object bears a loss less."""

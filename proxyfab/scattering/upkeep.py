@@ -6,6 +6,9 @@ Rules:
 2. Before a shard is moved away its copy is there and was read again; in its place a note stays.
 3. What was restored is taken back if the object is gone by then: an evict was at work.
 4. Contents that no name means, and segments that no list names, go after an hour: a put may be under way.
+5. Who belongs to the members changes by one at a time, and from a whole state only: adding begins by having most of
+   them know what names mean, draining by restoring every shard besides; what is on the way stops where that fails, or
+   where the members are not those on the roll (`scattering.roll`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from proxyfab.erasure.shard import SEGMENT, packed
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError
 from proxyfab.exit import Drain
 from proxyfab.keys import Key
-from proxyfab.scattering.getting import Found, note
+from proxyfab.scattering import roll
+from proxyfab.scattering.getting import Found, is_note, note
 from proxyfab.scattering.listing import Held, Listing, listed, registered, strays
 from proxyfab.scattering.names import locators
 from proxyfab.scattering.registers import Registers
@@ -33,6 +37,8 @@ OLD = 3600.0
 """Seconds after which what nobody means is a stray."""
 _PAUSE = 1.0
 """Seconds before a piece that a get found bad is looked at again: an evict may be at work."""
+_SOON = 10.0
+_ROUNDS = 8
 _WAITING = 1000
 
 
@@ -46,6 +52,8 @@ class Report(NamedTuple):
     """Shards that should be there."""
     broken: int = 0
     restored: int = 0
+    unrestored: int = 0
+    """Shards that lack still, of what can be read."""
     moved: int = 0
     strays: int = 0
     """Contents that nobody means."""
@@ -101,16 +109,45 @@ class Upkeep:
 
     def scrub(self, *, repair: bool = False) -> Report:
         """Read everything that is stored, and say (or restore) what is not well."""
+        if repair:  # what is owed is evicted first, or it would take along what is put in its place
+            self._scattering.means.flush(_SOON)
         found = self._listed
         report = Report(failures=tuple(map(str, found.away.values())))
         for held in self._progress(list(found.pieces.values()), len(found.pieces)):
             report = report.plus(self.check(held, repair=repair))
         for name in registered(self._scattering.means, found) if repair else ():
             self._registers.refresh(name)
-        return report.plus(self._sweep(found, repair=repair))
+        report = report.plus(self._sweep(found, repair=repair))
+        if repair and not report.failures:
+            self._outlive(report)
+        return report
 
-    def refresh(self) -> Report:
-        """Have every member that can be reached keep what names mean: after one was added, and before the next."""
+    def _outlive(self, report: Report) -> None:
+        """Those on the roll that are no members any more are lost, and what could be restored without them was."""
+        means = self._scattering.means
+        labels, known = means.members.by_label.keys(), roll.latest(means)
+        if known is not None and known.members > labels:
+            few = len(known.members - labels) <= self._scattering.planner.m
+            if few or not report.lost:  # else many others may be missing in the URL by mistake
+                roll.call(means, labels)
+
+    def settle(self) -> None:
+        """Have most members keep what names mean, before there is one more.
+
+        Raises:
+            ConfigurationError: They are not those on the roll.
+            ConnectorError: Too few of them answer.
+        """
+        roll.check(self._scattering.means)
+        self._refresh()
+
+    def joined(self) -> Report:
+        """One member is new, and the others have settled: it is told what names mean, and all are put on the roll."""
+        report = self._refresh()
+        roll.call(self._scattering.means, self._scattering.members.by_label)
+        return report
+
+    def _refresh(self) -> Report:
         found = self._listed
         names = registered(self._scattering.means, found)
         for name in self._progress(names, len(names)):
@@ -149,9 +186,34 @@ class Upkeep:
     def drain(self, member: int) -> Report:
         """Move all that a member holds to others, and put nothing there any more; it may be taken away then.
 
-        What names mean is told to all others, too: of those that agreed on it one will be missing.
+        What names mean is told to all others, too: of those that agreed on it one will be missing. What others put
+        there meanwhile is moved as well, some times over; what comes later, the next drain or repair restores.
+
+        Raises:
+            ConfigurationError: The members are not those on the roll.
+            ConnectorError: Not every shard is where it should be, and could not be restored: nothing was moved.
         """
-        self._scattering.members[member].leaving = True
+        means = self._scattering.means
+        roll.check(means)
+        before = self.scrub(repair=True)
+        if before.unrestored or before.failures:
+            raise ConnectorError(
+                f"{means.members[member].spec} is not drained while anything lacks: {before.unrestored} shards could "
+                f"not be restored. Bring back children that are away, or take out what is lost and add others; "
+                f"`proxyfab erasure repair` says what is not well. {'; '.join(before.failures[:3])}"
+            )
+        means.members[member].leaving = True
+        report = Report()
+        for _ in range(_ROUNDS):
+            moved = self._empty(member)
+            report = report.plus(moved)
+            if not moved.moved or moved.failures:
+                break
+        if not report.failures:
+            roll.call(means, [label for label, number in means.members.by_label.items() if number != member])
+        return report
+
+    def _empty(self, member: int) -> Report:
         found = self._listed
         mine = [held for held in found.pieces.values() if member in held.at]
         sizes = self._sizes(found)
@@ -163,7 +225,12 @@ class Upkeep:
         return report
 
     def rebalance(self) -> Report:
-        """Move shards from the fullest members to the emptiest, as long as that makes them more alike."""
+        """Move shards from the fullest members to the emptiest, as long as that makes them more alike.
+
+        Raises:
+            ConfigurationError: The members are not those on the roll.
+        """
+        roll.check(self._scattering.means)
         found = self._listed
         sizes = self._sizes(found)
         report = Report()
@@ -191,12 +258,12 @@ class Upkeep:
     def _move(self, held: Held, member: int, free: list[int], sizes: Counter[int]) -> Report:
         stat, means = held.at[member], self._scattering.means
         source = means.members[member].child
+        shard: Frames | None = source.get(stat.key)
+        if shard is None or shard.nbytes < stat.nbytes or is_note(shard):
+            return Report()  # it is gone, or was moved before
         for target in free:
             child = means.members[target].child
             try:
-                shard: Frames | None = source.get(stat.key)
-                if shard is None or shard.nbytes < stat.nbytes:
-                    return Report(pieces=1)  # it is gone, or was moved before
                 ttl = None if stat.expires is None else max(stat.expires - time.time(), 1.0)
                 done = child.put(shard, key=Key(held.name), ttl=ttl, replace=True)
                 if child.get(done) != shard:
@@ -256,7 +323,8 @@ def restore(scattering: Scattering, locator: Locator) -> Report:
     if done and not _still(scattering, locator, found):
         scattering.means.owe(done)
         return report
-    return report._replace(restored=len(done), failures=tuple(failures))
+    left = len(bad) - len(done)
+    return report._replace(restored=len(done), unrestored=left, failures=tuple(failures))
 
 
 def _put(shard: Frames, key: Key, ttl: float | None, child: Any) -> object:

@@ -108,6 +108,10 @@ def _array(meta: Any, nbytes: int) -> Rows | None:
     return None if meta[2] and len(meta[1]) > 1 else _shaped(meta, nbytes)  # Fortran: rows do not lie in a row
 
 
+def _tensor(meta: Any, nbytes: int) -> Rows | None:
+    return _shaped(meta, nbytes) if len(meta) == 4 else None  # else its dimensions lie in another order
+
+
 def _view(meta: Any, nbytes: int) -> Rows | None:
     return _shaped(meta, nbytes) if 0 not in meta[1] else None
 
@@ -117,5 +121,5 @@ _ROWS: dict[str, Callable[[Any, int], Rows | None]] = {
     "bytearray": _flat,
     "memoryview": _view,
     "numpy": _array,
-    "torch": _shaped,
+    "torch": _tensor,
 }

@@ -30,6 +30,8 @@ _LIFE = struct.Struct("<d56x")
 DONE = frozenset({"exists", "stat", "evict", "renew"})
 """Verbs that one gateway does for another."""
 _IDS = 1024
+_ID = 200
+"""Characters of an id at most, as for clients."""
 _NEAR = 16
 
 
@@ -109,11 +111,13 @@ def read(key: Any) -> Question:
     """
     match key:
         case ["get", str(site), str(namespace), str(incarnation), str(id), list(near)]:
-            return Question("get", Home(site, namespace, incarnation), [id], near=tuple(map(str, near[:_NEAR])))
+            return Question("get", Home(site, namespace, incarnation), _ids([id]), near=tuple(map(str, near[:_NEAR])))
         case ["do", str(site), str(namespace), str(incarnation), list(ids), str(verb), dict(fields)] if verb in DONE:
             return Question("do", Home(site, namespace, incarnation), _ids(ids), verb, fields)
         case ["take", str(site), str(namespace), str(incarnation), [str(id)], float(seconds), dict(fields)]:
-            return Question("take", Home(site, namespace, incarnation), [id], fields=fields, seconds=_seconds(seconds))
+            return Question(
+                "take", Home(site, namespace, incarnation), _ids([id]), fields=fields, seconds=_seconds(seconds)
+            )
         case ["wait" | "fetch" as verb, str(site), str(namespace), str(incarnation), list(ids), float(seconds)]:
             return Question(verb, Home(site, namespace, incarnation), _ids(ids), seconds=_seconds(seconds))
     raise IntegrityError("A site asks for something that this version does not know; upgrade the older side.")
@@ -134,7 +138,7 @@ def _seconds(seconds: float) -> float:
 
 
 def _ids(ids: list[Any]) -> list[str]:
-    if len(ids) > _IDS or any(id.__class__ is not str or not id for id in ids):
+    if len(ids) > _IDS or any(id.__class__ is not str or not 0 < len(id) <= _ID for id in ids):
         raise IntegrityError("A site asks for objects by names that are none.")
     return ids
 
@@ -161,6 +165,45 @@ def unpacked(frames: Frames) -> dict[str, Any]:
     if fields.__class__ is not dict:
         raise IntegrityError("The answer of a site has no fields.")
     return fields
+
+
+def flags(fields: dict[str, Any], many: int) -> list[bool]:
+    """What another site answers about as many objects, and nothing else of it.
+
+    Raises:
+        IntegrityError: It is no answer to that.
+    """
+    found = fields.get("found")
+    if found.__class__ is not list or len(found) != many or any(each.__class__ is not bool for each in found):
+        raise IntegrityError("A site does not say of each object that it was asked about what is with it.")
+    return list(found)
+
+
+def places(fields: dict[str, Any], many: int) -> list[int]:
+    """Which of so many objects are there, as another site answers; raises like `flags`."""
+    found = fields.get("found")
+    if found.__class__ is not list or len(found) > many:
+        raise IntegrityError("A site does not say which objects are there.")
+    if any(each.__class__ is not int or not 0 <= each < many for each in found):
+        raise IntegrityError("A site says that objects are there which it was not asked about.")
+    return list(found)
+
+
+def rows(fields: dict[str, Any], home: Home, ids: Sequence[str]) -> list[list[Any] | None]:
+    """What another site knows of objects, as `stat` says it; raises like `flags`."""
+    found = fields.get("rows")
+    if found.__class__ is not list or len(found) != len(ids):
+        raise IntegrityError(f"Site {home.site} does not say of each object that it was asked about what it knows.")
+    known: list[list[Any] | None] = []
+    for row, id in zip(found, ids, strict=True):
+        match row:
+            case None:
+                known.append(None)
+            case [str(), str(), int(nbytes), float(created), float() | None as expires, str(owner)]:
+                known.append([str(home), id, nbytes, created, expires, owner])
+            case _:
+                raise IntegrityError(f"What site {home.site} knows of an object cannot be read.")
+    return known
 
 
 def with_life(frames: Frames, left: float | None) -> Frames:

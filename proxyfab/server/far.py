@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapabilityError, ConfigurationError, IntegrityError, ObjectLost, ProxyfabError
+from proxyfab.errors import CapabilityError, ConfigurationError, ObjectLost, ProxyfabError
 from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
 from proxyfab.link.line import Line
@@ -59,7 +59,7 @@ class Far:
         self._state = state
         self._options = site
         self.copies = Copies(site.copies)
-        self.others = Others(self, host, state)
+        self.others = Others(self, host, state, site.peers)
         self._sites = Sites(site, Keyring(), self._asked)
         self._flying: dict[Name, bool] = {}
         """What is being fetched, and whether it was evicted or replaced from here meanwhile."""
@@ -81,7 +81,7 @@ class Far:
 
     def _asked(self, line: Line, wants: list[Want]) -> None:
         """Another site asks; in a stream's thread."""
-        self._host.post(lambda: self.others.answer(line, wants), lambda _: None)
+        self._host.post(lambda: self.others.answer(line, wants), lambda fault: self.others.fail(line, wants, fault))
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -287,11 +287,8 @@ class Far:
         if message.verb == "evict":
             self._let_go(home, ids)  # what was fetched before it was gone there
         if message.verb == "stat":
-            rows = fields.get("rows")
-            if not isinstance(rows, list):
-                raise IntegrityError(f"Site {home.site} answers with no rows.")
-            fields["rows"] = [None if row is None else [str(home), *row[1:]] for row in rows]
-        return Answer("ok", fields)
+            return Answer("ok", {"rows": abroad.rows(fields, home, ids)})
+        return Answer("ok", {"found": abroad.flags(fields, len(ids))})
 
     def _told(self, home: Home, key: list[Any], seconds: float, site: str = "") -> Any:
         """The fields that another site answers with."""
@@ -322,9 +319,9 @@ class Far:
             while not gone:
                 left = _TURN if ends is None else max(min(ends - time.monotonic(), _TURN), 0.0)
                 fields = yield from self._told(home, abroad.wait(home, ids, left), left + PATIENCE)
-                found = fields.get("found")
+                found = abroad.places(fields, len(ids))
                 if found or (ends is not None and time.monotonic() >= ends):
-                    return Answer("ok", {"found": found or []})
+                    return Answer("ok", {"found": found})
         finally:
             peer.waits.pop(request, None)
         return None
@@ -335,7 +332,8 @@ class Far:
         ((_, id),), seconds = message.names(), _within(message)
         staged = (self.site, message.text("staged_ns"), self._host.incarnation, message.text("staged"))
         key = abroad.take(home, id, staged, fields, seconds)
-        yield from self._told(home, key, seconds)
+        with self.others.offering(home.site, Name(staged[1], staged[3])):
+            yield from self._told(home, key, seconds)
         self._let_go(home, [id])  # it may be a copy of what was replaced
         return Answer("ok", {})
 
@@ -359,7 +357,8 @@ class Far:
             if home.site == to:
                 return Answer("ok", {"found": [True] * len(ids)})  # it is at home there
             key = abroad.fetch(home, ids, seconds)
-            return Answer("ok", (yield from self._told(home, key, seconds + 1.0, to)))
+            fields = yield from self._told(home, key, seconds + 1.0, to)
+            return Answer("ok", {"found": abroad.flags(fields, len(ids))})
         far = [Name(*name) for name in names]
         if home is not None:
             yield from self.bring(far, seconds)

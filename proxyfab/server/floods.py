@@ -1,14 +1,15 @@
-"""Floods: connections of the ROUTER over which bytes come and come that never make a message; and the silent ones.
+"""Floods: connections of the ROUTER over which more comes than is taken; and the silent ones.
 
-ZeroMQ bounds a frame, and the number of whole messages that wait, but not the frames of a message that does not end:
-they pile up in its memory, where nobody sees them. What can be seen is how many bytes the kernel took from a
-connection, and whether a message came of them.
+ZeroMQ reads on as long as anybody sends, and keeps what it read: the messages that wait, of which `line` lets it keep
+any number, and the frames of one that does not end. Nobody sees how many those are. What can be seen is how many
+bytes the kernel took from a connection, and how many the messages had that came of it.
 
 Who says in his hello that he sends heartbeats is expected to: ZeroMQ forgets with each message how long it may take
 until the next heartbeat, the kernel knows since when nothing came.
 
-Promises: who sends 16 MiB without a message is disconnected, at the next look; ZeroMQ forgets what he sent. So is who
-promised heartbeats, four seconds after the last byte of his. Leaves
+Promises: who is 24 MiB ahead is disconnected, at the next look; ZeroMQ forgets what he sent of a message that did not
+end. So is who promised heartbeats, four seconds after the last byte of his. A client of this package is 18 MiB ahead
+at most: a window and a message. Leaves
 Unix sockets (`ipc://`) alone, whose bytes nobody counts.
 """
 
@@ -18,35 +19,50 @@ import contextlib
 import os
 import socket
 import struct
-from typing import NamedTuple
+from collections.abc import Sequence
+
+from proxyfab.wire.flow import WINDOW
 
 LOOK = 0.1
 """Seconds between two looks, as long as somebody is connected."""
-_MOST = 16 << 20
+_MOST = WINDOW + (8 << 20)
 _HEARTBEATS = 100
 """Bytes that may come between two looks and count as nothing: heartbeats are no messages."""
 _SILENCE = 4000
 """Milliseconds."""
 _INFO = struct.Struct("=52xI72xQ")
 """`tcpi_last_data_recv` and `tcpi_bytes_received` in the kernel's struct tcp_info."""
+_SHORT, _LONG, _SHORTEST = 2, 9, 255
+"""Bytes of ZMTP before a frame, before one that is longer than the last of these."""
+_CURVE = 33
+"""Bytes more of a frame that is encrypted."""
 
 
-class _Flow(NamedTuple):
-    """What is known of a connection."""
+class _Flow:
+    """What is known of a connection.
 
-    inode: int
-    messages: int
-    """That had come of it when the bytes were counted."""
-    nbytes: int
-    """That had come, and what heartbeats may have taken since."""
+    Args:
+        inode: Of its socket.
+    """
+
+    __slots__ = ("inode", "taken")
+
+    def __init__(self, inode: int) -> None:
+        self.inode = inode
+        self.taken = 0
+        """Bytes of the messages that came of it, as they were sent, and of what heartbeats may have had."""
 
 
 class Floods:
-    """Belongs to the loop's thread."""
+    """Belongs to the loop's thread.
 
-    def __init__(self) -> None:
+    Args:
+        encrypted: Whether what comes is.
+    """
+
+    def __init__(self, *, encrypted: bool) -> None:
+        self._more = _CURVE if encrypted else 0
         self._flows: dict[int, _Flow] = {}
-        self._messages: dict[int, int] = {}
         self._beating: set[int] = set()
         self._looked = 0.0
         self.ended = 0
@@ -59,13 +75,14 @@ class Floods:
         self.leave(descriptor)
         with contextlib.suppress(OSError), _borrowed(descriptor) as end:
             if end.family != socket.AF_UNIX and end.getsockname()[1] in ports:
-                self._flows[descriptor] = _Flow(os.fstat(descriptor).st_ino, 0, 0)
-                self._messages[descriptor] = 0
+                self._flows[descriptor] = _Flow(os.fstat(descriptor).st_ino)
 
-    def heard(self, descriptor: int) -> None:
+    def heard(self, descriptor: int, parts: Sequence[memoryview]) -> None:
         """A whole message came of it."""
-        if descriptor in self._messages:
-            self._messages[descriptor] += 1
+        flow = self._flows.get(descriptor)
+        if flow is not None:
+            sizes = [part.nbytes + self._more for part in parts]
+            flow.taken += sum([size + (_LONG if size > _SHORTEST else _SHORT) for size in sizes])
 
     def beats(self, descriptor: int) -> None:
         """Who is there sends heartbeats."""
@@ -76,7 +93,6 @@ class Floods:
         """It has ended."""
         self._beating.discard(descriptor)
         self._flows.pop(descriptor, None)
-        self._messages.pop(descriptor, None)
 
     def look(self, now: float) -> None:
         """Disconnect those who send too much that says nothing, and those who fell silent."""
@@ -92,20 +108,18 @@ class Floods:
     def _judge(self, descriptor: int, flow: _Flow) -> None:
         if os.fstat(descriptor).st_ino != flow.inode:
             raise ConnectionError
-        messages = self._messages[descriptor]
         with _borrowed(descriptor) as end:
-            silent, nbytes = _INFO.unpack(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
+            silent, received = _INFO.unpack(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
+            ahead = received - flow.taken
             if silent > _SILENCE and descriptor in self._beating:
                 self.leave(descriptor)
                 end.shutdown(socket.SHUT_RDWR)
-            elif messages != flow.messages:
-                self._flows[descriptor] = flow._replace(messages=messages, nbytes=nbytes)
-            elif nbytes - flow.nbytes > _MOST:
+            elif ahead > _MOST:
                 self.ended += 1
                 self.leave(descriptor)
                 end.shutdown(socket.SHUT_RDWR)
             else:
-                self._flows[descriptor] = flow._replace(nbytes=min(flow.nbytes + _HEARTBEATS, nbytes))
+                flow.taken += min(_HEARTBEATS, ahead)  # less than nothing is ahead where another connection had been
 
 
 class _borrowed:  # noqa: N801 - used like a function

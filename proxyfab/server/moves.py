@@ -36,6 +36,8 @@ _MOVING = 64
 """Objects under way to or from one peer at most."""
 _FOUND = 1024
 """Objects that one request gets at most, so that what is said of them fits into a header."""
+_SLOWEST = 64 << 20
+"""Bytes a second at which a client of this machine fills shared memory at least."""
 _TOLD = 16
 """Names that were taken of which a put of many is told."""
 _LEAST = CHUNK // 16
@@ -267,7 +269,8 @@ class Moves:
         if peer.who not in self._host.peers:
             yield self._host.storage.revoke(place)
             return None
-        peer.grants[message.request] = Grant(place, wish, time.monotonic() + self._host.options.grant)
+        seconds = self._host.options.grant + wish.nbytes / _SLOWEST
+        peer.grants[message.request] = Grant(place, wish, time.monotonic() + seconds)
         return Answer("ok", {"place": place.id})
 
     def commit(self, peer: Peer, message: Message) -> Steps:

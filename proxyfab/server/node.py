@@ -133,7 +133,7 @@ class Node:
             steps, reply, value, error = self._done.popleft()
             self._working -= 1
             self._go_on(steps, reply, value, error)
-        while self._posted:
+        for _ in range(len(self._posted)):  # what is posted meanwhile has its turn behind the clients of this site
             todo, reply = self._posted.popleft()
             self._begin_posted(todo, reply)
         now = time.monotonic()

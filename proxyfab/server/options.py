@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+READ = "read"
+RIGHTS = (READ, "copies", "put", "evict", "push")
+"""What a site may be allowed to do at another one (`proxyfab.server.rights`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
@@ -14,6 +18,10 @@ class Neighbour:
     """The public half of its Ed25519 key."""
     address: tuple[str, int] | None = None
     """Where it is dialled; None where it has to dial."""
+    may: frozenset[str] = frozenset({READ})
+    """What it may do here."""
+    spaces: frozenset[str] = frozenset()
+    """In which namespaces only; none for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Options:
     objects: int = 1 << 40
     """Bytes of one object at most."""
     grant: float = 30.0
-    """Seconds that a client of this machine may take to fill shared memory it was granted."""
+    """Seconds that a client of this machine may take to fill shared memory it was granted, and more for much."""
     idle: float = 30.0
     """Seconds that a transfer may stand still."""
     orphans: float = 60.0

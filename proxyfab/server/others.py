@@ -1,22 +1,24 @@
 """What a gateway answers to other gateways: its objects, and what is asked of them. Belongs to the loop's thread.
 
 Rules:
-1. What is asked is read before anything is done (`abroad.read`); who asks nonsense gets an error and nothing else.
+1. What is asked is read before anything is done (`abroad.read`), and nothing is done that whoever asks has no right to
+   (`rights`); who asks nonsense gets an error and nothing else.
 2. Objects go out as they lie in the storage; digests are reckoned in a thread beside the loop's.
 3. Of objects of a third site only copies that are here are handed out: nobody is sent on a way through here, and
-   nothing is done in a name's sake but to this site's own objects.
+   nothing is done in a name's sake but to this site's own objects. What is put here is who asks's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from proxyfab.background import start
 from proxyfab.buffers import Frames
-from proxyfab.errors import IntegrityError, ObjectLost, ProxyfabError
+from proxyfab.errors import CapacityError, IntegrityError, ObjectLost, ProxyfabError
 from proxyfab.link.line import Line
 from proxyfab.link.session import Want
 from proxyfab.osio.namespace import is_name
@@ -27,11 +29,16 @@ from proxyfab.server.copies import Holders
 from proxyfab.server.host import Gateway, Host, State, Todo
 from proxyfab.server.index import Entry, Name
 from proxyfab.server.moves import Moves
+from proxyfab.server.options import Neighbour
 from proxyfab.server.peers import Peer
+from proxyfab.server.rights import check
 from proxyfab.server.storage import Steps
 from proxyfab.wire.messages import NOBODY, Message
 
 _TAKEN = 10_000
+_LONG = 20_000
+_TURN = 60.0
+"""Seconds of one wait at most; who waits longer asks again."""
 _TOGETHER = 64 << 20
 """Bytes of objects that are read from the storage at once, beyond the first."""
 Found = tuple[Want, "Frames | ProxyfabError | None"]
@@ -44,16 +51,21 @@ class Others:
         far: The gateway.
         host: The server.
         state: What it knows.
+        peers: The other sites, and what they may do here.
     """
 
     perform: Callable[[Peer, Message], Todo]
     """Does a verb."""
 
-    def __init__(self, far: Gateway, host: Host, state: State) -> None:
+    def __init__(self, far: Gateway, host: Host, state: State, peers: Sequence[Neighbour] = ()) -> None:
         self._far = far
+        self._peers = {peer.name: peer for peer in peers}
         self._host = host
         self._state = state
         self.holders = Holders()
+        self._long: Counter[str] = Counter()
+        """Objects that are waited for, by the site that waits."""
+        self._offered: Counter[tuple[str, Name]] = Counter()
         self._moves = Moves(host, state)
         self._taken: OrderedDict[Name, None] = OrderedDict()
         """What was put for other sites just now: who asks again, as an answer was lost, is told that it is done."""
@@ -65,20 +77,36 @@ class Others:
         for want in wants:
             try:
                 question = abroad.read(want.key)
-                self._check(question)
+                self._check(line.peer, question)
             except ProxyfabError as error:
                 answers.append((want, error))
                 continue
             if question.verb == "get":
                 gets.append((want, question))
-            else:
+            elif question.verb == "do":
                 self._start(line, want, question)
+            else:
+                self._start_long(line, want, question)
         if answers:
             line.give_many(answers)
         yield from self._objects(line, gets)
 
-    def _check(self, question: Question) -> None:
+    @contextlib.contextmanager
+    def offering(self, site: str, name: Name) -> Iterator[None]:
+        """What another site is just told to come for, which takes no right."""
+        self._offered[site, name] += 1
+        try:
+            yield
+        finally:
+            self._offered[site, name] -= 1
+            self._offered += Counter()  # without what is not offered any more
+
+    def _check(self, peer: str, question: Question) -> None:
         home, here = question.home, self._host.incarnation
+        if question.verb != "get" or (peer, question.names(self._far.site)[0]) not in self._offered:
+            check(question, self._far.site, self._peers[peer])
+        if question.verb == "take" and abroad.staged_in(question.fields)[0].site != peer:
+            raise IntegrityError(f"Site {peer} wants to have put here what is not its own.")
         mine = home.site == self._far.site
         if (not mine and question.verb in ("do", "wait", "take")) or (mine and not is_name(home.namespace)):
             raise IntegrityError(f"Site {self._far.site} is asked for what is not its own: {str(home)[:200]!r}.")
@@ -87,6 +115,10 @@ class Others:
                 f"The gateway of site {home.site} was started anew, and what it held before is lost: incarnation "
                 f"{home.incarnation} has ended."
             )
+
+    def fail(self, line: Line, wants: Sequence[Want], fault: Answer) -> None:
+        """Answering ended: by a mistake, if those who ask were not told something else already."""
+        line.give_many([(want, _error(fault)) for want in wants])
 
     def _objects(self, line: Line, gets: list[tuple[Want, Question]]) -> Steps:
         """Hand out objects, some at a time, so that little is read before it can leave."""
@@ -130,10 +162,11 @@ class Others:
 
     # -- everything else -------------------------------------------------------------------------------------------
 
-    def _start(self, line: Line, want: Want, question: Question) -> None:
+    def _start(self, line: Line, want: Want, question: Question, long: int = 0) -> None:
         """Begin to do something, and answer when it is done."""
 
         def reply(answer: Answer) -> None:
+            self._long[line.peer] -= long
             if answer.verb == "error":
                 line.give(want, _error(answer))
             else:
@@ -150,6 +183,15 @@ class Others:
         else:
             self._host.post(lambda: self._fetch(question), reply)
 
+    def _start_long(self, line: Line, want: Want, question: Question) -> None:
+        """The same for what may take as long as whoever asks waits."""
+        if self._long[line.peer] + len(question.ids) > _LONG:
+            line.give(want, CapacityError(f"{_LONG} objects are waited for by site {line.peer} already."))
+            return
+        self._long[line.peer] += len(question.ids)
+        line.defer(want)
+        self._start(line, want, question, len(question.ids))
+
     def _wait(self, question: Question, reply: Callable[[Answer], None]) -> Todo:
         names = question.names(self._far.site)
         there = [number for number, name in enumerate(names) if self._state.find(name) is not None]
@@ -159,7 +201,7 @@ class Others:
         def wake(told: Name | None) -> None:
             reply(Answer("ok", {"found": [number for number, name in enumerate(names) if name == told]}))
 
-        self._state.waiters.add(names, wake, time.monotonic() + question.seconds)
+        self._state.waiters.add(names, wake, time.monotonic() + min(question.seconds, _TURN))
         return None
 
     def _take(self, question: Question) -> Steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from ssl import SSLSocket
 
 from proxyfab.errors import AccessDenied, ConfigurationError
@@ -16,9 +17,12 @@ from proxyfab.link.peering import Options, Peering
 from proxyfab.link.routes import Routes
 from proxyfab.registry import load
 from proxyfab.server.options import Site
+from proxyfab.server.rights import described
 
 _REFUSAL = 10.0
 _NEARER = 0.5
+_PART = 2
+"""The part of the machine's memory that what one site sends may take until it is stored."""
 
 
 class Sites:
@@ -37,7 +41,7 @@ class Sites:
         self._site = site
         self._dial = dial = load("diallers", site.dialler)
         self._identity = Identity(site.name, bytes(keyring.signing(site.name)), peers)
-        options = Options(streams=site.streams)
+        options = Options(streams=site.streams, largest=_memory() // _PART)
         self._routes = {
             peer.name: Routes(self._identity, peer.name, peer.address, site.relays, dial) for peer in site.peers
         }
@@ -69,7 +73,8 @@ class Sites:
             refuse(connection, f"Site {self._site.name} does not know {hello.site}.", timeout=_REFUSAL)
         elif hello.probe:
             with connection:
-                welcome(connection, fresh=False, timeout=_REFUSAL)
+                may = next(described(peer) for peer in self._site.peers if peer.name == hello.site)
+                welcome(connection, fresh=False, timeout=_REFUSAL, may=may)
         else:
             peering.take(connection, hello)
 
@@ -120,3 +125,8 @@ class Sites:
             attendance.close()
         for peering in self._peerings.values():
             peering.close()
+
+
+def _memory() -> int:
+    """Bytes of this machine's."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

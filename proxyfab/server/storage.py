@@ -190,7 +190,7 @@ class BoundedStorage(Storage):
     def __init__(self, connector: Any) -> None:
         super().__init__(connector)
         self._bounded = connector
-        self._small_limit = min(_SMALL_BYTES, (self.limit or _SMALL_BYTES * _SMALL_PART) // _SMALL_PART)
+        self._small_limit = min(_SMALL_BYTES, int(connector.quota or connector.limit) // _SMALL_PART)
         self._fast = bool(connector.fast.local)
         self._rooms: dict[str, Room] = {}
         if connector.fast.scheme == "shm":
@@ -240,7 +240,7 @@ class BoundedStorage(Storage):
 
     @property
     def limit(self) -> int | None:
-        return int(self._bounded.limit) if self._bounded.quota is None else int(self._bounded.quota)
+        return None if self._bounded.quota is None else int(self._bounded.quota)
 
 
 def _size(frames: Frames) -> int:

@@ -1,8 +1,9 @@
 """Many kills of everything on every place, with a table and a JSON report: `python -m proxyfab.testing.campaign`.
 
 `--plane data` kills who puts and gets objects, and servers of objects; `--plane events` who sends and consumes events,
-and brokers. Ends with status 1 when a promise was broken or a run shows nothing; the logs of such a run are kept, and
-it is said where. A run is repeated with its seed, which decides who is hit when.
+and brokers; `--plane sites` gateways of two sites, and the relay between them. Ends with status 1 when a promise was
+broken or a run shows nothing; the logs of such a run are kept, and it is said where. A run is repeated with its seed,
+which decides who is hit when.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from proxyfab.testing import sitekills
 from proxyfab.testing.kills import Kills, Report, Victims
 from proxyfab.testing.streamkills import places as brokers
 from proxyfab.testing.streamkills.running import Report as StreamReport
@@ -83,9 +85,17 @@ def _events(place: str, kind: str, count: int, seed: int, minutes: float | None)
     return one_stream_run(place, cast("brokers.Struck", kind), count, seed, minutes)
 
 
+def _sites(place: str, kind: str, count: int, seed: int, minutes: float | None) -> tuple[Row, Path | None]:
+    if minutes is not None:
+        raise click.UsageError("Between sites every kill is made, however long that takes.")
+    with sitekills.SiteKills(place, seed=seed) as kills:
+        return kills.run(cast("sitekills.Struck", kind), count), None
+
+
 PLANES = {
     "data": Plane(names, kinds, _data, _SHOWN + _ALSO),
     "events": Plane(brokers.names, brokers.kinds, _events, _EVENTS + _EVENTS_ALSO + _ALSO[1:]),
+    "sites": Plane(sitekills.places, sitekills.kinds, _sites, sitekills.COLUMNS),
 }
 
 

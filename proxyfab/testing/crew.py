@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxyfab.abc import SupportsReap, SupportsScan
 from proxyfab.keys import Key
-from proxyfab.testing.history import EVENTS, PUTS, ROSTER, Log, read
+from proxyfab.testing.history import EVENTS, PUTS, ROSTER, Log, amid, read
 from proxyfab.testing.nursery import Nursery
 from proxyfab.testing.processes import DEADLINE, until
 from proxyfab.testing.workload import Actor, Task
@@ -33,6 +33,7 @@ class Crew:
         alive: Their process ids by name.
         early: Workers that ended by themselves, or did nothing, in words.
         kills: How many were killed.
+        inside: How many of them inside a call.
         stops: How often one was stopped.
     """
 
@@ -42,7 +43,7 @@ class Crew:
         self.dice = random.Random(seed)
         self.alive: dict[str, int] = {}
         self.early: list[str] = []
-        self.kills = self.stops = 0
+        self.kills = self.inside = self.stops = 0
         self.events = Log(where, EVENTS)
         self._task = task._replace(directory=where)
         self._nursery = nursery
@@ -84,6 +85,7 @@ class Crew:
         os.kill(pid, signal.SIGKILL)
         status = self._nursery.reap(pid)
         self.kills += 1
+        self.inside += amid(self.where / who)
         if status != -signal.SIGKILL:
             self.early.append(f"{who} ended by itself, with status {status}")
         if who.startswith("writer"):

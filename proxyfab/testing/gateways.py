@@ -58,6 +58,7 @@ class Gateways:
         through: From the first one's `host:port` to where the others dial it, so that a cable may lie in between.
         options: Of every gateway.
         each: Of one gateway, by its site.
+        may: What each may do at the others.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Gateways:
         through: Callable[[str], str] = lambda address: address,
         options: Sequence[str] = (),
         each: Mapping[str, Sequence[str]] | None = None,
+        may: str = "all",
     ) -> None:
         self.names = names
         self._relay = relay
         self.servers: dict[str, NodeServer] = {}
         self._through = through
         self._options = [*options]
+        self._may = may
         self._each = dict(each or {})
         self._ends = contextlib.ExitStack()
 
@@ -84,7 +87,7 @@ class Gateways:
             dialled: dict[str, str] = {}
             for name, ring in rings.items():
                 others = [other for other in self.names if other != name]
-                peers = [f"{other}={dialled.get(other, '')}#{keys[other]}" for other in others]
+                peers = [f"{other}={dialled.get(other, '')}#{keys[other]},may={self._may}" for other in others]
                 listens = ["--listen", "127.0.0.1:0"] if name != self.names[-1] else []
                 ways = ["--relay", self._relay] if self._relay else listens
                 options = [*ways, *self._peers(peers), *self._options, *self._each.get(name, ())]

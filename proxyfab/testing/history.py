@@ -21,6 +21,7 @@ ROSTER = "roster"
 PUTS = ("put", "put_many")
 EVICTS = ("evict",)
 GETS = ("get", "get_many", "held")
+_LONGEST_LINE = 1 << 16
 
 
 class Record(NamedTuple):
@@ -131,6 +132,13 @@ def read(path: Path) -> list[Record]:
             returned, results = fields[:2]
             calls[number] = calls[number]._replace(returned=float(returned), results=tuple(results.split(" ")))
     return list(calls.values())
+
+
+def amid(path: Path) -> bool:
+    """Whether the log of a process that was killed ends inside a call."""
+    with path.open("rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - _LONGEST_LINE, 0))
+        return file.read().rstrip(b"\n").rpartition(b"\n")[2].startswith(b"i\t")
 
 
 def recent(path: Path, most: int = 8192) -> list[str]:

@@ -98,8 +98,11 @@ def _children() -> frozenset[int]:
 def _shared() -> frozenset[str]:
     """Objects of named places in shared memory; /dev/shm as a whole is changed by others at any time."""
     root = Path(os.environ.get("PROXYFAB_SHM_DIR") or SHARED / f"proxyfab-{os.getuid()}")
-    found = (Path(top) / name for top, _, names in os.walk(root) for name in names if not name.startswith("."))
-    return frozenset(str(path) for path in found if "~" not in str(path.relative_to(root)))
+    found: set[str] = set()
+    for top, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if "~" not in name]  # unnamed places: no look at what is in them
+        found.update(f"{top}/{name}" for name in names if not name.startswith(".") and "~" not in name)
+    return frozenset(found)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
@@ -218,6 +219,24 @@ class RedisServer(ServerProcess):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def _greets(self, there: socket.socket) -> bool:
+        """Not before it works: one that finds its cluster's port taken listens for a moment, and then ends."""
+        if self.tls:
+            context = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
+            with context.wrap_socket(there, server_hostname=HOST) as safe:
+                return self._tells(safe)
+        return self._tells(there)
+
+    def _tells(self, there: socket.socket) -> bool:
+        there.sendall(b"INFO server\r\n")
+        said = there.recv(1)
+        while said and not said.startswith(b"-") and b"process_id:" not in said[:-16]:
+            more = there.recv(65536)
+            if not more:
+                return False
+            said += more
+        return said.startswith(b"-") or b"process_id:%d\r" % self.pid in said  # else another one has the port
 
     def _configuration(self) -> Path:
         lines: dict[str, str | Sequence[str]] = {} if self.sentinel else dict(_BASE)

@@ -86,6 +86,7 @@ class Connection:
             zmq.RCVTIMEO: SLICE,
             zmq.SNDTIMEO: 0,
             zmq.SNDHWM: 0,
+            zmq.RCVHWM: 0,  # libzmq would die of a heartbeat after it had stopped to read and the server has gone
             zmq.MAXMSGSIZE: largest,
             zmq.HEARTBEAT_IVL: HEARTBEAT,
             zmq.HEARTBEAT_TIMEOUT: SILENCE,

@@ -218,6 +218,32 @@ def test_memory_is_full() -> None:
         assert broker.publish("t", [Record(body)])[0].offset == 1
 
 
+def test_what_a_full_server_holds_can_be_read_and_settled() -> None:
+    with RedisServer({"maxmemory-policy": "noeviction"}) as server, opened(server) as broker:
+        broker.ensure(Topic("t"))
+        broker.publish("t", [Record(b"%d" % number, f"r-{number}") for number in range(40)])
+        with contextlib.closing(server.client()) as client:
+            client.config_set("maxmemory", "1mb")
+        with pytest.raises(CapacityError, match="memory is full"):
+            broker.publish("t", [Record(b"more")])
+        with broker.subscribe("t", group="g", ack_wait=30) as member:
+            first, *others = member.fetch(40, 5)
+            member.nack([first], note=b"later")
+            member.extend(others)
+            (again,) = member.fetch(1, 5)
+            assert (again.body, again.attempt, again.note) == (b"0", 2, b"later")
+            member.ack([again, *others[:-1]])
+        state = broker.state("t")
+        assert state.put("checkpoint", b"done", revision=0) == 1
+        assert state.delete("checkpoint")
+        with broker.subscribe("t", group="g") as member:
+            (last,) = member.fetch(40, 5)
+            assert (last.body, last.attempt) == (b"39", 2), "what a member owed that has left comes again"
+        assert broker.cut("t", {0: 39}) == 39
+        assert broker.delete_group("t", "g")
+        assert broker.delete("t")
+
+
 # -- who may ---------------------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,12 @@ def test_bench_measures(url):
     assert all(row["get_seconds"] > 0 for row in rows)
 
 
+def test_bench_needs_a_place_that_two_processes_reach():
+    result = run("bench", "memory://")
+    assert result.exit_code == 2
+    assert "memory of one process" in result.output
+
+
 def test_wrong_calls():
     """An unknown scheme and an unknown command are wrong calls (2); neither shows a traceback."""
     assert run("ls", "nosuch://").exit_code == 2

@@ -55,11 +55,29 @@ def test_a_place_goes_and_another_comes(url: str, tmp_path: Path) -> None:
     child = next(part for part in url.split("child=") if f"{tmp_path}/0" in part).partition(";")[0]
     assert json.loads(call("drain", url, child, "--json").stdout)["moved"] > 0
     assert reads(url)
-    added = json.loads(call("add", url, f"file://{tmp_path}/new?ns=run;site=new", "--rebalance", "--json").stdout)
+    new = f"file://{tmp_path}/new?ns=run;site=new"
+    assert "Take it out of the URL first" in call("add", url, new, status=2).output
+    assert "Take it out of the URL first" in call("drain", url, "1", status=2).output
+    less = url.replace(url[url.index("child=") : url.index("child=", url.index("child=") + 1)], "")
+    assert f"{tmp_path}/0" not in less
+    added = json.loads(call("add", less, new, "--rebalance", "--json").stdout)
     assert added["moved"] > 0
     assert reads(added["url"])
-    call("drain", url, "9", status=2)
+    assert "add` printed" in call("drain", less, "1", status=2).output
+    call("drain", added["url"], "9", status=2)
     call("status", f"file://{tmp_path}/0", status=2)
+
+
+def test_nothing_is_drained_while_something_lacks(url: str, tmp_path: Path) -> None:
+    """A shard that lacks is restored before another one is moved; where it cannot be, nothing moves."""
+    shutil.rmtree(tmp_path / "1")
+    (tmp_path / "1").write_text("no directory any more")
+    assert "is not drained" in call("drain", url, "0", status=1).output
+    (tmp_path / "1").unlink()
+    call("drain", url, "0")
+    shutil.rmtree(tmp_path / "0")
+    shutil.rmtree(tmp_path / "2")
+    assert reads(url)
 
 
 def test_a_plan_is_the_cheapest_that_will_do() -> None:

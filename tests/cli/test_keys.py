@@ -64,9 +64,9 @@ def test_who_may_come_in_and_who_is_who(ring):
     assert run("allow", "node7", "nonsense").exit_code == 2
 
 
-@pytest.mark.parametrize("first", ["-", "#"])
+@pytest.mark.parametrize("first", ["-q", "#q", "-h", "--", "-xh"])
 def test_a_key_may_begin_with_anything(ring, first):
-    key = first + "q:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+    key = (first + ":rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7")[:40]
     assert run("make", "curve", "site").exit_code == 0
     for words in (["allow", "site", key, "--name", "ada"], ["trust", "tcp://node7:5555", key]):
         assert run(*words).exit_code == 0, words
@@ -102,3 +102,13 @@ def test_inspect_of_a_sealed_object(ring, tmp_path):
         keyless = CliRunner().invoke(main, ["inspect", key, store.url])
         assert keyless.exit_code == 1
         assert "no symmetric key 'lab'" in keyless.output
+
+
+@pytest.mark.parametrize("place", ["~nobody-of-this-name/keys", "{file}/keys"])
+def test_where_no_keys_can_lie_is_said_with_the_way_out(tmp_path, monkeypatch, place):
+    """A user without a home, as in many containers, and a directory that cannot be made."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PROXYFAB_KEYS", place.format(file=tmp_path / "file"))
+    made = run("make", "symmetric", "lab-2026")
+    assert made.exit_code in (1, 2)
+    assert "PROXYFAB_KEYS" in made.output

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.erasure import ErasureConnector
-from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.memory import MemoryConnector
+from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.keys import Key
+from proxyfab.scattering.roll import ROLL
 from proxyfab.scattering.upkeep import Upkeep
+from proxyfab.testing import FaultyConnector
 from proxyfab.testing.content import plain
+from tests.connectors.erasure_at_hand import closed, over
+
+__all__ = ["closed"]
 
 SMALL, LARGE = Frames([plain(900)]), Frames([plain(100_000, 1)])
-_opened: list[ErasureConnector] = []
-
-
-def over(children: list[Any], k: int, m: int, **how: Any) -> ErasureConnector:
-    """A connector that is closed when the test ends."""
-    _opened.append(ErasureConnector(children, Options(k=k, m=m, small=1024, **how)))
-    return _opened[-1]
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    while _opened:
-        _opened.pop().close()
 
 
 def spoil(child: Any, key: Key) -> None:
@@ -93,7 +83,7 @@ def test_a_child_is_drained_and_taken_away() -> None:
     assert [rest.get(key) for key in keys] == [SMALL] * 5 + [LARGE] * 4
     assert Upkeep(rest.scattering, rest.registers).scrub()[1:4][1:] == (0, 0)
     assert one.evict_many(keys) == [True] * 9
-    assert not any(stat.key.id[-2:] != ".r" for child in children for stat in child.scan())
+    assert not any(stat.key.id[-2:] != ".r" and stat.key.id != ROLL for child in children for stat in child.scan())
 
 
 def test_where_there_is_no_other_child_a_drain_says_so() -> None:
@@ -102,6 +92,99 @@ def test_where_there_is_no_other_child_a_drain_says_so() -> None:
     report = Upkeep(one.scattering, one.registers).drain(0)
     assert "add a child first" in report.failures[0]
     assert one.get(key) == LARGE
+
+
+def test_what_a_writer_put_to_a_drained_child_is_restored_before_the_next_one_is_drained() -> None:
+    """Who still has the URL of before puts shards to who leaves; children go one by one, and nobody types `repair`."""
+    children: list[Any] = [MemoryConnector() for _ in range(7)]
+    keys = [over(children, 2, 2).put(SMALL)]
+    for _ in range(3):
+        one, old = over(children, 2, 2), over(children, 2, 2)
+        assert Upkeep(one.scattering, one.registers).drain(0).failures == ()
+        keys += [old.put(LARGE) for _ in range(4)]
+        keys.append(old.put(LARGE, key=Key(f"named-{len(children)}")))
+        children.pop(0).clear()
+    last = over(children, 2, 2)
+    assert last.get_many(keys) == [SMALL] + [LARGE] * (len(keys) - 1)
+
+
+def test_keys_that_name_none_but_drained_children_are_good() -> None:
+    children = [MemoryConnector() for _ in range(5)]
+    one = over(children, 1, 1)
+    key, gone = one.put(SMALL), one.put(LARGE)
+    for _ in range(3):
+        assert Upkeep(one.scattering, one.registers).drain(0).failures == ()
+        children.pop(0).clear()
+        one = over(children, 1, 1)
+    assert (one.get(key), one.exists(key), one.stat(key) is not None) == (SMALL, True, True)
+    assert (one.evict(gone), one.get(gone), one.exists(gone)) == (True, None, False)
+    with pytest.raises(ConnectorError, match="does not lie in"):
+        over([MemoryConnector(), MemoryConnector()], 1, 1).get(key)
+
+
+def refused(why: str, upkeep: Upkeep) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        upkeep.settle()
+    with pytest.raises(ConfigurationError, match=why):
+        upkeep.rebalance()
+    with pytest.raises(ConfigurationError, match=why):
+        upkeep.drain(0)
+
+
+def test_from_an_old_url_nothing_is_added_drained_or_rebalanced() -> None:
+    children = [MemoryConnector() for _ in range(7)]
+    old = over(children[:5], 2, 2)
+    old.put(LARGE)
+    Upkeep(old.scattering, old.registers).settle()
+    more = over(children[:6], 2, 2)
+    assert Upkeep(more.scattering, more.registers).joined().failures == ()
+    stale = Upkeep(old.scattering, old.registers)
+    refused("add` printed", stale)
+    assert Upkeep(more.scattering, more.registers).drain(5).failures == ()
+    stale = Upkeep(more.scattering, more.registers)
+    refused("Take it out of the URL first", stale)
+    assert Upkeep(old.scattering, old.registers).drain(0).failures == ()
+
+
+def test_who_is_lost_is_struck_off_by_a_repair() -> None:
+    children = [MemoryConnector() for _ in range(7)]
+    one = over(children, 2, 2)
+    key = one.put(LARGE)
+    assert Upkeep(one.scattering, one.registers).drain(0).failures == ()
+    rest = over(children[2:], 2, 2)
+    with pytest.raises(ConfigurationError, match="if they are lost"):
+        Upkeep(rest.scattering, rest.registers).drain(0)
+    assert Upkeep(rest.scattering, rest.registers).scrub(repair=True).failures == ()
+    assert Upkeep(rest.scattering, rest.registers).drain(0).failures == ()
+    assert rest.get(key) == LARGE
+
+
+def test_nothing_moves_while_a_shard_lacks_that_cannot_be_restored() -> None:
+    children = [FaultyConnector(MemoryConnector()) for _ in range(4)]
+    one = over(children, 2, 2)
+    key = one.put(LARGE)
+    children[1].cut()
+    before = shards(over(children[2:], 1, 1), key.id)
+    with pytest.raises(ConnectorError, match="is not drained"):
+        Upkeep(one.scattering, one.registers).drain(0)
+    assert children[0].calls["put"] == 1
+    assert shards(over(children[2:], 1, 1), key.id) == before
+
+
+def test_what_a_killed_writer_left_keeps_nobody_from_draining() -> None:
+    """Fewer shards than are needed: nobody can read it, whoever is there."""
+    children = [MemoryConnector() for _ in range(6)]
+    one = over(children, 3, 2)
+    left, key = one.put(LARGE), one.put(LARGE)
+    for child in [child for child in children if child.exists(Key(left.id))][:3]:
+        child.evict(Key(left.id))
+    assert Upkeep(one.scattering, one.registers).drain(0).failures == ()
+    rest = over(children[2:], 3, 1)  # another one is lost for good
+    assert Upkeep(rest.scattering, rest.registers).scrub(repair=True).lost == (left.id,)
+    more = over([*children[2:], MemoryConnector()], 3, 1)
+    Upkeep(rest.scattering, rest.registers).settle()
+    assert Upkeep(more.scattering, more.registers).joined().failures == ()
+    assert more.get(key) == LARGE
 
 
 def test_a_new_child_is_filled() -> None:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from proxyfab.errors import (
 from proxyfab.keys import Key
 from proxyfab.testing import in_fork, until
 from proxyfab.testing.globus import GlobusServer
+from proxyfab.testing.interrupts import Interrupt
 
 pytest.importorskip("globus_sdk")
 A, B = (str(uuid.UUID(int=number)) for number in (20, 21))
@@ -240,3 +242,36 @@ def test_errors_are_proxyfabs(at: Open, server: GlobusServer) -> None:
     for words in ("refuses", "HTTP 400"):
         with pytest.raises(ProxyfabError, match=words):
             at(B).get(key)
+
+
+class _Near(Interrupt):
+    """Counts what a caller's thread runs of the courier and of what it waits with, and nothing else."""
+
+    def _looks(self, frame: FrameType) -> bool:
+        return frame.f_code.co_filename.endswith(_THEIRS) and super()._looks(frame)
+
+
+_THEIRS = ("globus/courier.py", "globus/flights.py", "globus/outbox.py", "proxyfab/waiting.py", "/threading.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_interrupt_of_who_waits_for_the_courier_holds_up_nobody(at: Open, server: GlobusServer) -> None:
+    server.tasks.seconds = 0.01
+    one, other = at(A), at(B)
+    keys = [one.put(DATA) for _ in range(40)]
+    number, step = 0, 3
+    while keys:
+        key, number = keys.pop(), number + step
+        interrupt = _Near(number)
+        came_out = interrupt.run(lambda: other.get(key))  # noqa: B023
+        assert came_out == interrupt.came, interrupt.where
+
+        told: list[object] = []
+        reader = threading.Thread(target=lambda: told.append(other.get(keys[0] if keys else key)))  # noqa: B023
+        reader.start()
+        reader.join(20)
+        assert told == [DATA], interrupt.where
+        if not interrupt.came:
+            return
+    pytest.fail(f"{number} instructions were not all: more keys, or a larger step")

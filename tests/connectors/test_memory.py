@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, GivenFrames
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError
 from proxyfab.keys import Key
@@ -48,6 +49,22 @@ def test_a_copy_is_kept() -> None:
         assert found is not None
         assert found.tobytes() == b"before"
         assert found.join().readonly
+
+
+def test_large_pieces_are_copied_as_small_ones_are() -> None:
+    """From 64 KiB on they are copied without the interpreter's lock."""
+    pieces = [random.Random(size).randbytes(size) for size in (0, 1, 4097, 70_000, 5_000_001)]
+    with MemoryConnector() as one:
+        key = one.put(Frames(map(bytearray, pieces)))
+        assert one.get(key) == Frames(pieces)
+
+
+def test_what_was_given_away_is_kept_without_a_copy() -> None:
+    mine = memoryview(bytearray(100)).toreadonly()
+    with MemoryConnector() as one:
+        found = one.get(one.put(GivenFrames([mine])))
+        assert found is not None
+        assert found.views[0].obj is mine.obj
 
 
 def test_a_waiter_is_told_that_its_connector_closed() -> None:

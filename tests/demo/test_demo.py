@@ -30,7 +30,8 @@ QUICK = {"frames": 4, "size": 64}
 def outcome(tmp_path_factory, nats_server):
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     heard = []
-    return run(**QUICK, out=folder, broker=nats_server.url, tell=lambda *what: heard.append(what)), folder, heard
+    result = run(**QUICK, out=folder, broker=nats_server.url, sites=False, tell=lambda *what: heard.append(what))
+    return result, folder, heard
 
 
 def test_it_writes_a_report_that_needs_nothing_else(outcome):
@@ -80,7 +81,7 @@ def test_its_figures_are_whole(outcome):
 @pytest.mark.slow
 def test_the_command_prints_a_summary(tmp_path):
     done = CliRunner().invoke(
-        demo, ["--frames", "2", "--size", "64", "--no-compare", "--no-stream", "--out", str(tmp_path)]
+        demo, ["--frames", "2", "--size", "64", "--no-compare", "--no-stream", "--no-sites", "--out", str(tmp_path)]
     )
 
     assert done.exit_code == 0, done.output
@@ -141,6 +142,7 @@ def test_the_command_as_a_program_prints_json(tmp_path):
         "here",
         "--json",
         "--no-compare",
+        "--no-sites",
     ]
 
     shm, kept = tmp_path / "shm", tmp_path / "broker"

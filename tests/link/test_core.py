@@ -61,6 +61,23 @@ def test_who_is_fast_carries_more() -> None:
     assert world.near.carried[fast.number] > 1.5 * world.near.carried[slow.number]
 
 
+@pytest.mark.parametrize(("size", "largest"), [(1 << 20, 128), (100 * KIB, 32), (32 << 20, 256)])
+def test_all_streams_carry_a_part_of_what_is_little(size: int, largest: int) -> None:
+    sender = Sender()
+    for stream in range(8):
+        sender.join(stream)
+    sender.offer(1, [(0, size)])
+    lengths = []
+    while sender.waiting:
+        item = sender.take(len(lengths) % 8)
+        assert isinstance(item, Segment)
+        lengths.append(item.length)
+    assert max(lengths) == largest * KIB
+    assert sum(lengths) == size
+    assert len(lengths) >= min(8, size / (32 * KIB))
+    assert max(lengths[-8:]) <= 64 * KIB, "nobody waits long for the last one"
+
+
 def test_a_receiver_that_lies_is_found_out_and_nothing_is_lost() -> None:
     sender = Sender()
     sender.offer(1, [(0, 1000)])

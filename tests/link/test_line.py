@@ -99,7 +99,7 @@ def test_objects_of_all_sizes_and_what_is_not_there(pair: Pair) -> None:
             assert outcome.frames.tobytes() == pair.objects[key]
     assert found[4] == Outcome(None)
     assert found[5] == Outcome(None, "The disk is on fire; call somebody.", "ProxyfabError")
-    assert until(lambda: not pair.far._leaving)  # nothing is kept for what arrived
+    assert until(lambda: not pair.far._desk._leaving)  # nothing is kept for what arrived
     assert not pair.near._arrivals
     assert not pair.near._open
 
@@ -171,7 +171,9 @@ def test_what_is_too_large_is_refused_and_the_link_lives() -> None:
     pair = Pair({"large": bytes(2 * MB), "one": b"1"}, largest=MB)
     try:
         (refused,) = pair.near.get_many(["large"], 30)
-        assert refused == Outcome(None, "it has 2000000 bytes, and 1000000 are accepted", "CapacityError")
+        assert refused == Outcome(
+            None, "An object of site far has 2000000 bytes, and 1000000 are accepted at once.", "CapacityError"
+        )
         assert pair.near.get_many(["one"], 30)[0].frames == Frames([b"1"])
         assert pair.near.streams == 4
     finally:

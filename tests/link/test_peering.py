@@ -156,26 +156,14 @@ def test_a_site_that_forgot_everything_is_asked_for_the_rest_only(two: Two) -> N
     assert two.sites["aps"].figures["sent"] < 12.5 * MB
 
 
-def test_an_object_that_is_another_one_after_that_is_fetched_anew(two: Two) -> None:
+@pytest.mark.parametrize("nbytes", [12 * MB, 4 * MB])
+def test_an_object_that_is_another_one_after_that_is_fetched_anew(two: Two, nbytes: int) -> None:
     two.objects["large"] = os.urandom(12 * MB)
     two.cable.limit(20 * MB, "down")
     thread, answers = asking(two, ["large"])
     assert two.cable.moved(5 * MB)
     two.cable.cut()
-    two.objects["large"] = os.urandom(12 * MB)
-    two.forget()
-    two.cable.heal()
-    thread.join(60)
-    assert whole(two, "large", answers[0])
-
-
-def test_a_smaller_object_after_that_is_fetched_anew(two: Two) -> None:
-    two.objects["large"] = os.urandom(12 * MB)
-    two.cable.limit(20 * MB, "down")
-    thread, answers = asking(two, ["large"])
-    assert two.cable.moved(5 * MB)
-    two.cable.cut()
-    two.objects["large"] = os.urandom(4 * MB)
+    two.objects["large"] = os.urandom(nbytes)
     two.forget()
     two.cable.heal()
     thread.join(60)
@@ -234,6 +222,7 @@ def random_cuts(two: Two, seed: int, cuts: int) -> tuple[int, int]:
         pause = threading.Event()
         try:
             for _ in range(cuts):
+                assert until(lambda: two.sites["alcf"].streams > 0)  # or a busy machine cuts nothing but greetings
                 pause.wait(choice.uniform(0.0, 0.15))
                 choice.choice([two.cable.reset, two.cable.cut, two.cable.black_hole, two.cable.pause])()
                 pause.wait(choice.uniform(0.0, 0.15))

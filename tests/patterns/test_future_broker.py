@@ -17,11 +17,14 @@ from proxyfab.errors import CapabilityError, ConfigurationError, ObjectLost, Res
 from proxyfab.events.broker import Broker
 from proxyfab.events.handle import broker_of
 from proxyfab.events.model import Capability
+from proxyfab.keys import Key
 from proxyfab.patterns.future import Future, as_completed, wait
+from proxyfab.patterns.future.brokered import BrokerBoard
 from proxyfab.proxy import unwrap
 from proxyfab.ref import ref_of
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
+from proxyfab.testing.servers import RedisServer
 
 BIG = b"x" * 100_000
 
@@ -183,3 +186,19 @@ def test_a_broker_without_values_is_refused(store: Store, broker: Broker) -> Non
 
     with pytest.raises(CapabilityError, match="futures"):
         Future(store, broker=Bare("bare"))
+
+
+def test_what_comes_after_its_broker_was_closed_leaves_no_connection_open(
+    store: Store, redis_server: RedisServer
+) -> None:
+    """Who tidies up may be that late. A socket that it left open would be seen by what looks after each test."""
+    with open_broker(redis_server.url) as broker:
+        future: Future[int] = Future(store, broker=broker)
+        future.set_result(7)
+    board = BrokerBoard(store.url, broker, store)
+    bell = Key.draw()
+    board.ring(bell)
+    assert board.wait(bell, 5)
+    board.silence(bell)
+    assert not board.wait(bell, 0)
+    assert future.result(5) == 7

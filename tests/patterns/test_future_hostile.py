@@ -132,7 +132,7 @@ def test_a_node_server_killed_while_all_wait() -> None:
 
 
 def test_a_redis_killed_while_all_wait() -> None:
-    with RedisServer() as server, Store(server.url, name="killed") as store:
+    with RedisServer() as server, Store(f"{server.url}?timeout=2", name="killed") as store:
         for error in _everyone_is_told(store, server.kill):
             assert isinstance(error, ConnectorError), repr(error)
 

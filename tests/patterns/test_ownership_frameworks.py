@@ -14,7 +14,7 @@ import pytest
 
 from proxyfab import Store
 from proxyfab.errors import BorrowError
-from proxyfab.patterns import borrow, own, release, scope
+from proxyfab.patterns import borrow, own, release, scope, update
 from proxyfab.patterns.ownership.verbs import held
 from proxyfab.testing import until
 from tests.patterns import ownership_roles as roles
@@ -59,12 +59,21 @@ def borrowed_and_back(store: Store, client: object) -> None:
     assert client.gather(futures) == [499_500 + number for number in range(8)]  # type: ignore[attr-defined]
     assert client.submit(roles.total, borrow(o), pure=False).result(60) == 499_500  # type: ignore[attr-defined]
     release(lent)
+    assert until(lambda: _nobody_borrows(o))  # the worker ends its borrow some time after its task
     message = client.submit(roles.grown, o, pure=False)  # type: ignore[attr-defined]
     back = message.result(60)
     assert back[-1] == 99
     data = held(back).account.data
     release(back, timeout=20)
     assert not store.exists(data)
+
+
+def _nobody_borrows(o: object) -> bool:
+    try:
+        update(o)
+    except BorrowError:
+        return False
+    return True
 
 
 def retried(store: Store, client: object) -> None:

@@ -203,8 +203,10 @@ def test_torch_protocol(px: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert p.__torch_function__(lambda a, b: (a, b), (type(p),), (p, [p]), {}) == (tensor, [tensor])
         assert "__torch_function__" in dir(type(p))  # without it torch takes a proxy for a tensor, also in C
         assert p.__torch_function__.__self__ is not p  # which torch deprecates
+        assert p.__class__ is type(p)  # what passes for a tensor torch reads as the memory of one
+        assert not isinstance(p, Tensor)
         px.resolve(p)
-    assert p.__class__ is Tensor
+    assert px.unwrap(p) is tensor
 
 
 def test_torch_functions_take_proxies(px: Any) -> None:
@@ -218,6 +220,11 @@ def test_torch_functions_take_proxies(px: Any) -> None:
         assert torch.equal(torch.einsum("ij,kj->ik", p, tensor), tensor @ tensor.T)
         assert torch.equal(torch.where(p > 3, p, tensor), tensor)
         assert torch.equal(torch.cat([tensor, p]), torch.cat([tensor, tensor]))
+        for make in (torch.tensor, torch.as_tensor, torch.asarray, tensor.new_tensor):  # they ask by isinstance alone
+            assert torch.equal(make(p), tensor)
+        assert torch.equal(torch.as_tensor(px.Proxy(lambda: tensor)), tensor)
+        with pytest.raises(TypeError):
+            tensor.clone().data = p
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError, IntegrityError, MissingDependency, SerializationError
 from proxyfab.serialize import dumps, loads, pickling, register, table
+from proxyfab.serialize.rows import rows_of
 from proxyfab.testing.interrupts import Interrupt
 from proxyfab.wire.payload import Payload, decode, encode
 from tests.serialize.models import Sample, Slotted, Stubborn
@@ -477,6 +478,22 @@ def test_torch_tensors_keep_type_and_memory_of_their_own():
         assert torch.equal(back, tensor)
         with torch.no_grad():
             back.zero_()
+
+
+def test_torch_tensors_keep_the_order_of_their_dimensions():
+    torch = pytest.importorskip("torch")
+    image = torch.arange(2.0 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    for tensor in (image[0, 0].T, image.to(memory_format=torch.channels_last), image.permute(3, 0, 2, 1)):
+        payload = dumps(tensor)
+        assert payload.buffers[0].nbytes == tensor.nbytes
+        back = loads(wire(payload))
+        assert torch.equal(back, tensor)
+        assert back.stride() == tensor.stride()
+        assert rows_of(payload.codec, payload.meta, [payload.nbytes]) is None  # its rows do not lie in a row
+    for gaps in (image[:, ::2], torch.ones(1, 5).expand(4, 5)):
+        back = loads(wire(dumps(gaps)))
+        assert torch.equal(back, gaps)
+        assert back.is_contiguous()
 
 
 def test_torch_tensors_inside_other_objects_go_out_of_band():

@@ -105,6 +105,16 @@ def test_many_waiters_are_told_at_once(node_server):
 # -- limits ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_server_that_has_a_disk_and_no_quota_is_not_full_when_its_memory_is(tmp_path):
+    with NodeServer(["--memory", "4MiB", "--spill", str(tmp_path)]) as server, ZMQConnector.from_url(server.url) as one:
+        for seed in range(3):
+            one.put(signed(3 * MB, seed))
+        assert one.status().limit is None
+        (memory,) = [found for found in one.diagnose() if found.check == "memory"]
+        assert memory.state == "ok"
+        assert "4 MiB stay in memory" in memory.detail
+
+
 def test_memory_is_bounded_and_what_does_not_fit_is_on_the_disk(tmp_path):
     arguments = ["--memory", "20MiB", "--spill", str(tmp_path / "spill"), "--quota", "60MiB"]
     with NodeServer(arguments) as server, ZMQConnector.from_url(server.url) as one:

@@ -54,6 +54,15 @@ def test_whatever_is_answered_is_read_or_refused(value: Any) -> None:
             pass
 
 
+@pytest.mark.parametrize("id", ["", "x" * 201, "x" * 60_000])
+def test_ids_are_as_short_as_those_of_clients(id: str) -> None:
+    home = abroad.Home("aps", "run", "0123456789ab")
+    asked = [abroad.get(home, id), abroad.wait(home, ["x", id], 1.0), abroad.take(home, id, ["a"] * 4, {}, 1.0)]
+    for key in [*asked, abroad.do(home, "evict", [id], {}), abroad.fetch(home, [id], 1.0)]:
+        with pytest.raises(IntegrityError):
+            abroad.read(key)
+
+
 def test_namespaces() -> None:
     assert abroad.home_of("plain") is None
     assert abroad.home_of("a/b/c") == abroad.Home("a", "b", "c")
@@ -86,7 +95,7 @@ def sites(secret: bytes) -> Iterator[Gateways]:
     from base64 import b64encode
 
     public = ed25519.Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-    peer = ["--peer", f"nersc=#{b64encode(public).decode()}"]
+    peer = ["--peer", f"nersc=#{b64encode(public).decode()},may=all"]
     with Gateways("aps", "alcf", each={"aps": peer}) as gateways:
         yield gateways
 

@@ -20,7 +20,7 @@ from hypothesis import settings
 from proxyfab.testing.processes import Child
 from proxyfab.testing.zygote import Zygote
 
-settings.register_profile("short", max_examples=10, stateful_step_count=30, deadline=None)
+settings.register_profile("short", max_examples=5, stateful_step_count=30, deadline=None)
 settings.load_profile("short")
 
 
@@ -32,8 +32,9 @@ def quick_children():
 """
 PAGE = Path(__file__).parents[2] / "docs" / "testing-connectors.md"
 DEAREST = (
-    "batch_of_a_thousand clearing_beside few_file_descriptors fork_while_threads hammering killed_writer kill_leaves "
-    "many_processes_open processes_that_count sweeping_leaves view_in_a_fork view_of_a_killed what_killed_writers_left"
+    "array_over_a_view batch_of_a_thousand clearing_beside few_file_descriptors fork_while_threads full_disk hammering "
+    "held_elsewhere killed_reader killed_replacer killed_writer kill_leaves larger_than_the_disk many_processes_open "
+    "part_of_a_view processes_that_count sweeping_leaves view_in_a_fork view_of_a_killed what_killed_writers_left"
 )
 """What many processes do to a table is SQLite's affair."""
 

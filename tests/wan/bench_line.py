@@ -5,13 +5,10 @@ For root. Prints one JSON line: megabits a second of each of some gets, and the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from functools import partial
 from typing import Any
@@ -21,7 +18,8 @@ from proxyfab.link.doors import Hello, knock, open_door, welcome
 from proxyfab.link.identity import Identity
 from proxyfab.link.line import Line
 from proxyfab.link.streams import Stream
-from tests.wan.emulator import enter
+from proxyfab.wan.emulator import enter
+from tests.wan.measuring import FAR, child, parser, two_ends
 
 SECRETS = {"near": bytes(range(32)), "far": bytes(range(1, 33))}
 LINK = bytes(16)
@@ -59,7 +57,7 @@ def measure(namespace: str, congestion: str, streams: int, sizes: list[int], rou
     identity = Identity("near", SECRETS["near"], {"far": public("far")})
     begun = time.monotonic()
     for number in range(streams):
-        connection, _ = knock(identity, "far", ("192.0.2.2", 7000), Hello("near", LINK, number), timeout=30)
+        connection, _ = knock(identity, "far", (FAR, 7000), Hello("near", LINK, number), timeout=30)
         control(connection, congestion)
         line.join(number, partial(Stream, number, connection))
     found: dict[str, Any] = {"opening, s": round(time.monotonic() - begun, 3)}
@@ -83,47 +81,22 @@ def measure(namespace: str, congestion: str, streams: int, sizes: list[int], rou
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--loss", type=float, default=0.0)
-    parser.add_argument("--delay", type=float, default=0.025)
-    parser.add_argument("--rate", type=float, default=1e9)
-    parser.add_argument("--mtu", type=int, default=1500)
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--congestion", default="")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--sizes", default="1048576,33554432")
-    parser.add_argument("--serve", default="")
-    given = parser.parse_args()
+    options = parser(__doc__, delay=0.025)
+    options.add_argument("--serve", default="")
+    given = options.parse_args()
     sizes = [int(each) for each in given.sizes.split(",")]
     if given.serve:
         serve(given.serve, given.congestion, [*sizes, 1024])
         return
-    names = [f"pf{os.getpid() % 10000}{side}" for side in "ab"]
-    processes = []
-    try:
-        for name in names:
-            subprocess.run(["ip", "netns", "add", name], check=True)
-            subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        ends = [(names[0], "wan", "192.0.2.1/30"), (names[1], "wan", "192.0.2.2/30")]
-        way = {"ends": ends, "delay": given.delay, "rate": given.rate, "loss": given.loss, "mtu": given.mtu}
-        processes.append(_child(["tests/wan/emulator.py", json.dumps(way)]))
-        options = ["--serve", names[1], "--sizes", given.sizes, "--congestion", given.congestion]
-        processes.append(_child(["-m", "tests.wan.bench_line", *options]))
-        found = measure(names[0], given.congestion, given.streams, sizes, given.rounds)
-        print(json.dumps({**vars(given), **found}))
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
-
-
-def _child(command: list[str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    with two_ends(given) as (near, far):
+        how = ["--serve", far, "--sizes", given.sizes, "--congestion", given.congestion]
+        other = child(["-m", "tests.wan.bench_line", *how])
+        try:
+            found = measure(near, given.congestion, given.streams, sizes, given.rounds)
+            print(json.dumps({**vars(given), **found}))
+        finally:
+            other.kill()
+            other.wait()
 
 
 if __name__ == "__main__":

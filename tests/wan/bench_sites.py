@@ -5,7 +5,6 @@ For root. Real gateways, real clients; objects are new each time, so that none i
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -15,7 +14,9 @@ from typing import Any
 
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
-from tests.wan.facilities import Facilities, gateways
+from proxyfab.wan.facilities import Facilities
+from tests.wan.measuring import parser, way
+from tests.wan.sites import gateways
 
 
 def took(call: Callable[[], Any]) -> float:
@@ -45,22 +46,13 @@ def measure(aps: Store, alcf: Store, sizes: list[int], rounds: int, streams: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--relay", action="store_true")
-    parser.add_argument("--nat", default="")
-    parser.add_argument("--loss", type=float, default=0.0)
-    parser.add_argument("--delay", type=float, default=0.0125, help="One way, of each of the two ways in a row.")
-    parser.add_argument("--rate", type=float, default=1e9)
-    parser.add_argument("--mtu", type=int, default=1500)
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--congestion", default="")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--sizes", default="1048576,33554432")
-    given = parser.parse_args()
-    way = {"delay": given.delay, "rate": given.rate, "loss": given.loss, "mtu": given.mtu}
+    said = parser(__doc__, delay=0.0125)  # there are two of them in a row
+    said.add_argument("--relay", action="store_true")
+    said.add_argument("--nat", default="")
+    given = said.parse_args()
     options = ["--streams", str(given.streams)]
     with Facilities(
-        routed=not given.relay or bool(given.nat), nat=given.nat, congestion=given.congestion, **way
+        routed=not given.relay or bool(given.nat), nat=given.nat, congestion=given.congestion, **way(given)
     ) as world:
         with gateways(world, direct=not given.relay, options=options) as sites:
             with Store(sites["aps"], cache=0) as aps, Store(f"{sites['alcf']}&timeout=120", cache=0) as alcf:

@@ -13,7 +13,8 @@ import pytest
 
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
-from tests.wan.facilities import Facilities, gateways, missing
+from proxyfab.wan.facilities import Facilities, missing
+from tests.wan.sites import gateways
 
 pytest.importorskip("cryptography")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]

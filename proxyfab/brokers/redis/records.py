@@ -154,7 +154,8 @@ for i = 2, #ARGV, 2 do
     end
 end
 return gone
-"""
+""",
+    drains=True,
 )
 """How many records there were."""
 
@@ -206,7 +207,7 @@ START = Script(
 local topic = limits()
 if not topic then return GONE end
 local found = {}
-for p = 0, topic.partitions - 1 do found[#found + 1] = whole(start(ARGV[1], ARGV[2], p)) end
+for p = 0, topic.partitions - 1 do found[#found + 1] = whole(start(ARGV[1], ARGV[2], p, topic)) end
 return found
 """,
     writes=False,
@@ -246,6 +247,7 @@ for _, key in ipairs({'b', 'v:b'}) do  -- who waits is told
     call('PEXPIRE', base .. key, 1000)
 end
 return 1
-"""
+""",
+    drains=True,
 )
 """Whether there was one."""

@@ -20,7 +20,8 @@ Rules:
 1. A script looks before it writes: where it refuses, nothing has changed but that expired records are gone.
 2. Its work is bounded: by what it was given, and by `BYTES` of bodies in one reply.
 3. Moments are the server's, in microseconds.
-4. Large bodies do not pass through scripts, which read each of their bytes to hash it (1.5 microseconds a KiB): they
+4. What adds no records runs on a server whose memory is full, too (`drains`): else nobody could work off what it holds.
+5. Large bodies do not pass through scripts, which read each of their bytes to hash it (1.5 microseconds a KiB): they
    are added, and read, by commands beside them.
 """
 
@@ -102,15 +103,15 @@ local function drop(p, upto, wanted)  -- oldest first, until so many bytes are f
     end
     return freed
 end
-local function start(kind, at, p)
-    if kind == 'earliest' then return 1 end
+local function start(kind, at, p, topic)
+    if kind == 'earliest' then return (kept(p, topic, clock())) end
     if kind == 'latest' then local _, last = ends(p) return last + 1 end
     if kind == 'time' then return since(p, tonumber(at)) end
     return tonumber(string.match(at, ',' .. p .. ':(%d+),') or 1)
 end
 local function begin(name, kind, at, topic)
     local group = base .. 'g:' .. name
-    for p = 0, topic.partitions - 1 do call('HSET', group, 'c' .. p, whole(start(kind, at, p))) end
+    for p = 0, topic.partitions - 1 do call('HSET', group, 'c' .. p, whole(start(kind, at, p, topic))) end
     call('SADD', base .. 'g', name)
 end
 local function forget(name, topic)
@@ -163,6 +164,8 @@ end
 local GONE, NOGROUP = redis.error_reply('NOTOPIC'), redis.error_reply('NOGROUP')
 """.replace("BYTES", str(BYTES)).replace("INLINE", str(INLINE))
 
+_FULL = "#!lua flags=allow-oom\n"
+
 
 class Script:
     """A script, and how it is called.
@@ -170,10 +173,11 @@ class Script:
     Args:
         text: What follows the functions that all scripts share.
         writes: Whether it changes anything; one that does not runs for those who may only read.
+        drains: Whether it runs also where memory is full.
     """
 
-    def __init__(self, text: str, *, writes: bool = True) -> None:
-        self._source = (_PRELUDE + text).encode()
+    def __init__(self, text: str, *, writes: bool = True, drains: bool = False) -> None:
+        self._source = ((_FULL if drains else "") + _PRELUDE + text).encode()
         self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
         self._known, self._unknown = (b"EVALSHA", b"EVAL") if writes else (b"EVALSHA_RO", b"EVAL_RO")
 

@@ -73,7 +73,8 @@ if #found == 2 then
     found[2] = next[2] and whole(math.max(tonumber(next[2]) - now, 0)) or ''
 end
 return found
-""".replace("BYTES", str(BYTES))
+""".replace("BYTES", str(BYTES)),
+    drains=True,
 )
 """To the group: the bell and the microseconds until something comes again; and records as READ tells them."""
 
@@ -92,7 +93,8 @@ many('ZREM', due, spots)
 many('HDEL', who, spots)
 for p, offsets in pairs(by) do many('ZREM', group .. ':' .. p, offsets) end
 return #spots
-"""
+""",
+    drains=True,
 )
 """They are done, whoever owes them now."""
 
@@ -111,7 +113,8 @@ for i = 5, #ARGV, 2 do
 end
 if back then ring(base .. 'b') end
 return 1
-"""
+""",
+    drains=True,
 )
 """They come again, or are held, for so long."""
 
@@ -130,7 +133,8 @@ for i = 1, #all, 2 do
 end
 if gave then ring(base .. 'b') end
 return 1
-"""
+""",
+    drains=True,
 )
 """All that a member owes comes again."""
 
@@ -150,7 +154,8 @@ elseif not there then
     begin(ARGV[1], ARGV[3], ARGV[4], topic)
 end
 return topic.partitions
-"""
+""",
+    drains=True,
 )
 """Make a group, or move it; how many partitions the topic has."""
 
@@ -166,7 +171,8 @@ if there == 1 then
     ring(base .. 'b')
 end
 return there
-"""
+""",
+    drains=True,
 )
 """Whether there was such a group."""
 

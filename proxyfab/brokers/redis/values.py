@@ -34,7 +34,8 @@ call('HSET', all, ARGV[1], next .. ' ' .. ends .. ' ' .. ARGV[3])
 if ends == '0' then call('ZREM', all .. ':x', ARGV[1]) else call('ZADD', all .. ':x', ends, ARGV[1]) end
 """
     + _SWEEP
-    + "return next"
+    + "return next",
+    drains=True,
 )
 """The new revision."""
 
@@ -49,7 +50,8 @@ if revision ~= '0' then
 end
 """
     + _SWEEP
-    + "return revision"
+    + "return revision",
+    drains=True,
 )
 """Which revision it had, 0 for none."""
 

@@ -56,6 +56,7 @@ from proxyfab.scattering.members import Members, Standing
 from proxyfab.scattering.names import DRAWN, Names
 from proxyfab.scattering.planning import Planner
 from proxyfab.scattering.registers import Registers, key_of
+from proxyfab.scattering.roll import latest
 from proxyfab.scattering.scattering import Scattering
 from proxyfab.scattering.upkeep import Mending
 from proxyfab.spec import ConnectorSpec, namespace_of
@@ -126,10 +127,12 @@ class ErasureConnector(BaseConnector):
             noticed=self.mending.noticed,
         )
         self.mending.scattering = self.scattering
+        self.scattering.means.former = self._gone
         self.registers = Registers(self.scattering.means)
         self.names = Names(self.scattering, self.registers)
         self.checksums = any(child.checksums for child in self.children)  # type: ignore[misc]  # it is the children's
         self._policy = policy
+        self._former: frozenset[bytes] = frozenset()
         self._closed = False
 
     @classmethod
@@ -341,7 +344,17 @@ class ErasureConnector(BaseConnector):
         return locator
 
     def _ours(self, locator: Locator) -> bool:
-        return any(lying.child in self.members.by_label for lying in locator.shards)
+        """Whether a member has a shard of it, or one that was drained had: then others have it."""
+        labels = {lying.child for lying in locator.shards}
+        if not labels.isdisjoint(self.members.by_label):
+            return True
+        return not (labels.isdisjoint(self._former) and labels.isdisjoint(self._gone()))
+
+    def _gone(self) -> frozenset[bytes]:
+        """Labels of children that were drained or struck off."""
+        found = latest(self.scattering.means)
+        self._former = self._former if found is None else found.former
+        return self._former
 
     def _look(self, key: Key, look: Callable[[Locator], R | None]) -> R | None:
         self._use()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from proxyfab.erasure import placement
 from proxyfab.erasure.placement import Policy
 from proxyfab.errors import ConfigurationError
-from proxyfab.routing import parse_route, route_text
+from proxyfab.routing import assignments, parse_route, route_text
 from proxyfab.scattering.members import Standing
 from proxyfab.scattering.scattering import SEGMENT_SIZE
 from proxyfab.spec import ConnectorSpec, check_name, nbytes
@@ -113,13 +113,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _standing(text: str) -> Standing:
-    parts = [part.partition("=") for part in text.split(",") if part]
-    said = {name: value for name, _, value in parts}
-    unknown = sorted(set(said) - set(Standing._fields))
-    if unknown or len(said) < len(parts):
-        raise ConfigurationError(
-            f"{text!r} says nothing of a child: each of {', '.join(Standing._fields)} may stand once (site=argonne)."
-        )
+    said = assignments(text, Standing._fields, "says nothing of a child", "site=argonne")
     try:
         site = check_name(said["site"]) if "site" in said else ""
         rates = {name: float(said[name]) for name in ("afr", "site_afr") if name in said}

@@ -28,6 +28,7 @@ from proxyfab.connectors.globus.service import Job, Service
 from proxyfab.connectors.globus.sites import Site
 from proxyfab.errors import ConnectorError, ProxyfabError, ResolveTimeout, TransferFailed, TransferStalled
 from proxyfab.fork import on_fork
+from proxyfab.waiting import Condition
 
 T = TypeVar("T")
 _FIRST, _RARELY, _FACTOR, _LONGEST = 0.5, 5.0, 1.5, 10.0
@@ -54,7 +55,7 @@ class Courier:
     def after_fork(self) -> None:
         """What is owed is the parent's."""
         self._journal.forget()
-        self._changed = threading.Condition()
+        self._lock = Condition()
         self._outbox = Outbox(self._limits)
         self._flights: dict[str, Flight] = {}
         self._orders: list[Order] = []
@@ -63,14 +64,15 @@ class Courier:
         self._thread: threading.Thread | None = None
         self._adopted = False
         self._closing = False
-        self._flushing = 0
+        self._flushing = 0.0
+        """Until when somebody may wait for everything."""
         self._poll_at, self._pause, self._since_failing = 0.0, _RARELY, 0.0
 
     # -- for callers ---------------------------------------------------------------------------------------------
 
     def send(self, lane: Lane, items: dict[Item, int]) -> None:
         """Send objects soon; the journal has them when this returns."""
-        with self._changed:
+        with self._lock:
             rows = [[*item, nbytes] for item, nbytes in items.items()]
             self._journal.write({"put": rows, "lane": lane})  # a local append, which keeps the journal's order
             self._outbox.add(lane, items, time.monotonic())
@@ -81,13 +83,13 @@ class Courier:
 
     def withdraw(self, item: Item) -> None:
         """An object is gone and need not be sent."""
-        with self._changed:
+        with self._lock:
             self._outbox.withdraw(item)
 
     def order(self, lane: Lane, items: Sequence[Item]) -> Order:
         """Send objects at once, for somebody who waits: `order.told` is set when all are settled."""
         order = Order(items)
-        with self._changed:
+        with self._lock:
             self._orders.append(order)
             self._outbox.add(lane, dict.fromkeys(items, 0), time.monotonic(), hurry=True)
             self._hasten()
@@ -97,7 +99,7 @@ class Courier:
         """Follow tasks of other processes."""
         order = Order(Item("", id) for id in task_ids)
         now = time.monotonic()
-        with self._changed:
+        with self._lock:
             self._orders.append(order)
             for id in task_ids:
                 lane = Lane("?", id)
@@ -107,7 +109,7 @@ class Courier:
 
     def drop(self, order: Order) -> None:
         """Nobody waits for it any more."""
-        with self._changed:
+        with self._lock:
             if order in self._orders:
                 self._orders.remove(order)
 
@@ -118,7 +120,7 @@ class Courier:
             ResolveTimeout: It has not come in time.
         """
         task = Task(lambda: question(self._service), "A request to Globus")
-        with self._changed:
+        with self._lock:
             self._asked.append(task)  # type: ignore[arg-type]  # what it returns is for who asked
             self._wake()
         return task.result(timeout)
@@ -131,12 +133,11 @@ class Courier:
             ResolveTimeout: It goes on.
         """
         ends = time.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             self._outbox.hurry()
-            self._flushing += 1
             self._hasten()
-            idle = self._changed.wait_for(lambda: not (len(self._outbox) or self._flights), ends - time.monotonic())
-            self._flushing -= 1
+            self._flushing = max(self._flushing, ends)
+            idle = self._lock.wait_for(lambda: not (len(self._outbox) or self._flights), ends - time.monotonic())
             failed, self._failed = self._failed, []
         if failed:
             raise failed[0]
@@ -145,13 +146,13 @@ class Courier:
 
     def close(self) -> None:
         """Submit what waits, for ten seconds at most; what is not done by then is the journal's."""
-        with self._changed:
+        with self._lock:
             thread, self._closing = self._thread, True
             self._outbox.hurry()
-            self._changed.notify_all()
+            self._lock.notify_all()
         if thread is not None:
             thread.join(_AT_CLOSE)
-        with self._changed:
+        with self._lock:
             self._settle_journal()
             self._journal.close()
 
@@ -165,22 +166,25 @@ class Courier:
     def _wake(self) -> None:
         if self._closing:
             raise ConnectorError("This globus:// connector was closed; open a new one.")
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # who started it may have been interrupted
             self._thread = threading.Thread(target=self._run, name="proxyfab-globus", daemon=True)
             self._thread.start()
-        self._changed.notify_all()
+        self._lock.notify_all()
 
     def _run(self) -> None:
-        self._service = Service()
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # it began so late that another one was started
+            service = self._service = Service()
         try:
             self._adopt()
             while (step := self._take()) is not None:
                 step()
         finally:
-            self._service.close()
+            service.close()  # `self._service` may be the next thread's by now
 
     def _adopt(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._adopted:
                 return
             self._adopted, now = True, time.monotonic()
@@ -194,7 +198,7 @@ class Courier:
 
     def _take(self) -> Callable[[], None] | None:
         """The next step; None when the thread is to end, which it then has said."""
-        with self._changed:
+        with self._lock:
             idle_at = time.monotonic() + _IDLE
             while True:
                 now = time.monotonic()
@@ -211,7 +215,7 @@ class Courier:
                 if at is None and now >= idle_at:
                     self._thread = None
                     return None
-                self._changed.wait((idle_at if at is None else at) - now)
+                self._lock.wait((idle_at if at is None else at) - now)
 
     def _due(self, now: float) -> Callable[[], None] | None:
         late = [each for each in self._flights.values() if not each.task and each.retry_at <= now]
@@ -245,7 +249,7 @@ class Courier:
             self._refuse(lane, items, error)
             return
         flight = Flight(sid, lane, items, self._patience, time.monotonic())
-        with self._changed:
+        with self._lock:
             self._journal.write({"sid": sid, "lane": lane, "items": items})
             self._flights[sid] = flight
         self._submit(flight)
@@ -254,23 +258,23 @@ class Courier:
         try:
             task = self._service.submit(self._job(flight))
         except ProxyfabError as error:
-            with self._changed:
+            with self._lock:
                 flight.retry_at, flight.pause = time.monotonic() + flight.pause, min(flight.pause * 2, _LONGEST)
                 waited = any(order.wanted.intersection(flight.items) for order in self._orders)
                 if waited or not isinstance(error, ConnectorError) or time.monotonic() > flight.until or self._closing:
                     del self._flights[flight.sid]
                     self._end(flight.items, error)
             return
-        with self._changed:
+        with self._lock:
             self._journal.write({"sid": flight.sid, "task": task})
             if not self._flying():
-                self._pause = _FIRST if self._orders or self._flushing else _RARELY
+                self._pause = _FIRST if self._orders or time.monotonic() < self._flushing else _RARELY
                 self._poll_at = time.monotonic() + self._pause
             flight.task = task
 
     def _refuse(self, lane: Lane, items: list[Item], error: ProxyfabError) -> None:
         """No submission could be prepared. What nobody waits for goes back, and is tried again a little later."""
-        with self._changed:
+        with self._lock:
             waited = any(order.wanted.intersection(items) for order in self._orders)
             if not waited and isinstance(error, ConnectorError) and not self._closing:
                 self._outbox.add(lane, dict.fromkeys(items, 0), time.monotonic() + _FIRST)
@@ -290,7 +294,7 @@ class Courier:
     # -- following -----------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
-        with self._changed:
+        with self._lock:
             flying = self._flying()
         try:
             documents = self._service.tasks([flight.task for flight in flying])
@@ -300,11 +304,11 @@ class Courier:
         else:
             for flight in flying:
                 self._judge(flight, documents.get(flight.task))
-        with self._changed:
+        with self._lock:
             self._pause = min(self._pause * _FACTOR, _LONGEST)
             self._poll_at = time.monotonic() + self._pause
             self._settle_journal()
-            self._changed.notify_all()
+            self._lock.notify_all()
 
     def _cannot_poll(self, flying: list[Flight], error: ProxyfabError) -> None:
         """Networks come back: only after a while, or at once if it is no network's fault, is it said to who waits."""
@@ -312,7 +316,7 @@ class Courier:
         self._since_failing = self._since_failing or now
         given_up = [flight for flight in flying if now >= flight.until]
         if not isinstance(error, ConnectorError) or now - self._since_failing >= self._grace:
-            with self._changed:
+            with self._lock:
                 for order in self._orders:
                     order.settle(set(order.wanted), error)
         for flight in given_up:
@@ -326,7 +330,7 @@ class Courier:
         if isinstance(error, TransferStalled) and not theirs:
             self._cancel(flight)
         failed = {} if theirs or error is not None else self._passed_over(flight, document or {})
-        with self._changed:
+        with self._lock:
             for item in flight.items:
                 self._end([item], error or failed.get(item), quiet=theirs)
             self._flights.pop(flight.sid or flight.task, None)
@@ -365,7 +369,7 @@ class Courier:
         if error is not None and not waited and not quiet:
             self._failed.append(error)
             _log.warning("%d objects were not moved: %s", len(items), error)
-        self._changed.notify_all()
+        self._lock.notify_all()
 
     def _settle_journal(self) -> None:
         """Under the lock: the file begins anew when nothing is owed, and nothing has failed that might yet succeed."""

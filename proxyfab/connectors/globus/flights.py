@@ -6,7 +6,6 @@ the error. A task that reports an error for longer than `grace`, or is not over 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from proxyfab.connectors.globus.layout import Item
 from proxyfab.connectors.globus.outbox import Lane
 from proxyfab.connectors.globus.refusals import Document, ails, ended, stalled
 from proxyfab.errors import ProxyfabError
+from proxyfab.waiting import Flag
 
 _LATE = 2.0
 
@@ -24,7 +24,7 @@ class Order:
     def __init__(self, wanted: Iterable[Item]) -> None:
         self.wanted = set(wanted)
         self.errors: dict[Item, ProxyfabError] = {}
-        self.told = threading.Event()
+        self.told = Flag()
 
     def settle(self, items: Iterable[Item], error: ProxyfabError | None = None) -> None:
         """These are over, with this error if there is one."""

@@ -42,7 +42,7 @@ def asked(what: str, call: Callable[[], T]) -> T:
             f"Globus cannot be reached to {what} ({type(error).__name__}); objects that lie at this site can be read "
             "all the same."
         ) from error
-    except globus_sdk.GlobusError as error:
+    except (globus_sdk.GlobusError, ValueError) as error:  # of tokens that it does not expect it says ValueError
         raise ConnectorError(f"The SDK of Globus refuses to {what}: {error}") from error
 
 

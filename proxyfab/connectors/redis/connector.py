@@ -74,6 +74,7 @@ class RedisConnector(BaseConnector):
         else:
             check_name(namespace.removeprefix("~"))
         self._place = place
+        self.wait_outage = place.timeout
         self._namespace = namespace
         self._fleet = Fleet(place, header.EPOCH, checked_way(place.scheme))
         self._said = ""

@@ -5,7 +5,8 @@ whatever the answer, so that no put between question and wait can be missed, and
 notice names its key and is not stored anywhere, so none can pile up. However many keys a thread waits for, it has one
 connection to each server that has some of them.
 
-Promises: awake within a round trip of the put; back when the time is over; a server that does not answer for five
+Promises: awake within a round trip of the put; back when the time is over. A server started anew ends no wait, and
+is looked for by one waiter of a process at a time, for as long as a call may last; one that does not answer for five
 seconds, as an unreachable one, is an error of its link. Every two seconds some question is asked again, which is the
 heartbeat, and all of them in turn. While a cluster moves a key's slot nobody can be told of it: it is asked for.
 """
@@ -26,8 +27,6 @@ from proxyfab.resp.link import SILENCE, Link, pack
 from proxyfab.resp.parser import Push, checked
 
 HEARTBEAT = 2.0
-_PATIENCE = 30.0
-"""Seconds that a wait lasts before it begins anew, with all attempts that a call has."""
 _MOVING = 0.02
 """Seconds between two looks for keys that are between two servers."""
 _AT_ONCE = 500
@@ -121,17 +120,14 @@ class Watch:
 def first(fleet: Fleet, names: Sequence[bytes], timeout: float | None) -> set[bytes]:
     """Those of some keys, on whichever servers, that are there as soon as one is; none when the seconds are over."""
     deadline = None if timeout is None else monotonic() + timeout
-    while True:
-        step = monotonic() + min(_PATIENCE, fleet.place.timeout)
-        until = step if deadline is None else min(step, deadline)
-        found = fleet.run_watching(names, partial(_first, fleet, names, until), "wait")
-        if found or until == deadline:
-            return found
+    return fleet.run_watching(names, partial(_first, fleet, names, deadline), "wait", timeout)
 
 
-def _first(fleet: Fleet, names: Sequence[bytes], until: float, links: list[tuple[Link, list[int]]]) -> set[bytes]:
+def _first(
+    fleet: Fleet, names: Sequence[bytes], deadline: float | None, links: list[tuple[Link, list[int]]]
+) -> set[bytes]:
     watches = [Watch(link, [names[place] for place in places]) for link, places in links]
-    return set(wait_any(watches, until, lambda moving: there(fleet, moving, "wait")))
+    return set(wait_any(watches, deadline, lambda moving: there(fleet, moving, "wait")))
 
 
 def wait_any(watches: Sequence[Watch], deadline: float | None, ask: Callable[[list[bytes]], list[bool]]) -> list[bytes]:

@@ -17,16 +17,16 @@ import time
 from collections.abc import Container, Sequence
 from typing import Any
 
-from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, IntegrityError, ProxyfabError
 from proxyfab.osio.memory import allocate
 from proxyfab.wire.flow import WINDOW, Receiving, Sending
-from proxyfab.wire.messages import NOBODY, Message, pieces
+from proxyfab.wire.messages import NOBODY, Message
 from proxyfab.zeromq.answers import error_named
 
 _FRESH = 0.5
 """Seconds since the last answer in which a connection is taken to stand."""
 _VIEWS = 1000
+_NOTHING = memoryview(b"")
 
 
 class Channel(abc.ABC):
@@ -132,7 +132,7 @@ class Channel(abc.ABC):
         """Send a large object in chunks, as fast as the server takes them."""
         size = sum([view.nbytes for view in body])
         self.send("upload", request, {**fields, "size": size})
-        sending = Sending(size)
+        sending, rest = Sending(size), _Rest(body)
         while True:
             message = self.answer(request, time.monotonic() + timeout)
             if message.verb == "credit":
@@ -140,9 +140,9 @@ class Channel(abc.ABC):
             elif message.verb != "go":
                 return message
             while (piece := sending.next()) is not None:
-                part = pieces(body, *piece)
+                part = rest.take(piece.length)
                 if len(part) > _VIEWS:
-                    part = [Frames(part).join()]  # a copy of a chunk, instead of more frames than a message may have
+                    part = [memoryview(b"".join(part))]  # a copy of a chunk: a message may not have so many frames
                 self.send("data", request, {"o": piece.offset}, part)
 
     def look(self) -> None:
@@ -212,6 +212,33 @@ class Filling:
     def _pass_full(self) -> None:
         while not self._done and self._at >= self._buffers[self._index].nbytes:
             self._index, self._at = self._index + 1, 0
+
+
+class _Rest:
+    """What is still to be sent of several views; of any number of them a part costs what is in it."""
+
+    __slots__ = ("_view", "_views")
+
+    def __init__(self, body: Sequence[memoryview]) -> None:
+        self._views = iter(body)
+        self._view = memoryview(b"")
+
+    def take(self, nbytes: int) -> list[memoryview]:
+        """The next bytes, which are there; copies nothing."""
+        found: list[memoryview] = []
+        view = self._view
+        while view.nbytes <= nbytes:
+            if view.nbytes:
+                nbytes -= view.nbytes
+                found.append(view)
+            view = next(self._views, _NOTHING)
+            if view is _NOTHING:
+                self._view = view
+                return found
+        if nbytes:
+            found.append(view[:nbytes])
+        self._view = view[nbytes:]
+        return found
 
 
 def _error(message: Message, endpoint: str) -> ProxyfabError:

@@ -78,7 +78,7 @@ class ZMQConnector(BaseConnector):
     ) -> None:
         self.reach = Reach(address, timeout, shared, key, identity, side)
         self.reach.check()
-        self.timeout = timeout
+        self.timeout = self.wait_outage = timeout
         self._extra: dict[str, Any] = {}
         """What is said to the server with each question besides."""
         self._all = name is None

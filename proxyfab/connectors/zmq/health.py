@@ -144,7 +144,9 @@ def _sharing(space: str, address: str) -> Finding:
 def _memory(status: Status) -> Finding:
     held = f"{status.objects} objects, {status.nbytes / 2**20:,.0f} MiB"
     if status.limit is None:
-        return Finding("memory", "ok", f"{held}, without a limit")
+        fast = status.gauges.get("storage_fast_limit")
+        behind = f"; {fast / 2**20:,.0f} MiB stay in memory, the others go to its disk" if fast else ""
+        return Finding("memory", "ok", f"{held}, without a limit{behind}")
     held += f" of {status.limit / 2**20:,.0f} MiB"
     if status.nbytes > _NEARLY * status.limit:
         return Finding("memory", "warn", f"{held}; evict objects, run `proxyfab gc`, or give the server more")

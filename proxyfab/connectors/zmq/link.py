@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from proxyfab.osio.machine import sight_of
 from proxyfab.osio.owner import this_process
 from proxyfab.osio.shared import default_root
 from proxyfab.registry import load
-from proxyfab.retry import Attempts, budget_of
+from proxyfab.retry import Attempts, Patience, budget_of
 from proxyfab.trace import Link as Place
 from proxyfab.trace import here, span
 from proxyfab.wire.messages import REQUEST, VERSION, Message
@@ -99,6 +100,7 @@ class Link:
     def after_fork(self) -> None:
         """Start without channels: those are the parent's."""
         self._idle: deque[Channel] = deque()
+        self._turn = threading.Lock()
         self._presence: Presence | None = None
 
     @property
@@ -117,8 +119,19 @@ class Link:
 
         return self.call(verb, once)
 
+    def patience(self, timeout: float | None, outage: float | None = None) -> Patience:
+        """A wait's attempts: an outage of the server may last as long as a call may, or for so many seconds."""
+        outage = self.timeout if outage is None else outage
+        return Patience(self._budget, self._turn, outage=outage, timeout=timeout)
+
     def call(
-        self, what: str, once: Callable[[Channel, bytes], R], *, incarnation: str = "", timeout: float | None = None
+        self,
+        what: str,
+        once: Callable[[Channel, bytes], R],
+        *,
+        incarnation: str = "",
+        timeout: float | None = None,
+        attempts: Attempts | None = None,
     ) -> R:
         """What `once(channel, request)` returns, on a channel of its own, repeated where a connection has broken.
 
@@ -127,6 +140,7 @@ class Link:
             once: One attempt.
             incarnation: The server that has to answer; "" for whichever is there.
             timeout: Seconds for this call, if not the link's.
+            attempts: Its attempts, if not those of any call; then `once` sees to the time that an answer may take.
 
         Raises:
             ObjectLost: Another incarnation answers at that address.
@@ -134,11 +148,12 @@ class Link:
         """
         request = os.urandom(REQUEST)
         timeout = self.timeout if timeout is None else timeout
-        attempts = Attempts(self._budget, timeout=timeout)
+        waits = attempts is not None
+        attempts = attempts or Attempts(self._budget, timeout=timeout)
         while True:
             try:
                 first = attempts.number == 1
-                until = math.inf if first else time.monotonic() + (attempts.left or 0.0)
+                until = math.inf if first or waits else time.monotonic() + (attempts.left or 0.0)
                 patience = min(PATIENCE, timeout) if first else _AGAIN
                 result = self._attempt(once, request, incarnation, patience, until)
             except Broken as broken:

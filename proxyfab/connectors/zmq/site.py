@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from proxyfab.abc import check_batch, check_ttl
 from proxyfab.buffers import Frames
+from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.servers import TIMEOUT, Reach, Spot
 from proxyfab.connectors.zmq.spaces import draw
@@ -25,6 +27,7 @@ from proxyfab.keys import Key
 from proxyfab.osio.namespace import is_name
 from proxyfab.policy import check_address, is_received
 from proxyfab.spec import ConnectorSpec, check_name
+from proxyfab.wire.messages import Message
 from proxyfab.zeromq.guard import CLIENT
 
 VARIABLE = "PROXYFAB_SITE"
@@ -138,15 +141,35 @@ class SiteConnector(ZMQConnector):
         if key is None or home is None or home[0] == self.site:
             return super().put(frames, key=key, ttl=ttl, replace=replace)
         check_ttl(ttl)
-        staged = super().put(frames, ttl=_STAGED)
-        try:
-            spot = self._find(staged)
-            said = {"ns": key.where, "ids": [key.id], "ttl": ttl, "replace": replace, **self._extra}
-            spot.link.ask("give", {**said, "staged_ns": spot.namespace, "staged": staged.id})
-        finally:
-            with contextlib.suppress(ProxyfabError):  # it expires
-                self.evict(staged)
+        self._give(frames, key, ttl, replace, time.monotonic() + self.timeout)
         return key
+
+    def _give(self, frames: Frames, key: Key, ttl: float | None, replace: bool, ends: float) -> None:
+        """Put here what another site is to take from here; one call, however many requests it is."""
+        staged = super().put(frames, ttl=_STAGED)
+        spot = self._find(staged)
+        left = max(ends - time.monotonic(), 0.001)
+        said = {"ns": key.where, "ids": [key.id], "ttl": ttl, "replace": replace, "within": left * _PART}
+        try:
+            self._told(spot, "give", {**said, "staged_ns": spot.namespace, "staged": staged.id}, ends)
+        finally:
+            if time.monotonic() < ends:
+                with contextlib.suppress(ProxyfabError):  # it expires
+                    self._told(spot, "evict", {"ns": spot.namespace, "ids": [staged.id]}, ends)
+
+    def _told(self, spot: Spot, verb: str, fields: dict[str, Any], ends: float) -> None:
+        """A request that is answered until then, by the very gateway that has what was put for it."""
+
+        def once(channel: Channel, request: bytes) -> Message:
+            if channel.welcome.fields["incarnation"] != spot.incarnation:
+                raise ConnectorError(
+                    f"The gateway at {spot.link.address} was started anew amid a put under a key of another site, and "
+                    "whether that was done is not known: see whether it is there, or put it with replace=True."
+                )
+            channel.send(verb, request, fields)
+            return channel.answer(request, ends)
+
+        spot.link.call(verb, once, timeout=max(ends - time.monotonic(), 0.001))
 
     def put_many(
         self,
@@ -159,8 +182,16 @@ class SiteConnector(ZMQConnector):
         if keys is None or all(not key.where or _home(key)[0] == self.site for key in keys):
             return super().put_many(many, keys=keys, ttl=ttl, replace=replace)
         check_batch(many, keys)
-        pairs = zip(many, keys, strict=True)
-        return [self.put(frames, key=key, ttl=ttl, replace=replace) for frames, key in pairs]
+        check_ttl(ttl)
+        ends = time.monotonic() + self.timeout
+        found: list[Key] = []
+        for frames, key in zip(many, keys, strict=True):
+            if not key.where or _home(key)[0] == self.site:
+                found.append(super().put(frames, key=key, ttl=ttl, replace=replace))
+            else:
+                self._give(frames, key, ttl, replace, ends)
+                found.append(key)
+        return found
 
     def push(self, keys: Sequence[Key], to: str) -> list[bool]:
         """Bring objects to another site before somebody asks for them there; says which of them are there now."""

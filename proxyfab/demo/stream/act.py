@@ -137,7 +137,10 @@ class _Act:
             raise DemoError(failed)
         deadline = self._plan.setup.deadline
         if now() - self._heard > deadline:
-            raise DemoError(f"Nobody said anything for {deadline:g} s. The act was given up ({self._crew.states()}).")
+            raise DemoError(
+                f"Nobody said anything for {deadline:g} s. The act was given up ({self._crew.states()}). "
+                f"Where the machine is busy with other work, try again with --deadline {4 * deadline:g}."
+            )
 
     def _hear(self, items: Iterable[Item], progress: Progress) -> None:
         for item in items:

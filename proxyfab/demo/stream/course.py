@@ -63,8 +63,36 @@ class Held(NamedTuple):
     dead_letters: int
 
 
+class Gathered:
+    """What can be told from the pictures of an act alone."""
+
+    __slots__ = ()
+    frames: int
+    slices: Sequence[Slice]
+
+    @property
+    def started(self) -> float:
+        """When the first rotation began."""
+        return min(each.begun for each in self.slices)
+
+    @property
+    def duplicates(self) -> int:
+        """Pictures that came a second time, and were left aside."""
+        return sum(not each.first for each in self.slices)
+
+    @property
+    def lost(self) -> int:
+        """Slices without a picture."""
+        return self.frames - sum(each.first for each in self.slices)
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """How many pictures each worker's are."""
+        return dict(sorted(Counter(each.worker for each in self.slices).items()))
+
+
 @dataclass(frozen=True, slots=True)
-class Course:
+class Course(Gathered):
     """What the second act came to.
 
     Attributes:
@@ -92,11 +120,6 @@ class Course:
     reports: Mapping[str, Mapping[str, Any]]
 
     @property
-    def started(self) -> float:
-        """When the first rotation began."""
-        return min(each.begun for each in self.slices)
-
-    @property
     def seconds(self) -> float:
         """From there to the last picture."""
         return max(each.collected for each in self.slices if each.first) - self.started
@@ -105,21 +128,6 @@ class Course:
     def again(self) -> list[int]:
         """Slices that were delivered more than once, and of which a picture came of such a delivery."""
         return sorted({each.frame for each in self.slices if each.attempt > 1})
-
-    @property
-    def duplicates(self) -> int:
-        """Pictures that came a second time, and were left aside."""
-        return sum(not each.first for each in self.slices)
-
-    @property
-    def lost(self) -> int:
-        """Slices without a picture."""
-        return self.frames - sum(each.first for each in self.slices)
-
-    @property
-    def shares(self) -> dict[str, int]:
-        """How many pictures each worker's are."""
-        return dict(sorted(Counter(each.worker for each in self.slices).items()))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON takes it."""

@@ -6,8 +6,9 @@ Leaves to policies which of those sets to take.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import repeat
 
 from proxyfab.erasure.placement.node import Node
 from proxyfab.erasure.placement.odds import Spread, failing, spread, spread_at
@@ -115,22 +116,18 @@ class Case:
 
     def largest_k(self, members: Sequence[int]) -> int:
         """The largest k with which one shard on each of these nodes meets the target; 0 if there is none."""
-        return self.largest_of(self.spread(members), self.crowd(members))
+        return self.largest_of_each([self.reach(self.spread(members), self.crowd(members))])[0]
 
-    def largest_of(self, found: Spread, crowd: int) -> int:
-        """As `largest_k`, of a set whose spread is known, and of which one failure takes so many."""
-        return self.largest_of_each([(found, crowd)])[0]
-
-    def largest_of_each(self, found: Sequence[tuple[Spread, int]]) -> list[int]:
-        """As `largest_of`, of many sets."""
-        least = self.least
+    def reach(self, found: Spread, crowd: int) -> tuple[float, ...]:
+        """What says how large k may be on a set of which one failure takes so many: rising, k + 1 of it in bounds."""
         if self._compatible:
-            target = self._target
-            ks = [len(one.more) - 1 - max(bisect_left(one.at_most, target), crowd) for one, crowd in found]
-        else:
-            allowed = self._allowed
-            ks = [min(bisect_right(one.rising, allowed), len(one.more) - crowd) - 1 for one, crowd in found]
-        return [k if k >= least else 0 for k in ks]
+            return tuple([-one for one in reversed(found.at_most[crowd:])])
+        return found.rising[: len(found.rising) - crowd]
+
+    def largest_of_each(self, reaches: Sequence[tuple[float, ...]]) -> list[int]:
+        """As `largest_k`, of many sets whose reach is known."""
+        least, bound = self.least, -self._target if self._compatible else self._allowed
+        return [k - 1 if k > least else 0 for k in map(bisect_right, reaches, repeat(bound))]
 
     def first(self, order: Sequence[int], count: int, lost: int, share: float) -> Sequence[int] | None:
         """The first nodes in an order with room for a share, no more at a site than may be lost; None if too few."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import inf
+from operator import itemgetter
 
 from proxyfab.erasure.placement.case import Case
 from proxyfab.erasure.placement.policy import Choice, Policy
@@ -14,8 +16,8 @@ _OFFERED = 10_000.0
 """MB after which the simulator orders its nodes anew for each item."""
 
 
-_Costs = tuple[float, float, float]
-"""MB stored, seconds to write and read it, and how full its nodes are then."""
+_Costs = tuple[float, float, float, int]
+"""MB stored, seconds to write and read it, how full its nodes are then, and its number."""
 _Fitting = tuple[int, tuple[int, ...], float, float]
 """k, the places of nodes, and the slowest MB/s to write to and to read from them."""
 
@@ -105,17 +107,21 @@ class SaturationControlled(Policy):
         self, case: Case, order: list[int], fitting: Sequence[_Fitting], smallest: float, reference: float
     ) -> list[_Costs]:
         count, size, free = len(order), case.size, case.free
-        largest = max([node.capacity for node in case.nodes])
-        ks = {k for k, *_ in fitting}
-        fullness = {  # by k: of each node, once it has a share
-            k: [_full(count, free[number] - size / k, largest, smallest) for number in order].__getitem__ for k in ks
-        }
-        coding = {(n, k): self.times.coding(size, reference, n, k) for n in range(2, count + 1) for k in ks}
+        nodes = [case.nodes[number] for number in order]
+        largest = max([node.capacity for node in nodes])
+        by_k = {}
+        for k in {one[0] for one in fitting}:
+            writing = {speed: moving(size, k, speed) for speed in {node.write_bandwidth for node in nodes}}
+            reading = {speed: moving(size, k, speed) for speed in {node.read_bandwidth for node in nodes}}
+            coding = [0.0, 0.0, *[self.times.coding(size, reference, n, k) for n in range(2, count + 1)]]
+            fullness = [_full(count, free[number] - size / k, largest, smallest) for number in order]  # with a share
+            by_k[k] = size / k, coding, writing, reading, fullness.__getitem__
         found = []
-        for k, places, writes, reads in fitting:
+        for number, (k, places, writes, reads) in enumerate(fitting):
             n = len(places)
-            seconds = coding[n, k] + moving(size, k, writes) + moving(size, k, reads)
-            found.append((size / k * n, seconds, sum(map(fullness[k], places)) / n))
+            share, coding, writing, reading, full = by_k[k]
+            seconds = coding[n] + writing[writes] + reading[reads]
+            found.append((share * n, seconds, sum(map(full, places)) / n, number))
         return found
 
 
@@ -130,37 +136,42 @@ def _full(count: int, free: float, capacity: float, smallest: float) -> float:
 def _best(costs: list[_Costs], saturation: float) -> int:
     """The number of the best score among those that none surpasses; the first of two that are as good."""
     front = _front(costs)
-    stored, seconds, fullness = [_progress(list(axis)) for axis in zip(*[costs[at] for at in front], strict=True)]
+    stored, seconds, fullness = [_progress([one[axis] for one in front]) for axis in range(3)]
     scores = [
         (1 - saturation) * second + (space + full) / 2
         for space, second, full in zip(stored, seconds, fullness, strict=True)
     ]
-    return front[scores.index(max(scores))]
+    return front[scores.index(max(scores))][3]
 
 
-def _front(costs: list[_Costs]) -> list[int]:
-    """Those of which no other is as good in all three and better in one."""
-    kept = set()
+def _front(costs: list[_Costs]) -> list[_Costs]:
+    """Those of which no other is as good in all three and better in one, by number; the first of several alike."""
+    alike: dict[float, list[_Costs]] = {}
+    for one in costs:
+        alike.setdefault(one[0], []).append(one)
+    kept = []
     seconds: list[float] = []  # of those that stored no more: the quicker, the fuller
-    fullness: list[float] = []
-    for one in sorted(set(costs)):  # whoever surpasses another comes before it
-        _, second, full = one
-        at = bisect_right(seconds, second)
-        if at and fullness[at - 1] <= full:
-            continue
-        kept.add(one)
-        end = at
-        while end < len(seconds) and fullness[end] >= full:
-            end += 1
-        at -= bool(at and seconds[at - 1] == second)
-        seconds[at:end] = [second]
-        fullness[at:end] = [full]
-    return [number for number, one in enumerate(costs) if one in kept]
+    fullness: list[float] = [inf]
+    for _, group in sorted(alike.items()):
+        # Most are surpassed by who stores less: only the others are sorted. Whoever surpasses another comes before it.
+        for one in sorted([one for one in group if fullness[bisect_right(seconds, one[1])] > one[2]]):
+            _, second, full, _ = one
+            at = bisect_right(seconds, second)
+            if fullness[at] <= full:
+                continue
+            kept.append(one)
+            end = at
+            while end < len(seconds) and fullness[end + 1] >= full:
+                end += 1
+            at -= bool(at and seconds[at - 1] == second)
+            seconds[at:end] = [second]
+            fullness[at + 1 : end + 1] = [full]
+    return sorted(kept, key=itemgetter(3))
 
 
 def _progress(axis: list[float]) -> list[float]:
     """From 100 for the smallest to 0 for the largest; 0 for all where they are the same, or not finite."""
     low, high = min(axis), max(axis)
-    if low == high or high == float("inf"):
+    if low == high or high == inf:
         return [0.0] * len(axis)
     return [100 - 100 * (one - low) / (high - low) for one in axis]

@@ -8,7 +8,6 @@ from itertools import combinations, islice
 from operator import itemgetter
 
 from proxyfab.erasure.placement.case import Case
-from proxyfab.erasure.placement.odds import Spread
 
 MOST = 1024
 """Sets that are looked at."""
@@ -52,7 +51,7 @@ class Allowed:
     """
 
     def __init__(self) -> None:
-        self._spreads: tuple[object, list[tuple[Spread, int]]] = (None, [])
+        self._reaches: tuple[object, list[tuple[float, ...]]] = (None, [])
         self._largest: tuple[object, list[int]] = (None, [])
 
     def largest(self, case: Case, sets: Sets, order: tuple[int, ...]) -> list[int]:
@@ -65,10 +64,10 @@ class Allowed:
             self._largest = (asked, ks)
         return ks
 
-    def _of(self, case: Case, sets: Sets, order: tuple[int, ...], about: object) -> list[tuple[Spread, int]]:
-        known, found = self._spreads
+    def _of(self, case: Case, sets: Sets, order: tuple[int, ...], about: object) -> list[tuple[float, ...]]:
+        known, found = self._reaches
         if known != about:
             members = [[order[place] for place in places] for places in sets]
-            found = [(case.spread(one), case.crowd(one)) for one in members]
-            self._spreads = (about, found)
+            found = [case.reach(case.spread(one), case.crowd(one)) for one in members]
+            self._reaches = (about, found)
         return found

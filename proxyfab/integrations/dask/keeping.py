@@ -67,9 +67,8 @@ class Keeping:
         pinned: list[str] = []
         try:
             for large in larges:
-                token = large.node.token
-                large.node.ref = self._find(token) or self._put(token, large)
-                pinned.append(token)
+                large.node.ref = self._find(large.token) or self._put(large.token, large)
+                pinned.append(large.token)
         except BaseException:
             self.sent(pinned, ())
             raise

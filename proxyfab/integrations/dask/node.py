@@ -29,7 +29,7 @@ class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
     Args:
         key: Dask's name of the node, if it stands alone in a graph; None where it stands in a task's arguments.
         ref: Where the object lies.
-        token: Of its content.
+        token: Of its content, or what the object's type has for that.
         lazy: Whether the task gets a proxy.
     """
 

@@ -14,6 +14,8 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
+from dask.tokenize import normalize_token, tokenize
+
 from proxyfab.errors import SerializationError
 from proxyfab.integrations.dask.contents import token_of, token_of_payload
 from proxyfab.integrations.dask.node import Held, Told
@@ -33,11 +35,13 @@ class Large(NamedTuple):
         node: What stands for it.
         obj: The object; held, so that nothing else gets its identity meanwhile.
         payload: The object as bytes, if they are known already.
+        token: Of its content.
     """
 
     node: Held
     obj: Any
     payload: Payload | None
+    token: str
 
 
 class Packing:
@@ -80,7 +84,7 @@ class Packing:
             changed = any(new is not old for new, old in zip(args, func.args, strict=True))
             changed = changed or any(kwargs[name] is not old for name, old in func.keywords.items())
             return (func.func, tuple(args), kwargs) if changed else None
-        if weight_of(func, self._above) < self._above:
+        if not callable(func) or weight_of(func, self._above) < self._above:  # of the first kind Dask says what it is
             return None
         node = self._hold(func)[0]
         return None if node is func else (called_later if iscoroutinefunction(func) else called, (node,), {})
@@ -143,8 +147,8 @@ class Packing:
             except SerializationError:
                 return obj, NOT_ALONE  # Dask says what it thinks of it
             token = token_of_payload(payload)
-        node = Held(None, None, token, self._lazy)
-        self.larges.append(Large(node, obj, payload))
+        node = Held(None, None, (_named_by_its_type(obj) if self._told else None) or token, self._lazy)
+        self.larges.append(Large(node, obj, payload, token))
         self._seen[id(obj)] = node
         return node, NOT_ALONE
 
@@ -156,6 +160,14 @@ class Packing:
                 return obj, size
             seen = self._seen[id(obj)] = Told(None, obj, token)
         return seen, size
+
+
+def _named_by_its_type(obj: Any) -> str | None:
+    """By what pure tasks of it are the same, if a type of the user's has a say in that; None for all others."""
+    kind = type(obj)
+    if hasattr(kind, "__dask_tokenize__") or not normalize_token.dispatch(kind).__module__.startswith("dask."):
+        return str(tokenize(obj))
+    return None
 
 
 def called(func: Any, /, *args: Any, **kwargs: Any) -> Any:

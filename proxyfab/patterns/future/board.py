@@ -4,7 +4,7 @@ This is the one seam between futures and the way in which completion travels. Wh
 methods; nothing else of a future knows a connector.
 
 Promises: of all who announce under one key one wins, in any process, and the others are told with KeyExists; a wait
-ends at its deadline, and ends at once with a ConnectorError where the place cannot be reached.
+ends at its deadline, and with a ConnectorError where the place cannot be reached, once it has been away too long.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ class Board:
     def place(self) -> str:
         """What all have in common who wait with one wait."""
         return self.url
+
+    @property
+    def outage(self) -> float:
+        """Seconds that it may be away while somebody waits, as its connector says (`wait_outage`)."""
+        return float(getattr(self._connector, "wait_outage", 0.0))
 
     def announce(self, key: Key, payload: Payload, ttl: float | None, store: Any = None) -> None:
         """Write once.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from proxyfab.abc import check_ttl
@@ -48,6 +49,8 @@ class BrokerBoard(Board):
     def __init__(self, url: str, broker: Broker | str, source: Any = None) -> None:
         super().__init__(url, source)
         self._broker = None if isinstance(broker, str) else broker
+        self._ours = False
+        """Whether it was opened here."""
         self.broker = broker if isinstance(broker, str) else broker.url
         if self._broker is not None and not self._broker.capabilities & Capability.STATE:
             raise CapabilityError(f"{self.broker} keeps no values: futures cannot complete there. Take redis or nats.")
@@ -57,11 +60,21 @@ class BrokerBoard(Board):
         return f"{self.broker} {self.url}"
 
     @property
-    def _state(self) -> State:
+    def outage(self) -> float:
+        return 0.0  # brokers have a patience of their own
+
+    @contextmanager
+    def _state(self) -> Iterator[State]:
+        """The values there. Where who gave us his broker has closed it, it is open for this alone: we may be late."""
         broker = self._broker
-        if broker is None or broker.closed:
-            broker = self._broker = received(self.broker)
-        return broker.state()
+        if broker is None or (self._ours and broker.closed):
+            broker, self._ours = received(self.broker), True
+            self._broker = broker
+        if not broker.closed:
+            yield broker.state()
+            return
+        with received(self.broker) as lent:
+            yield lent.state()
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -70,7 +83,8 @@ class BrokerBoard(Board):
         ref = (store or self.store).ref_payload(payload, None, once=True, ttl=ttl)
         try:
             value = _pack(ref, verdict_of(payload.type))
-            self._state.put(_name(_Beside.OUTCOME, key), value, revision=0, ttl=ttl)
+            with self._state() as state:
+                state.put(_name(_Beside.OUTCOME, key), value, revision=0, ttl=ttl)
         except Conflict:
             ref.evict()
             raise KeyExists(f"The future {key.id} at {self.broker} has an outcome.") from None
@@ -82,7 +96,7 @@ class BrokerBoard(Board):
     def _may_stand(self, key: Key, ref: Ref[Any]) -> bool:
         """Whether what failed may have come through: then its object is somebody's."""
         try:
-            kept = self._state.get(_name(_Beside.OUTCOME, key))
+            kept = self._outcome(key)
         except ProxyfabError:
             return True
         return kept is not None and _place(_unpack(kept)[1]) == _place(ref)
@@ -92,15 +106,20 @@ class BrokerBoard(Board):
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _SLICE if until is None else min(_SLICE, until - time.monotonic())
-            found = self._state.wait(dict.fromkeys(names, 0), max(left, 0.0))
+            with self._state() as state:
+                found = state.wait(dict.fromkeys(names, 0), max(left, 0.0))
             if found or (until is not None and time.monotonic() >= until):
                 return [names[name] for name, kept in found.items() if kept is not None]
 
     def wait(self, key: Key, timeout: float | None) -> bool:
         return bool(self.wait_any([key], timeout))
 
+    def _outcome(self, key: Key) -> Kept | None:
+        with self._state() as state:
+            return state.get(_name(_Beside.OUTCOME, key))
+
     def look(self, key: Key) -> Seen | None:
-        kept = self._state.get(_name(_Beside.OUTCOME, key))
+        kept = self._outcome(key)
         if kept is None:
             return None
         verdict, ref = _unpack(kept)
@@ -111,41 +130,48 @@ class BrokerBoard(Board):
         return None if ref is None else ref.payload()
 
     def landed(self, key: Key) -> Ref[Any] | None:
-        kept = self._state.get(_name(_Beside.OUTCOME, key))
+        kept = self._outcome(key)
         return None if kept is None else _unpack(kept)[1]
 
     def evict(self, key: Key) -> bool:
         ref = self.landed(key)
         if ref is not None:
             ref.evict()
-        return self._state.delete(_name(_Beside.OUTCOME, key))
+        with self._state() as state:
+            return state.delete(_name(_Beside.OUTCOME, key))
 
     # -- signs of life, and the bell ---------------------------------------------------------------------------------
 
     def beat(self, key: Key, said: bytes, lease: float) -> None:
-        self._state.put(_name(_Beside.PROMISE, key), said, ttl=_KEPT * lease)
+        with self._state() as state:
+            state.put(_name(_Beside.PROMISE, key), said, ttl=_KEPT * lease)
 
     def listen(self, key: Key) -> bytes | None:
-        kept = self._state.get(_name(_Beside.PROMISE, key))
+        with self._state() as state:
+            kept = state.get(_name(_Beside.PROMISE, key))
         return None if kept is None else kept.value
 
     def hush(self, key: Key) -> None:
-        self._state.delete(_name(_Beside.PROMISE, key))
+        with self._state() as state:
+            state.delete(_name(_Beside.PROMISE, key))
 
     def bell(self, near: Key) -> Key:  # noqa: ARG002 - there is one place for all
         return Key.draw()
 
     def ring(self, bell: Key) -> None:
-        self._state.put(_name(_Beside.OUTCOME, bell), b"", ttl=_RUNG)
+        with self._state() as state:
+            state.put(_name(_Beside.OUTCOME, bell), b"", ttl=_RUNG)
 
     def silence(self, bell: Key) -> None:
         try:
-            self._state.delete(_name(_Beside.OUTCOME, bell))
+            with self._state() as state:
+                state.delete(_name(_Beside.OUTCOME, bell))
         except ProxyfabError:  # it goes by itself
             pass
 
     def check(self) -> None:
-        self._state.get("futures/none")
+        with self._state() as state:
+            state.get("futures/none")
 
 
 def _name(kind: _Beside, key: Key) -> str:

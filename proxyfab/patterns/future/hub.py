@@ -8,7 +8,8 @@ Rules:
    when nothing was wanted for ten seconds. A forked child starts with none and with nothing wanted.
 2. Who wants to be told does no I/O: news go through a queue. A thread that waits in the store is
    called back by a bell, an object that means nothing, which a thread of its own puts there.
-3. A place that cannot be reached is told to all who wait for something in it, at once; they are not left waiting.
+3. A place that cannot be reached is told to all who wait for something in it, when it has been away for as long as a
+   blocking wait would outlive; they are not left waiting.
 4. The hub calls nothing that may take long: it only tells.
 """
 
@@ -24,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from proxyfab import background
-from proxyfab.errors import ProxyfabError
+from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
@@ -72,6 +73,8 @@ class Hub:
         self._bell: Key | None = None
         """What to ring for the thread to come back; None while it does not wait in the store."""
         self._heard: dict[Key, Listener] = {}
+        self._away: float | None = None
+        """Since when the place cannot be reached."""
         self._deaf = 0
         """For so many rounds nobody can call the thread back: it comes by itself."""
 
@@ -140,7 +143,7 @@ class Hub:
         listeners = self._listeners(wanted)
         pause = min([_DEAF if self._deaf else SLICE, *(listener.pause for listener in listeners)])
         found = self._board.wait_any([*wanted, bell], pause)
-        self._bell = None
+        self._bell = self._away = None
         self._deaf = max(self._deaf - 1, 0)
         for key in found:
             for watch in wanted.pop(key, ()):
@@ -170,6 +173,9 @@ class Hub:
         _prune(wanted)
         if not wanted:  # it may be that nobody is to open again what was closed
             return
+        if isinstance(error, ConnectorError) and self._outlives():
+            time.sleep(_PAUSE)
+            return
         if isinstance(error, ProxyfabError):
             why = self._asked(self._board.check)
             vain = {key: why or self._asked(partial(self._board.wait, key, 0)) for key in wanted}
@@ -181,6 +187,14 @@ class Hub:
                     watch.tell(reason)
         if wanted:  # it has passed already, it seems
             time.sleep(_PAUSE)
+
+    def _outlives(self) -> bool:
+        """Whether the place may yet come back."""
+        now = time.monotonic()
+        self._away = now if self._away is None else self._away
+        with contextlib.suppress(ProxyfabError):
+            return now - self._away < self._board.outage
+        return False
 
     def _asked(self, question: Callable[[], object]) -> Exception | None:
         try:

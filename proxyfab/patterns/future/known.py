@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -26,6 +25,7 @@ from proxyfab.patterns.future.arriving import arrived, gone
 from proxyfab.patterns.future.board import Board, Seen
 from proxyfab.patterns.future.calling import call_soon
 from proxyfab.patterns.future.outcome import Verdict, error_in, open_outcome, verdict_of
+from proxyfab.waiting import Condition
 from proxyfab.wire.payload import Payload
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class Known(futures.Future[T]):
 
     def __init__(self, board: Board, key: Key, lease: float | None) -> None:
         super().__init__()
+        self._condition = Condition()  # type: ignore[assignment]  # one that an interrupt does not leave taken
         self.board = board
         self.key = key
         self.lease = lease
@@ -54,7 +55,7 @@ class Known(futures.Future[T]):
 
     def after_fork(self) -> None:
         """In a child: locks of its own, and neither the parent's callbacks nor who waited there."""
-        self._condition = threading.Condition()
+        self._condition = Condition()  # type: ignore[assignment]  # as above
         self._waiters = _Waiters(self)
         self._done_callbacks: list[Callable[[futures.Future[T]], object]] = []
         self._setting = 0

@@ -24,6 +24,7 @@ from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
 from proxyfab.patterns.future.outcome import of_error
 from proxyfab.trace import here
+from proxyfab.waiting import Flag
 
 if TYPE_CHECKING:
     from typing import Self
@@ -127,7 +128,7 @@ class _Pulse:
         self._lock = threading.RLock()
         self._promises: list[Promise] = []
         self._thread: threading.Thread | None = None
-        self._stir = threading.Semaphore(0)
+        self._stir = Flag()
 
     def add(self, promise: Promise) -> None:
         with self._lock:
@@ -136,16 +137,17 @@ class _Pulse:
                 thread = threading.Thread(target=self._work, name="proxyfab-promises", daemon=True)
                 thread.start()
                 self._thread = thread
-        self._stir.release()  # its lease may be shorter than those before
+        self._stir.set()  # its lease may be shorter than those before
 
     def drop(self, promise: Promise) -> None:
         with self._lock:
             if promise in self._promises:
                 self._promises.remove(promise)
-        self._stir.release()
+        self._stir.set()
 
     def _work(self) -> None:
         while True:
+            self._stir.clear()
             with self._lock:
                 promises = list(self._promises)
                 if not promises:
@@ -158,7 +160,7 @@ class _Pulse:
                 except ProxyfabError:  # the next beat may come through; if none does, it was right to give us up
                     pass
             pause = min(promise.due for promise in promises) - time.monotonic()
-            self._stir.acquire(timeout=min(max(pause, 0.0), _LONGEST))
+            self._stir.wait(min(pause, _LONGEST))
 
 
 _pulse = _Pulse()

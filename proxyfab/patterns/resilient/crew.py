@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from proxyfab.patterns.resilient.worker import Terms, work
+from proxyfab.waiting import Flag
 
 _PAUSE, _LONGEST = 0.05, 2.0
 _LIVED = 2.0
@@ -38,7 +39,7 @@ class Crew:
     def __init__(self, url: str, name: str, terms: Terms, count: int, told: Callable[[str, int], None]) -> None:
         self._said = pickle.dumps((url, name, terms._replace(dies=True), sys.path))
         self._told = told
-        self._stop = threading.Event()
+        self._stop = Flag()
         self._processes = [self._start() for _ in range(count)]
         self._failures = [0] * count
         self._due = [0.0] * count

@@ -40,6 +40,7 @@ from proxyfab.patterns.resilient.task import Call, Task
 from proxyfab.patterns.resilient.worker import GROUP, Terms, work
 from proxyfab.ref import Ref
 from proxyfab.store import Store
+from proxyfab.waiting import Flag
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class ResilientExecutor(Executor):
         self._stop = threading.Event()
         self._submitted = 0
         self._shut = False
-        self._ended = threading.Event()
+        self._ended = Flag()
         self._broken: WorkerDied | None = None
         self._terms = self._terms._replace(of=self._id)
         self._roll.present(self._id, _PRESENT, alone=not self._keeps)

@@ -29,6 +29,7 @@ from proxyfab.patterns.resilient.journal import Journal
 from proxyfab.patterns.resilient.nodes import Roll, Worker
 from proxyfab.patterns.resilient.task import Past, Task, task_in
 from proxyfab.trace import here
+from proxyfab.waiting import Flag
 
 GROUP = "workers"
 _BEATS = 3
@@ -82,7 +83,7 @@ class Loop:
         self._roll = Roll(broker.state(self._topic), terms.quarantine)
         self._journal = Journal(broker, name, f"worker/{self._me.id}")
         self._at: tuple[Subscription, Delivery, Task, float] | None = None
-        self._over = threading.Event()
+        self._over = Flag()
 
     def run(self) -> None:
         """Work until `stop` is set, or the topic is deleted."""

@@ -29,6 +29,7 @@ from proxyfab.errors import Conflict, ProxyfabError
 from proxyfab.events.broker import TIMEOUT, Broker
 from proxyfab.events.model import Capability
 from proxyfab.fork import on_fork
+from proxyfab.waiting import Flag
 
 BEATS = 3
 _SOON = 0.01
@@ -141,8 +142,8 @@ class Claims:
     def after_fork(self) -> None:
         """A child claims nothing."""
         self._turn = threading.RLock()
-        self.changed = threading.Event()
-        self._over = threading.Event()
+        self.changed = Flag()
+        self._over = Flag()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:

@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain, islice
@@ -78,7 +79,8 @@ class Consumer:
         timeout: Seconds without an event after which iteration raises; None waits.
         observe: Read without being counted: nothing is owed, acknowledging does nothing, and no object is kept for this
             reader.
-        on_gap: Called with each Gap in what producers have sent, by a reader of whole partitions. None tells observers.
+        on_gap: Called with each Gap: in what producers have sent, by a reader of whole partitions; and, when a member
+            begins, in what its group was to read and has gone (`overtaken`). None tells observers.
         select: What of objects: called with metadata and item, answers None for nothing, `...` for everything, or a
             part, of which only the bytes move: a slice, a range, a list of such (see `selecting`).
         allocate: Called with metadata and shape, answers with the buffer that an object lands in.
@@ -128,7 +130,8 @@ class Consumer:
         if ordered and (observe or own is not None):
             raise ConfigurationError("Members of an ordered group claim partitions: give none, and do not observe.")
         alone = observe or ordered or own is not None
-        continuity = Continuity(_reporter(on_gap, link) if alone else None, Fences(self.broker, name))
+        report = _reporter(on_gap, link, group)
+        continuity = Continuity(report if alone else None, Fences(self.broker, name))
         trials = None if observe else Trials(self.broker, name, group, attempts)
         fetching = Fetching(
             self.broker,
@@ -139,6 +142,7 @@ class Consumer:
             ack_wait=ack_wait,
             patience=patience,
             member=member or f"{here()}.{os.getpid()}",
+            missed=_counting(report, self._desk.counts),
         )
         unpacking = Unpacking(self._desk, burying, continuity, trials, wanted_by(where))
         endings = Endings(self.broker, name, own, fetching.timeout)
@@ -343,8 +347,22 @@ def _check(attempts: int, **seconds: float) -> None:
             raise ConfigurationError(f"{name} is a positive number of seconds, not {value!r}.")
 
 
-def _reporter(on_gap: Callable[[Gap], None] | None, link: Link) -> Callable[[Gap], None]:
+def _reporter(on_gap: Callable[[Gap], None] | None, link: Link, group: str) -> Callable[[Gap], None]:
     def tell(gap: Gap) -> None:
-        warn("gap", link, f"Producer {gap.producer} skipped {gap.count} events from {gap.first} before {gap.position}.")
+        at = gap.position
+        if gap.producer:
+            story = f"Producer {gap.producer} skipped {gap.missing} events from {gap.first} before {at}."
+        else:
+            what = f"Up to {gap.missing} records of {at.topic}/{at.partition}, from offset {gap.first} on"
+            story = f"{what}, went before group {group} had read them: it goes on at {at}."
+        warn("gap", link, story)
 
     return on_gap or tell
+
+
+def _counting(report: Callable[[Gap], None], counts: Counter[str]) -> Callable[[Gap], None]:
+    def tell(gap: Gap) -> None:
+        counts["gaps"] += 1
+        report(gap)
+
+    return tell

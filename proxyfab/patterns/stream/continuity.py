@@ -29,11 +29,11 @@ class Gap(NamedTuple):
     """Events that were never seen.
 
     Attributes:
-        producer: Whose.
+        producer: Whose; "" for records, of whomever, that went before their group had read them.
         epoch: The producer's.
         partition: Where.
-        first: The first number that was skipped.
-        missing: How many.
+        first: The first number that was skipped; of such records the first offset.
+        missing: How many; of records, at most.
         position: Where the next one lies that there is.
     """
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.events.broker import TIMEOUT, Broker, Subscription
 from proxyfab.events.model import Delivery, GroupInfo, Start, Topic
+from proxyfab.patterns.stream.continuity import Gap
+from proxyfab.patterns.stream.overtaken import overtaken
 from proxyfab.patterns.stream.settling import LOST
+from proxyfab.waiting import Flag
 
 AHEAD = 0.5
 """Seconds of work that are fetched at once."""
@@ -39,6 +42,7 @@ class Fetching:
         ack_wait: Seconds for a record.
         patience: Seconds for a broker that cannot be reached.
         member: A name to show.
+        missed: Is told once what the group was to read and has gone.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Fetching:
         ack_wait: float,
         patience: float,
         member: str,
+        missed: Callable[[Gap], object] = lambda _: None,
     ) -> None:
         self.broker = broker
         self.topic = topic
@@ -63,25 +68,27 @@ class Fetching:
         self.timeout = min(TIMEOUT, max(patience, _FIRST_PAUSE))
         """Seconds of a call to the broker."""
         self._member = member
+        self._missed = missed
+        self._looked = False
         self._lock = threading.Lock()
         self._subscription: Subscription | None = None
         self._lost: float | None = None
         """Since when the broker cannot be reached."""
         self._pause = _FIRST_PAUSE
-        self.closing = threading.Event()
+        self.closing = Flag()
 
     def after_fork(self) -> None:
         """A child's copy is closed."""
         self._lock = threading.Lock()
         self._subscription = None
-        self.closing = threading.Event()
+        self.closing = Flag()
         self.closing.set()
 
     def subscription(self) -> Subscription:
         """The one there is, opened now if it was not; raises as `Broker.subscribe`."""
         found = self._subscription
         if found is None:
-            self.topic = self.broker.ensure(self.topic, timeout=self.timeout)
+            self.prepare()
             found = self.broker.subscribe(
                 self.topic.name,
                 group=self.group,
@@ -100,6 +107,17 @@ class Fetching:
                 self.check()
                 return self.subscription()
         return found
+
+    def prepare(self) -> None:
+        """Have the topic, and look once what its group has missed."""
+        self.topic = self.broker.ensure(self.topic, timeout=self.timeout)
+        if self.group is None or self._looked:
+            return
+        gaps = overtaken(self.broker, self.topic, self.group, self.timeout)
+        self._looked = True
+        for gap in gaps:
+            if not self.partitions or gap.partition in self.partitions:
+                self._missed(gap)
 
     def info(self) -> GroupInfo:
         """How far the group, or this reader, is."""

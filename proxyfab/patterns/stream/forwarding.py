@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from proxyfab.keys import Key
 from proxyfab.patterns.stream.identity import PREFIX, entry
 from proxyfab.patterns.stream.outputs import published
 from proxyfab.patterns.stream.references import ref_in, state_of
+from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import KEEP, ttl_of
 from proxyfab.ref import Ref
 from proxyfab.spans import Spans
@@ -39,6 +41,7 @@ from proxyfab.wire.events import OBJECT, Frame, decode, encode
 
 BATCH = 64
 _LOOK = 0.2
+_SOURCE = "forwarding/source"
 _STORED = 7
 _RELEASING = ("all_groups_acked", "first_ack")
 
@@ -69,12 +72,14 @@ class _Progress(msgspec.Struct, array_like=True):
         owner: Drawn by whoever forwards now.
         done: Runs of the source's offsets by partition.
         at: Offsets of the target behind which nothing is that is not in `done`.
+        source: Names the topic whose offsets these are: one that is made anew under its name has another one.
     """
 
     home: str
     owner: bytes
     done: dict[int, list[int]] = {}
     at: dict[int, int] = {}
+    source: str = ""
 
 
 _progress = msgspec.msgpack.Decoder(_Progress)
@@ -110,7 +115,8 @@ def forward(
         told: Called after each batch with what was copied so far.
 
     Raises:
-        ConfigurationError: References would be released at the source; or there is no store to copy to.
+        ConfigurationError: References would be released at the source; there is no store to copy to; or the source is
+            another topic than the one that was copied so far.
         CapabilityError: The target keeps no values.
         Conflict: Another forwarder of this name has taken over.
         ProxyfabError: A broker or a store cannot be reached; call it again to go on.
@@ -120,12 +126,17 @@ def forward(
         raise ConfigurationError("To copy objects a store is needed to copy them to: give store=...")
     here, there = (open_broker(each) if isinstance(each, str) else each for each in (source, target))
     way = _Way(here, topic, there, to or topic, check_name(name), place if copy_objects else None)
-    with here.subscribe(topic, group=f"forward-{name}", start=start, ack_wait=ACK_WAIT) as subscription:
+    group = f"forward-{name}"
+    with (
+        here.subscribe(topic, group=group, start=start, ack_wait=ACK_WAIT) as subscription,
+        closing(Releaser(here, way.source, group if copy_objects else None, subscription.flush)) as releaser,
+    ):
         way.begin()
         while not stop():
             batch = subscription.fetch(BATCH, _LOOK)
             if batch:
                 way.move(subscription, batch)
+                releaser.told([_Copied(delivery, _frame(delivery)) for delivery in batch] if copy_objects else ())
                 told(way.forwarded)
                 continue
             producers = here.state(topic).items(PREFIX)  # first, and then what is left: see `endings`
@@ -136,6 +147,20 @@ def forward(
     return way.forwarded
 
 
+class _Copied(NamedTuple):
+    """What was acknowledged at the source, as it came from there."""
+
+    delivery: Delivery
+    frame: Frame
+
+
+def _frame(delivery: Delivery) -> Frame:
+    try:
+        return decode(delivery.body)
+    except IntegrityError:  # somebody else's, with no object of ours
+        return Frame("", 0, 0, 0, "", [], [])
+
+
 class _Way:
     """From one topic to another."""
 
@@ -143,10 +168,11 @@ class _Way:
         if Capability.STATE not in target.capabilities:
             raise CapabilityError(f"{target.url} keeps no values beside topics, so nobody would know what was copied.")
         self.forwarded = Forwarded()
-        self._source = source.describe(topic).topic
+        self.source = source.describe(topic).topic
+        self._from = source
         self._target = target
         self._store = store
-        self._topic = _made(target, replace(self._source, name=to, groups=()))
+        self._topic = _made(target, replace(self.source, name=to, groups=()))
         self._ttl = None if store is None else ttl_of(self._topic)
         self._name = f"forward/{name}"
         self._found: dict[str, int] = {}
@@ -165,6 +191,7 @@ class _Way:
                 progress = _Progress(os.urandom(6).hex(), b"", {}, at)
             else:
                 progress = _read(kept.value)
+            self._same(progress)
             progress.owner = os.urandom(8)
             try:
                 self._revision = self._state.put(
@@ -176,6 +203,18 @@ class _Way:
         self._progress = progress
         self._done = {number: Spans.unpacked(flat) for number, flat in progress.done.items()}
         self._found = published(self._target, self._topic.name, progress.at) if kept is not None else {}
+
+    def _same(self, progress: _Progress) -> None:
+        """Have it written down whose offsets these are; raise if they are those of a topic that is no more."""
+        now = _drawn(self._from, self.source.name)
+        if progress.source not in ("", now):
+            raise ConfigurationError(
+                f"Topic {self.source.name} at {self._from.url} is not the one that was forwarded to {self._topic.name} "
+                "so far: it was deleted, or its broker lost it, and made anew. What is in it would be taken for known. "
+                "Forward it to another topic (to=..., --to), or, if its producers have no names, under another name "
+                "(name=..., --name)."
+            )
+        progress.source = now
 
     def move(self, subscription: Subscription, batch: list[Delivery]) -> None:
         """Copy some records, write that down, and acknowledge them."""
@@ -199,7 +238,7 @@ class _Way:
             kept = self._state.get(self._name)
             if kept is None or _read(kept.value).owner != self._progress.owner:
                 raise Conflict(
-                    f"Another forwarder of the name {self._name} has taken over topic {self._source.name}: "
+                    f"Another forwarder of the name {self._name} has taken over topic {self.source.name}: "
                     "this one ends."
                 ) from error
             self._revision = kept.revision
@@ -239,11 +278,11 @@ class _Way:
                 event.data = state_of(copy, frame.stores.index(copy.url))
                 attributes.pop(KEEP, None)
             else:
-                if self._store is None and own and self._source.release in _RELEASING:
+                if self._store is None and own and self.source.release in _RELEASING:
                     raise ConfigurationError(
-                        f"The object of the event at {where} is released when topic {self._source.name} is read "
-                        f"(release={self._source.release!r}), which forwarding does: copy_objects=True, store=..., or "
-                        "make the topic with release='retention' or 'never'."
+                        f"The object of the event at {where} is released when topic {self.source.name} is read "
+                        f"(release={self.source.release!r}), which forwarding does: copy_objects=True, store=... "
+                        "(--copy-into), or make the topic with release='retention' or 'never'."
                     )
                 attributes[KEEP] = "1"
             event.attributes = attributes or None
@@ -286,6 +325,15 @@ def _made(target: Broker, wanted: Topic) -> Topic:
         return target.describe(wanted.name).topic
     except TopicNotFound:
         return target.ensure(wanted)
+
+
+def _drawn(broker: Broker, topic: str) -> str:
+    """What names a topic, not another one under its name: drawn once, and kept beside it."""
+    state = broker.state(topic)
+    while (kept := state.get(_SOURCE)) is None:
+        with suppress(Conflict):
+            state.put(_SOURCE, os.urandom(8).hex().encode(), revision=0)
+    return kept.value.decode(errors="replace")
 
 
 def _read(value: bytes) -> _Progress:

@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import threading
 import time
 from _queue import Empty, SimpleQueue  # not from `queue`, as in `background`
 from collections import deque
@@ -29,6 +28,7 @@ from proxyfab.patterns.stream.naming import whole
 from proxyfab.patterns.stream.receipt import Draft, Receipt
 from proxyfab.patterns.stream.strays import unwanted
 from proxyfab.store import Store
+from proxyfab.waiting import Condition
 from proxyfab.wire.events import EVENTS, FIELDS, NBYTES, NOTHING, VALUE, Event, Written, written
 
 FRAMES = 64
@@ -56,8 +56,7 @@ class Gathering:
         self._most, self._most_bytes = limits.events, limits.nbytes
         self._frame, self._brim = limits.frame(EVENTS, min(NBYTES, limits.record))
         self._start = start
-        self._lock = threading.RLock()  # reentrant: collecting garbage inside may send something
-        self._moved = threading.Condition(self._lock)
+        self._lock = Condition()  # reentrant: collecting garbage inside may send something
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._calls = _SILENT
         self._running = False
@@ -70,8 +69,7 @@ class Gathering:
 
     def after_fork(self) -> None:
         """In a child: what was sent before is the parent's to deliver, and who asks here is told so."""
-        self._lock = threading.RLock()
-        self._moved = threading.Condition(self._lock)
+        self._lock = Condition()
         error = ConnectorError(f"An event for topic {self.topic} was sent by the parent process, which knows its fate.")
         for draft in [*self._open.values(), *self._sealed, *self._flying]:
             draft.error = draft.error or error
@@ -215,7 +213,7 @@ class Gathering:
         """Take nothing more from who sends."""
         with self._lock:
             self.over = self.over or reason
-            self._moved.notify_all()
+            self._lock.notify_all()
 
     def finish(self) -> None:
         """Have the thread end when nothing is left."""
@@ -250,7 +248,7 @@ class Gathering:
                     f"{self.place}, and no more may: this one was not taken. Send it again later, or allow more."
                 )
             self._seal_all()
-            self._moved.wait(left)
+            self._lock.wait(left)
         if self.over is not None:
             raise self.over
 
@@ -326,7 +324,7 @@ class Gathering:
                     lost += draft.count
             if error is not None and lost:
                 self.trouble.append((lost, error))
-            self._moved.notify_all()
+            self._lock.notify_all()
 
     def _settle(self, draft: Draft, position: Position | None, error: BaseException | None) -> None:
         draft.position, draft.error = position, error
@@ -350,7 +348,7 @@ class Gathering:
             self._sealed.clear()
             for draft in left:
                 self._settle(draft, None, error)
-            self._moved.notify_all()
+            self._lock.notify_all()
             self._ring()
             return sum([draft.count for draft in left])
 
@@ -376,7 +374,7 @@ class Gathering:
                 pause = IDLE if until is None else until - time.monotonic()
                 if pause <= 0:
                     return False
-                self._moved.wait(min(pause, IDLE))
+                self._lock.wait(min(pause, IDLE))
         return True
 
     def tell(self, draft: Draft, told: Callable[[], object]) -> bool:

@@ -6,12 +6,12 @@ keeps no interpreter alive.
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from typing import Protocol
 
 from proxyfab.errors import ProxyfabError
+from proxyfab.waiting import Flag
 
 LINGER = 0.05
 """Seconds that an acknowledgement waits for others."""
@@ -25,8 +25,8 @@ class Bell:
     """Calls the keeper, or ends him."""
 
     def __init__(self) -> None:
-        self._rung = threading.Event()
-        self._over = threading.Event()
+        self._rung = Flag()
+        self._over = Flag()
 
     @property
     def ended(self) -> bool:

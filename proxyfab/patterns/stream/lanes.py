@@ -220,7 +220,8 @@ class Lanes(Supply):
             self.fetching.check()
             if self._claims is None:
                 broker, group, limit = self.fetching.broker, self.fetching.group or "", self.fetching.timeout
-                self.fetching.topic = topic = broker.ensure(self.fetching.topic, timeout=limit)
+                self.fetching.prepare()
+                topic = self.fetching.topic
                 broker.ensure_group(topic.name, group, self.fetching.start, ack_wait=self.desk.ack_wait, timeout=limit)
                 works, lease = _works(self.desk), self._lease
                 claims = Claims(broker, topic.name, group, self._member, topic.partitions, lease, works, timeout=limit)

@@ -26,6 +26,7 @@ from proxyfab.events.model import Capability, Delivery, Topic
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.releasing import RUNS, Held, Marker, evict, objects_of, releasable, sweep
 from proxyfab.spans import Spans
+from proxyfab.waiting import Flag
 from proxyfab.wire.events import Frame
 
 EVERY = 1.0
@@ -88,7 +89,7 @@ class Releaser:
         self._seen = False
         self._pause = EVERY
         self._turn = threading.RLock()
-        self._bell = threading.Event()
+        self._bell = Flag()
         self._over = False
         self._thread: threading.Thread | None = None
 
@@ -220,7 +221,7 @@ class Releaser:
             self._met = Spans()
 
 
-def _release(weak: weakref.ref[Releaser], bell: threading.Event) -> None:
+def _release(weak: weakref.ref[Releaser], bell: Flag) -> None:
     pause: float | None = 0.0
     while True:
         if pause is None:

@@ -28,6 +28,7 @@ from proxyfab.patterns.stream.receipt import Draft
 from proxyfab.patterns.stream.strays import marked
 from proxyfab.retry import Backoff
 from proxyfab.trace import Link, here, span
+from proxyfab.waiting import Flag
 from proxyfab.wire.events import END, NBYTES, Frame, joined
 
 R = TypeVar("R")
@@ -66,7 +67,7 @@ class Sending:
         self._numbers: dict[int, int] = {}
         self._room = bytearray()
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._stopping = Flag()
 
     def again(self) -> Sending:
         """The same for a forked child, under another name; nothing is sent yet."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from proxyfab.errors import ResolveTimeout
+from proxyfab.errors import ProxyfabError, ResolveTimeout
 from proxyfab.events.broker import Subscription
 from proxyfab.events.model import Delivery, GroupInfo, Start
 from proxyfab.exit import Drain, Hold
@@ -24,6 +26,7 @@ from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.settling import LOST, Desk
 from proxyfab.patterns.stream.unpacking import Unpacking
 
+_PATIENCE = 5.0
 _LONG = 2.0
 """Seconds for a frame from which on some are asked for ahead: nobody extends these."""
 
@@ -47,7 +50,7 @@ class Supply:
         self.pace = pace
         self.over = False
         """Whether the stream was, when events were last asked for."""
-        self._hold: Hold[Subscription] | None = None
+        self._hold: Hold[_Leaving] | None = None
         self._releaser: Releaser | None = None
         self.after_fork()
 
@@ -183,9 +186,9 @@ class Supply:
                 self._hold.cancel()
             if self.fetching.group is not None and self._releaser is None:
                 fetching = self.fetching
-                self._releaser = Releaser(fetching.broker, fetching.topic, fetching.group, fetching.confirm)
+                self._releaser = Releaser(fetching.broker, fetching.topic, fetching.group, _confirming(fetching))
                 self.desk.told = [self._releaser.told]
-            self._hold = _leaving.hold(self.desk, subscription)
+            self._hold = _leaving.hold(self.desk, _Leaving(subscription, self._releaser))
 
     def seek(self, start: Start, skip: dict[tuple[int, int], int]) -> None:
         """Go on from elsewhere; `skip` says which events amid a frame are not wanted."""
@@ -222,9 +225,31 @@ class Supply:
             subscription.close()
 
 
-def _end(subscriptions: list[Subscription]) -> None:
-    for subscription in subscriptions:
+class _Leaving(NamedTuple):
+    """What is left to do for a consumer that nobody has any more. Does not refer to it."""
+
+    subscription: Subscription
+    releaser: Releaser | None
+
+
+def _confirming(fetching: Fetching) -> Callable[[], None]:
+    weak = weakref.ref(fetching)
+
+    def confirm() -> None:
+        there = weak()
+        if there is not None:
+            there.confirm()
+
+    return confirm
+
+
+def _end(leavings: list[_Leaving]) -> None:
+    for subscription, releaser in leavings:
+        if releaser is not None:
+            with contextlib.suppress(ProxyfabError):  # a sweep finds what is left
+                subscription.flush(_PATIENCE)
+                releaser.close()
         subscription.close()
 
 
-_leaving: Drain[Subscription] = Drain(_end, "unsubscribing")
+_leaving: Drain[_Leaving] = Drain(_end, "unsubscribing")

@@ -23,6 +23,7 @@ from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.trigger.event import Event, event_of
 from proxyfab.patterns.trigger.records import Book
 from proxyfab.patterns.trigger.slots import Slots
+from proxyfab.waiting import Flag
 
 _SLICE = 0.25
 """Seconds after which a lane looks whether calls have taken too long."""
@@ -68,8 +69,8 @@ class Lane:
         self._book = book
         self._executor = executor
         self._slots = slots
-        self._stopped = threading.Event()
-        self._quiet = threading.Event()
+        self._stopped = Flag()
+        self._quiet = Flag()
         self.broken: Exception | None = None
         """What was raised by an executor that runs nothing any more."""
         self._calls: list[_Call] = []

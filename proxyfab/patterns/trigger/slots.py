@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from proxyfab.waiting import Flag
+
 
 class Slots:
     """Thread-safe, and fair: a semaphore of the standard library lets who releases take again before who waits."""
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._waiting: deque[threading.Event] = deque()
+        self._waiting: deque[Flag] = deque()
         self._lock = threading.Lock()
 
     def take(self, timeout: float) -> bool:
@@ -20,7 +22,7 @@ class Slots:
             if self._free > 0 and not self._waiting:
                 self._free -= 1
                 return True
-            mine = threading.Event()
+            mine = Flag()
             self._waiting.append(mine)
         if mine.wait(timeout):
             return True

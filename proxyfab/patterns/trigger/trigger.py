@@ -29,6 +29,7 @@ from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.trigger.lane import Lane, Plan
 from proxyfab.patterns.trigger.records import Book, disable, enable, is_enabled, register
 from proxyfab.patterns.trigger.slots import Slots
+from proxyfab.waiting import Flag
 
 if TYPE_CHECKING:
     from typing import Self
@@ -66,7 +67,7 @@ class Trigger:
         executor: Runs the calls; None for threads of its own. It is its maker's to shut down.
         concurrency: Calls at once in this process at most.
         retries: How often a call is made again.
-        backoff: After which pauses.
+        backoff: After which pauses; a number is the first one's seconds, and each is twice the one before.
         dead_letter: Whether events that never worked are kept in `<topic>.dlq`.
         ack_wait: Seconds after which the events of a runner that has died are another's.
         enabled: Whether it begins enabled, where it has never run before.
@@ -90,15 +91,17 @@ class Trigger:
         executor: Executor | None = None,
         concurrency: int = 1,
         retries: int = 3,
-        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        backoff: Backoff | float = Backoff(),  # noqa: B008 - frozen
         dead_letter: bool = True,
         ack_wait: float = ACK_WAIT,
         enabled: bool = True,
     ) -> None:
-        if batch < 1 or concurrency < 1 or retries < 0 or window < 0 or (timeout is not None and timeout <= 0):
+        pauses = backoff if isinstance(backoff, Backoff) else Backoff(backoff)
+        late = timeout is not None and timeout <= 0
+        if batch < 1 or concurrency < 1 or retries < 0 or window < 0 or late or min(pauses) < 0:
             raise ConfigurationError(
                 f"A trigger takes 1 event or more at once, makes 1 call or more at once, and waits for seconds: not "
-                f"{batch=}, {concurrency=}, {retries=}, {window=}, {timeout=}."
+                f"{batch=}, {concurrency=}, {retries=}, {window=}, {timeout=}, {backoff=}."
             )
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
             raise ConfigurationError(
@@ -122,12 +125,12 @@ class Trigger:
             timeout,
             concurrency,
             retries,
-            backoff.delay,
+            pauses.delay,
             dead_letter,
             ack_wait,
         )
         self._book: Book | None = None
-        self._stop = threading.Event()
+        self._stop = Flag()
         self._thread: threading.Thread | None = None
         self._error: ProxyfabError | None = None
 
@@ -142,7 +145,7 @@ class Trigger:
         if self._thread is None:
             self._stop.clear()
             self._error = None
-            ready = threading.Event()
+            ready = Flag()
             self._thread = threading.Thread(
                 target=self._work, args=(ready,), name=f"proxyfab-trigger-{self.name}", daemon=True
             )
@@ -210,7 +213,7 @@ class Trigger:
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def _work(self, ready: threading.Event) -> None:
+    def _work(self, ready: Flag) -> None:
         lanes: dict[str, Lane] = {}
         book = self._book = Book(self.broker, self.name)
         executor = self._executor or ThreadPoolExecutor(self._plan.concurrency, f"proxyfab-trigger-{self.name}")

@@ -4,8 +4,9 @@
         os.environ.update(server.environment)       # the SDK, and proxyfab's account, now talk to it
         server.faults.outcome = "fail"
 
-Speaks `POST /v2/oauth2/token` and, under `/v0.10`, `submission_id`, `transfer`, `delete`, `task_list`, `task/<id>` with
-`cancel` and `skipped_errors`, `endpoint/<id>`, and `operation/endpoint/<id>/stat`. Everything else is a 404.
+Speaks `POST /v2/oauth2/token`, what a person's login needs (`grants`) and, under `/v0.10`, `submission_id`,
+`transfer`, `delete`, `task_list`, `task/<id>` with `cancel` and `skipped_errors`, `endpoint/<id>`, and
+`operation/endpoint/<id>/stat`. Everything else is a 404.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import datetime
 import email.utils
 import json
 import re
-import secrets
 import socket
 import threading
 import time
@@ -24,19 +24,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from proxyfab.testing.globus.grants import ALL, Grants, Refusal
 from proxyfab.testing.globus.tasks import Document, Faults, Tasks
 
-_ALL = "urn:globus:auth:scope:transfer.api.globus.org:all"
 _SECRET = "not-a-secret"
-
-
-class Refusal(Exception):
-    """An answer that is not 200."""
-
-    def __init__(self, status: int, code: str, **more: object) -> None:
-        super().__init__(code)
-        self.status = status
-        self.body = {"code": code, "message": f"{code} (test server)", "request_id": "test"} | more
 
 
 class GlobusServer:
@@ -57,9 +48,10 @@ class GlobusServer:
         self.faults = Faults()
         self.requests: list[str] = []
         self.tasks = Tasks(self.faults, seconds, slots)
-        self._tokens: dict[str, str] = {}
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.globus = self
+        self._url = f"http://127.0.0.1:{self._http.server_address[1]}/"
+        self._grants = Grants(self._url)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -80,17 +72,20 @@ class GlobusServer:
     @property
     def environment(self) -> dict[str, str]:
         """What sends the SDK here, as a service with credentials."""
-        url = f"http://127.0.0.1:{self._http.server_address[1]}/"
         return {
-            "GLOBUS_SDK_SERVICE_URL_AUTH": url,
-            "GLOBUS_SDK_SERVICE_URL_TRANSFER": url,
+            "GLOBUS_SDK_SERVICE_URL_AUTH": self._url,
+            "GLOBUS_SDK_SERVICE_URL_TRANSFER": self._url,
             "PROXYFAB_GLOBUS_CLIENT_ID": str(uuid.UUID(int=1)),
             "PROXYFAB_GLOBUS_CLIENT_SECRET": _SECRET,
         }
 
     def expire_tokens(self) -> None:
         """Every token that was given out counts no more."""
-        self._tokens.clear()
+        self._grants.expire()
+
+    def agree(self, scopes: str) -> str:
+        """The code that a browser shows a person who agrees."""
+        return str(self._grants.authorize({"scope": scopes})["code"])
 
     def answer(self, method: str, path: str, body: bytes, token: str) -> Document:
         """The answer to one request.
@@ -99,11 +94,17 @@ class GlobusServer:
             Refusal: It is not 200.
         """
         where = urlsplit(path)
-        if where.path == "/v2/oauth2/token":
-            return self._grant(parse_qs(body.decode()))
-        if token not in self._tokens:
-            raise Refusal(401, "AuthenticationFailed")
         query = {name: values[0] for name, values in parse_qs(where.query).items()}
+        if where.path == "/v2/oauth2/token":
+            return self._grants.grant({name: values[0] for name, values in parse_qs(body.decode()).items()})
+        if where.path == "/v2/oauth2/authorize":
+            return self._grants.authorize(query)
+        if where.path == "/.well-known/openid-configuration":
+            return self._grants.configuration()
+        if where.path == "/jwk.json":
+            return self._grants.keys()
+        if token not in self._grants.scopes:
+            raise Refusal(401, "AuthenticationFailed")
         for (verb, pattern), call in _ROUTES.items():
             match = re.fullmatch(f"/v0.10/{pattern}", where.path)
             if match and verb == method:
@@ -111,15 +112,6 @@ class GlobusServer:
                 answer: Document = call(self, *match.groups(), query=query, document=document, token=token)
                 return answer
         raise Refusal(404, "ClientError.NotFound")
-
-    def _grant(self, form: dict[str, list[str]]) -> Document:
-        token, scope = secrets.token_hex(8), " ".join(form.get("scope", [_ALL]))
-        self._tokens[token] = scope
-        grant = {"access_token": token, "expires_in": 172800, "token_type": "Bearer"}
-        transfer = grant | {"resource_server": "transfer.api.globus.org", "scope": _ALL, "other_tokens": []}
-        if "openid" in scope:
-            transfer["other_tokens"] = [grant | {"resource_server": "auth.globus.org", "scope": "openid"}]
-        return transfer
 
     def _path(self, collection: str, path: str) -> Path:
         if collection not in self.collections:
@@ -135,8 +127,8 @@ class GlobusServer:
             [document["endpoint"]] * 2 if deletes else [document["source_endpoint"], document["destination_endpoint"]]
         )
         for collection in self.faults.consent.intersection(ends):
-            scope = f"{_ALL}[*https://auth.globus.org/scopes/{collection}/data_access]"
-            if not self.faults.grants_consents or "data_access" not in self._tokens[token]:
+            scope = f"{ALL}[*https://auth.globus.org/scopes/{collection}/data_access]"
+            if not self.faults.grants_consents or "data_access" not in self._grants.scopes[token]:
                 raise Refusal(403, "ConsentRequired", required_scopes=[scope])
         pairs: list[tuple[Path | None, Path, str]] = []
         for item in document["DATA"]:

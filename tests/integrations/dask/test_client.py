@@ -266,6 +266,10 @@ def test_actors_tasks_that_are_coroutines_and_all_that_takes_options(client: Cli
     assert client.submit(len, big, key="named", workers=worker, resources={}, **options).key == "named"
     with pytest.raises(TypeError, match="callable"):
         client.submit(5, big)
+    with pytest.raises(TypeError, match="callable"):
+        client.submit(big, 5)
+    with pytest.raises(TypeError, match="callable"):
+        client.map(big, [5])
 
 
 def test_completion_executor_and_tasks_that_nobody_waits_for(client: Client, big: Any) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("distributed")
 import dask
 import pandas as pd
 from dask._task_spec import TaskRef
-from dask.tokenize import tokenize
+from dask.tokenize import normalize_token, tokenize
 
 from proxyfab.integrations.dask.contents import token_of
 from proxyfab.integrations.dask.keeping import IDLE, Keeping
@@ -182,6 +182,32 @@ def test_middling_bytes_have_a_name_that_large_ones_of_another_limit_have_too() 
     assert told() is middling
     assert tokenize(told) == tokenize(Packing(MIDDLING).one(middling))
     assert packing().one(middling) is middling
+
+
+class Numbered(Holder):
+    """Of equal numbers, equal to Dask."""
+
+    def __dask_tokenize__(self) -> int:
+        return 7
+
+
+class Registered(Holder):
+    """Likewise, by a function."""
+
+
+def test_a_type_that_says_what_is_equal_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But what is stored is found again by its content alone: who asks for another run gets what is there now."""
+    monkeypatch.setitem(normalize_token._lookup, Registered, lambda _: 7)
+    for kind in (Numbered, Registered):
+        work = packing(told=True)
+        nodes = [work.one(kind(ARRAY + number)) for number in range(2)]
+        assert nodes[0].token == nodes[1].token == tokenize(kind(0))
+        assert len({large.token for large in work.larges}) == 2
+    assert packing().one(Numbered(ARRAY)).token != packing().one(Numbered(ARRAY + 1)).token
+
+
+def test_what_cannot_be_called_is_no_function_of_ours() -> None:
+    assert packing().function(ARRAY) is None
 
 
 def test_a_partial_gives_its_large_arguments_away() -> None:

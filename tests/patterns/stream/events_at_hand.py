@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from proxyfab import Ref, Store
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import Delivery, Position, Record
+from proxyfab.events.model import Delivery, Position, Record, Topic
 from proxyfab.patterns.stream.references import state_of
+from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.wire.events import END, OBJECT, VALUE, Event, Frame, decode, encode
 
 _numbers = itertools.count()
@@ -68,3 +69,11 @@ def ack(broker: Broker, topic: str, group: str) -> list[Hand]:
     with member:
         member.ack([hand.delivery for hand in hands])
     return hands
+
+
+def release(broker: Broker, topic: Topic, group: str) -> Releaser:
+    """One round of a consumer: everything acknowledged, then released."""
+    releaser = Releaser(broker, topic, group)
+    releaser.told(ack(broker, topic.name, group))
+    releaser.close()
+    return releaser

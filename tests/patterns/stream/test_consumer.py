@@ -7,14 +7,12 @@ import gc
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from proxyfab import Ref, Store, is_proxy, ref_of
-from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import (
     ConfigurationError,
     ConnectorError,
@@ -30,19 +28,6 @@ from proxyfab.patterns.stream.continuity import Gap
 from proxyfab.testing import in_fork, until
 from proxyfab.wire.events import OBJECT, Event, Frame, encode
 from tests.patterns.stream.frames import Writer
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with MemoryBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store("memory://", inline_below=0) as store:
-        yield store
-        store.clear()
 
 
 def values(consumer: Consumer) -> list[object]:

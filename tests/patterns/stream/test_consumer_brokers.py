@@ -106,6 +106,16 @@ def test_objects_stay_for_a_group_that_goes_back(broker: Broker, topic: str) -> 
         assert until(lambda: held(store) == 0), "nothing is left when it has read again"
 
 
+def test_nothing_is_left_of_a_stream_whose_consumer_nobody_closed(broker: Broker, topic: str) -> None:
+    with Store("memory://", inline_below=0) as store:
+        with Producer(broker, topic, store=store, above="1 KiB") as out:
+            for number in range(8):
+                out.send(np.full(1000, number), key=str(number))
+            out.end()
+        assert sum(int(np.sum(each)) for each in Consumer(broker, topic).objects()) == 28_000  # type: ignore[call-overload]
+        assert until(lambda: held(store) == 0), "it was dropped as soon as the stream was over"
+
+
 def test_latency_of_a_lone_event_is_not_bound_to_any_interval(broker: Broker, topic: str) -> None:
     delays = []
     with Consumer(broker, topic) as consumer, Producer(broker, topic) as out:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from queue import Queue
 
 import pytest
@@ -26,12 +25,6 @@ from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.servers import RedisServer
 from tests.patterns.stream.frames import Writer
 from tests.patterns.stream.stream_roles import consume
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with MemoryBroker() as broker:
-        yield broker
 
 
 def claimed(consumer: Consumer) -> frozenset[int]:

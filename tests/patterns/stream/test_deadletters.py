@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from proxyfab import Store, trace
-from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ConfigurationError, IntegrityError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Capability, Position, Record
@@ -18,19 +16,6 @@ from proxyfab.patterns.stream.deadletters import dead_letters, purge, replay
 from proxyfab.testing import until
 from proxyfab.wire.events import END, Event
 from tests.patterns.stream.frames import Writer
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with MemoryBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store("memory://", inline_below=0) as store:
-        yield store
-        store.clear()
 
 
 def test_what_is_rejected_is_kept_with_its_reason(broker: Broker) -> None:

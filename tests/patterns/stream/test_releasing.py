@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from proxyfab import Store
-from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ConfigurationError, ProxyfabError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import LATEST, Record, Topic
@@ -19,32 +17,11 @@ from proxyfab.patterns.stream.releasing import FLOOR, LEASE, Marker, objects_of,
 from proxyfab.testing import until
 from proxyfab.testing.content import held
 from proxyfab.wire.events import Event, Frame
-from tests.patterns.stream.events_at_hand import ack, fetch, publish
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store("memory://", inline_below=0) as store:
-        yield store
-        store.clear()
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with MemoryBroker() as broker:
-        yield broker
+from tests.patterns.stream.events_at_hand import ack, fetch, publish, release
 
 
 def big(n: int = 0) -> np.ndarray:
     return np.full(1000, n)
-
-
-def release(broker: Broker, topic: Topic, group: str) -> Releaser:
-    """One round of a consumer: everything acknowledged, then released."""
-    releaser = Releaser(broker, topic, group)
-    releaser.told(ack(broker, topic.name, group))
-    releaser.close()
-    return releaser
 
 
 @pytest.mark.parametrize("partitions", [1, 3])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from proxyfab import Store
-from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ObjectReleased, ProxyfabError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, LATEST, Start, Topic
@@ -17,28 +14,7 @@ from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import sweep
 from proxyfab.testing import until
 from proxyfab.testing.content import held
-from tests.patterns.stream.events_at_hand import ack, fetch, publish
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store("memory://", inline_below=0) as store:
-        yield store
-        store.clear()
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with MemoryBroker() as broker:
-        yield broker
-
-
-def release(broker: Broker, topic: Topic, group: str) -> Releaser:
-    """One round of a consumer: everything acknowledged, then released."""
-    releaser = Releaser(broker, topic, group)
-    releaser.told(ack(broker, topic.name, group))
-    releaser.close()
-    return releaser
+from tests.patterns.stream.events_at_hand import ack, fetch, publish, release
 
 
 class Failing:

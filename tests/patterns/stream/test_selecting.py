@@ -10,18 +10,11 @@ import numpy as np
 import pytest
 
 from proxyfab import Store
-from proxyfab.brokers.memory import MemoryBroker
 from proxyfab.errors import ObjectReleased
 from proxyfab.events.broker import Broker
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.producer import Producer
 from proxyfab.testing.servers import RedisServer
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with MemoryBroker() as broker:
-        yield broker
 
 
 @pytest.fixture

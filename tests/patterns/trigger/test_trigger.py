@@ -115,7 +115,7 @@ def test_batches_and_their_window(broker: Broker) -> None:
 
 def test_a_call_that_fails_is_made_again(broker: Broker) -> None:
     calls = Calls(fails=2)
-    with Trigger(broker, "frames", calls, retries=3, backoff=SOON, start=EARLIEST):
+    with Trigger(broker, "frames", calls, retries=3, backoff=SOON.pause, start=EARLIEST):
         send(broker, "frames", "it")
         assert until(lambda: len(calls.seen) == 3)
         assert until(lambda: statistics(broker, "calls").succeeded == 1)
@@ -311,7 +311,10 @@ def test_run_blocks_until_it_is_told_to_stop(broker: Broker) -> None:
     trigger.stop()
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"concurrency": 0}, {"retries": -1}, {"timeout": 0}, {"window": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch": 0}, {"concurrency": 0}, {"retries": -1}, {"timeout": 0}, {"window": -1}, {"backoff": -1.0}],
+)
 def test_what_makes_no_sense_is_refused(broker: Broker, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         Trigger(broker, "frames", print, **wrong)

@@ -1,14 +1,16 @@
 """A long way between two network namespaces: delay, rate, a queue, loss, and cuts. For root, who may make TUN devices.
 
-    python tests/wan/emulator.py '{"ends": [["siteA", "wan", "192.0.2.1/30"], ["inet", "toA", "192.0.2.2/30"]], ...}'
+    python proxyfab/wan/emulator.py '{"ends": [["siteA", "wan", "192.0.2.1/30"], ["inet", "toA", "192.0.2.2/30"]], ...}'
 
 Both ends of the way are TUN devices of this process. A packet that comes in leaves when those before it have left at
 the way's rate, unless the queue is full, and comes out a delay later, unless it is lost. SIGUSR1 cuts the way (what
-comes in is lost), SIGUSR2 heals it; one line on stdout says that it is ready.
+comes in is lost), SIGUSR2 heals it; one line on stdout says that it is ready. It ends with its standard input, and so
+with whoever holds the other end of that, however he ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import fcntl
@@ -35,7 +37,7 @@ class Way:
     """What lies between two namespaces.
 
     Args:
-        ends: Namespace, device and address of each end.
+        ends: Namespace (its name, or a path to it), device and address of each end.
         delay: Seconds one way.
         rate: Bits a second each way.
         loss: Part of the packets that is lost, each by itself.
@@ -95,8 +97,13 @@ class Direction:
 
 
 def enter(namespace: int | str) -> None:
-    """Be in a network namespace from now on: by its name, or by the descriptor of one."""
-    there = namespace if isinstance(namespace, int) else os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    """This thread is in a network namespace from now on, and what it starts.
+
+    Args:
+        namespace: Its name, a path to it, or a descriptor, which is closed.
+    """
+    path = namespace if isinstance(namespace, int) or "/" in namespace else f"/run/netns/{namespace}"
+    there = path if isinstance(path, int) else os.open(path, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).setns(there, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"cannot enter network namespace {namespace}")
@@ -111,23 +118,23 @@ def device(namespace: str, name: str, address: str, mtu: int) -> int:
         enter(namespace)
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        for command in (
+            ["addr", "add", address, "dev", name],
+            ["link", "set", name, "mtu", str(mtu), "txqueuelen", "10000", "up"],
+        ):
+            subprocess.run(["ip", *command], check=True, stdin=subprocess.DEVNULL)
     finally:
         enter(home)
-    for command in (
-        ["addr", "add", address, "dev", name],
-        ["link", "set", name, "mtu", str(mtu), "txqueuelen", "10000", "up"],
-    ):
-        subprocess.run(["ip", "-n", namespace, *command], check=True)
     return tun
 
 
 def run(way: Way) -> None:
-    """Carry packets until SIGTERM."""
+    """Carry packets until standard input ends."""
     one, two = (device(*end, way.mtu) for end in way.ends)
     there, back = Direction(way, one, two, way.seed), Direction(way, two, one, way.seed + 1)
     cut = False
 
-    def switch(number: int, frame: object) -> None:
+    def switch(number: int, _frame: object) -> None:
         nonlocal cut
         cut = number == signal.SIGUSR1
 
@@ -136,11 +143,16 @@ def run(way: Way) -> None:
     poll = select.epoll()
     for direction in (there, back):
         poll.register(direction.source, select.EPOLLIN)
-    print("ready", flush=True)
+    with contextlib.suppress(PermissionError):  # a file cannot be watched, and does not end
+        poll.register(0, select.EPOLLHUP)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     while True:
         times = [direction.due for direction in (there, back)]
         wait = min((due - time.monotonic() for due in times if due is not None), default=-1.0)
         ready = dict(poll.poll(max(wait, 0.0) if wait != -1.0 else -1))
+        if 0 in ready:
+            return
         for direction in (there, back):
             if direction.source in ready:
                 direction.take(cut)
