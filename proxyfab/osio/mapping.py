@@ -51,6 +51,21 @@ advise = _libc.madvise
 advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
+class _Extents(list[tuple["int | None", int]]):
+    """What was mapped, by address and length: undone with the last reference to this.
+
+    Not by the mapping itself: weak references to an object lead to it until its `__del__` has returned, and while one
+    thread unmaps another would find the mapping that is gone. They lead nowhere before an attribute is let go.
+    """
+
+    __slots__ = ()
+
+    # At interpreter exit the module's globals may be gone before the last mapping.
+    def __del__(self, _unmap: Callable[[int | None, int], int] = _munmap) -> None:
+        for address, length in self:
+            _unmap(address, length)
+
+
 class Mapping:
     """A mapping of a file from its start.
 
@@ -65,27 +80,25 @@ class Mapping:
         OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
     """
 
-    __slots__ = ("__weakref__", "_made", "_unmap", "address", "length", "start")
+    __slots__ = ("__weakref__", "_extents", "address", "length", "start")
 
     def __init__(self, fd: int, length: int, *, writable: bool = False, private: bool = False) -> None:
         self.length = max(-(-length // PAGE) * PAGE, PAGE)
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable or private else mmap.PROT_READ
         flags = _PRIVATE if private else _SHARED
-        self._made: list[int | None] = []
-        self._unmap = _munmap  # at interpreter exit the module's globals may be gone before the last mapping
+        self._extents = made = _Extents()
         # Made and recorded by one call, so that no interrupt comes in between (`osio.leases`).
-        self._made.extend(map(_mmap, (None,), (self.length,), (protection,), flags, (fd,), (0,)))
-        if self._made[0] == _FAILED or self._made[0] is None:
-            self._made.clear()
+        made.extend(
+            zip(map(_mmap, (None,), (self.length,), (protection,), flags, (fd,), (0,)), (self.length,), strict=False)
+        )
+        address = made[0][0]
+        if address == _FAILED or address is None:
+            made.clear()
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        self.address: int = self._made[0]
+        self.address: int = address
         self.start = memoryview(_Start.from_address(self.address)).cast("B")
         """The first bytes as they are now, for who holds the mapping: this view does not."""
-
-    def __del__(self) -> None:
-        if self._made:
-            self._unmap(self._made[0], self.length)
 
     def populate(self, offset: int, end: int) -> None:
         """Make pages writable now, in one call instead of one fault each; a kernel before 5.14 does it on touch."""

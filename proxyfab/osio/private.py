@@ -54,7 +54,6 @@ class _Private(Mapping):
             _live.pop(id(self), None)
             with contextlib.suppress(Exception):  # not made, or not told by this system: then nobody is told
                 self._tell(_used(self.address + self._start, self.address + self._end))
-        super().__del__()
 
 
 def private_view(view: memoryview, tell: Callable[[Use], object]) -> memoryview | None:

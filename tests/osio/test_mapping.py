@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,6 +237,40 @@ def test_a_mapping_in_use_is_found_although_it_is_not_kept(tmp_path: Path) -> No
     del mapping
     assert mappings.find(file_id(fd), PAGE) is None
     os.close(fd)
+
+
+def test_no_thread_finds_a_mapping_that_another_one_undoes(tmp_path: Path) -> None:
+    """Unmapping lets other threads run; what they read must be there, and be this file's."""
+    mappings = Mappings(limit=0)
+    length, ends = 16 * 2**20, time.monotonic() + 1.0
+    fd = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"a" * length, 0)
+    file = file_id(fd)
+
+    def make() -> int:
+        rounds = 0
+        while time.monotonic() < ends:
+            mapping = Mapping(fd, length)
+            mappings.keep(file, mapping, fd)
+            assert bytes(window(mapping, 0, length)[::PAGE])  # what was touched takes long to undo
+            time.sleep(0.0002 * (rounds % 2))
+            del mapping
+            rounds += 1
+        return rounds
+
+    def look() -> int:
+        found = 0
+        while time.monotonic() < ends:
+            mapping = mappings.find(file, length)
+            if mapping is not None:
+                assert bytes(window(mapping, length - 3, 3)) == b"aaa"
+                del mapping
+                found += 1
+        return found
+
+    rounds, *found = at_once([make, look, look])
+    os.close(fd)
+    assert all(isinstance(each, int) and each > 0 for each in (rounds, *found)), (rounds, found)
 
 
 def test_mappings_of_files_that_are_gone_are_dropped(make: Make, tmp_path: Path) -> None:

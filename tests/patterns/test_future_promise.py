@@ -100,13 +100,11 @@ def test_a_kept_promise_leaves_nothing(store: Store) -> None:
 
 
 def test_a_promise_that_is_taken_back_may_be_given_by_another(store: Store) -> None:
-    future: Future[Any] = Future(store, lease=0.1)
+    future: Future[Any] = Future(store, lease=1.0)
     with elsewhere(future).promise():
         assert traces(store)
-        with pytest.raises(ResolveTimeout):
-            future.result(0.5)
-    with pytest.raises(ResolveTimeout):
-        future.result(0.5)
+    with pytest.raises(ResolveTimeout):  # nobody has to answer for it, however long that takes
+        future.result(1.5)
     with elsewhere(future).promise():
         elsewhere(future).set_result(1)
     assert future.result(0) == 1
