@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -54,4 +55,5 @@ def _report(outcome: Outcome, samples: dict[str, list[float]]) -> None:
 
 def _run(statement: str) -> str:
     command = [sys.executable, "-c", statement]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment).stdout
