@@ -214,10 +214,12 @@ class TestBorrowing:
         claim = Claim(str(session), 1 << 20, "1@elsewhere", 1e9)
         record = decode(alone.tobytes())
         size = len(encode(record._replace(shared=(claim, claim)))) - len(encode(record._replace(shared=(claim,))))
-        room = (LARGEST - len(alone.tobytes())) // size
-        crowd = tuple(claim._replace(number=(1 << 20) + number) for number in range(room))
-        full = Frames([encode(record._replace(shared=crowd))])
-        assert LARGEST - 2 * size < full.nbytes <= LARGEST
+        room = (LARGEST - len(alone.tobytes())) // size - 1
+        crowd = [claim._replace(number=(1 << 20) + number) for number in range(room)]
+        rest = LARGEST - len(encode(record._replace(shared=tuple(crowd))))
+        crowd[-1] = claim._replace(who=claim.who + "x" * (rest - 1))  # to the last byte: claims differ in length
+        full = Frames([encode(record._replace(shared=tuple(crowd)))])
+        assert LARGEST - 1 <= full.nbytes <= LARGEST
         assert store.connector.compare_and_set(key, alone, full, ttl=60)
 
         with pytest.raises(BorrowError, match="no room for more"):
