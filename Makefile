@@ -62,7 +62,7 @@ WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 4 ? 2 * cores : 8 )))
 
 EXTRA ?= test
 test: $(VENV)/.installed-$(EXTRA)
-	@tools/get-redis
+	@tools/get-programs
 	@tools/run-tests $(BIN)/python $(WORKERS) $(ARGS)
 
 # Only modules: their assertions are rewritten, and kept beside them.
@@ -70,7 +70,7 @@ collected: $(VENV)/.installed-$(EXTRA)
 	@$(BIN)/python -m pytest --collect-only -q -o python_functions=- -o python_classes=- >/dev/null || [ $$? = 5 ]
 
 test-slow: $(VENV)/.installed-test
-	@tools/get-redis
+	@tools/get-programs
 	@$(BIN)/python -m pytest -m 'slow or timing' $(ARGS)
 
 kills: $(VENV)/.installed-test
@@ -84,14 +84,14 @@ fuzz: $(VENV)/.installed-fuzz
 	@RUNS=$(RUNS) SECONDS=$(SECONDS) $(BIN)/python tools/fuzz $(ARGS)
 
 test-dask: $(VENV)/.installed-test
-	@tools/get-redis
+	@tools/get-programs
 	@tools/dask-versions $(BIN)/python $(ARGS)
 
 dask-suite: $(VENV)/.installed-test
 	@$(BIN)/python tools/dask-suite $(SOURCE) $(ARGS)
 
 bench: $(VENV)/.installed-bench
-	@tools/get-redis
+	@tools/get-programs
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-lint

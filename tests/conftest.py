@@ -8,6 +8,7 @@ on the list below.
 from __future__ import annotations
 
 import asyncio  # here: modules are taken away and put back by tests, and a half of it would be left
+import faulthandler
 import gc
 import os
 import re
@@ -77,6 +78,8 @@ PROVED_BELOW = frozenset(
 )
 """The dearest tests of connectors. What they try is between processes, the system and the place that holds the bytes;
 a suite of what only stands around places that have suites of their own says `around = True`, and has these as slow."""
+NOTES = os.environ.get("TEST_NOTES", "")
+"""A directory where tools/run-tests looks for what is said here."""
 _bad_skips: list[str] = []
 _failed: list[pytest.TestReport | pytest.CollectReport] = []
 STRAYS = "processes that have ended left unnamed namespaces behind"
@@ -157,20 +160,47 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
             _bad_skips.append(f"{report.nodeid}: {reason}")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A worker's stack goes to a file when it crashes, for who sees no more of a run than its end."""
+    if NOTES and hasattr(session.config, "workerinput"):
+        del os.environ["TEST_NOTES"]  # no test's business
+        stack = Path(NOTES, f"stack-{session.config.workerinput['workerid']}")
+        faulthandler.enable(os.open(stack, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _bad_skips and os.environ.get("CI") and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if os.environ.get("FAILED_TESTS") and not hasattr(session.config, "workerinput"):
-        Path(os.environ["FAILED_TESTS"]).write_text("".join(f"{name}\n" for name in _worth_another_try()))
+    if NOTES and not hasattr(session.config, "workerinput"):
+        Path(NOTES, "again").write_text("".join(f"{name}\n" for name in _worth_another_try()))
+        Path(NOTES, "said").write_text("".join(_said_of_failures()))
+
+
+def _crashed(report: pytest.TestReport | pytest.CollectReport) -> bool:
+    return report.when not in ("setup", "call", "teardown", "collect")
 
 
 def _worth_another_try() -> list[str]:
     """The tests that failed, for tools/run-tests; none of them where something else went wrong as well."""
     for report in _failed:
-        crashed = report.when not in ("setup", "call", "teardown")  # its worker did, or it could not be collected
-        if crashed or STRAYS in report.longreprtext:
+        if _crashed(report) or report.when == "collect" or STRAYS in report.longreprtext:
             return []
     return [] if _bad_skips else list(dict.fromkeys(report.nodeid for report in _failed))
+
+
+def _said_of_failures() -> Iterator[str]:
+    """What failed, each with its error's last line; and the stacks of those who crashed."""
+    if _failed:
+        yield "\nFailed:\n"
+    for report in _failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        lines = (crash.message if crash else report.longreprtext).strip().splitlines() or [""]
+        said = dict.fromkeys([lines[0], lines[-1]] if crash else lines[-1:])
+        yield f"  {report.nodeid}: {' ... '.join(said)[:400]}\n"
+    if any(map(_crashed, _failed)):
+        for stack in sorted(Path(NOTES).glob("stack-*")):
+            if told := stack.read_text(errors="replace"):
+                yield f"\nCrashed, {stack.name.removeprefix('stack-')}:\n{told}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

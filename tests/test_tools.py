@@ -73,6 +73,25 @@ def test_a_python_without_pip_is_told_the_apt_line(machine: Path) -> None:
     assert not (machine / "venv").exists()
 
 
+def test_programs_that_are_lacking_are_installed_or_named(machine: Path) -> None:
+    for name in ("ip", "chmod", "tee"):
+        command(machine, name, "")
+    command(machine, "id", "echo 0")
+
+    alone = run(machine, "get-programs")
+    installed = f"for name in redis-server nft; do ln -s $0 {machine}/$name; done"
+    command(machine, "apt-get", f'echo "$*" >>{machine}/asked; [ "$1" = update ] || {installed}')
+    (machine / "ln").symlink_to(str(shutil.which("ln")))
+    helped = run(machine, "get-programs")
+
+    assert alone.returncode == helped.returncode == 0
+    assert "apt-get install redis-server" in alone.stderr
+    assert "apt-get install nftables" in alone.stderr
+    assert "iproute2" not in alone.stdout + alone.stderr
+    assert helped.stderr == ""
+    assert (machine / "asked").read_text().splitlines()[-1].endswith(" redis-server nftables")
+
+
 FLAKY = """
 import os
 from pathlib import Path
@@ -88,7 +107,9 @@ def test_well(): ...
 CRASH = """
 
 def test_crash():
-    os._exit(1)
+    import faulthandler
+    def the_place(): faulthandler._sigsegv()
+    the_place()
 """
 
 
@@ -107,7 +128,10 @@ def test_what_failed_beside_others_and_passes_alone_is_named(tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 failed, 1 passed" in done.stdout
-    assert done.stdout.endswith("Failed beside others, passed alone:\n  test_it.py::test_once\n")
+    assert done.stdout.endswith(
+        "\nFailed:\n  test_it.py::test_once: assert False\n"
+        "\nFailed beside others, passed alone:\n  test_it.py::test_once\n"
+    )
 
 
 def test_a_worker_that_crashed_is_no_flaky_test(tmp_path: Path) -> None:
@@ -115,6 +139,11 @@ def test_a_worker_that_crashed_is_no_flaky_test(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "once more" not in done.stdout
+    end = done.stdout[done.stdout.index("\nFailed:\n") :]
+    assert "  test_it.py::test_crash: worker 'gw0' crashed while running" in end
+    assert "Crashed, gw0:\nFatal Python error: Segmentation fault" in end
+    assert "test_it.py" in end.partition("Segmentation fault")[2]
+    assert "in the_place" in end
 
 
 @pytest.mark.parametrize(("failed", "again", "status"), [(5, 0, 0), (5, 1, 1), (6, 0, 1)])
@@ -122,8 +151,9 @@ def test_a_few_are_run_again_and_many_are_not(tmp_path: Path, failed: int, again
     command(
         tmp_path,
         "python",
-        'if [ -n "${FAILED_TESTS:-}" ]; then\n'
-        f'    for number in $(seq {failed}); do echo "test_it.py::test[$number one]" >>"$FAILED_TESTS"; done; exit 1\n'
+        'if [ -n "${TEST_NOTES:-}" ]; then\n'
+        '    touch "$TEST_NOTES/said"\n'
+        f'    for each in $(seq {failed}); do echo "test_it.py::test[$each one]"; done >"$TEST_NOTES/again"; exit 1\n'
         f'fi\nprintf "%s\\n" "$@" >again; exit {again}',
     )
     done = subprocess.run([TOOLS / "run-tests", tmp_path / "python", "2"], cwd=tmp_path, check=False, timeout=60)
