@@ -49,3 +49,9 @@ get_buffer = python_function(
 """Hold the bytes of an object: they stay where they are until `release_buffer`."""
 release_buffer = python_function("PyBuffer_Release", None, ctypes.POINTER(PyBuffer))
 """Let go of them; nothing happens to a PyBuffer that holds nothing."""
+untrack = python_function("PyObject_GC_UnTrack", None, ctypes.py_object)
+"""Keep garbage collection from looking into an object: what it refers to lives until the last reference to it is gone.
+
+For what others look at through a pointer. Of garbage in a cycle all finalizers run before anything is freed, in any
+order, and a finalizer may look at what another one has just ended, or keep it.
+"""

@@ -5,7 +5,8 @@ Rules:
    pointer) faults instead of changing what others see. Or they map privately (`osio.private`): then it changes nothing.
 2. A window's exporter is a ctypes array, not an ndarray and not a memoryview: NumPy, pickle and Arrow collapse chains
    of views down to the exporter, and so the exporter's life is the life of every view derived from it. It holds the
-   mapping and whatever else must outlive the views (a lease on a recycled segment).
+   mapping and whatever else must outlive the views (a lease on a recycled segment). Garbage collection does not look
+   through it: where a view is part of a cycle, the finalizers of others may still look at it.
 3. A mapping keeps no file descriptor and is unmapped when its last window and the last cache entry are gone. Only a
    mapping that is kept warm has one, to see whether its file is gone; their number is bounded.
 4. Mapped memory is copied without the interpreter's lock, so that other threads run while 100 MB move.
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
-from proxyfab.pointers import PyBuffer, get_buffer, release_buffer
+from proxyfab.pointers import PyBuffer, get_buffer, release_buffer, untrack
 from proxyfab.wire.slot import SIZE
 
 PAGE = mmap.PAGESIZE
@@ -149,6 +150,7 @@ def writable_window(mapping: Mapping, offset: int, length: int, keep: object = N
 def _held(mapping: Mapping, keep: object) -> Any:
     exporter: Any = _Exporter.from_address(mapping.address)
     exporter.keep = (mapping, keep)
+    untrack(exporter)
     return exporter
 
 

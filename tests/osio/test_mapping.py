@@ -84,6 +84,30 @@ def test_what_derives_from_a_window_keeps_it(watched: Any, name: str) -> None:
     assert mapping() is None
 
 
+def test_in_a_cycle_others_may_look_at_it_to_the_end(watched: Any) -> None:
+    """Garbage collection ends all of a cycle in any order; one end may look at a view, or keep it."""
+    views, keep, mapping = watched
+    found: list[Any] = []
+
+    class Holder:
+        def __init__(self) -> None:
+            self.view, self.cycle = views.pop(), self
+
+        def __del__(self) -> None:
+            found.append((keep() is not None, mapping() is not None))
+            if all(found[-1]):
+                found.append(self.view)
+
+    Holder()
+    gc.collect()
+
+    assert found.pop() == DATA[64 : 64 + 8192]
+    assert found == [(True, True)]
+    gc.collect()
+    assert keep() is None
+    assert mapping() is None
+
+
 def test_arrow_keeps_it(watched: Any) -> None:
     arrow = pytest.importorskip("pyarrow")
     views, keep, _ = watched
