@@ -48,6 +48,7 @@ def test_a_service_needs_no_login_and_all_works(server: GlobusServer) -> None:
     assert not any(
         path.is_file() for site in (A, B) for path in (server.collections[site] / "fab/objects").rglob("*~*")
     )
+    assert not any((place / "fab/objects/tried").exists() for place in server.collections.values())
 
 
 def test_a_person_types_a_code_once(server: GlobusServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from proxyfab.errors import (
 from proxyfab.keys import Key
 from proxyfab.testing import in_fork, until
 from proxyfab.testing.globus import GlobusServer
+from proxyfab.testing.globus.tasks import Faults, Tasks
 from proxyfab.testing.interrupts import Interrupt
 
 pytest.importorskip("globus_sdk")
@@ -275,3 +276,31 @@ def test_an_interrupt_of_who_waits_for_the_courier_holds_up_nobody(at: Open, ser
         if not interrupt.came:
             return
     pytest.fail(f"{number} instructions were not all: more keys, or a larger step")
+
+
+class Goes(type(Path())):  # type: ignore[misc]  # its base is found when it runs
+    """A file that its owner deletes as soon as somebody has seen it."""
+
+    def is_file(self) -> bool:
+        found = super().is_file()
+        self.unlink(missing_ok=True)
+        return found
+
+    def open(self, *_: Any, **__: Any) -> Any:
+        raise FileNotFoundError(str(self))
+
+
+def test_a_file_that_goes_while_its_task_is_worked_on_fails_and_the_service_lives(tmp_path: Path) -> None:
+    faults = Faults()
+    tasks = Tasks(faults, 0.0, 3)
+    try:
+        for number, kind in enumerate((Goes, Path)):
+            (tmp_path / "source").write_bytes(b"x")
+            source, target = kind(tmp_path / "source"), tmp_path / f"target{number}"
+            tasks.submit({"submission_id": kind, "type": "TRANSFER"}, [(source, target, "/source")], time.time() + 60)
+        assert until(lambda: all(work.document["status"] == "SUCCEEDED" for work in tasks.all.values()))
+    finally:
+        tasks.close()
+    gone, there = tasks.all.values()
+    assert ([each["error_code"] for each in gone.errors], there.errors) == (["FILE_NOT_FOUND"], [])
+    assert (tmp_path / "target1").read_bytes() == b"x"

@@ -6,13 +6,15 @@ own fixtures. What the live service does where these say nothing (codes, words o
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import threading
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 Document = dict[str, Any]
 
@@ -122,10 +124,11 @@ class Tasks:
         work.begun = now
         work.document["nice_status"] = "OK"
         for source, target, _ in work.pairs:
-            if source is not None and source.is_file() and source.name not in self.faults.unreadable:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                content = source.read_bytes()
-                target.write_bytes(content[: len(content) // 2])
+            if source is not None and source.name not in self.faults.unreadable:
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # told of when the task ends
+                    content = source.read_bytes()
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content[: len(content) // 2])
 
     def _end(self, work: Work) -> None:
         outcome = self.faults.outcome
@@ -147,12 +150,12 @@ class Tasks:
                 target.unlink(missing_ok=True)
             elif source.name in self.faults.unreadable:
                 self._pass_over(work, path, "PERMISSION_DENIED", "Permission denied")
-            elif not source.is_file():
-                self._pass_over(work, path, "FILE_NOT_FOUND", "No such file or directory")
             else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with source.open("rb") as file, target.open("r+b" if target.exists() else "wb") as copy:
-                    shutil.copyfileobj(file, copy)
+                try:  # whose files these are may delete them at any time
+                    with source.open("rb") as file:
+                        _copy(file, target)
+                except (FileNotFoundError, IsADirectoryError):
+                    self._pass_over(work, path, "FILE_NOT_FOUND", "No such file or directory")
         work.document |= {"status": "SUCCEEDED", "nice_status": None, "subtasks_skipped_errors": len(work.errors)}
 
     def _pass_over(self, work: Work, path: str, code: str, details: str) -> None:
@@ -160,3 +163,10 @@ class Tasks:
 
     def _fail(self, work: Work, code: str, description: str) -> None:
         work.document |= {"status": "FAILED", "fatal_error": {"code": code, "description": description}}
+
+
+def _copy(file: BinaryIO, target: Path) -> None:
+    """Fill in place what was begun, unless it was deleted meanwhile."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as copy:
+        shutil.copyfileobj(file, copy)
