@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def test_what_a_passage_says():
     said = once.as_dict()
     assert said["cut"] == {"began": 2.0, "seconds": 5.0, "planned_seconds": 5.0, "frame": 1}
     assert ("slices lost, reconstructed twice", "0, 0") in table_of_sites(once)
+
+
+def test_what_comes_in_the_look_after_a_cut_is_not_of_the_cut():
+    once = passage(done(0, "worker-0"), done(1, "worker-1"))
+    late = sorted([*(each for each in once.samples if each.at != 17), Sample(17.01, int(2.06e6), 0)])
+    looks = [Sample(16.95, int(2.05e6), 0), *late]
+    held = [Sample(12.3, int(2.05e6), 0), *looks]
+
+    assert replace(once, samples=sorted(looks)).in_cut == 0
+    assert replace(once, samples=sorted(held)).in_cut == 0
+    assert replace(once, samples=sorted([*looks, Sample(15.0, int(2.04e6), 0)])).in_cut == 10_000
 
 
 def test_a_short_scan_is_stretched_so_that_there_is_a_middle():

@@ -175,13 +175,15 @@ class _Act:
             self._place.world.cut()
             self._began = now()
         else:
-            self._place.world.heal()
+            self._look(at_once=True)  # the last of the cut: at the next one bytes may have come again
             self._healed = now()
+            self._place.world.heal()
 
-    def _look(self) -> None:
+    def _look(self, *, at_once: bool = False) -> None:
         """What has crossed the link."""
-        if not self._samples or now() - self._samples[-1].at >= _LOOK / 2:
-            self._samples.append(Sample(now(), self._place.wire("alcf")[0], self._place.wire("aps")[1]))
+        if at_once or not self._samples or now() - self._samples[-1].at >= _LOOK / 2:
+            received, sent = self._place.wire("alcf")[0], self._place.wire("aps")[1]
+            self._samples.append(Sample(now(), received, sent))
 
     def _watch(self) -> None:
         """Raise if somebody has died, or nobody says anything."""

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from proxyfab.demo.between.plan import CUT, RATE, ROUND_TRIP
 from proxyfab.demo.stream.course import Gathered, Slice
 
+_DRAINED = 1.0
+"""Seconds in which what the link holds at a cut comes out of it: 0.3 of a full queue, the rest for a busy machine."""
+
 
 class Sample(NamedTuple):
     """What the link's ends had counted at one moment: all bytes of all packets, whatever they were for.
@@ -88,18 +91,20 @@ class Passage(Gathered):
 
     @property
     def in_cut(self) -> int:
-        """Bytes that came while the link was cut, but for what was on its way when that began."""
-        return self._received(self.cut.ended) - self._received(self.cut.began + 2 * ROUND_TRIP)
+        """Bytes that came while the link was cut, but for what was on its way when that began.
+
+        From the first look after that until the last one before the end: what comes after it is no part of the cut.
+        """
+        began, ended = self.cut.began + _DRAINED, self.cut.ended
+        looks = [each.received for each in self.samples if began <= each.at <= ended]
+        return looks[-1] - looks[0] if looks else 0
 
     @property
     def recovery(self) -> float:
         """Seconds from the end of the cut until bytes came again."""
-        before = self._received(self.cut.ended)
-        return next((each.at for each in self.samples if each.received > before), self.cut.ended) - self.cut.ended
-
-    def _received(self, at: float) -> int:
-        """What had come at one moment, as of the first look after it."""
-        return next((each.received for each in self.samples if each.at >= at), self.samples[-1].received)
+        ended = self.cut.ended
+        before = max(each.received for each in self.samples if each.at <= ended)
+        return next((each.at for each in self.samples if each.received > before), ended) - ended
 
     def throughput(self, step: float = 0.25) -> tuple[list[float], list[float]]:
         """MB/s over the link: when each stretch of `step` seconds begins, from the first rotation on, and its rate.

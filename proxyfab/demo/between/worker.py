@@ -12,6 +12,7 @@ from proxyfab.demo.between.part import Part, play
 from proxyfab.demo.between.plan import ACK_WAIT, AHEAD
 from proxyfab.demo.role import now
 from proxyfab.demo.stream.plan import RECONSTRUCT
+from proxyfab.demo.stream.worker import calibration
 from proxyfab.demo.tomography import Scanner, line_integrals
 from proxyfab.patterns.stream import Consumer
 from proxyfab.patterns.stream.item import Item
@@ -32,8 +33,7 @@ def run(part: Part) -> None:
     scanner = Scanner(setup.size, setup.angles)
     part.begin()
     with part.broker:
-        with Consumer(part.broker, plan.calibration, observe=True, timeout=part.patience) as reader:
-            darks, flats = next(iter(reader)).get()
+        darks, flats = calibration(part.broker, plan, part.patience)
         part.ready()
         with Consumer(
             part.broker,

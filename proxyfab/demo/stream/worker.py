@@ -6,10 +6,13 @@ acknowledged comes again, too: then there are two pictures of one slice, and the
 
 from __future__ import annotations
 
+from typing import Any
+
 from proxyfab.demo.role import now
 from proxyfab.demo.stream.part import Part, play
-from proxyfab.demo.stream.plan import ACK_WAIT, ATTEMPTS, RECONSTRUCT
+from proxyfab.demo.stream.plan import ACK_WAIT, ATTEMPTS, RECONSTRUCT, Plan
 from proxyfab.demo.tomography import Scanner, line_integrals
+from proxyfab.events.broker import Broker
 from proxyfab.patterns.stream import Consumer
 
 _AHEAD = 2
@@ -18,13 +21,18 @@ _PATIENCE = 10
 """Deadlines: the main process watches over the others, who only must not wait for ever."""
 
 
+def calibration(broker: Broker, plan: Plan, patience: float) -> Any:
+    """Dark and flat fields, once the instrument has measured them: how every worker of either act begins."""
+    with Consumer(broker, plan.calibration, observe=True, timeout=patience) as reader:
+        return next(iter(reader)).get()
+
+
 def run(part: Part) -> None:
     """Reconstruct until the instrument has ended and nothing is left."""
     plan, setup = part.plan, part.plan.setup
     scanner = Scanner(setup.size, setup.angles)
     patience = _PATIENCE * setup.deadline
-    with Consumer(part.broker, plan.calibration, observe=True, timeout=patience) as reader:
-        darks, flats = next(iter(reader)).get()
+    darks, flats = calibration(part.broker, plan, patience)
     part.ready()
     with Consumer(
         part.broker,
