@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+from proxyfab.wan.facilities import namespace
 
 FAR = "192.0.2.2"
 """The second namespace's address."""
@@ -40,22 +42,19 @@ def way(given: argparse.Namespace) -> dict[str, float]:
 
 @contextmanager
 def two_ends(given: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Names of two namespaces with a way between them, for as long as it lasts."""
-    names = f"pf{os.getpid() % 10000}a", f"pf{os.getpid() % 10000}b"
-    emulator = None
-    try:
-        for name in names:
-            subprocess.run(["ip", "netns", "add", name], check=True)
-            subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        ends = [(names[0], "wan", "192.0.2.1/30"), (names[1], "wan", f"{FAR}/30")]
-        emulator = child(["-m", "proxyfab.wan.emulator", json.dumps({"ends": ends, **way(given)})])
-        yield names
-    finally:
-        if emulator is not None:
-            emulator.kill()
-            emulator.wait()
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+    """Paths of two namespaces with a way between them, for as long as it lasts."""
+    with ExitStack() as ends:
+        paths = []
+        for _ in range(2):
+            held = namespace()
+            ends.callback(os.close, held)
+            paths.append(f"/proc/{os.getpid()}/fd/{held}")
+            subprocess.run(["nsenter", f"--net={paths[-1]}", "ip", "link", "set", "lo", "up"], check=True)
+        addressed = [(paths[0], "wan", "192.0.2.1/30"), (paths[1], "wan", f"{FAR}/30")]
+        emulator = child(["-m", "proxyfab.wan.emulator", json.dumps({"ends": addressed, **way(given)})])
+        ends.callback(emulator.communicate)
+        ends.callback(emulator.kill)
+        yield paths[0], paths[1]
 
 
 def child(command: list[str]) -> subprocess.Popen[str]:
