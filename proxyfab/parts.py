@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from proxyfab.abc import BaseConnector, Connector
 from proxyfab.buffers import Buffer, Frames, byte_view
-from proxyfab.errors import ConfigurationError, IntegrityError, KeyNotFound
+from proxyfab.errors import ConfigurationError, KeyNotFound
 from proxyfab.keys import Key
 from proxyfab.osio.memory import allocate as own_memory
 from proxyfab.proxy import Kind, make
@@ -82,7 +82,7 @@ def part(ref: Ref[Any], selection: Selection | None = None, *, allocate: Allocat
     with span("get_range", Link(connector.place, here(), connector.scheme), key, 0, transport.meter) as step:
         reader = _Reader(connector, key, step)
         found = reader.mapped(selection) if connector.local else reader.rows(selection, allocate)
-    if found is None:  # no rows that could be read by themselves
+    if found is None:  # all of it, at once
         return _cut(store.fetch(key), selection, ref.url, allocate)
     if connector.local and allocate is not None:
         found = _landed(found, allocate)
@@ -226,7 +226,7 @@ class _Reader:
         return part
 
     def rows(self, selection: Selection, allocate: Allocate | None) -> Payload | None:
-        """By ranges; None where the object has no rows that could be read so."""
+        """By ranges; None where it has no rows that could be read so, or was replaced each time while it was read."""
         for _ in range(_TRIES):
             first = self._read(0, FIRST)
             start = length_of(first)
@@ -247,7 +247,7 @@ class _Reader:
             data = self._fetch(rows, ranges, head.spans[0][0], target, size)
             if data is not None and self._read(0, len(head.mark)).join() == head.mark:
                 return Payload(head.codec, head.type, meta, [data], head.origin)
-        raise IntegrityError(f"{self._key} in {self._connector.spec} is replaced again and again while it is read.")
+        return None
 
     def _fetch(
         self, rows: Rows, ranges: Sequence[range], base: int, target: memoryview | None, size: int

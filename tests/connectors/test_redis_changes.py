@@ -140,6 +140,26 @@ def test_another_process_wakes_within_milliseconds(one: RedisConnector) -> None:
 # -- changes in the middle ----------------------------------------------------------------------------------------
 
 
+def test_a_get_goes_on_as_long_as_others_replace_the_object(redis_server: RedisServer) -> None:
+    with RedisConnector.from_url(f"{redis_server.database()}?chunk=1024", name="one") as one:
+        key, frames = one.put(signed(100_000), key=Key("k")), signed(100_000)
+        over = threading.Event()
+
+        def replace() -> None:
+            while not over.is_set():
+                one.put(frames, key=key, replace=True)
+
+        def read() -> list[bool]:
+            try:
+                return [is_whole(one.get(key) or Frames()) for _ in range(30)]
+            finally:
+                over.set()
+
+        whole = at_once([read, *[replace] * 4])[0]
+
+    assert whole == [True] * 30
+
+
 def test_an_object_that_is_replaced_while_it_is_read_is_one_or_the_other(one: RedisConnector) -> None:
     one.put(signed(BIG), key=Key("k"))
     stop: list[bool] = []

@@ -48,11 +48,14 @@ from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import Link, pack
 from proxyfab.resp.parser import LARGEST
 from proxyfab.resp.place import Place
+from proxyfab.retry import Backoff
 from proxyfab.spec import check_name
 from proxyfab.wire.slot import id_hash
 
 T = TypeVar("T")
-_TRIES = 5
+_PIECES = 4
+"""Times that an object which changes meanwhile is read in pieces, before it is read in one."""
+_PAUSES = Backoff(first=0.001, longest=0.05)
 
 
 class RedisConnector(BaseConnector):
@@ -320,14 +323,24 @@ class RedisConnector(BaseConnector):
         again: bool = True,
         at_last: Callable[[Link], T] | None = None,
     ) -> T:
-        """`run`, once more where the object changed while it was read or written in pieces; `at_last` in one."""
-        for number in range(_TRIES):
+        """`run`, anew as long as the object changes while it is read or written in pieces; soon by `at_last`, in one.
+
+        Raises:
+            ConnectorError: It still did when the time of a call was over.
+        """
+        ends, torn = time.monotonic() + self._place.timeout, 0
+        left: float | None = None
+        while left is None or left > 0:
+            doing = at_last if at_last and torn >= _PIECES else work
             try:
-                return self._fleet.run(name, at_last if at_last and number == _TRIES - 1 else work, what, again=again)
+                return self._fleet.run(name, doing, what, again=again, timeout=left)
             except Torn:
-                continue
+                torn += 1
+                time.sleep(min(_PAUSES.pause(torn), max(ends - time.monotonic(), 0.0)))
+            left = ends - time.monotonic()
         raise ConnectorError(
-            f"{what} at {self._place.label}: the object was changed {_TRIES} times meanwhile; try again."
+            f"{what} at {self._place.label}: the object was changed {torn} times within {self._place.timeout:g} s, "
+            "each time before it was there whole; change it less often, or give calls more time with ?timeout=."
         )
 
     def _read(self, key: Key, read: Callable[[], T]) -> T:
