@@ -308,10 +308,11 @@ class Store:
         """Release what this process holds open; deletes nothing. References stay valid: they open the store again."""
         self._transport.close()
         self._reuse.clear()
-        if _live.get(self.url) is self:
-            del _live[self.url]
-        if _opened.get(self.url) is self:
-            del _opened[self.url]
+        with _opening:  # another thread may close it, too, or open the next one
+            if _live.get(self.url) is self:
+                del _live[self.url]
+            if _opened.get(self.url) is self:
+                del _opened[self.url]
         if self._owns_connector:
             self.connector.close()
 

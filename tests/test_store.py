@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+import proxyfab.store as store_module
 from proxyfab import Key, Store, is_proxy, is_resolved, open_store, prefetch, ref_of, resolve, trace, unwrap
 from proxyfab.abc import BaseConnector
 from proxyfab.buffers import Frames
@@ -522,3 +523,24 @@ def test_a_store_that_was_opened_by_a_short_url_and_closed_is_opened_anew(tmp_pa
 def test_what_is_missing_in_shared_memory_may_be_another_users():
     with Store("shm://") as store, pytest.raises(KeyNotFound, match="another user"):
         store.ref_from_key("nowhere").resolve()
+
+
+def test_two_threads_may_close_one_store(monkeypatch):
+    store = Store("memory://")
+    known = type(store_module._live)()
+    known[store.url] = store
+    other = threading.Thread(target=store.close)
+    find = known.get
+
+    def get(url):
+        found = find(url)
+        if threading.current_thread() is not other and not other.ident:
+            other.start()
+            other.join(0.05)  # where it need not wait, it is over by now
+        return found
+
+    monkeypatch.setattr(known, "get", get)
+    monkeypatch.setattr(store_module, "_live", known)
+    store.close()
+    other.join()
+    assert not known

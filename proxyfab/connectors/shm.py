@@ -140,7 +140,8 @@ class SharedMemoryConnector(Lodged):
     def _store(self, path: str, slot: Slot, body: list[Part], drawn: bool, replace: Over) -> None:
         publish = partial(publish_over, path, replace)
         if slot.length >= LARGE:
-            self._room().pool.write(lambda home: pack(slot._replace(home=home)), body, publish)
+            room = self._room()  # held, as another thread may close this connector: a pool ends with its last user
+            room.pool.write(lambda home: pack(slot._replace(home=home)), body, publish)
         elif drawn:  # nobody knows the key yet, so nobody can look while it is written
             write_new(path, [pack(slot), *body])
         else:
@@ -148,9 +149,9 @@ class SharedMemoryConnector(Lodged):
 
     def _make_room(self) -> None:
         """Give back what is only kept warm, here and by others, or belongs to nobody."""
-        if self._shared is not None:
-            self._shared.mappings.clear()
-            self._shared.pool.trim()
+        if (room := self._shared) is not None:
+            room.mappings.clear()
+            room.pool.trim()
         root = Root.find(self._lodging.path)
         if root is not None:
             trim_others(root)
@@ -260,8 +261,8 @@ class SharedMemoryConnector(Lodged):
 
     def evict(self, key: Key) -> bool:
         gone = self._remove(self._path(key))
-        if self._shared is not None:
-            self._shared.mappings.sweep()
+        if (room := self._shared) is not None:
+            room.mappings.sweep()
         return gone
 
     def renew(self, key: Key, ttl: float | None) -> bool:
@@ -293,8 +294,8 @@ class SharedMemoryConnector(Lodged):
         for name in entries.entries(namespace):
             with contextlib.suppress(IntegrityError):  # no file, so not ours
                 count += self._remove(f"{namespace.path}/{name}")
-        if self._shared is not None:
-            self._shared.mappings.sweep(now=True)
+        if (room := self._shared) is not None:
+            room.mappings.sweep(now=True)
         return count
 
     def _remove(self, path: str, only: Callable[[int], bool] = lambda _fd: True) -> bool:
@@ -305,8 +306,8 @@ class SharedMemoryConnector(Lodged):
             raise translate(error, "remove", path) from error
         if gone is None:
             return False
-        if gone.home and self._shared is not None:
-            self._shared.pool.heard_free(gone.home)
+        if gone.home and (room := self._shared) is not None:
+            room.pool.heard_free(gone.home)
         return gone.alive(time.time())
 
     def close(self) -> None:

@@ -59,15 +59,16 @@ class Lodging:
 
     def find(self) -> Namespace | None:
         """The namespace; None when it is not there (yet, or any more)."""
-        if self._found is None:
+        found = self._found  # another thread may forget it meanwhile (`reopen`)
+        if found is None:
             root = self.root()
             if root is None:
                 return None
             namespace = root.namespace(self.name)
             if not namespace.exists():
                 return None
-            self._found = root, namespace
-        return self._found[1]
+            self._found = found = root, namespace
+        return found[1]
 
     def open(self) -> tuple[Root, Namespace]:
         """Root and namespace, made where they are missing.
@@ -75,10 +76,11 @@ class Lodging:
         Raises:
             ConnectorError: The process that the namespace lives with has ended.
         """
-        if self._found is None or self._pid != os.getpid():
-            self._found = self._make()
+        found = self._found
+        if found is None or self._pid != os.getpid():
+            self._found = found = self._make()
             self._pid = os.getpid()
-        return self._found
+        return found
 
     def reopen(self) -> tuple[Root, Namespace]:
         """Like `open`, after a directory was found to be gone: somebody removed it behind our back."""

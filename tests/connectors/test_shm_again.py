@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, Made, MadeFrames
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ConnectorError, IntegrityError
 from proxyfab.keys import Key
@@ -125,3 +125,21 @@ def test_directories_of_stores_that_have_ended_are_not_remembered_for_ever(tmp_p
         writer.close()
     assert len(reader._places) <= 256
     reader.close()
+
+
+def test_closing_amid_a_put_takes_no_pool_away_from_it(one: SharedMemoryConnector, tmp_path: Path) -> None:
+    """Another thread may close it at any moment; what is put meanwhile is whole, and no home stays behind."""
+    data = bytes(NBYTES)
+    other = SharedMemoryConnector()
+    kept = one.put(Frames([data]))
+    assert one.evict(kept)  # so that there is a segment to fill again
+
+    def closing() -> Iterator[tuple[int, memoryview]]:
+        one.close()
+        yield 0, memoryview(data)
+
+    key = one.put(MadeFrames(Made(NBYTES, closing), lambda: Frames([data])))
+
+    assert other.get(key) == Frames([data])
+    assert list((tmp_path / "root").glob("*/.s-*")) == []
+    other.close()

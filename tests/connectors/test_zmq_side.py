@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -296,3 +297,15 @@ def test_objects_of_several_servers_are_waited_for(server):
         assert found == [keys[1]]
         assert told - since < 2
         assert here.wait_any(keys[:1], 0.05) == []
+
+
+def test_a_link_closes_while_others_take_its_last_channel() -> None:
+    class Raced(deque[Channel]):
+        """Somebody takes what is left between the look and the taking."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    link = Link("127.0.0.1:1", 1.0, shared=False)
+    link._idle = Raced()
+    link.close()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import zmq
@@ -325,10 +326,12 @@ class Link:
     def close(self) -> None:
         """End the connections; a call that is under way ends its own."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # others take from these, too, or close this link
+            while True:
+                self._idle.pop().close()
         presence, self._presence = self._presence, None
         if presence is not None:
             presence.close()
-        while self._places:
-            self._places.popitem()[1].close()
+        with suppress(KeyError):
+            while True:
+                self._places.popitem()[1].close()
