@@ -164,6 +164,8 @@ class RetryLayer(Layer):
                 return key
             there: Frames | None = Layer.get(self, key)
             stat: Stat | None = Layer.stat(self, key)
+            if (there is None or stat is None) and ttl is not None:  # ours it may have been, and it has expired
+                return Layer.put(self, frames, key=key, ttl=ttl)
             if there is None or stat is None or there != frames:
                 raise
             return stat.key

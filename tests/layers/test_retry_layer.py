@@ -227,6 +227,25 @@ def test_under_a_chosen_key_the_same_bytes_are_ours_and_others_are_not(losing):
     assert losing.child.get(Key("theirs")) == Frames([b"y" * 100])
 
 
+class ExpiresAsItIsLookedAt(LosesAnswers):
+    """What is found in the way of a put has expired a moment later."""
+
+    def put(self, *args: Any, **options: Any) -> Key:
+        try:
+            return super().put(*args, **options)
+        except KeyExists:
+            self.child.clear()
+            raise
+
+
+def test_what_expires_before_its_put_is_asked_again_is_put_again():
+    link = ExpiresAsItIsLookedAt(MemoryConnector())
+    link.lost = 1
+    layer = over(link)
+
+    assert layer.get(layer.put(X, key=Key("brief"), ttl=10)) == X
+
+
 @pytest.mark.parametrize("keys", [None, [Key("a"), Key("b"), Key("c")]])
 @pytest.mark.parametrize("replace", [False, True])
 def test_a_batch_whose_answer_was_lost_happened_once(losing, keys, replace):
