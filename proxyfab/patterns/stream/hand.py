@@ -65,6 +65,7 @@ class Hand:
         "_begin",
         "_finish",
         "after",
+        "again",
         "attempt",
         "back",
         "choice",
@@ -75,6 +76,7 @@ class Hand:
         "frame",
         "mark",
         "moved",
+        "replaced",
         "total",
         "unused",
     )
@@ -96,6 +98,10 @@ class Hand:
         self.mark = 0
         """How many events were settled when the keeper looked last."""
         self.unused = 0
+        self.again: Hand | None = None
+        """The same frame, come again while this one is worked on."""
+        self.replaced = False
+        """Whether it is not to be handed out, as another one of the same frame is or was."""
         self.after: Callable[[], None] | None = None
         """Called when the broker knows that it is settled."""
         self.attempt = delivery.attempt

@@ -69,7 +69,7 @@ class Lane:
         It is not here any more, but to be given back.
         """
         due = now + (min(self.due(now), _SHED) if self.again else 0.0)
-        self.waiting.sort()  # a sorted list is a heap
+        self.waiting = sorted([each for each in self.waiting if not each[2].replaced])  # a sorted list is a heap
         kept, held = 0, 0
         for _, _, hand in self.waiting:
             held += len(hand.delivery.body)

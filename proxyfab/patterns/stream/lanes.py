@@ -121,6 +121,8 @@ class Lanes(Supply):
             return Run(lane, claims)
         while lane.waiting and not lane.blocked(now) and self._target() is None:
             offset, _, hand = heapq.heappop(lane.waiting)
+            if hand.replaced:
+                continue
             if not hand.begin():  # nobody asked for long, so it was given back: all that is here is looked at anew
                 self._life = -1
                 return None

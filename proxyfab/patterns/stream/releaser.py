@@ -3,9 +3,10 @@
 Rules:
 1. Who settles frames only hands them over; groups are asked, and objects evicted, in the background. A stream without
    stored objects starts no thread and asks nobody.
-2. Objects go once every group, our own too, has its floor behind them: a group that moves (`seek`) wants again what it
-   has acknowledged, whoever moved it, and its floor is all that says so. What lies behind an event that is not settled
-   waits with it. What waits is looked at again, less and less often; the others will evict it, too.
+2. Objects go once every group, our own too, has its floor behind them (`first_ack`: once one has): a group that moves
+   (`seek`) wants again what it has acknowledged, whoever moved it, and its floor is all that says so; and a broker that
+   knows floors only hands out once more what was acknowledged behind them. What lies behind an event that is not
+   settled waits with it. What waits is looked at again, less and less often; the others will evict it, too.
 3. About once a second what was released is written down; what then has been released by nobody, although it could
    have been some time before, is swept: its consumer was killed between acknowledging and evicting.
 4. The thread refers to its releaser weakly and ends with it, or when there is nothing left to do.
@@ -157,11 +158,11 @@ class Releaser:
 
     def _release(self) -> None:
         self._gather()
-        floors = self._floors()
+        floors, enough = self._floors(), any if self.topic.release == "first_ack" else all
         go: list[Waiting] = []
         stay: list[Waiting] = []
         for each in self._waiting:
-            done = all(floor.get(each.partition, 0) >= each.offset for floor in floors)
+            done = enough([floor.get(each.partition, 0) >= each.offset for floor in floors])
             (go if done or not each.objects else stay).append(each)
         self.released += len(evict([held for each in go for held in each.objects]))
         for each in go:
@@ -187,8 +188,8 @@ class Releaser:
             self._met = Spans()
 
     def _floors(self) -> list[Mapping[int, int]]:
-        """How far each group has settled everything, of those that have to be asked."""
-        if self.topic.release == "first_ack" or not any(each.objects for each in self._waiting):
+        """How far each group has settled everything, if anybody has to be asked."""
+        if not any(each.objects for each in self._waiting):
             return []
         return [info.floor for info in self.broker.groups(self.topic.name).values()]
 

@@ -8,6 +8,7 @@ Rules:
 3. What is settled is told within `keeping.LINGER` seconds, and before anybody waits for more.
 4. A frame that waits is extended while its consumer asks for events; if he does not for `ack_wait` seconds, it is given
    back untouched. One that was begun is extended while events of it are settled; what is not within `ack_wait` lapses.
+   One that comes again while it is still here is handed out once, and settled as often as it came.
 5. The keeper's thread, which does all this, refers to its desk weakly: a consumer that nobody has any more is closed.
 """
 
@@ -90,15 +91,45 @@ class Desk:
             self._returned.difference_update([spot_of(hand) for hand in hands])
         if not self.observing:
             self._hands.update(hands)
+            if any([hand.delivery.attempt > 1 for hand in hands]):
+                self._met_again(hands)
             deadline = now + self.ack_wait
             self._owed.update([(spot_of(hand), deadline) for hand in hands])
             self._keep()
         return hands
 
+    def _met_again(self, hands: list[Hand]) -> None:
+        """What came again while it is still here had lapsed, and is handed out once.
+
+        What waited goes: what came now counts. What is worked on, or settled and not told, is not handed out again.
+        """
+        later = {spot_of(hand): hand for hand in hands if hand.delivery.attempt > 1}
+        for former in list(self._hands):
+            again = later.get(spot_of(former))
+            if again is None or former is again:
+                continue
+            if former.begin():
+                former.drop()
+                former.replaced = True
+                self._hands.discard(former)
+            else:
+                former.again = again
+                if former.over:
+                    self._settled_again(former)
+
+    def _settled_again(self, hand: Hand) -> None:
+        """A frame is settled that came again meanwhile: the later one is, too, if nobody has begun it."""
+        again, hand.again = hand.again, None
+        if again is not None and not hand.back and len(hand.done) == hand.total and again.begin():
+            again.replaced, again.frame = True, hand.frame
+            again.finish()
+
     def finished(self, hand: Hand) -> None:
         """A frame is settled: that is told soon."""
         if self.observing:
             return
+        if hand.again is not None:
+            self._settled_again(hand)
         self._finished.append(hand)
         self._keep()
         self._bell.ring()

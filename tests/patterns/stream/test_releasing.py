@@ -149,6 +149,21 @@ def test_first_ack(broker: Broker, store: Store) -> None:
     assert [item.reason for item in sweep(broker, "t")] == ["a group has acknowledged its event"]
 
 
+def test_first_ack_waits_for_what_comes_before(broker: Broker, store: Store) -> None:
+    """A broker that knows floors only hands out both once more when their member dies."""
+    topic = broker.ensure(Topic("t", groups=("a",), release="first_ack"))
+    for n in range(2):
+        publish(broker, "t", [big(n)], store=store)
+    member, (first, second) = fetch(broker, "t", "a")
+    with member:
+        releaser = Releaser(broker, topic, "a")
+        for hand, left in ((second, 2), (first, 0)):
+            member.ack([hand.delivery])
+            releaser.told([hand])
+            releaser.close()
+            assert held(store) == left
+
+
 @pytest.mark.parametrize("how", ["never", "retention"])
 def test_what_is_not_ours_to_release(broker: Broker, store: Store, how: str) -> None:
     topic = broker.ensure(Topic("t", release=how, retention=60.0))

@@ -95,3 +95,43 @@ def test_what_cannot_be_given_back_is_not_held_any_more(desk: Desk) -> None:
             assert away.told == ["t/0@1", "t/0@3"]
             assert (desk.held(), desk.hands()) == ([], [])
             desk.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_comes_again_while_it_is_here_is_handed_out_once(desk: Desk, late: bool) -> None:
+    with MemoryBroker() as broker:
+        broker.ensure(Topic("t"))
+        broker.publish("t", [Record(b"1"), Record(b"2"), Record(b"3")])
+        with broker.subscribe("t", group="g") as member:
+            desk.subscription = Meanwhile(member, lambda: None)
+            begun, lapsed, waits = desk.take(member.fetch(3, 1))
+            assert begun.begin()
+            begun.begun(Frame("p", 0, 0, 0, "", [], [Event(VALUE, 1)]), [])
+            if late:
+                begun.settle(0)
+            again = desk.take([hand.delivery._replace(attempt=2) for hand in (begun, lapsed)])
+            if not late:
+                begun.settle(0)
+
+            assert [hand.begin() for hand in (lapsed, waits, *again)] == [False, True, False, True]
+            assert [hand.replaced for hand in (begun, lapsed, waits, *again)] == [False, True, False, True, False]
+            desk.flush()
+            assert desk.held() == [(0, 2), (0, 3)]
+            desk.close()
+
+
+def test_what_comes_again_and_was_given_back_in_part_is_handed_out(desk: Desk) -> None:
+    with MemoryBroker() as broker:
+        broker.ensure(Topic("t"))
+        broker.publish("t", [Record(b"1")])
+        with broker.subscribe("t", group="g") as member:
+            desk.subscription = Meanwhile(member, lambda: None)
+            (begun,) = desk.take(member.fetch(3, 1))
+            assert begun.begin()
+            begun.begun(Frame("p", 0, 0, 0, "", [], [Event(VALUE, 1), Event(VALUE, 2)]), [])
+            (again,) = desk.take([begun.delivery._replace(attempt=2)])
+            begun.settle(0)
+            begun.give_back(None, 1, 0.0)
+            assert begun.over
+            assert again.begin()
+            desk.close()
