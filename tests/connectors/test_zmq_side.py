@@ -28,7 +28,7 @@ from proxyfab.testing import in_fork
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.nodes import NodeServer
-from proxyfab.testing.processes import at_once, until
+from proxyfab.testing.processes import DEADLINE, at_once, until
 from proxyfab.wire.side import SILENCE
 
 MB = 2**20
@@ -185,18 +185,20 @@ def test_a_forked_child_keeps_none_of_its_parents_connections(server):
         return [peer["address"] for peer in ask.status().peers].count("local")
 
     def child() -> bool:
-        released.wait(20)
+        forked.set()
+        assert released.wait(DEADLINE), "the parent's connection lives on in its child"
         return one.exists(Key("k"))
 
     import multiprocessing
 
-    released = multiprocessing.get_context("fork").Event()
+    forked, released = (multiprocessing.get_context("fork").Event() for _ in range(2))
     with ZMQConnector.from_url(server.url) as ask, ZMQConnector.from_url(server.url) as one:
         before = beside(ask)
         assert way_of(one) is Stream
         assert beside(ask) == before + 1
 
         def close() -> None:
+            forked.wait(DEADLINE)
             one.servers.own().close()
             assert until(lambda: beside(ask) == before)
             released.set()
@@ -205,6 +207,19 @@ def test_a_forked_child_keeps_none_of_its_parents_connections(server):
         closing.start()
         in_fork(child)
         closing.join()
+
+
+def test_a_fork_amid_closing_keeps_no_connection(server):
+    """It has a descriptor of it that nobody knows any more."""
+    with ZMQConnector.from_url(server.url) as ask, ZMQConnector.from_url(server.url) as one:
+        assert way_of(ask) is way_of(one) is Stream
+        before = len(ask.status().peers)
+        kept = os.dup(one.servers.own()._idle[-1]._socket.fileno())
+        try:
+            one.servers.own().close()
+            assert until(lambda: len(ask.status().peers) < before)
+        finally:
+            os.close(kept)
 
 
 def test_a_way_that_falls_silent_is_noticed_on_both_sides(server):
@@ -309,3 +324,34 @@ def test_a_link_closes_while_others_take_its_last_channel() -> None:
     link = Link("127.0.0.1:1", 1.0, shared=False)
     link._idle = Raced()
     link.close()
+
+
+def test_what_is_put_where_room_was_taken_back_goes(server: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server lost the client, which was copying; it says so when it is done, and puts it once more."""
+    with ZMQConnector.from_url(f"{server.url}?ns=late") as one, ZMQConnector.from_url(f"{server.url}?shared=0") as two:
+        link = one.servers.own()
+        place = link.place(link.known().space)
+        take, put = link._take, place.put
+        lent: list[Channel] = []
+        granted: list[Key] = []
+
+        def lend(patience: float) -> Channel:
+            lent.append(take(patience))
+            return lent[-1]
+
+        def copy_late(frames: Frames, *, key: Key) -> Key:
+            granted.append(key)
+            if len(granted) == 1:
+                peers = len(two.status().peers)
+                lent[-1].close()
+                assert until(lambda: len(two.status().peers) < peers)
+            return put(frames, key=key)  # type: ignore[no-any-return]  # of a connector
+
+        monkeypatch.setattr(link, "_take", lend)
+        monkeypatch.setattr(place, "put", copy_late)
+        key = one.put(signed(MB), key=Key("object"))
+
+        found = one.get(key)
+        assert found is not None
+        assert is_whole(found)
+        assert list(map(place.exists, granted)) == [False, True]

@@ -163,4 +163,6 @@ class Stream(Channel):
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # a process that was forked amid this may have it for ever
+        with contextlib.suppress(OSError):
             self._socket.close()
