@@ -2,12 +2,14 @@
 
 Rules:
 1. An object gets its name when the storage has it whole (`Moves.keep`), in one step; until then it has none.
-2. Whatever was begun for a peer ends with it: uploads are dropped, grants are taken back, downloads let go.
+2. Whatever was begun for a peer ends with it: uploads are dropped, grants are taken back, downloads let go. Who
+   was away may fill what was taken back all the same: that goes as soon as he says so, or a while later.
 3. An upload that is repeated under the same request takes the place of the first one, which has lost its sender.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +40,8 @@ _FOUND = 1024
 """Objects that one request gets at most, so that what is said of them fits into a header."""
 _SLOWEST = 64 << 20
 """Bytes a second at which a client of this machine fills shared memory at least."""
+_LATE = 4096
+"""Grants that were taken back of which is known where they were."""
 _TOLD = 16
 """Names that were taken of which a put of many is told."""
 _LEAST = CHUNK // 16
@@ -52,6 +56,8 @@ class Moves:
         self._state = state
         self.room = Room(host.options.uploads)
         self._uploading: dict[bytes, Peer] = {}
+        self._late: dict[bytes, tuple[Key, float]] = {}
+        """Grants that were taken back, by request: where, and when to look there once more."""
 
     # -- to a peer -----------------------------------------------------------------------------------------------
 
@@ -247,7 +253,7 @@ class Moves:
         upload = peer.uploads.pop(request, None)
         grant = peer.grants.pop(request, None)
         if grant is not None:
-            self._host.start(self._take_back(grant), _ignore)
+            self._take_back(request, grant)
         self._uploading.pop(request, None)
         if upload is not None and not upload.receiving.done:
             upload.parts.clear()
@@ -275,8 +281,12 @@ class Moves:
 
     def commit(self, peer: Peer, message: Message) -> Steps:
         """A client has filled what it was granted: from now on it is an object."""
-        grant = peer.grants.pop(message.token("grant"), None)
+        token = message.token("grant")
+        grant = peer.grants.pop(token, None)
         if grant is None:
+            late = self._late.pop(token, None)
+            if late is not None:
+                yield self._host.storage.revoke(late[0])
             raise ConnectorError("Shared memory was not filled in time and was taken back; put again.")
         whole = yield self._host.storage.adopt(grant.place, grant.wish.nbytes)
         if not whole:
@@ -319,9 +329,8 @@ class Moves:
         """Let go of all that was under way to or from a peer."""
         for request in list(peer.uploads):
             self.abandon(peer, request)
-        for grant in peer.grants.values():
-            self._host.start(self._take_back(grant), _ignore)
-        peer.grants.clear()
+        while peer.grants:
+            self._take_back(*peer.grants.popitem())
         peer.downloads.clear()
 
     def sweep(self, now: float) -> None:
@@ -337,10 +346,23 @@ class Moves:
             for request, grant in list(peer.grants.items()):
                 if grant.until < now:
                     del peer.grants[request]
-                    self._host.start(self._take_back(grant), _ignore)
+                    self._take_back(request, grant)
+        for request, (place, until) in list(self._late.items()):
+            if until < now:
+                self._late[request] = place, math.inf
+                self._host.start(self._revoke(place), _ignore)
 
-    def _take_back(self, grant: Grant) -> Steps:
-        yield self._host.storage.revoke(grant.place)
+    def _take_back(self, request: bytes, grant: Grant) -> None:
+        before = self._late.pop(request, None)
+        if before is not None:
+            self._host.start(self._revoke(before[0]), _ignore)
+        self._late[request] = grant.place, time.monotonic() + self._host.options.grant
+        if len(self._late) > _LATE:
+            del self._late[next(iter(self._late))]
+        self._host.start(self._revoke(grant.place), _ignore)
+
+    def _revoke(self, place: Key) -> Steps:
+        yield self._host.storage.revoke(place)
 
     def wish(self, message: Message, name: Name, nbytes: int) -> Wish:
         """What a client wants to put, checked."""
