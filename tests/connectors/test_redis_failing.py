@@ -223,8 +223,8 @@ def test_a_connection_that_breaks_in_the_middle_of_a_put(cabled: tuple[Cable, Re
 
 def test_a_network_that_swallows_everything(cabled: tuple[Cable, RedisConnector]) -> None:
     cable, one = cabled
-    one._fleet.place = one._fleet.place._replace(timeout=0.5)
     key = one.put(signed(100))
+    one._fleet.place = one._fleet.place._replace(timeout=0.5)
     cable.black_hole("both")
     started = time.monotonic()
     with pytest.raises(ConnectorError, match=r"0\.5 s"):
