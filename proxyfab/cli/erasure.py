@@ -132,7 +132,7 @@ def add(url: str, child: str, rebalance: bool, as_json: bool) -> None:
     how = one.options.checked(len(one.members))
     options = one.options._replace(k=how.k, m=how.m)
     more = ErasureConnector([*one.children, opened], options, standings=[*standings, new[1]])
-    Upkeep(one.scattering, one.registers, _bar("looking")).settle()
+    Upkeep(one.scattering, one.registers, _bar("looking")).settle(opened)
     upkeep = Upkeep(more.scattering, more.registers, _bar("adding"))
     report = upkeep.joined()
     if rebalance:

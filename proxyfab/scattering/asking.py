@@ -4,10 +4,13 @@ Rules:
 1. What is not known is not guessed: that it is there k members with shards must say; that it is not, so many without
    that k cannot have theirs. Anything else is an error that says of each member why.
 2. An evict asks every member, as shards may have been moved. Who cannot be reached is told as soon as he can be.
+3. An evict that took long asks twice, where a single shard could be read: it may have been restored where the evict had
+   been already (`restoring`, rule 2).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +26,8 @@ from proxyfab.scattering.getting import UNKNOWN, is_note
 from proxyfab.scattering.means import Means, nothing
 
 T = TypeVar("T")
+_SPAN = 0.25
+"""Seconds from which on an evict took long."""
 
 
 class Asking:
@@ -80,18 +85,30 @@ class Asking:
             return there >= k or len([one for one in said if one.child in named]) - there > stored - k
 
         for asked in (well, rest, others):
+            if len(gone) > stored - k:
+                return self._elsewhere(locator, others, what, call)
             answers += self._all(locator, asked, what, call, enough, wait=all)
             there = [one.value for one in answers if one.value]
             gone = [one for one in answers if one.error is None and not one.value and one.child in named]
             if len(there) >= k:
                 return there
-            if len(gone) > stored - k:
-                return None
+        if len(gone) > stored - k:
+            return None
         nowhere = [one for one in answers if one.error is None and not one.value and one.child in others]
         if self._means.may_be_there(locator, len(gone), len(nowhere)) < k:
             return None
         id = locator.shape.id.hex()
         raise ConnectorError(f"Whether {id} exists cannot be told: {self._whys(locator, answers)}.")
+
+    def _elsewhere(
+        self, locator: Locator, others: Sequence[int], what: str, call: Callable[[Key, Any], T]
+    ) -> list[T] | None:
+        """What others say, who are not waited for, of a piece that is not where it should be: they may have it."""
+        answers = self._all(locator, others, what, call, lambda _: True, wait=True)
+        there = [one.value for one in answers if one.value]
+        if not there or self._means.is_gone(locator.shape):
+            return None
+        return there * locator.shape.k if self.find(locator.shape.name, locator.shape.id) is not None else None
 
     def _whys(self, locator: Locator, answers: Sequence[Answer[Any]]) -> str:
         return "; ".join([*filter(None, [self._means.whys(answers)]), *self._means.lost(locator)])
@@ -103,16 +120,19 @@ class Asking:
             ConnectorError: So few members answer that it may still be read.
         """
         everybody = list(range(len(self._means.members)))
-        shape = locator.shape
+        shape, began = locator.shape, time.monotonic()
         call: Callable[[Key, Any], bool] = lambda key, child: bool(child.evict(key))  # noqa: E731
         answers = self._all(locator, everybody, "evict", call, self._evicted(locator), wait=True)
         silent = [one for one in answers if one.error is not None]
         self._means.owe([(one.child, self._means.key_at(locator, one.child)) for one in silent])
+        if shape.k <= shape.m and time.monotonic() - began > _SPAN:  # who restored meanwhile put it behind us
+            self._all(locator, [one.child for one in answers if one.error is None], "evict", call, nothing, wait=True)
         named = self._named(locator)
         asked = [one for one in silent if one.child in named]
-        if len(asked) >= max(shape.k, shape.m + 1):
-            raise ConnectorError(f"{shape.id.hex()} may still be read: {self._means.whys(asked)}.")
-        if len(asked) >= shape.k:
+        unknown = self._means.unknown(locator)
+        if len(asked) + unknown >= max(shape.k, shape.m + 1):
+            raise ConnectorError(f"{shape.id.hex()} may still be read: {self._whys(locator, asked)}.")
+        if shape.k <= shape.m and len(silent) + unknown >= shape.k:
             self._means.mark_gone(shape.name, [one.child for one in answers if one.error is None])
         for one in asked:
             self._means.members[one.child].warn(f"A shard of {shape.id.hex()} is evicted later", one.error or "")
@@ -141,11 +161,13 @@ class Asking:
         finally:
             race.close()
         shards: dict[Shape, dict[int, int]] = {}
+        torn = 0
         for one in answers:
             if one.error is None and one.value is not None and not is_note(one.value):
                 try:
                     said = header_of(one.value, whole=False)
                 except IntegrityError:
+                    torn += 1
                     continue
                 if said.shape.id == id:
                     shards.setdefault(said.shape, {})[said.number] = one.child
@@ -154,7 +176,7 @@ class Asking:
                 return self._located(shape, at)
         silent = [one for one in answers if one.error is not None]
         most = max((len(at) + len(silent) - shape.k for shape, at in shards.items()), default=-1)
-        if most >= 0 or len(silent) > self._most:
+        if most >= 0 or (silent and len(silent) + torn > self._most):
             raise ConnectorError(f"Whether {name} exists cannot be told: {self._means.whys(silent)}.")
         return None
 

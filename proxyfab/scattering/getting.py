@@ -6,7 +6,8 @@ Rules:
    what is far later is asked of everybody, and the whole ends with the patience.
 2. What comes back was checked: each shard against its digest in the locator, and what had to be made against its own.
 3. Who moved a shard left a note in its place, or another shard of the piece; then, and where a member cannot be asked,
-   those that the locator does not name are, too. Nothing where a shard should be means that the object is gone.
+   those that the locator does not name are, too. Nothing where shards should be means that the object is gone, unless
+   the others have them: those are asked, but not waited for.
 4. Of a range whole shards are read where they are small; of larger ones only the range, which is checked for being of
    that shard, not for its bytes. Where that fails the object is read as a whole.
 """
@@ -80,9 +81,10 @@ class Getting:
                 self._noticed(locator, found)
             return self._decoded(locator, found.good)
         stored = sum(bool(lying.child) for lying in locator.shards)
-        if len(found.missing) > stored - shape.k:
-            return None
-        if self._means.may_be_there(locator, len(found.missing), len(found.nowhere)) < shape.k:
+        gone = len(found.missing)
+        if len(found.nowhere) + self._means.named(locator) >= len(self._means.members):  # nor is it where notes lead
+            gone += len({*found.moved} - found.good.keys() - {-1})
+        if gone > stored - shape.k or self._means.may_be_there(locator, gone, len(found.nowhere)) < shape.k:
             return None
         kind = IntegrityError if found.broken else ConnectorError
         raise kind(
@@ -121,14 +123,19 @@ class Getting:
         ends = float("inf")
         race: Race[Frames | None] = Race()
         try:
-            while len(found.good) < wanted and (order or race.pending or (others and _elsewhere(found))):
+            while len(found.good) < wanted and (order or race.pending or (others and _elsewhere(found, shape.k))):
                 if now >= ends:
                     self._give_up(race, found, locator)
                     break
                 more = wanted - race.pending - len(found.good)
+                unsaid = not (order or race.pending) and not _elsewhere(found)
+                if unsaid:  # they may have what was restored while another one was away; it is not waited for long
+                    ends = min(ends, self._means.soon(began))
                 if now >= hurry or not (order or race.pending):
                     order, others = order + others, []
-                if now >= hurry:
+                if unsaid:
+                    more = len(order)
+                elif now >= hurry:
                     more, ends = len(order), min(ends, max(began + patience, now + patience / 2))
                 elif not came and order and now >= next_one:
                     more += sum(self._means.pace.spend() for _ in range(min(race.pending, len(order))))
@@ -261,9 +268,9 @@ class Getting:
         return Frames([view for number in sorted(found) for view in found[number]])
 
 
-def _elsewhere(found: Found) -> bool:
-    """Whether shards may lie where the locator does not say."""
-    return bool(found.moved) or len(found.failures) > len(found.missing)
+def _elsewhere(found: Found, least: int = 0) -> bool:
+    """Whether shards may lie where the locator does not say; or fewer than so many where it does."""
+    return bool(found.moved) or len(found.failures) > len(found.missing) or len(found.good) < least
 
 
 def _is_another(stored: Frames, locator: Locator, number: int) -> bool:

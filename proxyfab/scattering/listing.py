@@ -106,7 +106,7 @@ def entries(means: Means, registers: Registers, most: int) -> Iterator[Entry]:
             head = head_of(means, held)
             if head is not None and len(held.at) >= head.shape.k:
                 yield Entry(held.id.hex(), _stat(held, held.id.hex(), head.shape.nbytes), None)
-    for name in registered(means, found):
+    for name in registered(means, found)[0]:
         value = registers.read(name)
         if value:
             locator = Locator.parse(value.decode("ascii"))
@@ -143,19 +143,27 @@ def _head(key: Key, child: Any) -> Frames | None:
     return found
 
 
-def registered(means: Means, found: Listing) -> list[str]:
-    """The names of all registers."""
-    names = []
+def registered(means: Means, found: Listing) -> tuple[list[str], list[str]]:
+    """The names of all registers, and what is to be said of those that nobody can read."""
+    names, unread = [], []
     for at in found.registers.values():
+        failed = ""
         for member, stat in at.items():
             try:
                 record = means.members.timed(member, "register", partial(_record, stat.key))()
                 if record is not None:
                     names.append(unpack(record).name)
                     break
-            except ProxyfabError:
-                continue
-    return names
+            except ProxyfabError as error:
+                failed = f"{stat.key.id}, what a name means, is not read: {means.members[member].spec}: {error}"
+        else:
+            unread += [failed] if failed else []
+    return names, unread
+
+
+def is_ours(id: str) -> bool:
+    """Whether what is called so belongs to objects in shards: a shard, a record of a name, or a mark."""
+    return _SHARD.fullmatch(id) is not None or id.endswith((SUFFIX, GONE))
 
 
 def _record(key: Key, child: Any) -> Frames | None:

@@ -147,6 +147,15 @@ class Means:
         lost = sum(bool(lying.child) and lying.child not in self.members.by_label for lying in locator.shards)
         return [f"{lost} of its children are none of ours"] if lost else []
 
+    def named(self, locator: Locator) -> int:
+        """How many members a piece names."""
+        return sum(lying.child in self.members.by_label for lying in locator.shards)
+
+    def unknown(self, locator: Locator) -> int:
+        """How many children an object names that are no members, and never gave others what they held."""
+        away = {lying.child for lying in locator.shards if lying.child} - self.members.by_label.keys()
+        return len(away - self.former()) if away else 0
+
     def may_be_there(self, locator: Locator, missing: int, nowhere: int) -> int:
         """How many shards may be there.
 
@@ -201,6 +210,14 @@ class Means:
         """Evict this as soon as it can be."""
         if lost and not self.closed:  # a thread stands by for it
             self._lost.add(lost)
+
+    def take_back(self, put: list[tuple[int, Key]]) -> None:
+        """Evict this now, or as soon as it can be."""
+        for member, key in put:
+            try:
+                self.members[member].child.evict(key)
+            except ProxyfabError:
+                self.owe([(member, key)])
 
     def _take_back(self, lost: list[tuple[int, Key]]) -> None:
         if self.closed:

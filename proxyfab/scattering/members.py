@@ -68,7 +68,7 @@ class Member:
         self.child = child
         self.standing = standing
         self.spec = str(child.spec)
-        self.label = blake2b(self.spec.encode(), digest_size=LABEL).digest()
+        self.label = label_of(child)
         self.calls = 0
         self.failed = 0
         self.failures = 0
@@ -168,6 +168,11 @@ class Member:
             annual_site_failure_rate=self.standing.site_afr if site else 0.0,
             up=not (self.resting or self.leaving),
         )
+
+
+def label_of(child: Any) -> bytes:
+    """What stands for a connector in a key."""
+    return blake2b(str(child.spec).encode(), digest_size=LABEL).digest()
 
 
 class Pace:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from proxyfab.buffers import Frames
-from proxyfab.errors import ConfigurationError
+from proxyfab.errors import ConfigurationError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.race import Answer, Race
 from proxyfab.scattering.means import Means, nothing
@@ -33,41 +34,65 @@ class Roll(NamedTuple):
 
 
 def latest(means: Means) -> Roll | None:
-    """The latest roll that a member has; None where none has any."""
-    answers = _everywhere(means, "roll", lambda child: child.get(Key(ROLL)))
-    return max((_parsed(one.value) for one in answers if isinstance(one.value, Frames)), default=None)
+    """The latest roll that a member has; None where none has any. One that is broken is told of, and not believed."""
+    return max(_found(means)[0], default=None)
+
+
+def _found(means: Means) -> tuple[list[Roll], list[str]]:
+    """The rolls that members have, and what is to be said of those that are none."""
+    rolls, broken = [], []
+    for one in _everywhere(means, "roll", lambda child: child.get(Key(ROLL))):
+        if isinstance(one.value, Frames):
+            try:
+                rolls.append(_parsed(one.value))
+            except IntegrityError as error:
+                means.members[one.child].warn("A roll was not read", error)
+                broken.append(f"{means.members[one.child].spec}: {error}")
+    return rolls, broken
 
 
 def call(means: Means, members: Iterable[bytes]) -> None:
     """Have every member that answers keep that these belong together."""
     before, now = latest(means) or Roll(0, frozenset()), frozenset(members)
     former = (before.members | before.former | means.members.by_label.keys()) - now
-    text = " ".join([_FORM, str(time.time_ns()), _text(now), _text(former)])
-    frames = Frames([text.encode()])
+    written = max(time.time_ns(), before.written + 1)  # whatever another one's clock says
+    text = " ".join([_FORM, str(written), _text(now), _text(former)])
+    frames = Frames([f"{text} {crc32(text.encode()):08x}".encode()])
     _everywhere(means, "put", lambda child: child.put(frames, key=Key(ROLL), replace=True))
 
 
-def check(means: Means) -> None:
+def check(means: Means, joining: frozenset[bytes] = frozenset()) -> bool:
     """Refuse members that are not those on the roll.
+
+    Args:
+        means: Whose members.
+        joining: Labels of those to come, which may be there already: whoever added them was interrupted.
+
+    Returns:
+        Whether those to come are on the roll.
 
     Raises:
         ConfigurationError: Somebody is on one side only; it says what to do.
     """
-    found = latest(means)
-    if found is None:
-        return
+    rolls, broken = _found(means)
+    if not rolls:
+        if broken:
+            raise ConfigurationError(f"Who belongs together cannot be told; evict {ROLL} there: {'; '.join(broken)}.")
+        return False
+    found = max(rolls)
     strangers = [member.spec for member in means.members.all if member.label not in found.members]
     if strangers:
         raise ConfigurationError(
             f"{', '.join(strangers)}: drained, or never added, and yet in this URL. Take it out of the URL first; what "
             f"is to come (back) comes by `proxyfab erasure add`."
         )
-    lacking = len(found.members - means.members.by_label.keys())
+    lacking = len(found.members - means.members.by_label.keys() - joining)
     if lacking:
         raise ConfigurationError(
             f"{lacking} of the children that were added are not in this URL. Use the one that `proxyfab erasure add` "
             f"printed; if they are lost, run `proxyfab erasure repair` with this one first."
         )
+    return bool(joining) and joining <= found.members
 
 
 def _text(labels: Iterable[bytes]) -> str:
@@ -79,13 +104,14 @@ def _parsed(stored: Frames) -> Roll:
     try:
         if not text.startswith(_FORM):
             raise ValueError(text[:20])
-        written, *sides = text.removeprefix(_FORM).split()
-        members, former = [frozenset(map(bytes.fromhex, side.strip("-").split(","))) for side in sides]
+        body, _, check = text.rpartition(" ")
+        if int(check, 16) != crc32(body.encode()):
+            raise ValueError(check)
+        written, *sides = body.removeprefix(_FORM).split()
+        members, former = [frozenset(map(bytes.fromhex, side.strip("-").split(","))) - {b""} for side in sides]
         return Roll(int(written), members, former)
     except ValueError:
-        raise ConfigurationError(
-            f"What lies under {ROLL} at a child is no roll of this form ({text[:20]!r}); upgrade proxyfab, or evict it."
-        ) from None
+        raise IntegrityError(f"What lies under {ROLL} is no roll of this form, or damaged ({text[:20]!r}).") from None
 
 
 def _everywhere(means: Means, what: str, ask: Callable[[Any], object]) -> list[Answer[object]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import Options
+from proxyfab.scattering import restoring
 
 _opened: list[ErasureConnector] = []
 
@@ -22,6 +24,7 @@ def over(children: list[Any], k: int, m: int, **how: Any) -> ErasureConnector:
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
     """Imported by each module that uses `over`."""
-    yield
+    with patch.object(restoring, "_AFTER", 0.01):
+        yield
     while _opened:
         _opened.pop().close()

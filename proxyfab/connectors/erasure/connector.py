@@ -56,9 +56,9 @@ from proxyfab.scattering.members import Members, Standing
 from proxyfab.scattering.names import DRAWN, Names
 from proxyfab.scattering.planning import Planner
 from proxyfab.scattering.registers import Registers, key_of
+from proxyfab.scattering.restoring import Mending
 from proxyfab.scattering.roll import latest
 from proxyfab.scattering.scattering import Scattering
-from proxyfab.scattering.upkeep import Mending
 from proxyfab.spec import ConnectorSpec, namespace_of
 
 R = TypeVar("R")

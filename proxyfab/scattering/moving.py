@@ -1,0 +1,166 @@
+"""Moving: shards go from one member to another, and a note stays in their place.
+
+Rules:
+1. A copy is where it is to be and was read again before the note takes the shard's place, which it does only while that
+   is still there: of an object that was evicted meanwhile the copy is taken back.
+2. A member takes a shard of a piece where it has none, or a note; or one that another member has, too, as happens
+   where it was restored twice.
+3. Who was killed in between, and begins anew, finds the copy: it is not made twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from proxyfab.abc import SupportsCompareAndSet
+from proxyfab.buffers import Frames
+from proxyfab.erasure.shard import HEADER, Shard, header_of
+from proxyfab.errors import CapacityError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.keys import Key
+from proxyfab.scattering.getting import is_note, note
+from proxyfab.scattering.listing import Held, Listing
+from proxyfab.scattering.report import Report
+from proxyfab.scattering.restoring import Later, checked, lay
+from proxyfab.scattering.scattering import Scattering
+
+_NOTE = 256
+"""Bytes that a note takes at most, whatever a member adds."""
+
+
+class Moving:
+    """Moves shards of a scattering, after what was listed and what it moved since.
+
+    Args:
+        scattering: Whose members.
+        found: What they hold.
+        later: What is looked at again at the end.
+    """
+
+    def __init__(self, scattering: Scattering, found: Listing, later: Later) -> None:
+        self._means = scattering.means
+        self._members = scattering.members
+        self._later = later
+        self.sizes = Counter(dict.fromkeys(range(len(scattering.members)), 0))
+        """Bytes that each member holds."""
+        for held in found.pieces.values():
+            for member, stat in held.at.items():
+                self.sizes[member] += stat.nbytes
+
+    def free(self, held: Held) -> list[int]:
+        """Members that may take a shard of a piece, the emptiest first."""
+        everybody = range(len(self._members))
+        free = [one for one in everybody if one not in held.at or self._has_note(held, one)]
+        free = [one for one in free if not (self._members[one].leaving or self._members[one].resting)]
+        return sorted(free, key=self.sizes.__getitem__)
+
+    def _has_note(self, held: Held, member: int) -> bool:
+        if held.at[member].nbytes > _NOTE:
+            return False
+        try:
+            found = self._members[member].child.get(held.at[member].key)
+        except ProxyfabError:
+            return False
+        return found is None or is_note(found)
+
+    def move(self, held: Held, member: int, free: list[int] | None = None) -> Report:
+        """Move what a member has of a piece to one of those that are free for it."""
+        stat = held.at[member]
+        source = self._members[member].child
+        shard: Frames | None = source.get(stat.key)
+        if shard is None or is_note(shard):
+            return Report()  # it is gone, or was moved before
+        said = checked(shard)
+        if said is None:
+            return Report(pieces=1, failures=(f"{held.name} is broken at {self._members[member].spec}; repair it.",))
+        ttl = None if stat.expires is None else max(stat.expires - time.time(), 1.0)
+        twin = self._twin(held, member, said, shard)
+        if twin is not None:
+            self._leave(source, stat.key, shard, twin, ttl)
+            return Report(pieces=1, shards=1, moved=1)
+        targets = ((one, over) for over in (False, True) for one in self._targets(held, member, said, free, over))
+        for target, over in targets:
+            try:
+                done = self._copied(shard, held, target, ttl, over)
+            except KeyExists:
+                continue
+            except (ConnectorError, CapacityError) as error:
+                self._members[target].warn(f"A shard of {held.name} was not moved", error)
+                continue
+            left = self._leave(source, stat.key, shard, target, ttl)
+            there = partial(_exists, source, stat.key)
+            if not left or not there():
+                self._means.take_back([(target, done)])
+                return Report()
+            if said.shape.k <= said.shape.m:
+                self._later.add(there, [(target, done)])
+            self.sizes[member] -= stat.nbytes
+            self.sizes[target] += stat.nbytes
+            return Report(pieces=1, shards=1, moved=1)
+        text = f"{held.name} has a shard at every other child that has room; add a child first."
+        return Report(pieces=1, failures=(text,))
+
+    def _targets(self, held: Held, member: int, said: Shard, free: list[int] | None, over: bool) -> list[int]:
+        """Who may take a shard: those that are free for it, then those with one that another one has, too."""
+        if not over:
+            return self.free(held) if free is None else free
+        if free is not None or len(held.at) <= said.shape.k + said.shape.m:
+            return []
+        by_number: dict[int, list[int]] = {}
+        for other in held.at:
+            if other != member and (found := self._whole(held, other)) is not None and found.shape == said.shape:
+                by_number.setdefault(found.number, []).append(other)
+        twice = [at for at in by_number.values() if len(at) > 1]
+        return [one for at in twice for one in at[1:] if not (self._members[one].leaving or self._members[one].resting)]
+
+    def _whole(self, held: Held, member: int) -> Shard | None:
+        """What a shard says of itself that a member has whole."""
+        try:
+            found = self._members[member].child.get(held.at[member].key)
+        except ProxyfabError:
+            return None
+        return None if found is None else checked(found)
+
+    def _twin(self, held: Held, member: int, said: Shard, shard: Frames) -> int | None:
+        """Who has the same shard, where there are more than there should be: a move was interrupted."""
+        if len(held.at) <= said.shape.k + said.shape.m:
+            return None
+        for other, stat in held.at.items():
+            if other == member or self._members[other].leaving or stat.nbytes != held.at[member].nbytes:
+                continue
+            child = self._members[other].child
+            try:
+                head = child.get_range(stat.key, 0, HEADER)
+                if head is not None and header_of(head, whole=False) == said and child.get(stat.key) == shard:
+                    return other
+            except (ProxyfabError, IntegrityError):
+                continue
+        return None
+
+    def _copied(self, shard: Frames, held: Held, target: int, ttl: float | None, over: bool) -> Key:
+        child = self._members[target].child
+        key = held.at[target].key if target in held.at else Key(held.name)
+        done: Key = child.put(shard, key=key, ttl=ttl, replace=True) if over else lay(child, key, shard, ttl)
+        if child.get(done) != shard:
+            raise ConnectorError(f"{self._members[target].spec} does not give back what it was given.")
+        return done
+
+    def _leave(self, source: Any, key: Key, shard: Frames, target: int, ttl: float | None) -> bool:
+        """A note in the place of what went; whether it was there until then."""
+        left = note(self._members[target].label)
+        if isinstance(source, SupportsCompareAndSet):
+            return bool(source.compare_and_set(key, shard, left, ttl=ttl))
+        if not source.exists(key):
+            return False
+        source.put(left, key=key, ttl=ttl, replace=True)
+        return True
+
+
+def _exists(child: Any, key: Key) -> bool:
+    """Whether it is there; who cannot be asked has it."""
+    try:
+        return bool(child.exists(key))
+    except ProxyfabError:
+        return True

@@ -1,0 +1,212 @@
+"""Restoring: shards that are missing or broken are made anew from those that are there.
+
+Rules:
+1. A shard is restored where the locator says that it lies, under the key that it had there: keys in flight never
+   change. Where that member is away or leaving, another one takes it, which readers find (`getting`, rule 3), unless it
+   has one of the piece already: somebody else may be restoring, or moving.
+2. What was restored is taken back if the object is gone by then: an evict was at work. Where a single shard could be
+   read that is looked at a second later, too: evicts that take longer look twice (`asking`, rule 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from proxyfab.buffers import Frames
+from proxyfab.erasure.locator import Locator
+from proxyfab.erasure.shard import Shard, content_of, header_of, packed
+from proxyfab.errors import ConnectorError, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.exit import Drain
+from proxyfab.keys import Key
+from proxyfab.scattering.getting import Found, is_note
+from proxyfab.scattering.means import Means
+from proxyfab.scattering.report import Report
+from proxyfab.scattering.scattering import Scattering
+
+_PAUSE = 1.0
+"""Seconds before a piece that a get found bad is looked at again: an evict may be at work."""
+_AFTER = 1.0
+"""Seconds after which an evict that was under way has passed, or looks twice."""
+_WAITING = 1000
+
+
+class Later:
+    """What was put where an evict that was under way may have passed by before: it is taken back if so.
+
+    Args:
+        means: Whose members.
+    """
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._waiting: list[tuple[float, Callable[[], bool], list[tuple[int, Key]]]] = []
+
+    def add(self, still: Callable[[], bool], put: list[tuple[int, Key]]) -> None:
+        """Take this back unless `still` says so in a second."""
+        self._waiting.append((time.monotonic() + _AFTER, still, put))
+        if len(self._waiting) >= _WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for that second, and look."""
+        waiting, self._waiting = self._waiting, []
+        for due, still, put in waiting:
+            time.sleep(max(due - time.monotonic(), 0.0))
+            if not still():
+                self._means.take_back(put)
+
+
+def seen(scattering: Scattering, locator: Locator) -> tuple[Found, Report]:
+    """All shards of a piece that can be read, and what is not well."""
+    shape = locator.shape
+    count = shape.k + shape.m
+    found = scattering.getting.gather(locator, count)
+    gone = count - len(found.good) - len(found.broken)
+    lost = (shape.name,) if len(found.good) < shape.k else ()
+    return found, Report(1, len(found.good), max(gone, 0), len(found.broken), lost=lost)
+
+
+def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
+    """Restore the shards of a piece that are missing or broken."""
+    shape = locator.shape
+    found, report = seen(scattering, locator)
+    bad = [number for number in range(shape.k + shape.m) if number not in found.good]
+    if report.lost or not bad:
+        return report
+    if scattering.means.is_gone(shape):
+        scattering.means.evict_later(shape)
+        return Report(pieces=1, strays=1)
+    state = scattering.state(locator)
+    ttl = None if state is None or state.expires is None else max(state.expires - time.time(), 1.0)
+    made = scattering.means.code(shape.k, shape.m).rebuild(found.good, shape.size, bad)
+    done: list[tuple[int, Key]] = []
+    failures = []
+    for number, content in zip(bad, made, strict=True):
+        taken = {*found.at.values(), *(member for member, _ in done)}
+        shard = packed(shape, number, content)[0]
+        for member in _homes(scattering, locator, number, taken):
+            key = scattering.means.key_at(locator, member)
+            own = locator.shards[number].child == scattering.members[member].label
+            put: Callable[[Any], object] = partial(_put, shard, key, ttl, own, found.good)
+            try:
+                scattering.members.timed(member, "put", put, shard.nbytes)()
+            except KeyExists:
+                continue
+            except ProxyfabError as error:
+                failures.append(f"{scattering.members[member].spec}: {error}")
+                continue
+            done.append((member, key))
+            break
+    still = partial(_still, scattering, locator, found)
+    if done and not still():
+        scattering.means.take_back(done)
+        return report
+    if done and shape.k <= shape.m:
+        later.add(still, done)
+    left = len(bad) - len(done)
+    return report._replace(restored=len(done), unrestored=left, failures=tuple(failures))
+
+
+def _put(shard: Frames, key: Key, ttl: float | None, own: bool, there: Collection[int], child: Any) -> object:
+    try:
+        return child.put(shard, key=key, ttl=ttl, replace=True) if own else lay(child, key, shard, ttl, there)
+    except KeyExists:
+        raise
+    except ConnectorError:
+        if not key.where:
+            raise
+        return lay(child, Key(key.id), shard, ttl, there)  # its place may have been made anew
+
+
+def lay(child: Any, key: Key, shard: Frames, ttl: float | None, there: Collection[int] = ()) -> Key:
+    """Put a shard where nothing lies, or nothing that is of any use, as shards are not that are elsewhere, too.
+
+    Raises:
+        KeyExists: Another good shard lies there.
+    """
+    try:
+        done: Key = child.put(shard, key=key, ttl=ttl)
+    except KeyExists:
+        lies = child.get(key)
+        said = None if lies is None or is_note(lies) or lies == shard else checked(lies)
+        if said is not None and said.number not in there:
+            raise
+        done = child.put(shard, key=key, ttl=ttl, replace=True)
+    return done
+
+
+def checked(stored: Frames) -> Shard | None:
+    """What a shard says of itself; None where it is none, or broken."""
+    try:
+        said = header_of(stored)
+        content_of(stored, said.shape, said.number)
+    except IntegrityError:
+        return None
+    return said
+
+
+def _homes(scattering: Scattering, locator: Locator, number: int, taken: set[int]) -> Iterator[int]:
+    """Members that may take a shard: the one that had it, then any that has none of the piece."""
+    members = scattering.members
+    home = members.by_label.get(locator.shards[number].child)
+    named = {members.by_label.get(lying.child) for lying in locator.shards}
+    others = [member for member in range(len(members)) if member not in named]
+    order = ([] if home is None else [home]) + others + [one for one in named if one is not None and one != home]
+    for member in order:
+        if member not in taken and not members[member].leaving and not members[member].resting:
+            yield member
+
+
+def _still(scattering: Scattering, locator: Locator, found: Found) -> bool:
+    """Whether the shards that a piece was restored from are still there; who cannot be asked has his, too."""
+    there = 0
+    for member in found.at.values():
+        try:
+            there += bool(scattering.members[member].child.exists(scattering.means.key_at(locator, member)))
+        except ProxyfabError:
+            there += 1
+    return there >= locator.shape.k
+
+
+class Mending:
+    """Restores, in the background, pieces that a get found bad."""
+
+    scattering: Scattering
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._waiting: set[str] = set()
+        self._drain: Drain[tuple[float, Locator]] = Drain(self._mend, "mending")
+
+    def noticed(self, locator: Locator, found: Found) -> None:
+        """A piece has shards that are broken or missing; those of members that do not answer are left alone."""
+        if (
+            (found.broken or found.missing)
+            and locator.shape.name not in self._waiting
+            and len(self._waiting) < _WAITING
+        ):
+            self._waiting.add(locator.shape.name)
+            self._drain.add([(time.monotonic() + _PAUSE, locator)])
+
+    def _mend(self, items: list[tuple[float, Locator]]) -> None:
+        later = Later(self.scattering.means)
+        for due, locator in items:
+            time.sleep(max(due - time.monotonic(), 0.0))
+            if self._closed:
+                return
+            self._waiting.discard(locator.shape.name)
+            with suppress(ProxyfabError):
+                restore(self.scattering, locator, later)
+        later.settle()
+
+    def flush(self, timeout: float) -> bool:
+        """Whether what was noticed is mended within so many seconds."""
+        return self._drain.flush(timeout)
+
+    def close(self) -> None:
+        """Mend no more."""
+        self._closed = True
