@@ -18,7 +18,7 @@ import distributed
 from tornado.ioloop import PeriodicCallback
 
 from proxyfab.errors import ConfigurationError
-from proxyfab.integrations.dask.home import HELLO, Home, sight, version
+from proxyfab.integrations.dask.home import HELLO, Home, mark_of, sight, version
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.near import Near
@@ -263,7 +263,8 @@ async def _met(client: Any, chosen: Settings) -> Link:
     callback = PeriodicCallback(lambda: _tidy(client), TIDY)
     client._periodic_callbacks[NAME] = callback
     callback.start()
-    return Link(client, chosen, Keeping(store, client._send_to_scheduler), graphs=graphs)
+    keeping = Keeping(store, client._send_to_scheduler, mark_of(client.id))
+    return Link(client, chosen, keeping, graphs=graphs)
 
 
 def _check(home: Home) -> None:

@@ -41,12 +41,15 @@ from proxyfab.integrations.dask.loading import own
 from proxyfab.integrations.dask.published import Published
 from proxyfab.keys import Key
 from proxyfab.osio.memory import new_bytes
+from proxyfab.osio.owner import Writer, this_process
 from proxyfab.osio.root import Root
 from proxyfab.osio.shared import check_mine, default_root, shared_at
 from proxyfab.wire.layout import spans_of
 
 MARK = "proxyfab"
 """What we add to handshakes and headers is under this name."""
+READER = "proxyfab-reader"
+"""In handshakes: which process it is, so that nothing waits for one that has ended."""
 ABOVE = 1 << 20
 """Bytes of a value in large frames from which on shared memory is faster than a socket."""
 LARGE = 64 * 1024
@@ -96,7 +99,8 @@ class Lane:
 
     def announce(self, pool: Any) -> None:
         """Say in the handshakes of this pool of Dask's connections what this process sees."""
-        said = {**pool.connection_args.get("handshake_overrides", {}), MARK: self.sight}
+        before = pool.connection_args.get("handshake_overrides", {})
+        said = {**before, MARK: self.sight, READER: this_process().writer.pack(0)}
         pool.connection_args = {**pool.connection_args, "handshake_overrides": said}
         pool.collect()  # connections that are open have said nothing
         self._pools.add(pool)
@@ -104,7 +108,8 @@ class Lane:
     def retract(self, pool: Any) -> None:
         """The opposite of `announce`, as far as connections to come are concerned."""
         said = dict(pool.connection_args.get("handshake_overrides", {}))
-        said.pop(MARK, None)
+        for word in (MARK, READER):
+            said.pop(word, None)
         pool.connection_args = {**pool.connection_args, "handshake_overrides": said}
         self._pools.discard(pool)
 
@@ -130,7 +135,7 @@ class Lane:
         if sum([views[place].nbytes for place in large]) < self.above:
             return plain, frames
         try:
-            key = self.published.publish([views[place] for place in large])
+            key = self.published.publish([views[place] for place in large], _reader(context))
         except (ProxyfabError, OSError) as error:
             self._warn(f"Large values of Dask go through its sockets, as shared memory could not be used: {error}")
             key = None
@@ -188,6 +193,11 @@ class Lane:
         """The figures, and what waits for its readers."""
         live, live_bytes = self.published.waiting()
         return {**self.figures.told(), "live": live, "live_bytes": live_bytes}
+
+
+def _reader(context: dict[str, Any]) -> Writer | None:
+    said = context.get("recipient", _NOBODY).get(READER)
+    return Writer.unpack(said) if said else None
 
 
 def _dumps(x: object, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[Any]]:

@@ -23,6 +23,11 @@ class Place(NamedTuple):
     key: str
     """The text of its key there."""
 
+    @property
+    def id(self) -> str:
+        """Of its key, without what the store adds, which differs between those that know more or less of the place."""
+        return self.key.partition("@")[0]
+
 
 class Holdings:
     """What is held, and for whom."""
@@ -39,6 +44,10 @@ class Holdings:
 
     def __contains__(self, place: Place) -> bool:
         return place in self._tasks or place in self._claims
+
+    def ids(self) -> set[str]:
+        """Of the keys of all objects that are held, wherever they lie."""
+        return {place.id for place in self._tasks.keys() | self._claims.keys()}
 
     @property
     def nbytes(self) -> int:

@@ -11,11 +11,14 @@ Words, all in JSON-like types:
 | `proxyfab_gather` | handler | `keys`: what a client waits for | of `gather`, and `holders` of large ones |
 | `proxyfab_read` | handler | `url`, `key` (text) | the stored bytes as one bytes-like, or None |
 | `proxyfab-claim` | stream | `url`, `keys` (texts): about to be put, or used again; each is kept for this client | - |
-| `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come | - |
+| `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come; `over`: nor any other | - |
 | `proxyfab-stored` | stream, of workers | `task`, `url`, `key`, `nbytes`: a task's result was put | - |
 
 Claims are counted: each ends with one release. Where no store can be had the answer to hello has an `error` and no
 `url`.
+
+The ids of all keys under which a client has something put begin with its mark (`mark_of`), so that what a killed client
+has put and not claimed yet is known as its own, and that of one that is busy is left alone.
 
 Promises: an object lives for as long as a client claims it or a task of the scheduler names it, and no longer. Claims
 come before the bytes and before the graph that names them, on the same stream, and end with their client.
@@ -23,6 +26,7 @@ come before the bytes and before the graph that names them, on the same stream, 
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 HELLO = "proxyfab_hello"
@@ -31,6 +35,8 @@ READ = "proxyfab_read"
 CLAIM = "proxyfab-claim"
 RELEASE = "proxyfab-release"
 STORED = "proxyfab-stored"
+MARK = 12
+"""Hexadecimal digits of a mark, which leave 80 bits of a key to chance."""
 
 
 class Home(NamedTuple):
@@ -60,6 +66,11 @@ class Home(NamedTuple):
     def words(self) -> dict[str, Any]:
         """As the handler answers."""
         return self._asdict() | {"missing": list(self.missing)}
+
+
+def mark_of(client: str) -> str:
+    """How the ids of a client's keys begin."""
+    return blake2b(client.encode(), digest_size=MARK // 2).hexdigest()
 
 
 def version() -> str:

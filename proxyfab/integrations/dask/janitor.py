@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
+from proxyfab.abc import SupportsScan
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.holdings import Place
 from proxyfab.keys import Key
@@ -23,8 +24,6 @@ AGAIN = 2.0
 """Seconds until what may still be written is deleted once more."""
 PATIENCE = 5.0
 """Seconds until what failed is tried again, and at most that the end waits for the thread."""
-GRACE = 60.0
-"""Seconds that an object of which nobody has said anything may be on its way to being named."""
 _TRIES = 100
 
 
@@ -53,6 +52,11 @@ class Janitor:
     def sweep(self, store: Store, known: Callable[[Place], bool], age: float) -> None:
         """Delete what lies in a store of our own for longer than `age` seconds and is not `known` now."""
         self._do(lambda: self._sweep(store, known, age))
+
+    def sweep_marked(self, store: Store, known: Callable[[str], bool], mark: str) -> None:
+        """Delete what lies in a store, if it can list that, under ids with this mark that are not `known` now."""
+        if isinstance(store.connector, SupportsScan):
+            self._do(lambda: self._guarded(store.url, lambda: self._sweep_marked(store, known, mark)))
 
     def reap(self, store: Store) -> None:
         """Take back what ended processes left where a store of shared memory lies."""
@@ -121,6 +125,10 @@ class Janitor:
                 logger.warning("proxyfab: what is no longer needed stays at %s: %s", what, error, exc_info=not expected)
             return False
         return True
+
+    def _sweep_marked(self, store: Store, known: Callable[[str], bool], mark: str) -> None:
+        found = [stat.key for stat in store.connector.scan() if stat.key.id.startswith(mark)]  # type: ignore[attr-defined]  # it can
+        self.evicted += sum(store.evict_many([key for key in found if not known(key.id)]))
 
     def _sweep(self, store: Store, known: Callable[[Place], bool], age: float) -> None:
         def sweep() -> None:

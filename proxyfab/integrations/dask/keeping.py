@@ -18,6 +18,7 @@ from typing import Any
 
 from proxyfab.integrations.dask.home import CLAIM, RELEASE
 from proxyfab.integrations.dask.packing import Large
+from proxyfab.keys import Key
 from proxyfab.proxy import kind_of
 from proxyfab.ref import Ref, mode_of
 from proxyfab.serialize import dumps
@@ -43,10 +44,12 @@ class Keeping:
     Args:
         store: Where objects go.
         send: Sends a message to the scheduler, in order with everything else that this client sends.
+        mark: How the ids of keys begin (`home.mark_of`).
     """
 
-    def __init__(self, store: Store, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, store: Store, send: Callable[[dict[str, Any]], None], mark: str = "") -> None:
         self.store = store
+        self._mark = mark
         self._send = send
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
@@ -57,6 +60,11 @@ class Keeping:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def reserve(self) -> Key:
+        """A key of this client's, under which nothing lies yet."""
+        key = self.store.reserve()
+        return Key(self._mark + key.id[len(self._mark) :], key.where)
 
     def fill(self, larges: Iterable[Large]) -> list[str]:
         """Give every node its reference; what is not there yet is put. Its claims are pinned: say `sent` at last.
@@ -103,7 +111,7 @@ class Keeping:
         """End all claims: nothing more is sent by reference."""
         with self._lock:
             with contextlib.suppress(Exception):  # a client that is closed cannot say so, and need not
-                self._release([kept.ref for kept in self._kept.values()])
+                self._release([kept.ref for kept in self._kept.values()], over=True)
             self._kept.clear()
 
     def _find(self, token: str) -> Ref[Any] | None:
@@ -119,7 +127,7 @@ class Keeping:
     def _put(self, token: str, large: Large) -> Ref[Any]:
         store = self.store
         payload = large.payload or dumps(large.obj, mode=mode_of(store.url))
-        key = store.reserve()
+        key = self.reserve()
         ref: Ref[Any] = Ref(store.url, key, source=store, nbytes=payload.nbytes, kind=kind_of(large.obj))
         self._send({"op": CLAIM, "url": store.url, "keys": [str(key)]})
         try:
@@ -136,9 +144,9 @@ class Keeping:
             self.put_bytes += payload.nbytes
             return kept.ref
 
-    def _release(self, refs: list[Ref[Any]]) -> None:
-        if refs:
-            self._send({"op": RELEASE, "url": self.store.url, "keys": [str(ref.key) for ref in refs]})
+    def _release(self, refs: list[Ref[Any]], *, over: bool = False) -> None:
+        if refs or over:
+            self._send({"op": RELEASE, "url": self.store.url, "keys": [str(ref.key) for ref in refs], "over": over})
 
     @staticmethod
     def _is_over(kept: _Kept, now: float, alive: Container[Hashable]) -> bool:

@@ -141,7 +141,7 @@ class Link:
             if self.stores_results and not kwargs.get("actors"):
                 from proxyfab.integrations.dask.storing import stored  # not for every Dask
 
-                expression = stored(expression, self.keeping.store, self.settings.above)
+                expression = stored(expression, self.keeping, self.settings.above)
         except Exception as error:  # noqa: BLE001 - a graph that we do not understand is not for us to refuse
             self.complain("graph", f"A graph is sent by plain Dask, since it could not be made lighter: {error!r}")
         sent = False

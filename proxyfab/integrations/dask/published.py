@@ -1,6 +1,7 @@
 """What a process has published for peers that have not fetched it yet: bounded in bytes, and leased for a time.
 
-Each object has one reader, who takes its name away when he has its bytes; what nobody fetches goes after a minute.
+Each object has one reader, who takes its name away when he has its bytes; what nobody fetches goes after a minute, or
+when its reader has ended.
 
 Promises: never more than `limit` bytes wait; what waits too long is evicted when `sweep` is called, which is to be done
 every few seconds; segments that have not been used for a while are given back to the file system then, too. What a
@@ -18,6 +19,7 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
+from proxyfab.osio.owner import Writer, running
 from proxyfab.osio.shared import Shared
 from proxyfab.wire.layout import laid_out
 
@@ -30,6 +32,7 @@ IDLE = 30.0
 class _Waiting(NamedTuple):
     nbytes: int
     until: float
+    reader: Writer | None
 
 
 class Published:
@@ -57,8 +60,12 @@ class Published:
         self._reserved = 0
         self._used = time.monotonic()
 
-    def publish(self, buffers: Sequence[memoryview]) -> str | None:
+    def publish(self, buffers: Sequence[memoryview], reader: Writer | None = None) -> str | None:
         """Copy these to shared memory, one behind the other, as `wire.layout` has them.
+
+        Args:
+            buffers: What is published.
+            reader: Who will fetch it, if that is known.
 
         Returns:
             The text of their key; None where too much waits already.
@@ -72,7 +79,7 @@ class Published:
             return None
         try:
             key = self._connector.put(Frames.known(tuple(parts), nbytes))
-            self._waiting[key] = _Waiting(nbytes, time.monotonic() + self._keep)
+            self._waiting[key] = _Waiting(nbytes, time.monotonic() + self._keep, reader)
         finally:
             with self._lock:
                 self._reserved -= nbytes
@@ -110,11 +117,12 @@ class Published:
                 self._waiting.pop(key, None)
 
     def sweep(self) -> None:
-        """Evict what has waited too long, and keep nothing warm that was not used for a while."""
+        """Evict what has waited too long, or for who has ended, and keep nothing warm that was not used for a while."""
         now = time.monotonic()
         with self._lock:
             self._drop_fetched()
-            late = [key for key, each in self._waiting.items() if each.until <= now]
+            ended = {each.reader for each in self._waiting.values() if each.reader and running(each.reader) is False}
+            late = [key for key, each in self._waiting.items() if each.until <= now or each.reader in ended]
             for key in late:
                 del self._waiting[key]
         self._connector.evict_many(late)

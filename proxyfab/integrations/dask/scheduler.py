@@ -26,8 +26,20 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from proxyfab import policy
 from proxyfab.integrations.dask.dashboard import add_page
 from proxyfab.integrations.dask.holdings import Holdings, Place
-from proxyfab.integrations.dask.home import CLAIM, GATHER, HELLO, READ, RELEASE, STORED, Home, sight, version
-from proxyfab.integrations.dask.janitor import GRACE, Janitor
+from proxyfab.integrations.dask.home import (
+    CLAIM,
+    GATHER,
+    HELLO,
+    MARK,
+    READ,
+    RELEASE,
+    STORED,
+    Home,
+    mark_of,
+    sight,
+    version,
+)
+from proxyfab.integrations.dask.janitor import Janitor
 from proxyfab.integrations.dask.node import held_in
 from proxyfab.integrations.dask.results import Stored, Taking
 from proxyfab.keys import Key
@@ -41,7 +53,7 @@ logger = logging.getLogger(__name__)
 NAME = "proxyfab"
 STATS = "proxyfab_stats"
 SWEEP = 1.0
-"""Seconds that an object of the last client's, of which it said nothing, lies before it is deleted."""
+"""Seconds that an object of a client that is gone, and of which it said nothing, lies before it is deleted."""
 LARGE = 1 << 20
 """Bytes from which on a client fetches a result itself: below, one word more would cost more than it spares."""
 TELLING = frozenset(
@@ -86,6 +98,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self.holdings = Holdings()
         self.janitor = Janitor()
         self._stores: dict[str | None, Store] = {}  # ours, by what clients asked for
+        self._homes: dict[str, str | None] = {}  # what clients asked for, by mark, that have not said that they leave
         self._storing: set[str] = set()  # clients whose results lie in a store
         self._opening = asyncio.Lock()
         self._results: dict[Hashable, Place] = {}  # where tasks put, or will put, their results
@@ -132,13 +145,16 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._results.clear()
 
     @safely
-    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:  # noqa: ARG002 - Dask's
         self.janitor.evict(self.holdings.leave(client))
         self._storing.discard(client)
-        if self.store is not None and not self._ended:
-            others = scheduler.client_comms.keys() - {client}  # of theirs there may be what is yet to be claimed
-            age = GRACE if others else SWEEP
-            asyncio.get_running_loop().call_later(2 * age, self.sweep, age)
+        if self._ended:
+            return
+        mark = mark_of(client)
+        if mark in self._homes:
+            asyncio.get_running_loop().call_later(SWEEP, self.sweep_behind, mark, self._homes.pop(mark))
+        if self.store is not None:
+            asyncio.get_running_loop().call_later(2 * SWEEP, self.sweep, SWEEP)
 
     @safely
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002 - Dask's
@@ -187,6 +203,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
                 url = await asyncio.to_thread(self._home, store)
         except Exception as error:  # noqa: BLE001 - said to the client, which uses plain Dask then
             return Home("", "", _version()).words() | {"error": f"{type(error).__name__}: {error}"}
+        self._homes[mark_of(client)] = store
         if results == "store":
             self._storing.add(client)
         return Home(url, sight(), _version(), await self._missing()).words()
@@ -239,8 +256,10 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self.holdings.claim(client, [Place(url, key) for key in keys])
 
     @safely
-    def release(self, client: str, url: str, keys: Iterable[str]) -> None:
-        """The graphs that name these have been sent."""
+    def release(self, client: str, url: str, keys: Iterable[str], over: bool = False) -> None:
+        """The graphs that name these have been sent; if it is `over`, the client has no others."""
+        if over:
+            self._homes.pop(mark_of(client), None)
         self.janitor.evict(self.holdings.release(client, [Place(url, key) for key in keys]))
 
     @safely
@@ -265,12 +284,24 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         }
 
     @safely
+    def sweep_behind(self, mark: str, asked: str | None) -> None:
+        """Delete what a client has put that ended without a word, and that nobody has heard of; not if it is back."""
+        store = self._stores.get(asked)
+        if store is not None and not self._ended:
+            held = self.holdings.ids() | {place.id for place in self._results.values()}
+            self.janitor.sweep_marked(store, lambda id: mark in self._homes or id in held, mark)
+
+    @safely
     def sweep(self, age: float) -> None:
-        """Delete what lies unknown in our own store for so long: a client put it and did not come to claim it."""
+        """Delete what lies unknown in our own store for so long: a client put it, did not claim it, and is gone."""
         store = self.store
         if store is not None and not self._ended:
             results = set(self._results.values())
-            self.janitor.sweep(store, lambda place: place in self.holdings or place in results, age)
+
+            def known(place: Place) -> bool:
+                return place.id[:MARK] in self._homes or place in self.holdings or place in results
+
+            self.janitor.sweep(store, known, age)
 
 
 def opened(url: str) -> Store:

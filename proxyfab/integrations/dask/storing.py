@@ -7,12 +7,12 @@ from typing import Any
 from dask._task_spec import Task
 
 from proxyfab.integrations.dask.graphs import materialized, rewritten, same
+from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.results import Stored
-from proxyfab.store import Store
 
 
-def stored(expression: Any, store: Store, above: int) -> Any:
-    """A graph as it should be sent, so that results of its tasks of `above` bytes or more go to `store`.
+def stored(expression: Any, keeping: Keeping, above: int) -> Any:
+    """A graph as it should be sent, so that results of its tasks of `above` bytes or more go to its store.
 
     Not those of tasks annotated by `proxyfab=False`. It is materialized here, as the scheduler would have done.
     """
@@ -20,5 +20,5 @@ def stored(expression: Any, store: Store, above: int) -> Any:
     spared = annotations.get("proxyfab", {})
     for key, node in tasks.items():
         if isinstance(node, Task) and node.key == key and node.func is not same and spared.get(key) is not False:
-            tasks[key] = Stored(node, store.url, str(store.reserve()), above)
+            tasks[key] = Stored(node, keeping.store.url, str(keeping.reserve()), above)
     return rewritten(expression, tasks, annotations)

@@ -23,7 +23,7 @@ SIGHT = "proxyfab_sight"
 """The handler that tells what a worker sees (`family.Lane.sight`)."""
 PRELOAD = "distributed.client.preload"
 PACKAGE = "proxyfab.integrations.dask"
-_EVERY = 5000  # ms
+_EVERY = 2000  # ms
 
 
 class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types

@@ -10,7 +10,7 @@ from proxyfab.testing.processes import until
 SECONDS = 4.0
 """In which everything must be gone that nobody needs; it takes one."""
 KILLED = 10.0
-"""The same after a process was killed, which Dask has to find out; it takes three where nobody else is at work."""
+"""The same after a process was killed, which Dask has to find out; it takes one where nobody else is at work."""
 
 
 def objects() -> list[str]:

@@ -153,7 +153,7 @@ def busy(talk: Any, address: str, results: str, gate: str) -> None:
 
 @pytest.mark.parametrize("results", ["transport", "store"])
 def test_nothing_is_left_of_a_killed_client(cluster: Any, results: str, tmp_path: Path) -> None:
-    with Child(busy, cluster.scheduler_address, results, str(tmp_path / "gate")) as child:
+    with Client(cluster), Child(busy, cluster.scheduler_address, results, str(tmp_path / "gate")) as child:
         assert child.receive(60) == "sent"
         assert len(objects()) >= 2
         child.kill()

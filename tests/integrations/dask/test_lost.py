@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from proxyfab.errors import ProxyfabError
-from proxyfab.integrations.dask import Client
+from proxyfab.integrations.dask import Client, family
 from proxyfab.integrations.dask.scheduler import Keeper, safely
+from proxyfab.keys import Key
+from proxyfab.osio.owner import Writer, running, this_process
 from proxyfab.osio.shared import default_root
-from proxyfab.testing.processes import until
+from proxyfab.testing.processes import Child, until
 from tests.integrations.dask.leftovers import KILLED, nothing_left, objects
-from tests.integrations.dask.tasks import fleeting, grown, large, patient, slowly, total
+from tests.integrations.dask.tasks import LARGE, fleeting, grown, large, patient, slowly, total
 
 SECONDS = 20.0
 
@@ -97,6 +99,27 @@ def test_what_goes_wrong_in_a_hook_is_said_once(caplog: pytest.LogCaptureFixture
     assert [shaky(0), shaky(0)] == [None, None]
     assert len([each for each in caplog.records if "shaky" in each.getMessage()]) == 1
     assert Keeper().name == "proxyfab"
+
+
+def test_what_a_process_has_not_fetched_that_has_ended_does_not_stay() -> None:
+    with Child(_says_who_it_is) as reader:
+        here, there = this_process().writer, Writer.unpack(reader.receive())
+        lane = family.Lane()
+        try:
+            keys = [lane.published.publish([memoryview(bytes(LARGE))], each) for each in (here, there, None)]
+            lane.published.sweep()
+            assert lane.published.waiting()[0] == len(keys)
+            reader.kill()
+            assert until(lambda: running(there) is False)
+            lane.published.sweep()
+            assert [lane._connector.exists(Key.parse(key or "")) for key in keys] == [True, False, True]
+        finally:
+            lane.close()
+
+
+def _says_who_it_is(talk: Any) -> None:
+    talk.send(this_process().writer.pack(0))
+    talk.recv()
 
 
 def kill_some_day(client: Any, rng: random.Random) -> threading.Timer:

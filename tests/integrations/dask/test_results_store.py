@@ -16,8 +16,13 @@ import pytest
 
 from proxyfab.errors import ObjectLost
 from proxyfab.integrations.dask import Client
+from proxyfab.integrations.dask.holdings import Place
+from proxyfab.integrations.dask.home import mark_of
+from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.results import Kept
-from proxyfab.store import Store
+from proxyfab.keys import Key
+from proxyfab.serialize import dumps
+from proxyfab.store import Store, received_store
 from proxyfab.testing.content import held
 from proxyfab.testing.processes import until
 from proxyfab.testing.servers import RedisServer
@@ -193,3 +198,33 @@ def test_a_handle_says_what_it_is() -> None:
         store.evict(kept.ref.key)  # type: ignore[arg-type]  # it has one
         with pytest.raises(ObjectLost, match="'k'"):
             kept.load()
+
+
+@pytest.mark.parametrize("where", ["shared memory", "redis"])
+def test_what_a_killed_client_never_claimed_goes_though_others_are_at_work(client: Any, url: str, where: str) -> None:
+    asked = url if where == "redis" else None
+    told = client.sync(client.scheduler.proxyfab_hello, client="killed", version="", store=asked)
+    store = received_store(told["url"])
+    unheard, named, theirs = [_put(store, name) for name in ("killed", "killed", "another")]
+    client.run_on_scheduler(_end, client="killed", names=Place(store.url, str(named)))
+    try:
+        assert until(lambda: not store.exists(unheard), 10)
+        assert store.exists(named)
+        assert store.exists(theirs)
+    finally:
+        client.run_on_scheduler(_end, client="", names=None)
+        store.evict_many([named, theirs])
+
+
+def _put(store: Store, client: str) -> Key:
+    return store.put_payload(dumps(large()), Keeping(store, print, mark_of(client)).reserve())
+
+
+def _end(dask_scheduler: Any, client: str, names: Place | None) -> None:
+    """A client ends without a word; one task that it leaves names an object, until it is forgotten."""
+    keeper = dask_scheduler.plugins["proxyfab"]
+    if names is None:
+        keeper.holdings.forget("of a killed client")
+    else:
+        keeper.holdings.name("of a killed client", {names: 1})
+        keeper.remove_client(dask_scheduler, client)

@@ -336,8 +336,8 @@ def _lossy() -> None:
     assert lane is not None
     put = lane.published.publish
 
-    def losing(buffers: Any) -> str:
-        key = put(buffers)
+    def losing(*buffers: Any) -> str:
+        key = put(*buffers)
         lane.published.publish = put  # type: ignore[method-assign]  # once
         lane.published.close()
         return key
