@@ -16,12 +16,12 @@ import math
 import random as _random
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from proxyfab.errors import ConnectorError
 from proxyfab.fork import on_fork
+from proxyfab.members import Known
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class RetryBudget:
         self._lock = threading.RLock()
 
 
-_budgets: weakref.WeakValueDictionary[str, RetryBudget] = weakref.WeakValueDictionary()
+_budgets: Known[str, RetryBudget] = Known()
 
 
 def budget_of(place: str) -> RetryBudget:
@@ -94,7 +94,7 @@ def budget_of(place: str) -> RetryBudget:
 
 def budgets() -> dict[str, RetryBudget]:
     """The budgets that are in use in this process, by place."""
-    return dict(_budgets)
+    return _budgets.now()
 
 
 def drawn() -> float:

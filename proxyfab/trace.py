@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
+from proxyfab.members import Members
 
 
 class Link(NamedTuple):
@@ -77,7 +78,7 @@ class Meter:
     def totals(self) -> dict[tuple[str, Link], Total]:
         """A copy of all totals."""
         with self._lock:
-            return {key: Total(*sums) for key, sums in self._sums.items()}
+            return {key: Total(*sums) for key, sums in list(self._sums.items())}
 
     def absorb(self, operation: str, link: Link, total: Total) -> None:
         """Count what another meter has counted."""
@@ -162,7 +163,7 @@ def _outlive(sums: _Sums) -> None:
         totals.absorb(operation, link, Total(calls, failures, nbytes, seconds))
 
 
-_parts: weakref.WeakSet[Meter] = weakref.WeakSet()
+_parts: Members[Meter] = Members()
 totals = _Whole()
 """Totals of this process over all stores: summed up when they are asked for, so that a step is counted once."""
 

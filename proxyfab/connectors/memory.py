@@ -188,9 +188,10 @@ class MemoryConnector(BaseConnector):
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         space = self._space()
         with space.lock:  # a dead entry that a put has just replaced must not take the new one along
-            dead = [(id, entry) for id, entry in space.entries.items() if not entry.alive()]
-            for id, _ in () if dry_run else dead:
-                del space.entries[id]
+            dead = [(id, entry) for id, entry in list(space.entries.items()) if not entry.alive()]
+            for id, entry in () if dry_run else dead:
+                if space.entries.get(id) is entry:  # what garbage collection ended may have come in between
+                    del space.entries[id]
         return [
             Reclaimed(f"{self.spec} {id}", entry.frames.nbytes, reason(entry.frames.slice(0, HEAD).join()))
             for id, entry in dead

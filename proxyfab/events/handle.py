@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from typing import Any
 
 from proxyfab.errors import ConnectorError, ProxyfabError
@@ -20,6 +19,7 @@ from proxyfab.events.broker import Broker, Subscription
 from proxyfab.events.model import Capability
 from proxyfab.exit import Drain, Hold
 from proxyfab.fork import on_fork
+from proxyfab.members import Members
 
 
 class Live:
@@ -31,7 +31,7 @@ class Live:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self._users: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._users: Members[Handle] = Members()
         self._over = False
         self._lock = threading.RLock()  # reentrant: collecting garbage inside may end a handle
         on_fork(self)
@@ -80,7 +80,7 @@ class Handle(Around):
     def __init__(self, live: Live) -> None:
         self._live = live
         self._closed = False
-        self._made: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._made: Members[Subscription] = Members()
         self._hold: Hold[Live] | None = None
 
     @property

@@ -210,7 +210,7 @@ class Leases:
         # Before a fork the last comes first, behind it the first; and the lock's own functions cannot be interrupted.
 
     def _retire(self) -> None:
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.retired = file.forgotten = True
             self._parted.add(file)
             self._close(file)

@@ -201,12 +201,12 @@ class Mappings:
     @property
     def nbytes(self) -> int:
         """Bytes that are kept warm."""
-        return sum([warm.mapping.length for warm in self._warm.values()])
+        return sum([warm.mapping.length for warm in list(self._warm.values())])
 
     def find(self, file: FileId, length: int) -> Mapping | None:
         """A mapping of this file that covers `length` bytes."""
         with self._lock:
-            if file in self._warm:
+            if file in self._warm and not self._changing:
                 self._warm.move_to_end(file)
             mapping = self._used.get(file)
         return mapping if mapping is not None and mapping.length >= length else None
@@ -218,13 +218,14 @@ class Mappings:
             found = self._warm.get(file)
             if found is None:
                 return None
-            self._warm.move_to_end(file)
+            if not self._changing:
+                self._warm.move_to_end(file)
             return found.mapping
 
     def descriptor(self, mapping: Mapping) -> int | None:
         """Of the file of a mapping that is kept warm, for the caller to close."""
         with self._lock:
-            fds = [warm.fd for warm in self._warm.values() if warm.mapping is mapping]
+            fds = [warm.fd for warm in list(self._warm.values()) if warm.mapping is mapping]
             return os.dup(fds[0]) if fds else None
 
     def keep(self, file: FileId, mapping: Mapping, fd: int) -> None:

@@ -26,6 +26,7 @@ from proxyfab.exit import Drain, Hold
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
+from proxyfab.members import Known
 from proxyfab.patterns.holding import Holding, keeper_of
 from proxyfab.patterns.parcel import Parcel
 from proxyfab.proxy import Kind, factory_of, kind_of
@@ -71,7 +72,7 @@ class Custody:
         self.pid = os.getpid()
         self.holding = Holding(store, lease if isinstance(store.connector, SupportsLease) else None)
         self._drain: Drain[Key] = Drain(self._evict, "evicting")
-        self._wanted: weakref.WeakValueDictionary[int, Wanted] = weakref.WeakValueDictionary()
+        self._wanted: Known[int, Wanted] = Known()
         self._refs: weakref.WeakValueDictionary[Key, Ref[Any]] = weakref.WeakValueDictionary()
         self._holds: dict[Key, Hold[Key]] = {}
         self._sent: set[Key] = set()

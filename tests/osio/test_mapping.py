@@ -297,6 +297,25 @@ def test_no_thread_finds_a_mapping_that_another_one_undoes(tmp_path: Path) -> No
     assert all(isinstance(each, int) and each > 0 for each in (rounds, *found)), (rounds, found)
 
 
+def test_a_finalizer_finds_mappings_while_others_are_dropped(make: Make) -> None:
+    """Garbage collection may come at any moment, and what it ends may look at an object."""
+    mappings = Mappings(limit=10 * PAGE)
+    for name in "abc":
+        make(mappings, name, 1)
+    looked: list[Mapping | None] = []
+
+    def which(_: object) -> bool:
+        for file in list(mappings._warm):
+            status = os.stat_result((0, file.inode, file.device, *[0] * 7))
+            looked.extend([mappings.find(file, 1), mappings.warm(status)])
+        return True
+
+    mappings._drop(which)
+    assert len(looked) == 18
+    assert None not in looked
+    assert len(mappings) == 0
+
+
 def test_mappings_of_files_that_are_gone_are_dropped(make: Make, tmp_path: Path) -> None:
     mappings = Mappings(limit=10 * PAGE)
     a, b = make(mappings, "a", 1), make(mappings, "b", 1)

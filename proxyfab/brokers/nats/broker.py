@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
-from weakref import WeakSet
 
 from proxyfab.brokers.nats import groups, topics
 from proxyfab.brokers.nats.holding import LEASE
@@ -29,6 +28,7 @@ from proxyfab.events.model import (
     check_group,
     check_topic,
 )
+from proxyfab.members import Members
 
 T = TypeVar("T")
 _EVERYTHING = (
@@ -67,7 +67,7 @@ class NatsBroker(Broker):
             self.capabilities = _EVERYTHING & ~Capability.DURABLE  # type: ignore[misc]  # this one's own
         self._link = Link(place)
         self._desk = Desk(self._link, Names(place.ns))
-        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._subscriptions: Members[Subscription] = Members()
 
     @classmethod
     def from_url(cls, url: str) -> NatsBroker:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from proxyfab.exit import Drain, Hold
 from proxyfab.flight import SingleFlight
 from proxyfab.fork import on_fork
 from proxyfab.keys import Key
+from proxyfab.members import Known
 from proxyfab.opening import connector_of, seal_of
 from proxyfab.osio.owner import this_process
 from proxyfab.patterns.holding import reap
@@ -57,7 +57,7 @@ class Keeper:
     def __init__(self, store: Store) -> None:
         self.url = store.url
         self._store: Store | None = store
-        self._accounts: weakref.WeakValueDictionary[str, Account] = weakref.WeakValueDictionary()
+        self._accounts: Known[str, Account] = Known()
         self.drain: Drain[End | Farewell] = Drain(settle, "ownership")
         """What ended handles leave to do."""
         self.after_fork()
@@ -187,4 +187,4 @@ def keeper_of(store: Store) -> Keeper:
     return _keepers.setdefault(store.url, Keeper(store)) if keeper is None else keeper
 
 
-_keepers: weakref.WeakValueDictionary[str, Keeper] = weakref.WeakValueDictionary()
+_keepers: Known[str, Keeper] = Known()

@@ -28,6 +28,7 @@ from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError, 
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Topic, check_topic
 from proxyfab.keys import Key
+from proxyfab.members import Members
 from proxyfab.patterns.future.handle import Future
 from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.resilient.crew import Crew
@@ -101,7 +102,7 @@ class ResilientExecutor(Executor):
         self._journal = Journal(self.broker, self.name, f"executor/{self._id}")
         self._outbox = Outbox(self.broker, self._topic)
         self._janitor = Janitor()
-        self._open: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        self._open: Members[Future[Any]] = Members()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._submitted = 0
@@ -342,7 +343,7 @@ def _shares_memory(executor: Executor) -> bool:
     return isinstance(executor, ThreadPoolExecutor)
 
 
-_open: weakref.WeakSet[ResilientExecutor] = weakref.WeakSet()
+_open: Members[ResilientExecutor] = Members()
 
 
 def _leave() -> None:

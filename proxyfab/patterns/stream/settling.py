@@ -24,6 +24,7 @@ from proxyfab.errors import ConnectorError, ResolveTimeout
 from proxyfab.events.broker import Subscription
 from proxyfab.events.model import Delivery, GroupInfo
 from proxyfab.fork import on_fork
+from proxyfab.members import Members
 from proxyfab.patterns.stream.hand import Hand, spot_of
 from proxyfab.patterns.stream.keeping import BEATS, Bell, keep
 from proxyfab.patterns.stream.selecting import Choice
@@ -70,7 +71,7 @@ class Desk:
         self._begin()
 
     def _begin(self) -> None:
-        self._hands: weakref.WeakSet[Hand] = weakref.WeakSet()
+        self._hands: Members[Hand] = Members()
         self._finished: deque[Hand] = deque()
         self._returned: set[tuple[int, int]] = set()
         self._owed: dict[tuple[int, int], float] = {}
