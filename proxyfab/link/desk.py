@@ -85,6 +85,10 @@ class Desk:
             finally:
                 self._admitting = False
 
+    def is_asked(self, transfer: int) -> bool:
+        """Whether a question is neither answered nor given up."""
+        return not self._closed and transfer in self._intake
+
     def defer(self, want: Want) -> None:
         """An answer takes long, and is not to hold up others."""
         with self._lock:

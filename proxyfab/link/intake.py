@@ -49,6 +49,9 @@ class Intake:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __contains__(self, transfer: int) -> bool:
+        return transfer in self._open
+
     def add(self, wants: Sequence[Want], nbytes: int) -> list[Want]:
         """Questions came, in a letter of so many bytes. Returns those that are too many, to be refused.
 

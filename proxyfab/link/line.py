@@ -18,14 +18,11 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError, ResolveTimeout
 from proxyfab.link.desk import Desk
 from proxyfab.link.question import Arrival, Outcome, Question, Rest, checked
+from proxyfab.link.room import Room
 from proxyfab.link.sending import Item, Letter, Segment
 from proxyfab.link.session import Asked, Broken, Dropped, Event, Has, Hasnt, Session, Want
 from proxyfab.link.streams import Stream
-from proxyfab.osio.memory import allocate
 from proxyfab.waiting import Condition
-
-LARGEST = 1 << 40
-"""Bytes of objects that are accepted, at most."""
 
 Answerer = Callable[["Line", list[Want]], None]
 """Takes what the other site asks, in a stream's thread, and answers with `Line.give` whenever it can."""
@@ -40,7 +37,7 @@ class Line:
             there is none; a ProxyfabError is told to who asks.
         asked: Takes what the other site asks, in place of `source`.
         ended: Told when a stream has ended, with its number and why.
-        largest: Bytes of objects that are accepted, at most, on their way at the same time.
+        room: Memory for objects that come, which may be that of other links, too.
     """
 
     def __init__(
@@ -50,13 +47,13 @@ class Line:
         *,
         asked: Answerer | None = None,
         ended: Callable[[int, str], None] | None = None,
-        largest: int = LARGEST,
+        room: Room | None = None,
     ) -> None:
         self.peer = peer
         self._source = source
         self._asked = asked
         self._ended = ended
-        self._largest = largest
+        self._room = room or Room()
         self._session = Session()
         self._lock = Condition()
         self._streams: dict[int, Stream] = {}
@@ -225,6 +222,9 @@ class Line:
             self._desk.admit()
         return item
 
+    def ample(self) -> bool:
+        return self._session.sender.ample
+
     def source(self, segment: Segment) -> tuple[Frames, int] | None:
         frames = self._desk.leaving(segment.transfer)
         if frames is None:
@@ -243,9 +243,12 @@ class Line:
         """What is known of an object that comes: by its letter or its first segment, whichever is sooner."""
         arrival = self._arrivals.get(transfer)
         if arrival is None and transfer in self._open:
-            into = self._room(size)
+            into = self._room.allocate(self.peer, size)
             if into is None:
-                why = f"An object of site {self.peer} has {size} bytes, and {self._largest} are accepted at once."
+                why = (
+                    f"An object of site {self.peer} has {size} bytes, and {self._room.left(self.peer)} of "
+                    f"{self._room.most} are left for it."
+                )
                 self._conclude(transfer, Outcome(None, why, "CapacityError"))
                 self._session.stop([transfer])
                 return None
@@ -257,15 +260,6 @@ class Line:
             self._conclude(transfer, Outcome(None, "it is another object now", "IntegrityError"))
             return None
         return arrival
-
-    def _room(self, size: int) -> memoryview | None:
-        """Memory for an object that comes; None where it is too much."""
-        if size + sum(each.size for each in self._arrivals.values()) > self._largest:
-            return None
-        try:
-            return allocate(size)
-        except (MemoryError, OSError):
-            return None
 
     def landed(self, stream: int, segment: Segment) -> None:
         with self._lock:
@@ -365,6 +359,10 @@ class Line:
     def give_many(self, answers: Sequence[tuple[Want, Frames | ProxyfabError | None]]) -> None:
         """`give` of each."""
         self._desk.give_many(answers)
+
+    def is_asked(self, transfer: int) -> bool:
+        """Whether the other side still waits for the answer to a question."""
+        return self._desk.is_asked(transfer)
 
     def defer(self, want: Want) -> None:
         """An answer takes long, and is not to hold up others."""

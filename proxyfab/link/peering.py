@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 
 from proxyfab.errors import ProxyfabError, ResolveTimeout
 from proxyfab.link.doors import LINK, Hello, refuse, welcome
-from proxyfab.link.line import LARGEST, Answerer, Line
+from proxyfab.link.line import Answerer, Line
 from proxyfab.link.question import Outcome, Question
+from proxyfab.link.room import Room
 from proxyfab.link.streams import Stream
 from proxyfab.waiting import Flag
 
@@ -53,7 +54,8 @@ class Options(NamedTuple):
     """How a site treats its links."""
 
     streams: int = STREAMS
-    largest: int = LARGEST
+    room: Room | None = None
+    """For what all other sites send, where links share it."""
 
 
 class Peering:
@@ -74,6 +76,7 @@ class Peering:
         self._asked = asked
         self._knock = knock
         self._options = options or Options()
+        self._room = self._options.room or Room()
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._totals: dict[str, int] = {}
@@ -102,7 +105,7 @@ class Peering:
             self._thread.start()
 
     def _make(self) -> Line:
-        return Line(self.peer, asked=self._asked, ended=self._ended, largest=self._options.largest)
+        return Line(self.peer, asked=self._asked, ended=self._ended, room=self._room)
 
     def _ended(self, number: int, why: str) -> None:  # noqa: ARG002 - the signature of a line's owner
         self._alone_since = time.monotonic()

@@ -117,6 +117,11 @@ class Sender:
         return not self._letters and not self._waiting
 
     @property
+    def ample(self) -> bool:
+        """Whether there is enough for all streams, so that none needs to leave something to others."""
+        return len(self._hands) < 2 or self._left + self.words >= len(self._hands) * self._segment
+
+    @property
     def under_way(self) -> int:
         """Bytes in the hands of streams, as far as the receiver said what it has."""
         return sum(each.length for hand in self._hands.values() for each in hand.items)

@@ -2,8 +2,9 @@
 
 Sans-IO. Both sides are alike: each may ask, and each answers. Transfers are numbered by who asks.
 
-    ask     first number, keys, parts      the answers to the keys may come in any order, each by itself; of those that
-                                           have parts, first bytes and ends in turn, only these are wanted
+    ask     first number, keys, parts,     the answers to the keys may come in any order, each by itself; of those that
+            head, tail                     have parts, first bytes and ends in turn, only these are wanted; keys that
+                                           are lists may leave away what they all begin and end with
     have    number, size, digest           an object's segments come, or came
     some    numbers, sizes, digests        small objects: they are the letter's body, one behind the other
     none    number                         it is not there
@@ -45,8 +46,12 @@ _BATCH = 250
 """Keys of one letter at most: they must fit into its head."""
 DIGEST = 16
 """Bytes of an object's digest."""
-_TOGETHER = 128 << 10
-"""Bytes of small objects in one letter: several streams share what is more."""
+_ASKED = 125
+"""Keys of one letter that asks: some 5 KB, which a stream that was idle sends at once, and others beside it more."""
+_SHARED = 16
+"""Parts of keys at most that a letter names once for all of them."""
+_TOGETHER = 32 << 10
+"""Bytes of small objects in one letter, about: several streams share what is more."""
 _PARTS = 500
 """Parts of an object that are asked for one by one; of one that lacks more, all from the first to the last."""
 
@@ -172,7 +177,7 @@ class Session:
         self._next = numbers.stop
         whole = [place for place in range(len(keys)) if place >= len(parts) or parts[place] is None]
         for run in _runs(whole):
-            self._tell("ask", {"t": numbers[run[0]], "keys": [keys[place] for place in run]})
+            self._tell("ask", {"t": numbers[run[0]], **_shared([keys[place] for place in run])})
         for place in sorted(set(range(len(keys))) - set(whole)):  # each in a letter of its own
             missing = parts[place] or ()
             some = missing if len(missing) <= _PARTS else [(missing[0][0], missing[-1][1])]
@@ -253,8 +258,7 @@ class Session:
         match letter.verb:
             case "ask":
                 first, parts = letter.count("t"), _parts(letter)
-                keys = letter.items("keys", _BATCH)
-                return [Asked([Want(first + place, key, parts) for place, key in enumerate(keys)], nbytes)]
+                return [Asked([Want(first + place, key, parts) for place, key in enumerate(_keys(letter))], nbytes)]
             case "have":
                 return [self._has(letter)]
             case "some":
@@ -315,10 +319,36 @@ def _runs(places: Sequence[int]) -> list[list[int]]:
     """Neighbours together, as many as a letter may name."""
     runs: list[list[int]] = []
     for place in places:
-        if not runs or runs[-1][-1] != place - 1 or len(runs[-1]) == _BATCH:
+        if not runs or runs[-1][-1] != place - 1 or len(runs[-1]) == _ASKED:
             runs.append([])
         runs[-1].append(place)
     return runs
+
+
+def _shared(keys: list[Any]) -> dict[str, Any]:
+    """Fields of a letter that asks: what lists of one length begin and end with alike is named once."""
+    if len(keys) < 2 or any(key.__class__ is not list or not 1 < len(key) == len(keys[0]) <= _SHARED for key in keys):
+        return {"keys": keys}
+    alike = [_is_text(parts[0]) and all(part == parts[0] for part in parts) for parts in zip(*keys, strict=True)]
+    first = alike.index(False) if False in alike else len(alike)
+    last = max(len(alike) - (alike[::-1].index(False) if False in alike else 0), first)
+    return {"keys": [key[first:last] for key in keys], "head": keys[0][:first], "tail": keys[0][last:]}
+
+
+def _is_text(part: Any) -> bool:
+    """Text, or a list of nothing else: of other things some are equal and not the same, like 1 and True."""
+    return part.__class__ is str or (part.__class__ is list and all(each.__class__ is str for each in part))
+
+
+def _keys(letter: Message) -> list[Any]:
+    """The keys of a letter that asks."""
+    keys, shared = letter.items("keys", _BATCH), "head" in letter.fields
+    if not shared:
+        return keys
+    head, tail = letter.items("head", _SHARED), letter.items("tail", _SHARED)
+    if any(key.__class__ is not list for key in keys):
+        raise IntegrityError("A letter asks by parts of keys that are none.")
+    return [[*head, *key, *tail] for key in keys]
 
 
 def _parts(letter: Message) -> tuple[tuple[int, int], ...]:

@@ -377,6 +377,7 @@ class Far:
     def sweep(self) -> None:
         """What is done about once a second."""
         self._sites.sweep()
+        self.others.sweep()
         if time.monotonic() - self._tidied > _TIDY:
             self._tidied = time.monotonic()
             for name in self.copies.names():

@@ -65,6 +65,8 @@ class Others:
         self.holders = Holders()
         self._long: Counter[str] = Counter()
         """Objects that are waited for, by the site that waits."""
+        self._waits: dict[tuple[Line, int], tuple[Callable[[], None], Callable[[Answer], None]]] = {}
+        """What other sites wait for: how that is stopped, and how it is answered."""
         self._offered: Counter[tuple[str, Name]] = Counter()
         self._moves = Moves(host, state)
         self._taken: OrderedDict[Name, None] = OrderedDict()
@@ -179,7 +181,7 @@ class Others:
         elif question.verb == "take":
             self._host.post(lambda: self._take(question), reply)
         elif question.verb == "wait":
-            self._host.post(lambda: self._wait(question, reply), reply)
+            self._host.post(lambda: self._wait(line, want, question, reply), reply)
         else:
             self._host.post(lambda: self._fetch(question), reply)
 
@@ -192,17 +194,28 @@ class Others:
         line.defer(want)
         self._start(line, want, question, len(question.ids))
 
-    def _wait(self, question: Question, reply: Callable[[Answer], None]) -> Todo:
-        names = question.names(self._far.site)
+    def _wait(self, line: Line, want: Want, question: Question, reply: Callable[[Answer], None]) -> Todo:
+        names, this = question.names(self._far.site), (line, want.transfer)
         there = [number for number, name in enumerate(names) if self._state.find(name) is not None]
         if there or not names:
             return Answer("ok", {"found": there})
 
         def wake(told: Name | None) -> None:
+            self._waits.pop(this, None)
             reply(Answer("ok", {"found": [number for number, name in enumerate(names) if name == told]}))
 
-        self._state.waiters.add(names, wake, time.monotonic() + min(question.seconds, _TURN))
+        stop = self._state.waiters.add(names, wake, time.monotonic() + min(question.seconds, _TURN))
+        self._waits[this] = stop, reply
         return None
+
+    def sweep(self) -> None:
+        """End what nobody waits for: it was given up, or its link has no stream. Whoever comes back asks again."""
+        for this, (stop, reply) in list(self._waits.items()):
+            line, transfer = this
+            if not line.streams or not line.is_asked(transfer):
+                del self._waits[this]
+                stop()
+                reply(Answer("ok", {"found": []}))
 
     def _take(self, question: Question) -> Steps:
         """Put an object that lies at another site under a name of this one, once."""

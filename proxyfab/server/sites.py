@@ -14,6 +14,7 @@ from proxyfab.link.identity import Identity
 from proxyfab.link.line import Answerer
 from proxyfab.link.listening import Greeter, Listener
 from proxyfab.link.peering import Options, Peering
+from proxyfab.link.room import Room
 from proxyfab.link.routes import Routes
 from proxyfab.registry import load
 from proxyfab.server.options import Site
@@ -22,7 +23,7 @@ from proxyfab.server.rights import described
 _REFUSAL = 10.0
 _NEARER = 0.5
 _PART = 2
-"""The part of the machine's memory that what one site sends may take until it is stored."""
+"""The part of the machine's memory that what all other sites send may take together, until it is stored."""
 
 
 class Sites:
@@ -41,7 +42,8 @@ class Sites:
         self._site = site
         self._dial = dial = load("diallers", site.dialler)
         self._identity = Identity(site.name, bytes(keyring.signing(site.name)), peers)
-        options = Options(streams=site.streams, largest=_memory() // _PART)
+        self.room = Room(_memory() // _PART)
+        options = Options(streams=site.streams, room=self.room)
         self._routes = {
             peer.name: Routes(self._identity, peer.name, peer.address, site.relays, dial) for peer in site.peers
         }
@@ -109,6 +111,7 @@ class Sites:
             levels[f"streams_{name}"] = peering.streams
             totals |= {f"link_{name}_{what}": number for what, number in peering.figures.items()}
             totals[f"link_{name}_links"] = peering.links
+        levels["coming_bytes"] = self.room.taken
         levels["relays"] = sum(attendance.here for attendance in self._attending)
         return totals, levels
 

@@ -19,6 +19,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, ProxyfabError, ResolveTimeout
 from proxyfab.link.line import Line
 from proxyfab.link.question import Outcome
+from proxyfab.link.room import Room
 from proxyfab.link.streams import Stream
 from proxyfab.testing.processes import until
 
@@ -35,12 +36,12 @@ def connected() -> tuple[socket.socket, socket.socket]:
 class Pair:
     """Two sites in one process, with TCP streams between them that may be cut, and come again."""
 
-    def __init__(self, objects: dict[str, bytes], streams: int = 4, largest: int = 1 << 40) -> None:
+    def __init__(self, objects: dict[str, bytes], streams: int = 4, room: Room | None = None) -> None:
         self.objects = objects
         self.numbers = itertools.count()
         self.again = True
         self.dials: list[threading.Thread] = []
-        self.near = Line("far", self._none, ended=self._redial, largest=largest)
+        self.near = Line("far", self._none, ended=self._redial, room=room)
         self.far = Line("near", self._find)
         for _ in range(streams):
             self.dial()
@@ -168,11 +169,11 @@ def test_no_stream_no_answer_but_a_deadline() -> None:
 
 
 def test_what_is_too_large_is_refused_and_the_link_lives() -> None:
-    pair = Pair({"large": bytes(2 * MB), "one": b"1"}, largest=MB)
+    pair = Pair({"large": bytes(2 * MB), "one": b"1"}, room=Room(MB))
     try:
         (refused,) = pair.near.get_many(["large"], 30)
         assert refused == Outcome(
-            None, "An object of site far has 2000000 bytes, and 1000000 are accepted at once.", "CapacityError"
+            None, "An object of site far has 2000000 bytes, and 750000 of 1000000 are left for it.", "CapacityError"
         )
         assert pair.near.get_many(["one"], 30)[0].frames == Frames([b"1"])
         assert pair.near.streams == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from proxyfab.cli.gateway import neighbour
 from proxyfab.cli.main import main
 from proxyfab.errors import ConfigurationError
 from proxyfab.keyring import Keyring
+from proxyfab.server.options import Site
+from proxyfab.server.sites import Sites
 from proxyfab.store import Store
 
 pytest.importorskip("cryptography")
@@ -58,6 +61,19 @@ def test_a_peer_is_known_by_the_keyring_or_by_its_key(ring: Keyring) -> None:
     assert neighbour("alcf=[::1]:7000") == neighbour(f"alcf=[::1]:7000#{public}")
     assert neighbour("alcf=[::1]:7000").address == ("::1", 7000)
     assert neighbour(f"alcf=#{public}").address is None
+
+
+def test_all_other_sites_share_the_memory_of_what_comes(ring: Keyring) -> None:
+    for name in ("aps", "alcf", "nersc"):
+        ring.make("sign", name)
+    sites = Sites(Site("aps", peers=(neighbour("alcf"), neighbour("nersc"))), ring, lambda line, wants: None)
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    assert sites.room.most == half
+    block = sites.peering("alcf")._room.allocate("alcf", half // 2)  # no page of it is touched
+    assert sites.peering("nersc")._room.left("nersc") <= half // 2
+    assert sites.figures()[1]["coming_bytes"] == half // 2
+    del block
+    assert sites.figures()[1]["coming_bytes"] == 0
 
 
 def test_urls_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from proxyfab.keys import Key
 from proxyfab.store import Store
 from proxyfab.testing.gateways import Gateways
 from proxyfab.testing.nodes import NodeServer
+from proxyfab.testing.processes import until
 from tests.sites.liar import FOR_EVER, SECRETS, Liar, public
 
 MB = 1_000_000
@@ -164,7 +165,7 @@ def test_who_asks_and_never_reads_costs_little(aps: Store, liar: Liar, server: N
 
 
 def test_waiting_for_ever_for_many_is_refused(aps: Store, server: NodeServer) -> None:
-    """By a site of its own, as it has its fill of waiting for a minute."""
+    """And over when it has gone: its waits would last for a minute."""
     liar = Liar(server, "ornl")
     site, namespace, incarnation = aps.reserve().where.split("/")
 
@@ -175,8 +176,22 @@ def test_waiting_for_ever_for_many_is_refused(aps: Store, server: NodeServer) ->
     flood(liar, keys, 21)
     refused = next(letter for letter in liar.hear() if letter.verb == "fail")
     assert refused.text("kind") == "CapacityError"
+    assert aps.connector.status().gauges["waiting"] > 0  # type: ignore[attr-defined]  # a gateway's can
     liar.close()
+    assert until(lambda: aps.connector.status().gauges["waiting"] == 0, 20)  # type: ignore[attr-defined]
     assert aps.get(aps.put(b"own")) == b"own"
+
+
+def test_a_wait_that_is_given_up_is_over(aps: Store, server: NodeServer) -> None:
+    liar = Liar(server, "ornl")
+    site, namespace, incarnation = aps.reserve().where.split("/")
+    liar.say("ask", {"t": 0, "keys": [["wait", site, namespace, incarnation, [f"{n}"], 1e6] for n in range(50)]})
+    waiting = lambda: aps.connector.status().gauges["waiting"]  # type: ignore[attr-defined]  # noqa: E731
+    assert until(lambda: waiting() == 50)
+    liar.say("stop", {"t": list(range(1, 50))})
+    assert until(lambda: waiting() == 1)
+    liar.close()
+    assert until(lambda: waiting() == 0)
 
 
 @pytest.mark.parametrize("streams", [list(range(5000)), [0], [1 << 62]], ids=["many", "this one", "another one"])

@@ -39,7 +39,7 @@ def control(connection: socket.socket, name: str) -> None:
 def serve(namespace: str, congestion: str, sizes: list[int]) -> None:
     enter(namespace)
     values = {str(size): os.urandom(size) for size in sizes}
-    line = Line("near", lambda key: Frames([values[key.split(":")[0]]]))
+    line = Line("near", lambda key: Frames([values[(key if key.__class__ is str else key[4]).split(":")[0]]]))
     identity = Identity("far", SECRETS["far"], {"near": public("near")})
     with socket.create_server(("", 7000), backlog=64) as door:
         print("ready", flush=True)
