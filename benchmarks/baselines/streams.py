@@ -66,6 +66,7 @@ class Ours:
         self.producer.close()
         with contextlib.suppress(CapabilityError):  # Kafka's mock cannot
             self.broker.delete(self.topic)
+        self.broker.close()
         if self.store is not None:
             self.store.clear()
             self.store.close()
@@ -76,7 +77,7 @@ def consume_ours(talk: Connection, broker: str, topic: str) -> None:
     from proxyfab.brokers import open_broker
     from proxyfab.patterns.stream.consumer import Consumer
 
-    with Consumer(open_broker(broker), topic, group=GROUP, timeout=PATIENCE) as consumer:
+    with open_broker(broker) as opened, Consumer(opened, topic, group=GROUP, timeout=PATIENCE) as consumer:
         items = iter(consumer)
         next(items).ack()
 
