@@ -61,12 +61,13 @@ def call(means: Means, members: Iterable[bytes]) -> None:
     _everywhere(means, "put", lambda child: child.put(frames, key=Key(ROLL), replace=True))
 
 
-def check(means: Means, joining: frozenset[bytes] = frozenset()) -> bool:
+def check(means: Means, joining: frozenset[bytes] = frozenset(), leaving: bytes = b"") -> bool:
     """Refuse members that are not those on the roll.
 
     Args:
         means: Whose members.
         joining: Labels of those to come, which may be there already: whoever added them was interrupted.
+        leaving: The label of one to go, who may be gone already: likewise.
 
     Returns:
         Whether those to come are on the roll.
@@ -80,7 +81,7 @@ def check(means: Means, joining: frozenset[bytes] = frozenset()) -> bool:
             raise ConfigurationError(f"Who belongs together cannot be told; evict {ROLL} there: {'; '.join(broken)}.")
         return False
     found = max(rolls)
-    strangers = [member.spec for member in means.members.all if member.label not in found.members]
+    strangers = [one.spec for one in means.members.all if one.label not in found.members and one.label != leaving]
     if strangers:
         raise ConfigurationError(
             f"{', '.join(strangers)}: drained, or never added, and yet in this URL. Take it out of the URL first; what "

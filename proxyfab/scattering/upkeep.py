@@ -210,7 +210,8 @@ class Upkeep:
             ConnectorError: Not every shard is where it should be, and could not be restored: nothing was moved.
         """
         means = self._scattering.means
-        roll.check(means)
+        leaving = means.members[member].label
+        roll.check(means, leaving=leaving)
         before = self.scrub(repair=True)
         if before.unrestored or before.failures:
             raise ConnectorError(
@@ -226,12 +227,14 @@ class Upkeep:
             if not moved.moved or moved.failures:
                 break
         if not report.failures:
-            roll.check(means)
+            roll.check(means, leaving=leaving)
             roll.call(means, [label for label, number in means.members.by_label.items() if number != member])
         return report
 
     def _empty(self, member: int) -> Report:
-        roll.check(self._scattering.means)  # nothing goes to whom somebody else has drained meanwhile
+        means = self._scattering.means
+        leaving = means.members[member].label
+        roll.check(means, leaving=leaving)  # nothing goes to whom somebody else has drained meanwhile
         found = self._listed
         mine = [held for held in found.pieces.values() if member in held.at]
         moving = Moving(self._scattering, found, self._later)
@@ -239,11 +242,11 @@ class Upkeep:
         looked = time.monotonic()
         for held in self._progress(mine, len(mine)):
             if time.monotonic() - looked > _LOOK:
-                roll.check(self._scattering.means)
+                roll.check(means, leaving=leaving)
                 looked = time.monotonic()
             report = report.plus(moving.move(held, member))
         self._later.settle()
-        names, unread = registered(self._scattering.means, found)
+        names, unread = registered(means, found)
         for name in names:
             self._registers.refresh(name)
         return report._replace(failures=(*report.failures, *unread))
