@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import copyreg
+from abc import ABCMeta
 from collections import abc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -135,6 +136,14 @@ _ARRAY_FLAGS = {"ufunc": "ufunc", "function": "array_function"}
 _pairs: dict[Kind, tuple[type, type]] = {}
 _texts: dict[str, type] = {}
 _single: dict[Kind, type] = {}
+
+
+class _Matched(metaclass=ABCMeta):  # noqa: B024  # there is nothing to implement: it only marks
+    """What `match` takes for a sequence and nobody calls one: NumPy's arrays, from its 2.5 on."""
+
+    __abc_tpflags__ = 1 << 5  # Py_TPFLAGS_SEQUENCE, which whoever is registered gets
+
+
 _COLLECTIONS: dict[str, abc.Callable[[type], object]] = {
     "sequence": abc.Sequence.register,
     "mutable_sequence": abc.MutableSequence.register,
@@ -142,6 +151,7 @@ _COLLECTIONS: dict[str, abc.Callable[[type], object]] = {
     "mutable_mapping": abc.MutableMapping.register,
     "set": abc.Set.register,
     "mutable_set": abc.MutableSet.register,
+    "sequence_pattern": _Matched.register,
 }
 
 

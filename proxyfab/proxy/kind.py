@@ -29,6 +29,7 @@ FLAGS = (
     "array_function",
     "torch",
     "not_iterable",
+    "sequence_pattern",
 )
 FIRST_OPERATOR = 16
 # Order is the wire format: append only. Comparisons, str, repr, format, dir, attribute access, copying and pickling are
@@ -157,8 +158,9 @@ def _type_dict(cls: type, name: str) -> Any:
 
 def _flags(cls: type, names: set[str], has: set[str]) -> set[str]:
     flags = {flag for flag, base in _ABSTRACT if issubclass(cls, base)}
-    if cls.__flags__ & _SEQUENCE_PATTERN and issubclass(cls, abc.Sequence):
-        flags.add("mutable_sequence" if issubclass(cls, abc.MutableSequence) else "sequence")
+    if cls.__flags__ & _SEQUENCE_PATTERN:
+        of_abc = "mutable_sequence" if issubclass(cls, abc.MutableSequence) else "sequence"
+        flags.add(of_abc if issubclass(cls, abc.Sequence) else "sequence_pattern")
     if issubclass(cls, type):
         flags.add("class")
     if "__dataclass_fields__" in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import datetime
 import json
 import operator
@@ -10,6 +11,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.proxy.things import Colour, Point
@@ -27,12 +29,19 @@ FAILING: list[tuple[Any, Callable[[Any], Any]]] = [
     ("x", lambda p: getattr(Point(), p)),
     (list, lambda p: p[int]),
     (3, lambda p: pow(2, p, 5)),
+    ([1], lambda p: list.append(p, 2)),
+    ("a", lambda p: str.upper(p)),
+    (np.float32(1), memoryview),
+    (3, lambda p: np.random.default_rng(p)),
 ]
 WRONG: list[tuple[Any, Callable[[Any], Any]]] = [
     (Colour.RED, lambda p: p is Colour.RED),
     (Point, lambda p: issubclass(p, Point)),
     ("a", lambda p: isinstance(p, typing.Sequence)),
     ([1], lambda p: type(p) is list),
+    ((0, 1), lambda p: np.zeros((2, 2))[p].ndim == 0),
+    ("a", np.isscalar),
+    (b"1234", lambda p: len(array.array("i", p)) == 1),
 ]
 
 
@@ -65,3 +74,10 @@ def test_an_in_place_function_cannot_be_told_from_a_binary_one(here: Any) -> Non
     numbers = [1]
     assert operator.iadd(numbers, here([2])) == [1, 2]
     assert numbers == [1]
+
+
+def test_an_enum_is_not_asked_for_a_member_by_a_proxy_of_it(px: Any, here: Any) -> None:
+    assert Colour(here(Colour.RED.value)) is Colour.RED
+    with pytest.raises(ValueError, match="is not a valid"):
+        Colour(here(Colour.RED))
+    assert Colour(px.unwrap(here(Colour.RED))) is Colour.RED

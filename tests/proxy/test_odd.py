@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import ctypes
+from abc import ABCMeta
 from collections import abc
 from collections.abc import Callable
 from typing import Any
@@ -136,3 +137,23 @@ def test_a_proxy_of_anything_fails_as_its_target_where_a_protocol_is_missing(px:
 def test_an_error_about_the_type_that_came_does_not_look_like_an_answer(px: Any) -> None:
     with pytest.raises(ProxyfabError, match="asked too much"):
         list(px.Proxy(Chatty))
+
+
+class Rows(metaclass=ABCMeta):  # noqa: B024  # as NumPy's arrays are from 2.5 on: matched, and no Sequence
+    __abc_tpflags__ = 1 << 5
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int) -> int:
+        return [3, 4][i]
+
+
+def test_what_is_matched_as_a_sequence_without_being_one(px: Any, here: Any, lazy: Any) -> None:
+    for rows in (Rows(), here(Rows()), lazy(Rows())[0]):
+        assert not isinstance(rows, abc.Sequence)
+        match rows:
+            case [a, b]:
+                assert (a, b) == (3, 4)
+            case _:
+                pytest.fail("no match")
