@@ -23,6 +23,9 @@ from proxyfab.patterns.stream.deadletters import DeadLetter, dead_letters, purge
 from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.trigger import disable, enable, forget, logs, statistics, triggers
 
+_FIRST = 3.0
+"""Seconds for the first event of a topic that has some: its broker may be far away."""
+_SOON = 0.2
 _LINE = 100
 
 
@@ -41,6 +44,8 @@ for each in (delete, forward, sweep):
 @as_json
 def topics(pattern: str, url: str, as_json: bool) -> None:
     """List topics; PATTERN may have *."""
+    if "://" in pattern:
+        raise ConfigurationError(f"PATTERN is one of topics' names; the broker is named by --broker {public(pattern)}.")
     broker = open_broker(url)
     found: list[dict[str, Any]] = []
     for name in broker.matching(pattern):
@@ -118,10 +123,10 @@ def tail(topic: str, count: int, follow: bool, where: str | None, since: str | N
     last = {number: extent.last for number, extent in broker.describe(topic).extents.items()}
     start: Start = _moment(since) if since else {number: max(1, end - count + 1) for number, end in last.items()}
     seen: deque[Item] = deque(maxlen=None if since else count)
-    patience = None if follow else 0.2
+    patience = None if follow else _SOON
     with Consumer(broker, topic, observe=True, start=start, where=where, timeout=patience) as reader:
         begun = time.monotonic()
-        while items := reader.fetch(64, 0.2):
+        while items := reader.fetch(64, _SOON if seen or not any(last.values()) else _FIRST):
             seen += items
             if follow and time.monotonic() - begun > 1:  # more comes than can be caught up with
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxyfab import Store
-from proxyfab.brokers import open_broker
+from proxyfab.brokers import memory, open_broker
 from proxyfab.cli import main
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import EARLIEST
+from proxyfab.events.model import EARLIEST, Delivery
 from proxyfab.patterns.stream import Consumer, Producer
 from proxyfab.patterns.trigger import Trigger, statistics
 from proxyfab.testing.processes import until
@@ -62,6 +63,12 @@ def test_topics(frames: Broker) -> None:
     assert json.loads(run("topics", "other*", "--json").output) == []
 
 
+def test_a_broker_in_place_of_a_pattern_is_no_empty_list(frames: Broker) -> None:
+    refused = run("topics", "redis://127.0.0.1")
+    assert refused.exit_code
+    assert "--broker" in refused.output
+
+
 def test_lag(frames: Broker) -> None:
     with Consumer(frames, "frames", group="g") as consumer:
         for item in consumer:
@@ -84,6 +91,18 @@ def test_tail_shows_what_is_said_of_events(frames: Broker) -> None:
     assert [each["type"] for each in lines("tail", "frames", "--where", "exposure > `0.1`")] == ["numpy:ndarray"]
     assert len(lines("tail", "frames", "--since", "5min")) == 3
     assert frames.groups("frames") == {}, "nobody's position changes"
+
+
+def test_tail_of_a_broker_that_is_far_away(frames: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers take half a second."""
+    fetch = memory._Reader.fetch
+
+    def late(self: memory._Reader, most: int, timeout: float) -> list[Delivery]:
+        time.sleep(min(timeout, 0.5))
+        return fetch(self, most, 0) if timeout > 0.5 else []
+
+    monkeypatch.setattr(memory._Reader, "fetch", late)
+    assert len(lines("tail", "frames")) == 3
 
 
 def test_tail_follows_until_the_producers_have_ended(frames: Broker) -> None:
