@@ -34,9 +34,13 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str
     for row in rows:
         table.add_row(*[Text(str(cell)) for cell in row])  # a key may look like markup
     console = Console()
-    if not console.is_terminal:
-        console.width = _ONE_LINE
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _ONE_LINE
+    with console.capture() as printed:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def public(url: str) -> str:

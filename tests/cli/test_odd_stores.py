@@ -64,6 +64,7 @@ def test_what_is_piped_has_a_line_for_each_object(url: str) -> None:
     )
     assert len(piped.stdout.splitlines()) == len(ODD) + 2
     assert piped.stderr == ""
+    assert all(line == line.rstrip() for line in piped.stdout.splitlines())
 
 
 @pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["du"], ["gc"], ["doctor"]])
