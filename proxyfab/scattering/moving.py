@@ -15,7 +15,6 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from proxyfab.abc import SupportsCompareAndSet
 from proxyfab.buffers import Frames
 from proxyfab.erasure.shard import HEADER, Shard, header_of
 from proxyfab.errors import CapacityError, ConnectorError, IntegrityError, KeyExists, ProxyfabError
@@ -23,7 +22,7 @@ from proxyfab.keys import Key
 from proxyfab.scattering.getting import is_note, note
 from proxyfab.scattering.listing import Held, Listing
 from proxyfab.scattering.report import Report
-from proxyfab.scattering.restoring import Later, checked, lay
+from proxyfab.scattering.restoring import Later, checked, lay, swapped
 from proxyfab.scattering.scattering import Scattering
 
 _NOTE = 256
@@ -78,7 +77,7 @@ class Moving:
         ttl = None if stat.expires is None else max(stat.expires - time.time(), 1.0)
         twin = self._twin(held, member, said, shard)
         if twin is not None:
-            self._leave(source, stat.key, shard, twin, ttl)
+            swapped(source, stat.key, shard, note(self._members[twin].label), ttl)
             return Report(pieces=1, shards=1, moved=1)
         targets = ((one, over) for over in (False, True) for one in self._targets(held, member, said, free, over))
         for target, over in targets:
@@ -89,11 +88,14 @@ class Moving:
             except (ConnectorError, CapacityError) as error:
                 self._members[target].warn(f"A shard of {held.name} was not moved", error)
                 continue
-            left = self._leave(source, stat.key, shard, target, ttl)
+            left = note(self._members[target].label)
             there = partial(_exists, source, stat.key)
-            if not left or not there():
+            if not swapped(source, stat.key, shard, left, ttl) or not there():
                 self._means.take_back([(target, done)])
                 return Report()
+            if self._members[target].child.get(done) != shard:  # who restored another shard there was in between
+                swapped(source, stat.key, left, shard, ttl)
+                continue
             if said.shape.k <= said.shape.m:
                 self._later.add(there, [(target, done)])
             self.sizes[member] -= stat.nbytes
@@ -142,20 +144,10 @@ class Moving:
     def _copied(self, shard: Frames, held: Held, target: int, ttl: float | None, over: bool) -> Key:
         child = self._members[target].child
         key = held.at[target].key if target in held.at else Key(held.name)
-        done: Key = child.put(shard, key=key, ttl=ttl, replace=True) if over else lay(child, key, shard, ttl)
+        done = lay(child, key, shard, ttl, lambda _: over)
         if child.get(done) != shard:
             raise ConnectorError(f"{self._members[target].spec} does not give back what it was given.")
         return done
-
-    def _leave(self, source: Any, key: Key, shard: Frames, target: int, ttl: float | None) -> bool:
-        """A note in the place of what went; whether it was there until then."""
-        left = note(self._members[target].label)
-        if isinstance(source, SupportsCompareAndSet):
-            return bool(source.compare_and_set(key, shard, left, ttl=ttl))
-        if not source.exists(key):
-            return False
-        source.put(left, key=key, ttl=ttl, replace=True)
-        return True
 
 
 def _exists(child: Any, key: Key) -> bool:

@@ -11,14 +11,15 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from proxyfab.abc import SupportsCompareAndSet
 from proxyfab.buffers import Frames
 from proxyfab.erasure.locator import Locator
-from proxyfab.erasure.shard import Shard, content_of, header_of, packed
+from proxyfab.erasure.shard import HEADER, Shard, content_of, header_of, packed
 from proxyfab.errors import ConnectorError, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.exit import Drain
 from proxyfab.keys import Key
@@ -90,8 +91,9 @@ def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
         shard = packed(shape, number, content)[0]
         for member in _homes(scattering, locator, number, taken):
             key = scattering.means.key_at(locator, member)
-            own = locator.shards[number].child == scattering.members[member].label
-            put: Callable[[Any], object] = partial(_put, shard, key, ttl, own, found.good)
+            put: Callable[[Any], object] = partial(
+                _put, shard, key, ttl, partial(_elsewhere, scattering, locator, found)
+            )
             try:
                 scattering.members.timed(member, "put", put, shard.nbytes)()
             except KeyExists:
@@ -111,32 +113,56 @@ def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
     return report._replace(restored=len(done), unrestored=left, failures=tuple(failures))
 
 
-def _put(shard: Frames, key: Key, ttl: float | None, own: bool, there: Collection[int], child: Any) -> object:
+def _put(shard: Frames, key: Key, ttl: float | None, twice: Callable[[Shard], bool], child: Any) -> object:
     try:
-        return child.put(shard, key=key, ttl=ttl, replace=True) if own else lay(child, key, shard, ttl, there)
-    except KeyExists:
-        raise
+        return lay(child, key, shard, ttl, twice)
     except ConnectorError:
         if not key.where:
             raise
-        return lay(child, Key(key.id), shard, ttl, there)  # its place may have been made anew
+        return lay(child, Key(key.id), shard, ttl, twice)  # its place may have been made anew
 
 
-def lay(child: Any, key: Key, shard: Frames, ttl: float | None, there: Collection[int] = ()) -> Key:
+def _elsewhere(scattering: Scattering, locator: Locator, found: Found, said: Shard) -> bool:
+    """Whether who had this shard has it still."""
+    member = found.at.get(said.number)
+    if member is None:
+        return False
+    try:
+        head = scattering.members[member].child.get_range(scattering.means.key_at(locator, member), 0, HEADER)
+        return head is not None and header_of(head, whole=False) == said
+    except ProxyfabError:
+        return False
+
+
+def lay(
+    child: Any, key: Key, shard: Frames, ttl: float | None, twice: Callable[[Shard], bool] = lambda _: False
+) -> Key:
     """Put a shard where nothing lies, or nothing that is of any use, as shards are not that are elsewhere, too.
 
     Raises:
-        KeyExists: Another good shard lies there.
+        KeyExists: Another good shard lies there, or somebody else has just put one.
     """
     try:
         done: Key = child.put(shard, key=key, ttl=ttl)
+        return done
     except KeyExists:
         lies = child.get(key)
         said = None if lies is None or is_note(lies) or lies == shard else checked(lies)
-        if said is not None and said.number not in there:
+        if said is not None and not twice(said):
             raise
-        done = child.put(shard, key=key, ttl=ttl, replace=True)
-    return done
+        if not swapped(child, key, lies, shard, ttl):
+            raise
+        return key
+
+
+def swapped(child: Any, key: Key, old: Frames | None, new: Frames, ttl: float | None) -> bool:
+    """Whether `new` came to lie there in place of `old`; of who cannot compare and set, about so."""
+    if isinstance(child, SupportsCompareAndSet):
+        return child.compare_and_set(key, old, new, ttl=ttl)
+    if child.get(key) != old:
+        return False
+    child.put(new, key=key, ttl=ttl, replace=True)
+    return True
 
 
 def checked(stored: Frames) -> Shard | None:

@@ -14,9 +14,11 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.memory import MemoryConnector
-from proxyfab.errors import ConfigurationError
+from proxyfab.erasure.shard import Shape, header_of
+from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.scattering import roll, upkeep
+from proxyfab.scattering.restoring import lay
 from proxyfab.scattering.upkeep import Progress, Report, Upkeep, quietly
 from proxyfab.testing import FaultyConnector
 from proxyfab.testing.content import plain
@@ -284,3 +286,45 @@ def test_what_is_evicted_while_a_repair_looks_is_not_called_lost() -> None:
 
     report = care(one, meanwhile).scrub(repair=True)
     assert (report.lost, report.failures) == ((), ())
+
+
+def test_a_shard_stays_where_its_copy_was_overwritten() -> None:
+    """Who restores another shard may do so where one has just been moved to."""
+    children = faulty(6)
+    one = over(children, 2, 2)
+    key = one.put(LARGE)
+    source = having(children, key)[0]
+    before = [child for child in children if child not in having(children, key)]
+    swap = FaultyConnector.compare_and_set
+    spoilt = []
+
+    def meanwhile(self: Any, name: Key, *given: Any, **how: Any) -> bool:
+        if self is source and name.id == key.id and not spoilt:
+            spoilt.extend(child for child in before if child.exists(Key(key.id)))
+            spoilt[0].put(having(children, key)[-1].get(Key(key.id)), key=Key(key.id), replace=True)
+        return swap(self, name, *given, **how)
+
+    with patch.object(FaultyConnector, "compare_and_set", meanwhile):
+        drained(one, children.index(source))
+    assert spoilt
+    rest = over([child for child in children if child is not source], 2, 2)
+    assert care(rest).scrub()[1:4] == (4, 0, 0)
+
+
+def test_a_shard_is_laid_over_nothing_that_is_good() -> None:
+    children = memories(5)
+    one = over(children, 2, 2)
+    key = one.put(LARGE)
+    first, second = having(children, key)[:2]
+    good, other = first.get(Key(key.id)), second.get(Key(key.id))
+    with pytest.raises(KeyExists):
+        lay(first, Key(key.id), other, None)
+    assert lay(first, Key(key.id), other, None, lambda said: said.shape == shape_of(good)) == Key(key.id)
+    assert first.get(Key(key.id)) == other
+    first.put(Frames([good.tobytes()[:-1]]), key=Key(key.id), replace=True)
+    lay(first, Key(key.id), good, None)
+    assert first.get(Key(key.id)) == good
+
+
+def shape_of(stored: Frames) -> Shape:
+    return header_of(stored).shape
