@@ -12,7 +12,7 @@ from proxyfab.testing.nodes import NodeServer
 from proxyfab.wire.messages import NOBODY, Message, decode, encode
 from proxyfab.wire.side import NONCE, Reading, proof, written
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Raw:
