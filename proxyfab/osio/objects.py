@@ -18,9 +18,12 @@ import ctypes
 import enum
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from operator import call
+from typing import Any
 from urllib.parse import quote, unquote
 from zlib import crc32
 
@@ -43,7 +46,7 @@ from proxyfab.osio.files import (
 )
 from proxyfab.osio.mapping import Mapping, window
 from proxyfab.osio.memory import allocate
-from proxyfab.osio.owner import wait_lock
+from proxyfab.osio.owner import try_lock, wait_lock
 from proxyfab.wire.slot import SIZE, Slot, header, id_hash, pack, unpack
 
 MAPPED_FROM = 256 * 1024
@@ -323,18 +326,27 @@ def guard(namespace: str) -> Iterator[None]:
     carries locks, machines. Held for a few system calls; whoever waits ten seconds for it is told.
 
     A generator, since one that an interrupt leaves behind is closed as it is collected (`osio.leases` on interrupts).
+    What garbage collection ends in here may come back, in this very thread, which would wait for itself: it goes on.
     """
     path = f"{namespace}/.lock"
-    fds: list[int] = []
+    within: set[str] = vars(_here).setdefault("within", set())
+    held: list[Any] = []
+    steps: list[Any] = [os.close]  # and the lock goes with it
+    back = map(call, steps, held)
     try:
-        fds.extend(map(os.open, (path,), (os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,), (0o600,)))
-        wait_lock(fds[0], path)
+        held.extend(map(os.open, (path,), (os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,), (0o600,)))
+        if path not in within or try_lock(held[0]) is not False:
+            wait_lock(held[0], path)
+            steps.append(within.discard)
+            held.append(path)
+            within.add(path)
         yield
     finally:
-        if fds:
-            os.close(fds[0])  # and the lock goes with it
+        any(back)
 
 
+_here = threading.local()
+"""Where this thread is `within`, as far as it knows: it looks at the lock, too."""
 _START_WRITE = 2
 
 

@@ -87,8 +87,8 @@ def _unimportable(proxy: Any, name: str) -> Any:
         return type(proxy)
     if name in _INSTANCE_NAMES:
         return _fetched(proxy, name)
-    if name in type(proxy).__dict__:
-        return _bound(proxy, name)
+    if name in (slots := type(proxy).__dict__):  # once: another thread may resolve it, and change its class
+        return _bound(proxy, name, slots[name])
     if callable(vars(object).get(name)):
         return partial(_invoke, proxy, name)
     raise _absent(proxy, name)
@@ -97,13 +97,12 @@ def _unimportable(proxy: Any, name: str) -> Any:
 def _unfindable(proxy: Any, name: str) -> Any:
     if name.startswith("__dask_"):
         raise _absent(proxy, name)
-    if name in OPERATORS and name in type(proxy).__dict__:
-        return _bound(proxy, name)
+    if name in OPERATORS and name in (slots := type(proxy).__dict__):  # as above
+        return _bound(proxy, name, slots[name])
     return _fetched(proxy, name)
 
 
-def _bound(proxy: Any, name: str) -> Any:
-    found = type(proxy).__dict__[name]
+def _bound(proxy: Any, name: str, found: Any) -> Any:
     return partial(_invoke, proxy, name) if callable(found) else found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import time
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 
 from proxyfab import Key, Store
 from proxyfab.buffers import Frames
+from proxyfab.errors import ConnectorError
 from proxyfab.opening import open_connector
+from proxyfab.osio import owner
+from proxyfab.osio.objects import guard
+from proxyfab.osio.owner import try_lock
 from proxyfab.testing import in_fork
 from proxyfab.testing.content import signed
 
@@ -115,3 +120,24 @@ def first_uses(directory: Path) -> int:
 def test_a_finalizer_may_open_a_store_while_one_is_opened(tmp_path: Path) -> None:
     """Both are there then."""
     assert in_fork(lambda: first_uses(tmp_path), timeout=15) == 30
+
+
+def test_what_ends_amid_a_change_of_files_does_not_wait_for_its_own_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "PATIENCE", 0.2)
+    with Store(f"file://{tmp_path}/f", inline_below=0) as store:
+        key = store.put(1, key="expired", ttl=0.001)
+        connector: Any = store.connector
+        directory = connector._lodging.find().path
+        time.sleep(0.002)  # what has expired is replaced under the guard
+        with pytest.raises(ZeroDivisionError), guard(directory):
+            store.put(2, key=key)
+            _ = 1 / 0
+        assert store.get(key) == 2
+
+        fd = os.open(f"{directory}/.lock", os.O_RDWR)  # of somebody else
+        assert try_lock(fd)
+        with pytest.raises(ConnectorError, match="has held"), guard(directory):
+            pass
+        os.close(fd)

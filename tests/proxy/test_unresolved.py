@@ -22,6 +22,7 @@ import cloudpickle
 import pytest
 
 from proxyfab.errors import ProxyfabError
+from proxyfab.proxy import Kind, kind_of, make, resolve
 from tests.proxy.things import Colour, Loud, Manager, Point, greet
 
 TARGETS = [3, 2.5, "text", b"bytes", [1], (1,), {"a": 1}, {1}, Point(), Colour.RED, greet, Point, Manager(), Loud(),
@@ -250,3 +251,26 @@ def test_singletons_and_questions(px: Any, lazy: Any) -> None:
     assert px.kind_of(list) == px.kind_of_type(type)
     assert px.unwrap(p) is px.resolve(p) is factory.target
     assert px.unwrap(5) == px.resolve(5) == 5
+
+
+@pytest.mark.parametrize("kind", [None, Kind("nowhere:Missing", kind_of(5).mask), Kind("", kind_of([]).mask)])
+def test_another_thread_may_resolve_it_amid_a_question(kind: Kind | None) -> None:
+    class Name(str):
+        """Lets somebody resolve the proxy at one of the times that it is looked up."""
+
+        __slots__ = ()
+        left = 0
+
+        def __hash__(self) -> int:
+            Name.left -= 1
+            if not Name.left:
+                resolve(proxy)
+            return str.__hash__(self)
+
+        __eq__ = str.__eq__
+
+    for look in range(1, 12):
+        proxy = make(object, kind)
+        Name.left = look
+        hasattr(proxy, Name("__len__"))  # what it was, or what it is; and no other error
+        hasattr(proxy, "__getitem__")
