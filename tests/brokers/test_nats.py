@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import pytest
 
 from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.errors import ConnectorError
 from proxyfab.events.model import Record, Topic
 from proxyfab.testing import BrokerTests, Child, until
 from proxyfab.testing.brokering.flows import take
@@ -92,3 +94,14 @@ def test_what_was_asked_for_ahead_comes_with_the_next_fetch(nats_server: NatsSer
         with broker.subscribe("ahead", group="g") as another:  # what was asked for ahead is given back
             assert sorted(each.body for each in take(another, 2, 10)) == [b"a", b"b"]
         broker.delete("ahead")
+
+
+def test_who_waits_in_vain_for_longer_than_a_call_may_take_is_told_that_nothing_came(nats_server: NatsServer) -> None:
+    with NatsBroker.from_url(nats_server.url) as broker:
+        state = broker.state("", timeout=0.2)
+        found = None
+        for _ in range(5):  # on a busy machine the last look may take longer than these 0.2 s
+            with contextlib.suppress(ConnectorError):
+                found = state.wait({"never": 0}, 0.25)
+                break
+        assert found == {}

@@ -37,6 +37,8 @@ _GONE = {"KV-Operation": "DEL", "Nats-TTL": "120s"}
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _WRONG = 10071
 _LOOK = 3.0
+_LATE = 5.0
+"""Seconds for a look, the last one too, which is begun when the time is over."""
 _HINTED = (0.0, 0.002, 0.01, 0.05)
 """Seconds after a hint at which to look: it may come before the value has been stored."""
 _CLOCK = 300.0
@@ -231,9 +233,9 @@ class Values(State):
 
         hints: tuple[float, ...] = ()
         session, listening = None, list[Any]()
-        late = max(deadline, now() + min(5.0, self._timeout))
         try:
             while True:
+                late = max(deadline, now() + min(_LATE, self._timeout))
                 if session is None or not session.alive:
                     try:
                         session = await self._desk.link.session(late)
