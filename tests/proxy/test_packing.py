@@ -26,6 +26,13 @@ BUILT = "_core" + str(sysconfig.get_config_var("EXT_SUFFIX"))
 SAYS = "from proxyfab.cli.machine import examine_machine as e; print(*[f.detail for f in e() if f.check == 'proxies'])"
 
 
+def test_everything_is_one_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    ours = {"all", "demo", "test-light", "frameworks", "test", "fuzz", "lint", "docs", "bench"}
+    [everything] = extras["all"]
+    assert set(everything[len("proxyfab[") : -1].split(",")) == set(extras) - ours
+
+
 def test_the_build_knows_every_file_of_the_core() -> None:
     [module] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
     known = {*module["sources"], *module["depends"]}  # what the build does not know is not packed
