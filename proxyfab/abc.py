@@ -365,7 +365,7 @@ def _pauses(longest: float) -> Iterable[float]:
 
 def check_ttl(ttl: float | None, name: str = "ttl") -> None:
     """Refuse a time to live, or another argument of that `name`, that is not a positive number of seconds."""
-    if ttl is not None and not ttl > 0:
+    if ttl is not None and not (hasattr(ttl, "__float__") and ttl > 0):
         what = "A time to live (ttl=)" if name == "ttl" else f"{name}="
         raise ConfigurationError(f"{what} is a positive number of seconds, not {ttl!r}.")
 
@@ -378,7 +378,7 @@ def check_batch(many: Sequence[Frames], keys: Sequence[Key] | None) -> None:
 
 def check_timeout(timeout: float | None, least: float = float("-inf")) -> None:
     """Refuse what no clock ever reaches, and less than `least`."""
-    if timeout is not None and not timeout >= least:
+    if timeout is not None and not (hasattr(timeout, "__float__") and timeout >= least):
         some = "0 or more seconds" if least == 0 else "a number of seconds"
         raise ConfigurationError(f"A timeout (timeout=) is {some}, or None for ever, not {timeout!r}.")
 

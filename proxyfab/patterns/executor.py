@@ -101,6 +101,9 @@ class ProxyExecutor(Executor):
         self._by_name = any(base.__module__ == "concurrent.futures.process" for base in type(executor).__mro__)
         self._known: dict[Any, _Known] = {}
 
+    def __repr__(self) -> str:
+        return f"<ProxyExecutor around {self.executor!r} over {self.store.url}>"
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)`.
 

@@ -230,7 +230,7 @@ class Lifetime(_Together):
     """
 
     def __init__(self, store: Store, *, lease: float | None = LEASE) -> None:
-        if lease is not None and not lease > 0:
+        if lease is not None and not (hasattr(lease, "__float__") and lease > 0):
             raise ConfigurationError(f"lease= is a positive number of seconds, or None, not {lease!r}.")
         super().__init__(store, lease)
         self._hold: Hold[Holding] | None = None
@@ -289,7 +289,7 @@ class Lease(_Together):
     """
 
     def __init__(self, store: Store, seconds: float) -> None:
-        if not seconds > 0:
+        if not (hasattr(seconds, "__float__") and seconds > 0):
             raise ConfigurationError(f"seconds= is how long a lease lasts, a positive number, not {seconds!r}.")
         super().__init__(store, None)
         self._end = time.monotonic() + seconds
@@ -311,7 +311,7 @@ class Lease(_Together):
             CapabilityError: The connector cannot move an expiry.
             ConnectorError: The store cannot be reached: the end is where it was, for some objects perhaps later.
         """
-        if not seconds > 0:
+        if not (hasattr(seconds, "__float__") and seconds > 0):
             raise ConfigurationError(
                 f"seconds= is by how much a lease is extended, a positive number, not {seconds!r}."
             )

@@ -36,8 +36,8 @@ def limits(above: int | str, depth: int) -> Limits:
     Raises:
         ConfigurationError: One of them makes no sense.
     """
-    if depth < 0:
-        raise ConfigurationError(f"Containers cannot be searched {depth} levels deep; say 0 or more.")
+    if not (hasattr(depth, "__index__") and depth >= 0):
+        raise ConfigurationError(f"Containers cannot be searched {depth!r} levels deep; say 0 or more.")
     return Limits(nbytes(above), depth)
 
 

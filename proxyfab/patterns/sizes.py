@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sized
-from itertools import islice
+from itertools import chain, islice
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -20,6 +20,8 @@ _SAMPLES = (1, 2, 4, 8)
 """How many parts of a container stand for all, by how many levels are left below it; at the top all are looked at."""
 _SLOT = 8
 """Bytes that an element takes at least, also where it is a small number."""
+_TENSOR = 200
+"""Bytes of a small tensor's metadata."""
 _NUMBERS: frozenset[type] = frozenset((int, float, complex, bool, type(None)))
 _ALIVE = ("add_done_callback", "__await__", "read", "acquire")
 """Who has one of these does something, instead of being something."""
@@ -74,6 +76,16 @@ def _frame(obj: Any, _enough: int, _depth: int) -> int:
 
 def _sized(obj: Any, _enough: int, _depth: int) -> int:
     return int(sys.getsizeof(obj, 0))
+
+
+def _module(obj: Any, enough: int, _depth: int) -> int:
+    """torch's: its parameters, however deep its modules are nested; each takes a good hundred bytes besides."""
+    total = 0
+    for tensor in chain(obj.parameters(), obj.buffers()):
+        total += tensor.nbytes + _TENSOR
+        if total >= enough:
+            break
+    return total
 
 
 def _items(items: Any, enough: int, depth: int) -> int:
@@ -159,6 +171,8 @@ def _weigher_of(kind: type) -> Weigher:
         return _items
     if kind.__name__ in ("DataFrame", "LazyFrame") and hasattr(kind, "shape"):
         return _frame
+    if any(f"{base.__module__}.{base.__name__}" == "torch.nn.modules.module.Module" for base in kind.__mro__):
+        return _module
     if kind.__dictoffset__ or any(_slots(kind)):
         return _attributes
     return _sized  # of C, such as array.array

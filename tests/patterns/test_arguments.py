@@ -76,12 +76,12 @@ def store() -> Iterator[Store]:
 @pytest.mark.parametrize(
     ("call", "value"),
     [
-        *((call, value) for call in POSITIVE for value in (-1, 0, nan)),
-        *((call, value) for call in KEPT for value in (-1, nan)),
-        *((call, nan) for call in WAITED),
+        *((call, value) for call in POSITIVE for value in (-1, 0, nan, "1")),
+        *((call, value) for call in KEPT for value in (-1, nan, "1")),
+        *((call, value) for call in WAITED for value in (nan, "1")),
     ],
 )
-def test_seconds_that_make_no_sense_are_refused(call: str, value: float, store: Store) -> None:
+def test_seconds_that_make_no_sense_are_refused(call: str, value: Any, store: Store) -> None:
     with pytest.raises(ValueError, match=f"{call.partition(', ')[2]}=") as caught:
         (POSITIVE | KEPT | WAITED)[call](store, value)
     assert repr(value) in str(caught.value)
@@ -90,3 +90,20 @@ def test_seconds_that_make_no_sense_are_refused(call: str, value: float, store: 
 @pytest.mark.parametrize("call", ["Future, timeout", "borrow, timeout", "borrow_mut, timeout", "release, timeout"])
 def test_no_time_at_all_is_one_look(call: str, store: Store) -> None:
     KEPT[call](store, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"of": 5}, {"broker": "nats"}])
+def test_a_future_of_what_makes_no_sense_is_refused(wrong: Any, store: Store) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        Future(store, **wrong)
+
+
+def test_what_is_pending_has_no_size_yet(store: Store) -> None:
+    future: Future[int] = Future(store, of=int)
+    assert "bytes" not in repr(future.proxy())
+    assert repr(future.ref()) == f"<Ref to builtins.int, {future.key} in {store.url}>"
+
+
+def test_a_depth_that_is_no_number_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="levels deep"):
+        proxied(store, depth="all")  # type: ignore[arg-type]  # the point

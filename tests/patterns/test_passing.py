@@ -103,6 +103,26 @@ def test_a_dataframe_weighs_its_cells() -> None:
     assert weigh(pandas.DataFrame({"a": range(1000), "b": range(1000)}), 1 << 40) == 16_000
 
 
+def test_a_torch_module_weighs_its_parameters_however_deep_they_are() -> None:
+    class Module:
+        def __init__(self, *inside: Any) -> None:
+            self._modules = dict(enumerate(inside))
+            self._parameters = {} if inside else {"weight": np.zeros((100, 100), "f4")}
+
+        def parameters(self) -> Any:
+            yield from self._parameters.values()
+            for module in self._modules.values():
+                yield from module.parameters()
+
+        def buffers(self) -> Any:
+            return iter([np.zeros(10)])
+
+    Module.__module__, Module.__name__ = "torch.nn.modules.module", "Module"
+    nested = Module(Module(Module(Module(), Module())))
+    assert 80_000 <= weigh(nested, 1 << 40) <= 81_000
+    assert weigh(nested, 10_000) >= 10_000
+
+
 def test_a_lazy_collection_weighs_nothing() -> None:
     dask_array = pytest.importorskip("dask.array")
     xarray = pytest.importorskip("xarray")

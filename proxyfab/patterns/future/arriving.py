@@ -106,6 +106,10 @@ class FutureRef(Ref[T_co]):
     def __call__(self) -> T_co:
         return self.resolve()
 
+    def __repr__(self) -> str:
+        what = self.kind.name.replace(":", ".") if self.kind else "object"
+        return f"<Ref to {what}, {self.key} in {self.url}>"  # of a size that nobody knows yet
+
     def resolve(self, timeout: float | None = None) -> T_co:
         return open_outcome(self._payload(timeout), mode_of(self.url))  # type: ignore[no-any-return]  # as of any Ref
 

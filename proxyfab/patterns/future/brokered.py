@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from proxyfab.abc import check_ttl
-from proxyfab.errors import CapabilityError, Conflict, IntegrityError, KeyExists, ProxyfabError
+from proxyfab.errors import CapabilityError, ConfigurationError, Conflict, IntegrityError, KeyExists, ProxyfabError
 from proxyfab.events.broker import Broker, State, received
 from proxyfab.events.model import Capability, Kept
 from proxyfab.keys import Key
@@ -48,6 +48,8 @@ class BrokerBoard(Board):
 
     def __init__(self, url: str, broker: Broker | str, source: Any = None) -> None:
         super().__init__(url, source)
+        if isinstance(broker, str) and "://" not in broker:
+            raise ConfigurationError(f"broker= is a broker or its URL, such as nats://host:4222, not {broker!r}.")
         self._broker = None if isinstance(broker, str) else broker
         self._ours = False
         """Whether it was opened here."""

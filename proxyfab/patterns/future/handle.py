@@ -89,6 +89,8 @@ class Future(Known[T]):
         check_ttl(ttl)
         check_ttl(lease, "lease")
         type_: type | None = of
+        if type_ is not None and not isinstance(type_, type):
+            raise ConfigurationError(f"of= is the type of the result, not {type_!r}.")
         kind = None if type_ is None else kind_of_type(type_)
         board = Board(store.url, store) if broker is None else BrokerBoard(store.url, broker, store)
         self._make(board, store.reserve() if key is None else as_key(key), timeout, ttl, kind, lease)

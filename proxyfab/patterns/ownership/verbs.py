@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol, TypeVar
 
-from proxyfab.abc import SupportsCompareAndSet, SupportsLease, check_timeout
+from proxyfab.abc import SupportsCompareAndSet, SupportsLease, check_timeout, check_ttl
 from proxyfab.errors import BorrowError, CapabilityError, ConfigurationError, KeyNotFound
 from proxyfab.patterns.ownership.accounts import PATIENCE
 from proxyfab.patterns.ownership.borrows import Shared
@@ -223,7 +223,8 @@ def able(store: Store, lease: float) -> None:
     """Refuse a store that cannot hold owned objects."""
     if not isinstance(store, Store):
         raise ConfigurationError(f"Owned objects lie in a Store, not in {store!r}: make one of a URL.")
-    if not 0 < lease < ENDLESS:
+    check_ttl(lease, "lease")
+    if lease >= ENDLESS:
         raise ConfigurationError(f"lease= is a positive number of seconds, and less than {ENDLESS:g}, not {lease!r}.")
     connector = store.connector
     if not isinstance(connector, SupportsCompareAndSet) or not isinstance(connector, SupportsLease):
