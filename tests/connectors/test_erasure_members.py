@@ -86,7 +86,9 @@ def test_a_broken_roll_is_told_of_and_not_believed() -> None:
     keys = [one.put(SMALL) for _ in range(6)]
     drained(one, 0)
     good = children[3].get(Key(roll.ROLL)).tobytes()
-    for bad in (b"garbage", good[:-30], good.replace(b"a", b"b", 1)):
+    later = good.split()
+    later[3:5] = [b"9" + later[3], b"00000000"]
+    for bad in (b"garbage", good[:-30], b" ".join(later)):
         children[3].put(Frames([bad]), key=Key(roll.ROLL), replace=True)
         rest = over(children[1:], 2, 2)
         assert rest.get_many(keys) == [SMALL] * 6
