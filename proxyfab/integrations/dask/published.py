@@ -121,10 +121,11 @@ class Published:
         now = time.monotonic()
         with self._lock:
             self._drop_fetched()
-            ended = {each.reader for each in self._waiting.values() if each.reader and running(each.reader) is False}
-            late = [key for key, each in self._waiting.items() if each.until <= now or each.reader in ended]
+            waiting = list(self._waiting.items())  # others publish meanwhile
+            ended = {each.reader for _, each in waiting if each.reader and running(each.reader) is False}
+            late = [key for key, each in waiting if each.until <= now or each.reader in ended]
             for key in late:
-                del self._waiting[key]
+                self._waiting.pop(key, None)
         self._connector.evict_many(late)
         if now - self._used > IDLE:
             self._shared.pool.trim()

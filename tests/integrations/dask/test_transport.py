@@ -23,6 +23,7 @@ from proxyfab.integrations.dask.near import Near
 from proxyfab.integrations.dask.published import Published
 from proxyfab.integrations.dask.scheduler import Keeper
 from proxyfab.integrations.dask.worker import Hand
+from proxyfab.osio.owner import Writer, this_process
 from proxyfab.testing.conformance.disks import small_disks
 from proxyfab.testing.processes import until
 from proxyfab.wire.layout import spans_of
@@ -361,6 +362,26 @@ def test_what_nobody_fetches_is_evicted_in_time() -> None:
         published.sweep()
         assert published.waiting() == (0, 0)
         assert not lane._connector.exists(family.Key.parse(key or ""))
+    finally:
+        lane.close()
+
+
+def test_what_is_published_amid_a_sweep_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = family.Lane()
+    published = Published(lane._connector, lane.shared, 4 * MB)
+    try:
+        for _ in range(2):
+            published.publish([memoryview(bytes(MB))], this_process().writer)
+        late = published._waiting.popitem()
+
+        def is_running(_: Writer) -> bool:  # another thread's copy is done just then
+            published._waiting.update([late])
+            return True
+
+        monkeypatch.setattr("proxyfab.integrations.dask.published.running", is_running)
+        published.sweep()
+        assert published.waiting() == (2, 2 * MB)
+        published.close()
     finally:
         lane.close()
 
