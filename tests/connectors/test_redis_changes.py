@@ -14,7 +14,7 @@ import pytest
 
 from proxyfab import Store
 from proxyfab.buffers import Frames
-from proxyfab.connectors.redis import RedisConnector
+from proxyfab.connectors.redis import RedisConnector, waiting
 from proxyfab.connectors.redis.keeper import keeper
 from proxyfab.errors import KeyNotFound, ObjectLost
 from proxyfab.keys import Key
@@ -70,8 +70,11 @@ def test_a_waiter_outlives_restarts_that_are_farther_apart_than_a_call_may_last(
     assert waited is True
 
 
-def test_thousands_are_waited_for_on_one_connection(redis_server: RedisServer, one: RedisConnector) -> None:
+def test_thousands_are_waited_for_on_one_connection(
+    redis_server: RedisServer, one: RedisConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And what is told of one asks for that one only."""
+    monkeypatch.setattr(waiting, "HEARTBEAT", 600.0)  # at which a thousand are asked for again
     keys = [one.reserve() for _ in range(3000)]
     with contextlib.closing(redis_server.client()) as client:
 

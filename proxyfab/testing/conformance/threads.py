@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,11 @@ ROUNDS = 120
 
 
 def failures(results: list[Any]) -> list[BaseException]:
-    """The exceptions among the results."""
-    return [result for result in results if isinstance(result, BaseException)]
+    """The exceptions among the results; where they came from is printed, for who reads of a failure."""
+    found = [result for result in results if isinstance(result, BaseException)]
+    for error in found:
+        traceback.print_exception(error)
+    return found
 
 
 class ThreadTests(Suite):
