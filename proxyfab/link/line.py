@@ -139,7 +139,7 @@ class Line:
         """Nobody waits for these any more; they end without a word."""
         with self._lock:
             for question in questions:
-                question.dropped = True
+                question.drop()
             late = [each.number for each in questions if self._open.get(each.number) is each]
             for number in late:
                 del self._open[number]

@@ -61,14 +61,20 @@ class Question:
         """Nobody waits for it any more."""
         self.number = -1
         """Under which the link it is asked on knows it."""
-        self._done = done
+        self._done: Callable[[Question], None] | None = done
 
     def end(self, outcome: Outcome) -> None:
         """It has ended."""
-        if self.outcome is None and not self.dropped:
+        done = self._done
+        if self.outcome is None and not self.dropped and done is not None:
             self.outcome = outcome
-            self.rest = None
-            self._done(self)
+            self.rest = self._done = None  # who is told knows us: what came would live until a collector found both
+            done(self)
+
+    def drop(self) -> None:
+        """Nobody waits for it any more."""
+        self.dropped = True
+        self.rest = self._done = None
 
 
 class Arrival:

@@ -53,6 +53,13 @@ print(len(proxy), proxy[:5], proxy[-5:])
 """
 
 
+def test_what_came_takes_no_memory_once_it_is_stored(aps: Store, alcf: Store) -> None:
+    """It lived until a collector found the questions that it had answered: they and who was told knew each other."""
+    for _ in range(12):
+        assert alcf.get(aps.put(os.urandom(70_000))) is not None
+    assert until(lambda: figures(alcf)["coming_bytes"] == 0, 5)
+
+
 def test_a_reference_made_at_one_site_resolves_at_another(sites: Gateways, aps: Store, alcf: Store) -> None:
     """Both ways: one site listens, the other one dials, and each asks the other."""
     for store, other in ((aps, "alcf"), (alcf, "aps")):
