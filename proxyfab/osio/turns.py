@@ -9,6 +9,8 @@ Rules:
    opened beside it.
 3. A turn may be held while an object moves, which takes as long as it takes: only those wait who want the same name,
    and they are told after PATIENCE. Who holds a turn and wants a second one asks with `try_take`, which never waits.
+4. What garbage collection ends while a thread has a turn may want the same one, in that very thread, which would wait
+   for itself: it goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import starmap
+from operator import call
 
 from xxhash import xxh3_64_intdigest
 
@@ -76,7 +80,13 @@ class Turns:
         number = xxh3_64_intdigest(name.encode()) >> 2  # what a file's offset can be
         deadline = time.monotonic() + patience
         mark = self._mark(number)
+        within: set[tuple[int, int]] = vars(_here).setdefault("within", set())
+        place = id(mark), number
+        if patience and place in within and mark.locked():  # rule 4
+            yield True
+            return
         mine: list[bool] = []
+        back = starmap(call, ((within.discard, place), (mark.release,)))
         try:
             mine.extend(map(mark.acquire, (patience > 0,), (patience or -1,)))
             if not mine[0]:
@@ -84,13 +94,16 @@ class Turns:
                 return
             fd = self._file()
             try:
-                yield self._wait_lock(fd, number, deadline)
+                had = self._wait_lock(fd, number, deadline)
+                if had:
+                    within.add(place)
+                yield had
             finally:
                 with suppress(OSError):
                     fcntl.lockf(fd, fcntl.LOCK_UN, 1, number)
         finally:
             if mine and mine[0]:
-                mark.release()
+                any(back)
 
     def _mark(self, number: int) -> threading.Lock:
         with self._guard:
@@ -143,6 +156,8 @@ def _close(fds: list[int]) -> None:
         os.close(fds.pop())
 
 
+_here = threading.local()
+"""The turns that this thread is `within`."""
 _known: weakref.WeakValueDictionary[str, Turns] = weakref.WeakValueDictionary()
 _opening = threading.RLock()
 

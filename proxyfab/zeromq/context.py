@@ -20,17 +20,19 @@ class _Contexts:
 
     def after_fork(self) -> None:
         """The parent's context is the parent's; pyzmq leaves it alone in another process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may end somebody who opens a channel
         self._context: zmq.Context[Any] | None = None
         self._users = 0
 
     def take(self) -> zmq.Context[Any]:
         with self._lock:
             if self._context is None:
-                self._context = zmq.Context()
-                self._context.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
-            self._users += 1
-            return self._context
+                made: zmq.Context[Any] = zmq.Context()
+                made.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
+                if self._context is None:
+                    self._context = made
+            self._users, context = self._users + 1, self._context
+            return context
 
     def give_back(self, context: zmq.Context[Any]) -> None:
         with self._lock:

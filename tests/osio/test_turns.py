@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxyfab.errors import ConnectorError
 from proxyfab.osio import turns as module
 from proxyfab.osio.files import make_directory
 from proxyfab.osio.turns import FILE, Turns
@@ -53,3 +54,25 @@ def test_threads_that_come_at_once_share_one_descriptor(tmp_path: Path, monkeypa
 
     assert at_once([lambda name=name: take(name) for name in "abcdefgh"]) == [True] * 8  # type: ignore[misc]
     assert len(turns._fds) == 1
+
+
+def test_what_ends_in_a_turn_may_have_it_too(tmp_path: Path) -> None:
+    """Garbage collection may end, in this very thread, somebody who changes the same thing."""
+    turns = Turns(str(tmp_path))
+    with turns.take("a"):
+        with turns.take("a", 0.2):
+            pass
+        with turns.try_take("a") as mine:
+            assert not mine
+        with pytest.raises(ConnectorError), turns.take("a", 0.2):
+            raise ConnectorError("inside")
+        assert at_once([lambda: held(turns)]) == [False]
+    assert at_once([lambda: held(turns)]) == [True]
+    with pytest.raises(ConnectorError), turns.take("a"):
+        raise ConnectorError("inside")
+    assert at_once([lambda: held(turns)]) == [True]
+
+
+def held(turns: Turns) -> bool:
+    with turns.try_take("a") as mine:
+        return mine

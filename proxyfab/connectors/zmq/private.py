@@ -217,11 +217,11 @@ class Memberships:
 
     def __init__(self) -> None:
         self._held: dict[str, Membership] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may end somebody who uses one
 
     def after_fork(self) -> None:
         """The parent's are the parent's: close our copies, which frees nothing of his."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for member in self._held.values():
             member.leave()
         self._held.clear()
@@ -232,8 +232,8 @@ class Memberships:
             if files.directory in self._held:
                 return True
             member = join(files, timeout, start=start)
-            if member is not None:
-                self._held[files.directory] = member
+            if member is not None and self._held.setdefault(files.directory, member) is not member:
+                member.leave()
             return member is not None
 
     def leave(self) -> None:
