@@ -13,6 +13,7 @@ import gc
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,7 +162,12 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """A worker's stack goes to a file when it crashes, for who sees no more of a run than its end."""
+    """A worker's stack goes to a file when it crashes, for who sees no more of a run than its end.
+
+    A shell has those that it starts in the background ignore interrupts, and so would our children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if NOTES and hasattr(session.config, "workerinput"):
         del os.environ["TEST_NOTES"]  # no test's business
         stack = Path(NOTES, f"stack-{session.config.workerinput['workerid']}")
