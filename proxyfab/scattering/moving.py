@@ -22,7 +22,7 @@ from proxyfab.keys import Key
 from proxyfab.scattering.getting import is_note, note
 from proxyfab.scattering.listing import Held, Listing
 from proxyfab.scattering.report import Report
-from proxyfab.scattering.restoring import Later, checked, lay, swapped
+from proxyfab.scattering.restoring import Later, checked, lay, still_there, swapped
 from proxyfab.scattering.scattering import Scattering
 
 _NOTE = 256
@@ -39,6 +39,7 @@ class Moving:
     """
 
     def __init__(self, scattering: Scattering, found: Listing, later: Later) -> None:
+        self._scattering = scattering
         self._means = scattering.means
         self._members = scattering.members
         self._later = later
@@ -84,7 +85,7 @@ class Moving:
             try:
                 done = self._copied(shard, held, target, ttl, over)
             except KeyExists:
-                continue
+                continue  # of somebody else who moves, too
             except (ConnectorError, CapacityError) as error:
                 self._members[target].warn(f"A shard of {held.name} was not moved", error)
                 continue
@@ -97,7 +98,10 @@ class Moving:
                 swapped(source, stat.key, left, shard, ttl)
                 continue
             if said.shape.k <= said.shape.m:
-                self._later.add(there, [(target, done)])
+                keys = {one: Key(held.name) for one in range(len(self._members))}
+                keys |= {one: held.at[one].key for one in held.at}
+                still = partial(still_there, self._scattering, keys, {target}, said.shape.k)
+                self._later.add(still, [(target, done)])
             self.sizes[member] -= stat.nbytes
             self.sizes[target] += stat.nbytes
             return Report(pieces=1, shards=1, moved=1)
@@ -144,7 +148,9 @@ class Moving:
     def _copied(self, shard: Frames, held: Held, target: int, ttl: float | None, over: bool) -> Key:
         child = self._members[target].child
         key = held.at[target].key if target in held.at else Key(held.name)
-        done = lay(child, key, shard, ttl, lambda _: over)
+        done, mine = lay(child, key, shard, ttl, lambda _: over)
+        if not mine:
+            raise KeyExists(f"{done} is there: somebody else moves it, too.")
         if child.get(done) != shard:
             raise ConnectorError(f"{self._members[target].spec} does not give back what it was given.")
         return done

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -85,41 +85,42 @@ def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
     ttl = None if state is None or state.expires is None else max(state.expires - time.time(), 1.0)
     made = scattering.means.code(shape.k, shape.m).rebuild(found.good, shape.size, bad)
     done: list[tuple[int, Key]] = []
-    failures = []
+    restored, failures = set[int](), []
     for number, content in zip(bad, made, strict=True):
-        taken = {*found.at.values(), *(member for member, _ in done)}
+        taken = {*found.at.values(), *restored}
         shard = packed(shape, number, content)[0]
         for member in _homes(scattering, locator, number, taken):
             key = scattering.means.key_at(locator, member)
-            put: Callable[[Any], object] = partial(
-                _put, shard, key, ttl, partial(_elsewhere, scattering, locator, found)
-            )
+            twice = partial(_elsewhere, scattering, locator, found)
+            put: Callable[[Any], bool] = partial(_put, shard, key, ttl, twice)
             try:
-                scattering.members.timed(member, "put", put, shard.nbytes)()
+                mine = scattering.members.timed(member, "put", put, shard.nbytes)()
             except KeyExists:
                 continue
             except ProxyfabError as error:
                 failures.append(f"{scattering.members[member].spec}: {error}")
                 continue
-            done.append((member, key))
+            restored.add(member)
+            done += [(member, key)] if mine else []
             break
-    still = partial(_still, scattering, locator, found)
+    keys = {one: scattering.means.key_at(locator, one) for one in range(len(scattering.members))}
+    still = partial(still_there, scattering, keys, {member for member, _ in done}, shape.k)
     if done and not still():
         scattering.means.take_back(done)
         return report
     if done and shape.k <= shape.m:
         later.add(still, done)
-    left = len(bad) - len(done)
-    return report._replace(restored=len(done), unrestored=left, failures=tuple(failures))
+    left = len(bad) - len(restored)
+    return report._replace(restored=len(restored), unrestored=left, failures=tuple(failures))
 
 
-def _put(shard: Frames, key: Key, ttl: float | None, twice: Callable[[Shard], bool], child: Any) -> object:
+def _put(shard: Frames, key: Key, ttl: float | None, twice: Callable[[Shard], bool], child: Any) -> bool:
     try:
-        return lay(child, key, shard, ttl, twice)
+        return lay(child, key, shard, ttl, twice)[1]
     except ConnectorError:
         if not key.where:
             raise
-        return lay(child, Key(key.id), shard, ttl, twice)  # its place may have been made anew
+        return lay(child, Key(key.id), shard, ttl, twice)[1]  # its place may have been made anew
 
 
 def _elsewhere(scattering: Scattering, locator: Locator, found: Found, said: Shard) -> bool:
@@ -136,23 +137,27 @@ def _elsewhere(scattering: Scattering, locator: Locator, found: Found, said: Sha
 
 def lay(
     child: Any, key: Key, shard: Frames, ttl: float | None, twice: Callable[[Shard], bool] = lambda _: False
-) -> Key:
+) -> tuple[Key, bool]:
     """Put a shard where nothing lies, or nothing that is of any use, as shards are not that are elsewhere, too.
+
+    Returns:
+        Its key, and whether it was put now: False where somebody else had put the very same.
 
     Raises:
         KeyExists: Another good shard lies there, or somebody else has just put one.
     """
     try:
-        done: Key = child.put(shard, key=key, ttl=ttl)
-        return done
+        return child.put(shard, key=key, ttl=ttl), True
     except KeyExists:
         lies = child.get(key)
-        said = None if lies is None or is_note(lies) or lies == shard else checked(lies)
+        if lies == shard:
+            return key, False
+        said = None if lies is None or is_note(lies) else checked(lies)
         if said is not None and not twice(said):
             raise
         if not swapped(child, key, lies, shard, ttl):
             raise
-        return key
+        return key, True
 
 
 def swapped(child: Any, key: Key, old: Frames | None, new: Frames, ttl: float | None) -> bool:
@@ -187,15 +192,19 @@ def _homes(scattering: Scattering, locator: Locator, number: int, taken: set[int
             yield member
 
 
-def _still(scattering: Scattering, locator: Locator, found: Found) -> bool:
-    """Whether the shards that a piece was restored from are still there; who cannot be asked has his, too."""
+def still_there(scattering: Scattering, keys: Mapping[int, Key], without: Collection[int], least: int) -> bool:
+    """Whether so many members have anything of a piece, but for some; who cannot be asked has."""
     there = 0
-    for member in found.at.values():
+    for member, key in keys.items():
+        if member in without:
+            continue
         try:
-            there += bool(scattering.members[member].child.exists(scattering.means.key_at(locator, member)))
+            there += bool(scattering.members[member].child.exists(key))
         except ProxyfabError:
             there += 1
-    return there >= locator.shape.k
+        if there >= least:
+            return True
+    return False
 
 
 class Mending:

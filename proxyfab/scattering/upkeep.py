@@ -78,8 +78,8 @@ class Upkeep:
             return Report()
         if not all(map(is_note, heads)):
             return Report(pieces=1, lost=(held.name,))
-        if repair:
-            self._scattering.means.owe([(member, stat.key) for member, stat in held.at.items()])
+        if repair and not any(member.failures for member in self._scattering.members.all):  # they may know of more
+            self._scattering.means.take_back([(member, stat.key) for member, stat in held.at.items()])
         return Report(pieces=1, strays=1)
 
     def _heads(self, held: Held) -> list[Frames]:

@@ -321,7 +321,8 @@ def test_a_shard_is_laid_over_nothing_that_is_good() -> None:
     good, other = first.get(Key(key.id)), second.get(Key(key.id))
     with pytest.raises(KeyExists):
         lay(first, Key(key.id), other, None)
-    assert lay(first, Key(key.id), other, None, lambda said: said.shape == shape_of(good)) == Key(key.id)
+    assert lay(first, Key(key.id), other, None, lambda said: said.shape == shape_of(good)) == (Key(key.id), True)
+    assert lay(first, Key(key.id), other, None) == (Key(key.id), False)
     assert first.get(Key(key.id)) == other
     first.put(Frames([good.tobytes()[:-1]]), key=Key(key.id), replace=True)
     lay(first, Key(key.id), good, None)
