@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from dask._task_spec import GraphNode
+from dask._task_spec import GraphNode, Task
 
 from proxyfab.errors import KeyExists, KeyNotFound, ObjectLost, ProxyfabError, SerializationError
 from proxyfab.integrations.dask.home import STORED
@@ -91,6 +91,14 @@ def keep_handles(more: int) -> None:
     """A worker starts (1) in this process, or ends (-1)."""
     global _workers
     _workers += more
+
+
+def may_be_inside(node: object) -> bool:
+    """Whether this is a task around which another node may stand.
+
+    Not one of a class of somebody's own: Dask's scheduler tells the barriers of P2P shuffles by theirs.
+    """
+    return isinstance(node, Task) and type(node).__module__ == Task.__module__
 
 
 class Taking(GraphNode):  # type: ignore[misc]  # Dask has no types

@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dask._task_spec import Alias, Task
+from dask._task_spec import Alias
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from proxyfab import policy
@@ -41,7 +41,7 @@ from proxyfab.integrations.dask.home import (
 )
 from proxyfab.integrations.dask.janitor import Janitor
 from proxyfab.integrations.dask.node import held_in
-from proxyfab.integrations.dask.results import Stored, Taking
+from proxyfab.integrations.dask.results import Stored, Taking, may_be_inside
 from proxyfab.keys import Key
 from proxyfab.spec import StoreSpec
 from proxyfab.store import Store
@@ -112,19 +112,22 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
     def update_graph(self, scheduler: Scheduler, *, client: str, tasks: Iterable[Hashable], **_: Any) -> None:
         if client not in self._storing and not self.holdings.claims(client) and not self._results:
             return  # nothing of ours is in a graph that nobody has announced: it costs nothing
-        for key in tasks:
-            task = scheduler.tasks[key]
-            spec = task.run_spec
+        found = [scheduler.tasks[key] for key in tasks]
+        stored = [task for task in found if isinstance(task.run_spec, Stored)]
+        self._results.update({task.key: Place(task.run_spec.url, task.run_spec.home) for task in stored})
+        for task in found:
+            key, spec = task.key, task.run_spec
             if isinstance(spec, Stored):
-                self._results[key] = Place(spec.url, spec.home)
                 spec = spec.inner
-            elif isinstance(spec, Task) and any(map(self._may_be_handle, task.dependencies)):
+            elif self._results and may_be_inside(spec) and any(map(self._may_be_handle, task.dependencies)):
                 task.run_spec = Taking(spec)
             if not self.holdings.names(key):
                 self.holdings.name(key, named_in(spec))
 
     def _may_be_handle(self, task: Any) -> bool:
-        return task.key in self._results or isinstance(task.run_spec, Alias)
+        while isinstance(task.run_spec, Alias) and task.dependencies:
+            [task] = task.dependencies
+        return task.key in self._results
 
     @safely
     def transition(self, key: Hashable, start: str, finish: str, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dask._task_spec import Task
-
 from proxyfab.integrations.dask.graphs import materialized, rewritten, same
 from proxyfab.integrations.dask.keeping import Keeping
-from proxyfab.integrations.dask.results import Stored
+from proxyfab.integrations.dask.results import Stored, may_be_inside
 
 
 def stored(expression: Any, keeping: Keeping, above: int) -> Any:
@@ -19,6 +17,6 @@ def stored(expression: Any, keeping: Keeping, above: int) -> Any:
     tasks, annotations = materialized(expression)
     spared = annotations.get("proxyfab", {})
     for key, node in tasks.items():
-        if isinstance(node, Task) and node.key == key and node.func is not same and spared.get(key) is not False:
+        if may_be_inside(node) and node.key == key and node.func is not same and spared.get(key) is not False:
             tasks[key] = Stored(node, keeping.store.url, str(keeping.reserve()), above)
     return rewritten(expression, tasks, annotations)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
+import proxyfab.integrations.dask
 from proxyfab.integrations.dask import family
 from proxyfab.integrations.dask.worker import Hand
 
@@ -70,6 +71,14 @@ def test_arrays(plain: Client, make: Any) -> None:
         expected = sums_of(whole)
     for _ in range(REPEATS):
         assert sums_of(make()) == expected
+
+
+@pytest.mark.parametrize("results", ["transport", "store"])
+def test_an_array_that_a_client_brings_is_rechunked_by_peers(cluster: LocalCluster, results: str) -> None:
+    source = np.arange(300.0 * 300).reshape(300, 300)
+    with proxyfab.integrations.dask.Client(cluster, above="16 KiB", results=results):
+        array = da.from_array(source, chunks=100).rechunk((300, 50), method="p2p")
+        assert (array.compute() == source).all()
 
 
 def table() -> Any:
