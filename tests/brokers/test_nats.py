@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import pytest
@@ -105,3 +107,14 @@ def test_who_waits_in_vain_for_longer_than_a_call_may_take_is_told_that_nothing_
                 found = state.wait({"never": 0}, 0.25)
                 break
         assert found == {}
+
+
+def test_who_waits_at_a_broker_that_is_closed_is_told_so(nats_server: NatsServer) -> None:
+    broker = NatsBroker.from_url(nats_server.url)
+    state = broker.state("")
+    state.put("there", b"")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(state.wait, {"never": 0}, 60.0)
+        time.sleep(0.1)  # be it under way or not: it is closed
+        broker.close()
+        assert isinstance(waiting.exception(30), ConnectorError)

@@ -13,6 +13,7 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from proxyfab.errors import ConnectorError
@@ -87,6 +88,8 @@ class Runner:
             if future.cancel():
                 raise ConnectorError(f"NATS was not heard of for {timeout + _GRACE:.0f} s.") from None
             raise
+        except CancelledError:  # the last broker was closed
+            raise ConnectorError("The connection to NATS was closed meanwhile; open a new broker.") from None
         except BaseException:  # an interrupt: nobody waits any more
             future.cancel()
             raise
