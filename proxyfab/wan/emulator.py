@@ -118,6 +118,9 @@ def device(namespace: str, name: str, address: str, mtu: int) -> int:
         enter(namespace)
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        # No address of IPv6, or the kernel looks for routers now and then: on the way is only what was sent.
+        quiet = ["ip", "link", "set", name, "addrgenmode", "none"]
+        subprocess.run(quiet, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for command in (
             ["addr", "add", address, "dev", name],
             ["link", "set", name, "mtu", str(mtu), "txqueuelen", "10000", "up"],

@@ -38,6 +38,16 @@ def test_a_killed_maker_leaves_nothing():
     assert until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
 
 
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_kernel_says_nothing_of_its_own_on_the_way():
+    with Facilities() as world:
+        for role in ("siteA", "siteB", "inet"):
+            done = subprocess.run(
+                world.inside(role, ["ip", "-6", "-o", "addr", "show", "scope", "link"]), capture_output=True, check=True
+            )
+            assert done.stdout == b""
+
+
 def test_who_is_not_root_is_told(monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with (
