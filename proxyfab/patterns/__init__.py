@@ -16,12 +16,13 @@ from proxyfab.patterns.wishes import ByRef, ByValue
 
 if TYPE_CHECKING:
     from proxyfab.patterns.resilient import ResilientExecutor
-    from proxyfab.patterns.stream import Consumer, Producer
+    from proxyfab.patterns.stream import Checkpoint, Consumer, Producer
     from proxyfab.patterns.trigger import Trigger
 
 __all__ = [
     "ByRef",
     "ByValue",
+    "Checkpoint",
     "Consumer",
     "Future",
     "Lease",
@@ -44,7 +45,11 @@ __all__ = [
     "wait",
 ]
 
-_HOMES = {"Consumer": "stream", "Producer": "stream", "ResilientExecutor": "resilient", "Trigger": "trigger"}
+_HOMES = {
+    **dict.fromkeys(("Checkpoint", "Consumer", "Producer"), "stream"),
+    "ResilientExecutor": "resilient",
+    "Trigger": "trigger",
+}
 
 
 def __getattr__(name: str) -> object:

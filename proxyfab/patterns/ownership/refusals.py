@@ -7,6 +7,7 @@ from typing import Any
 
 from proxyfab.errors import BorrowError, ProxyfabError
 from proxyfab.keys import Key
+from proxyfab.osio.owner import this_process
 from proxyfab.patterns.ownership.book import Account
 from proxyfab.wire import owning
 from proxyfab.wire.owned import Claim
@@ -45,9 +46,13 @@ def ended(verb: str, account: Account, why: str) -> BorrowError:
 def _by(account: Account, holders: tuple[Claim, ...]) -> str:
     if not holders:
         return ""
-    named = [f"{claim.who} since {_clock(claim.since)}{_until(account, claim)}" for claim in holders[:3]]
+    named = [f"{_who(claim)} since {_clock(claim.since)}{_until(account, claim)}" for claim in holders[:3]]
     more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
     return f" by {', '.join(named)}{more}"
+
+
+def _who(claim: Claim) -> str:
+    return f"this process ({claim.who})" if claim.who == str(this_process()) else claim.who
 
 
 def _until(account: Account, claim: Claim) -> str:

@@ -213,8 +213,8 @@ def held(owned: object) -> Any:
     handle = _handle(owned)
     if not isinstance(handle, Handle):
         raise BorrowError(
-            f"A {type(owned).__name__} is neither an owner nor a borrow; own(store, obj) makes an owner, from which "
-            f"others borrow."
+            f"An object of type {type(owned).__name__} is neither an owner nor a borrow; own(store, obj) makes "
+            f"an owner, from which others borrow."
         )
     return handle
 
