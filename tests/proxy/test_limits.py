@@ -41,6 +41,7 @@ WRONG: list[tuple[Any, Callable[[Any], Any]]] = [
     ([1], lambda p: type(p) is list),
     ((0, 1), lambda p: np.zeros((2, 2))[p].ndim == 0),
     ("a", np.isscalar),
+    ([1], lambda p: isinstance(np.int64(3) * p, list)),
     (b"1234", lambda p: len(array.array("i", p)) == 1),
 ]
 
