@@ -117,7 +117,7 @@ class Session:
             await self.listen(f"{inbox}.*", self._answered)
         except BaseException as error:
             with contextlib.suppress(Exception):
-                await self._client.close()
+                await asyncio.wait_for(self._client.close(), 2.0)
             if isinstance(error, Exception):
                 raise _translated(error, self.place) from error
             raise
