@@ -61,7 +61,8 @@ def redis_program() -> str:
         found = shutil.which(name)
         if found is not None:
             return found
-    raise ServerMissing(f"None of {', '.join(PROGRAMS)} is on the PATH: run tools/get-programs (as root it installs one).")
+    names = ", ".join(PROGRAMS)
+    raise ServerMissing(f"None of {names} is on the PATH: run tools/get-programs (as root it installs one).")
 
 
 def free_port() -> int:
