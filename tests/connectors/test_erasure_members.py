@@ -151,7 +151,7 @@ def test_who_gave_a_shard_away_may_take_one_again() -> None:
 def test_what_is_evicted_while_it_moves_stays_away() -> None:
     children = faulty(5)
     one, other = over(children, 2, 2), over(children, 2, 2)
-    keys = [one.put(SMALL) for _ in range(4)]
+    keys = [one.put(SMALL) for _ in range(20)]
     put = FaultyConnector.put
 
     def meanwhile(self: Any, frames: Frames, *, key: Key | None = None, **how: Any) -> Key:

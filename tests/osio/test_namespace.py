@@ -114,7 +114,7 @@ def test_an_owner_that_ends_takes_its_namespace_along(place: str) -> None:
         assert os.path.exists(path)
         child.send("end")
         assert until(lambda: not os.path.exists(path))
-    assert os.listdir(place) == [MARKER]
+        assert until(lambda: os.listdir(place) == [MARKER])
 
 
 def test_a_killed_owner_is_reaped_with_what_it_had(place: str) -> None:

@@ -7,6 +7,7 @@ import datetime
 import json
 import operator
 import re
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -31,9 +32,10 @@ FAILING: list[tuple[Any, Callable[[Any], Any]]] = [
     (3, lambda p: pow(2, p, 5)),
     ([1], lambda p: list.append(p, 2)),
     ("a", lambda p: str.upper(p)),
-    (np.float32(1), memoryview),
     (3, lambda p: np.random.default_rng(p)),
 ]
+if sys.version_info < (3, 12):  # which have no `__buffer__`
+    FAILING.append((np.float32(1), memoryview))
 WRONG: list[tuple[Any, Callable[[Any], Any]]] = [
     (Colour.RED, lambda p: p is Colour.RED),
     (Point, lambda p: issubclass(p, Point)),

@@ -419,7 +419,7 @@ def test_a_lane_warns_once_and_stops_asking_when_nothing_is_there() -> None:
         for _ in range(2):
             with pytest.raises(OSError, match="not in shared memory any more"):
                 lane.fetch(gone, [])
-        assert pool.connection_args["handshake_overrides"] == {family.MARK: lane.sight}
+        assert pool.connection_args["handshake_overrides"][family.MARK] == lane.sight
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             for _ in range(3):
