@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -121,15 +122,25 @@ def tail(topic: str, count: int, follow: bool, where: str | None, since: str | N
     """Show the last events of TOPIC. No object is fetched; nobody's position changes."""
     broker = open_broker(url)
     last = {number: extent.last for number, extent in broker.describe(topic).extents.items()}
-    start: Start = _moment(since) if since else {number: max(1, end - count + 1) for number, end in last.items()}
     seen: deque[Item] = deque(maxlen=None if since else count)
     patience = None if follow else _SOON
-    with Consumer(broker, topic, observe=True, start=start, where=where, timeout=patience) as reader:
-        begun = time.monotonic()
-        while items := reader.fetch(64, _SOON if seen or not any(last.values()) else _FIRST):
-            seen += items
-            if follow and time.monotonic() - begun > 1:  # more comes than can be caught up with
+    back = count
+    with ExitStack() as stack:
+        while True:
+            start: Start = _moment(since) if since else {number: max(1, end - back + 1) for number, end in last.items()}
+            reader = stack.enter_context(
+                Consumer(broker, topic, observe=True, start=start, where=where, timeout=patience)
+            )
+            begun = time.monotonic()
+            while items := reader.fetch(64, _SOON if seen or not any(last.values()) else _FIRST):
+                seen += items
+                if follow and time.monotonic() - begun > 1:  # more comes than can be caught up with
+                    break
+            if since or where or len(seen) >= count or back >= max(last.values(), default=0):
                 break
+            stack.close()  # some of what was sent last says that a producer has ended, or the like: further back, then
+            seen.clear()
+            back *= 4
         _print(seen, as_json)
         if follow:
             try:

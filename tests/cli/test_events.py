@@ -79,6 +79,13 @@ def test_lag(frames: Broker) -> None:
     assert "1 producers, 0 of them not ended; 0 dead letters" in run("lag", "frames").output
 
 
+def test_tail_finds_the_last_events_behind_what_else_was_sent(frames: Broker) -> None:
+    for number in range(6):
+        with Producer(frames, "frames", name=f"late-{number}") as out:
+            out.end()
+    assert len(lines("tail", "frames", "-n", "2")) == 2
+
+
 def test_tail_shows_what_is_said_of_events(frames: Broker) -> None:
     found = lines("tail", "frames")
     assert [each["type"] for each in found] == ["numpy:ndarray", "str", "NoneType"]
