@@ -340,7 +340,6 @@ def test_who_waits_too_long_for_a_key_is_told(one: BoundedConnector, monkeypatch
         one.put(Frames([b"y"]), key=Key("k"))
     turns = one._use()._turns
 
-
     def late() -> None:
         with turns.take("it", patience=0.01):
             pass
