@@ -62,7 +62,7 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/proxyfab demo $(ARGS)
 
 # Most of the tests' time is spent waiting for processes and servers: they take a quarter of it from a core.
-WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 3 ? 3 * cores : 8 )))
+WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 4 ? 5 * cores / 2 : 8 )))
 
 EXTRA ?= test
 test: $(VENV)/.installed-$(EXTRA)
