@@ -20,11 +20,12 @@ from dask.tokenize import tokenize
 from dask.utils import funcname
 
 from proxyfab.errors import ProxyfabError
+from proxyfab.integrations.dask.guesses import NUMBERS
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
 from proxyfab.integrations.dask.settings import Settings
-from proxyfab.integrations.dask.sizes import NUMBERS, hides
+from proxyfab.integrations.dask.sizes import hides
 from proxyfab.ref import mode_of
 
 logger = logging.getLogger("proxyfab.dask")

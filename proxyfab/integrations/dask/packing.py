@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
@@ -18,12 +18,13 @@ from dask.tokenize import normalize_token, tokenize
 
 from proxyfab.errors import SerializationError
 from proxyfab.integrations.dask.contents import token_of, token_of_payload
+from proxyfab.integrations.dask.guesses import FEW, LEAF, LENGTHS, NUMBERS, PLAINLY, together
 from proxyfab.integrations.dask.node import Held, Told
-from proxyfab.integrations.dask.sizes import LENGTHS, NOT_ALONE, NUMBERS, size_of, weight_of
+from proxyfab.integrations.dask.sizes import NOT_ALONE, size_of, weight_of
 from proxyfab.serialize import dumps
 from proxyfab.wire.payload import Payload
 
-MIDDLING = 4096
+MIDDLING = LEAF
 """Bytes from which on Dask takes longer to name bytes and arrays than we do."""
 _MANY = 64
 
@@ -64,10 +65,14 @@ class Packing:
 
     def many(self, objs: Sequence[Any]) -> list[Any]:
         """Each packed."""
+        if self._small(objs) is not None:
+            return list(objs)
         return [self.one(obj) for obj in objs]
 
     def named(self, objs: Mapping[str, Any]) -> dict[str, Any]:
         """Each packed."""
+        if self._small(objs.values()) is not None:
+            return dict(objs)
         return {name: self.one(obj) for name, obj in objs.items()}
 
     def one(self, obj: Any) -> Any:
@@ -89,6 +94,13 @@ class Packing:
         node = self._hold(func)[0]
         return None if node is func else (called_later if iscoroutinefunction(func) else called, (node,), {})
 
+    def _small(self, items: Collection[Any]) -> int | None:
+        """Bytes of them all, if none of them is anything that matters here."""
+        if len(items) < FEW:
+            return None
+        total = together(items)
+        return total if total is not None and total < self._above // PLAINLY else None
+
     def _walk(self, obj: Any) -> tuple[Any, int]:
         """What stands for it, and its size; NOT_ALONE if it cannot be part of a stored object."""
         kind = type(obj)
@@ -106,6 +118,8 @@ class Packing:
 
     def _items(self, items: Any) -> tuple[Any, int]:
         total = _plain_size(items)
+        if total is None:
+            total = self._small(items)
         if total is not None:
             return items, total
         new, total = [], 0
@@ -119,12 +133,13 @@ class Packing:
         return (new if changed else items), NOT_ALONE if alone else total
 
     def _values(self, mapping: dict[Any, Any]) -> tuple[Any, int]:
-        values, size = self._items(list(mapping.values()))
+        old = list(mapping.values())
+        values, size = self._items(old)
         keys = 0
         if size != NOT_ALONE:
             known = _plain_size(mapping)
             keys = 16 * len(mapping) if known is None else known
-        if any(new is not old for new, old in zip(values, mapping.values(), strict=True)):
+        if values is not old:
             mapping = dict(zip(mapping, values, strict=True))
         return mapping, size if size == NOT_ALONE else size + keys
 

@@ -16,23 +16,23 @@ from typing import Any
 from dask._task_spec import GraphNode, TaskRef
 from dask.base import is_dask_collection
 
+from proxyfab.integrations.dask.guesses import LENGTHS, NUMBERS, PLAINLY, in_table, is_record, together
 from proxyfab.proxy import is_proxy
 
 NOT_ALONE = -1
 """In place of a size: of what must stay where Dask finds it."""
 
-NUMBERS = {int: 9, float: 9, bool: 1, type(None): 1, complex: 17}
-LENGTHS = frozenset((str, bytes, bytearray))
 _BY_NAME = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 _TELLING = frozenset(("numpy", "pyarrow", "torch", "xarray"))
 """Packages whose objects know their bytes, all of them."""
+_TABLES = ("DataFrame", "Series")
 _CELL = 8
 _UNSURE = 16
 """A table of text is larger than its cells by at most so much, mostly."""
 
 
 def size_of(obj: Any, above: int) -> int:
-    """Bytes of a leaf: exact from `above` on, below that whatever is cheap; or NOT_ALONE.
+    """Bytes of a leaf: from `above` on almost exact, below that whatever is cheap; or NOT_ALONE.
 
     Args:
         obj: No list, tuple or dict.
@@ -91,13 +91,22 @@ def _measure_of(kind: type, obj: Any) -> Callable[[Any, int], int]:
         return _table
     if root in _TELLING and isinstance(getattr(obj, "nbytes", None), int):
         return lambda obj, _: int(obj.nbytes)
-    return _pickled
+    return _record if is_record(kind) else _pickled
+
+
+def _record(obj: Any, above: int) -> int:
+    """Of a user's class. Pickling it takes longer than looking at it."""
+    least = together((obj,))
+    return _pickled(obj, above) if least is None or least >= above // PLAINLY else least
 
 
 def _table(obj: Any, above: int) -> int:
     """Of pandas. Its cells are counted; pickling even a small one takes 100 us."""
     least = obj.size * _CELL
-    return least if least < above // _UNSURE else _pickled(obj, above)
+    if least < above // _UNSURE:
+        return int(least)
+    known = in_table(obj) if type(obj).__name__ in _TABLES else None
+    return _pickled(obj, above) if known is None else known
 
 
 def _pickled(obj: Any, above: int) -> int:
