@@ -22,6 +22,7 @@ from proxyfab.erasure.shard import Shape
 from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.scattering import sending
+from proxyfab.scattering.members import Pace
 from proxyfab.scattering.upkeep import Upkeep
 from proxyfab.testing import FaultyConnector, until
 
@@ -378,3 +379,15 @@ def test_what_cannot_be(how: dict[str, Any]) -> None:
     child = MemoryConnector()
     with pytest.raises(ConfigurationError, match="different children"):
         scattered([child] * 3, 2, 1)
+
+
+def test_what_is_late_is_told_while_other_threads_have_answers() -> None:
+    class Answered(float):
+        def __lt__(self, other: float) -> bool:
+            pace.add(100, 0.1)
+            return super().__lt__(other)
+
+    pace = Pace(0.5)
+    for _ in range(16):
+        pace.add(100, Answered(0.1))
+    assert pace.late(100) == pytest.approx(0.1)

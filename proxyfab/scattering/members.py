@@ -209,7 +209,8 @@ class Pace:
             return self.first
         counted, found = self._late.get(kind, (0, 0.0))
         if not found or self._count - counted >= _ENOUGH:
-            found = max(sorted(seen.copy())[len(seen) * 9 // 10], 0.001)
+            known = sorted(seen.copy())  # other threads add meanwhile
+            found = max(known[len(known) * 9 // 10], 0.001)
             self._late[kind] = self._count, found
         return min(found, self.first)
 

@@ -6,6 +6,7 @@ Rules:
 2. A member takes a shard of a piece where it has none, or a note; or one that another member has, too, as happens
    where it was restored twice.
 3. Who was killed in between, and begins anew, finds the copy: it is not made twice.
+4. Where no member can take it, what lies where is looked at anew: others may have restored or moved it meanwhile.
 """
 
 from __future__ import annotations
@@ -67,6 +68,29 @@ class Moving:
 
     def move(self, held: Held, member: int, free: list[int] | None = None) -> Report:
         """Move what a member has of a piece to one of those that are free for it."""
+        report = self._move(held, member, free)
+        if not report.failures:
+            return report
+        now = self._looked(held)
+        if member in now.at and now.at.keys() == held.at.keys():
+            return report
+        return self._move(now, member, None) if member in now.at and free is None else Report()
+
+    def _looked(self, held: Held) -> Held:
+        """Where a piece lies now; at whom cannot be asked as before."""
+        at = {}
+        for number, member in enumerate(self._members.all):
+            before = held.at.get(number)
+            key = Key(held.name) if before is None else before.key
+            try:
+                stat = member.child.stat(key)
+            except ProxyfabError:
+                stat = before
+            if stat is not None:
+                at[number] = stat._replace(key=key)
+        return held._replace(at=at)
+
+    def _move(self, held: Held, member: int, free: list[int] | None) -> Report:
         stat = held.at[member]
         source = self._members[member].child
         shard: Frames | None = source.get(stat.key)

@@ -253,6 +253,26 @@ def test_two_that_move_shards_of_a_piece_take_different_places() -> None:
     assert care(rest).scrub()[1:4] == (4, 0, 0)
 
 
+def test_a_shard_that_was_restored_twice_meanwhile_keeps_nobody_from_draining() -> None:
+    """A get that met a gap restores it beside a drain, which has listed what lies where before."""
+    children = memories(5)
+    one = over(children, 2, 2)
+    key = one.put(LARGE)
+    there, (free,) = having(children, key), [child for child in children if not child.exists(Key(key.id))]
+    restored = [there[1].get(Key(key.id))]
+
+    def meanwhile(items: Iterable[Any], count: int) -> Iterator[Any]:
+        if one.members[children.index(there[0])].leaving and restored:
+            free.put(restored.pop(), key=Key(key.id))
+        yield from items
+
+    assert care(one, meanwhile).drain(children.index(there[0])).failures == ()
+    there[0].clear()
+    left = over([child for child in children if child is not there[0]], 2, 2)
+    assert left.get(key) == LARGE
+    assert care(left).scrub()[1:4] == (4, 0, 0)
+
+
 def test_who_comes_back_brings_nothing_of_before() -> None:
     children = memories(6)
     one = over(children, 2, 2)
