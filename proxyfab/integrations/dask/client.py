@@ -54,7 +54,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
         link = self._proxyfab
         if link is None:
             return super().submit(func, *args, **kwargs)
-        if not proxyfab or not link.wanted():
+        if link.is_light(func, args, kwargs) or not proxyfab or not link.wanted():
             return link.plainly(super().submit, func, *args, **kwargs)
         return link.submit(super().submit, func, args, kwargs)
 
@@ -69,7 +69,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         link = self._proxyfab
-        if link is None or not link.wanted():
+        if link is None or link.is_over() or not link.wanted():
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
         return link.graph(super()._graph_to_futures, expr, keys, *args, **kwargs)
 

@@ -31,7 +31,7 @@ _DEPTH = 6
 _LONG = 32
 """Items of a list inside of an object, on average, from which on a part of them is looked at."""
 _PART = 8
-_MANY = 32
+_MANY = 16
 _SOME = 32
 _WORD = 3
 _HEAP = 1 << 9

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 import dask
@@ -20,7 +21,7 @@ from dask.tokenize import tokenize
 from dask.utils import funcname
 
 from proxyfab.errors import ProxyfabError
-from proxyfab.integrations.dask.guesses import NUMBERS
+from proxyfab.integrations.dask.guesses import LEAF, NUMBERS
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
@@ -47,6 +48,12 @@ def _options(method: str) -> frozenset[str]:
     return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
 
 
+class _Calls(threading.local):
+    """How far the call of this thread has come."""
+
+    stage: str | None = None
+
+
 _OF = {"submit": _options("submit"), "map": _options("map")}
 
 
@@ -65,7 +72,10 @@ class Link:
         self.settings = settings
         self.keeping = keeping
         self._graphs = graphs and keeping is not None
-        self._calls = threading.local()
+        self._mode = "default" if keeping is None else mode_of(keeping.store.url)
+        self.stores_results = settings.results == "store" and self._graphs
+        """Whether results go to the store."""
+        self._calls = _Calls()
         self._warned: set[str] = set()
         self._rests_until = 0.0
         self.fallbacks = 0
@@ -153,18 +163,27 @@ class Link:
             self._sent(pinned, keys if sent else ())
         return futures
 
+    def is_light(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call of `submit` has nothing but numbers and words, of which nothing is to be made."""
+        if self.stores_results or type(func) is not FunctionType or func.__closure__ or func.__defaults__:
+            return False
+        for each in (*args, *kwargs.values()) if kwargs else args:
+            kind = type(each)
+            if kind not in NUMBERS and (kind is not str or len(each) >= LEAF):
+                return False
+        return True
+
+    def is_over(self) -> bool:
+        """Whether a graph that this thread sends now needs no look of ours any more."""
+        return self._calls.stage is not None and not self.stores_results
+
     def is_inside(self) -> bool:
         """Whether this thread is inside a call of Dask's that has been through us."""
         return self._stage is not None
 
     @property
     def _stage(self) -> str | None:
-        return getattr(self._calls, "stage", None)
-
-    @property
-    def stores_results(self) -> bool:
-        """Whether results go to the store."""
-        return self.settings.results == "store" and self.keeping is not None and self._graphs
+        return self._calls.stage
 
     @staticmethod
     def wanted() -> bool:
@@ -219,7 +238,7 @@ class Link:
         if self.keeping is None:
             return Packing(_NEVER, told=told)
         limit = min(self.settings.above, above)
-        return Packing(limit, lazy=self.settings.lazy, told=told, mode=mode_of(self.keeping.store.url))
+        return Packing(limit, lazy=self.settings.lazy, told=told, mode=self._mode)
 
     def _filled(self, packing: Packing) -> list[str] | None:
         """Put what is large; None, with a warning, if that cannot be."""
