@@ -101,13 +101,13 @@ class Upkeep:
         """Read everything that is stored, and say (or restore) what is not well."""
         if repair:  # what is owed is evicted first, or it would take along what is put in its place
             self._scattering.means.flush(_SOON)
-        found = self._listed
+        began, found = time.time(), self._listed
         report = Report(failures=tuple(map(str, found.away.values())))
         for held in self._progress(list(found.pieces.values()), len(found.pieces)):
             report = report.plus(self.check(held, repair=repair))
         for name in registered(self._scattering.means, found)[0] if repair else ():
             self._registers.refresh(name)
-        report = report.plus(self._sweep(found, repair=repair))
+        report = report.plus(self._sweep(found, began, repair=repair))
         self._later.settle()
         if repair and not report.failures:
             self._outlive(report)
@@ -154,8 +154,8 @@ class Upkeep:
             self._registers.refresh(name)
         return Report(failures=(*map(str, found.away.values()), *unread))
 
-    def _sweep(self, found: Listing, *, repair: bool) -> Report:
-        """Contents that no name means."""
+    def _sweep(self, found: Listing, began: float, *, repair: bool) -> Report:
+        """Contents that no name meant when it was listed: since then what was under way may have got its name."""
         names, unknown = registered(self._scattering.means, found)
         meant = [one for name in names for one in locators(self._registers.read(name))]
         lists, known = [one for one in meant if one.shape.total], set[str]()
@@ -172,7 +172,7 @@ class Upkeep:
         left = strays(found, meant)
         segments = [held for held in found.pieces.values() if held.kind == SEGMENT]
         left += [held for held in segments if held.name not in known]
-        old = [held for held in left if time.time() - max(stat.created for stat in held.at.values()) > OLD]
+        old = [held for held in left if began - max(stat.created for stat in held.at.values()) > OLD]
         if old and repair and (unknown or len(found.away) >= self._registers.majority):
             text = f"{len(old)} strays are left until all names and lists can be read: {'; '.join(unknown[:3])}"
             return Report(strays=len(old), failures=(text,))

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -271,6 +272,30 @@ def test_a_shard_that_was_restored_twice_meanwhile_keeps_nobody_from_draining() 
     left = over([child for child in children if child is not there[0]], 2, 2)
     assert left.get(key) == LARGE
     assert care(left).scrub()[1:4] == (4, 0, 0)
+
+
+def test_a_scrub_of_hours_takes_nothing_that_was_on_its_way_when_it_began() -> None:
+    children, shift = memories(4), [0.0]
+    one, other = over(children, 2, 1, segment=30_000), over(children, 2, 1)
+    sending, done = one.scattering._sending, list[Any]()
+    plain_send = sending.send
+
+    def send(frames: Frames, shape: Shape, ttl: float | None) -> Any:
+        def meanwhile(items: Iterable[Any], count: int) -> Iterator[Any]:
+            done.append(plain_send(frames, shape, ttl))
+            shift[0] = 7200.0
+            yield from items
+
+        if not shape.total:
+            return plain_send(frames, shape, ttl)
+        assert care(other, meanwhile).scrub(repair=True).strays == 0
+        assert other.scattering.means.flush(30)
+        return done[0]
+
+    clock = SimpleNamespace(time=lambda: time.time() + shift[0], monotonic=time.monotonic)
+    with patch.object(sending, "send", send), patch.object(upkeep, "time", clock):
+        assert one.get(one.put(LARGE)) == LARGE
+    assert done
 
 
 def test_who_comes_back_brings_nothing_of_before() -> None:
