@@ -180,14 +180,14 @@ def check_opening(url: str) -> None:
         check_connector(url)
 
 
-def check_connector(url: str) -> None:
-    """Refuse a connector's URL that a policy does not allow in a received reference.
+def check_connector(url: str, *, secrets: bool = True) -> None:
+    """Refuse a connector's URL that a policy does not allow in a received reference; `secrets`: also those it names.
 
     Raises:
         AccessDenied: It is not allowed.
     """
     spec = ConnectorSpec.parse(url)
-    for name, value in spec.options:
+    for name, value in spec.options if secrets else ():
         _check_secret(name, value, url)
     for policy in _policies:
         if policy.schemes is not None and spec.scheme not in policy.schemes:

@@ -51,9 +51,13 @@ def received_broker(url: str) -> Broker:
     """The same for a URL that came from elsewhere.
 
     Raises:
-        AccessDenied: This process's policy does not allow it.
+        AccessDenied: This process's policy does not allow it; or it names a secret that is not meant for that, and this
+            process has not opened that very URL by itself.
     """
-    policy.check_connector(url)
+    found = _usable(url)
+    policy.check_connector(url, secrets=found is None)  # to the one that is open here no secret is sent
+    if found is not None:
+        return found
     with policy.received():
         return open_broker(url)
 

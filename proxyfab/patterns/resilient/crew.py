@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from proxyfab.patterns.resilient.worker import Terms, work
+from proxyfab.brokers.opening import open_broker
+from proxyfab.patterns.resilient.worker import Loop, Terms
 from proxyfab.waiting import Flag
 
 _PAUSE, _LONGEST = 0.05, 2.0
@@ -115,4 +116,5 @@ def main() -> None:
         stop.set()
 
     threading.Thread(target=watch, name="proxyfab-parent", daemon=True).start()
-    work(url, name, terms, stop)
+    with open_broker(url) as broker:  # as whoever started us has: it is no reference from elsewhere
+        Loop(broker, name, terms, stop).run()

@@ -38,7 +38,7 @@ from proxyfab.patterns.resilient.journal import UNNAMED, Journal
 from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.patterns.resilient.nodes import Roll, Worker
 from proxyfab.patterns.resilient.task import Call, Task
-from proxyfab.patterns.resilient.worker import GROUP, Terms, work
+from proxyfab.patterns.resilient.worker import GROUP, Loop, Terms, work
 from proxyfab.ref import Ref
 from proxyfab.store import Store
 from proxyfab.waiting import Flag
@@ -280,12 +280,13 @@ def work_for(broker: Broker | str, name: str, **terms: Any) -> None:
     """Work for the executor of that name, in this process, until it ends: for workers that are started elsewhere.
 
     Args:
-        broker: Where its tasks wait.
+        broker: Where its tasks wait. A URL is this program's own, as for `open_broker`: its password may be any.
         name: As it was given to ResilientExecutor.
         terms: `lease`, `retries`, `quarantine`, `pool` and `node`, as there.
     """
-    url = broker if isinstance(broker, str) else broker.url
-    work(url, name, Terms(**terms))
+    told = Terms(**terms)
+    with open_broker(broker) if isinstance(broker, str) else contextlib.nullcontext(broker) as here:
+        Loop(here, name, told, threading.Event()).run()
 
 
 class _Revived:

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from proxyfab.brokers import open_broker
-from proxyfab.errors import WorkerDied
-from proxyfab.events.broker import Broker
+from proxyfab.errors import AccessDenied, WorkerDied
+from proxyfab.events.broker import Broker, received
 from proxyfab.patterns.resilient.executor import ResilientExecutor, work_for
 from proxyfab.patterns.resilient.failures import Retries
 from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.store import Store
 from proxyfab.testing.content import held
+from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.processes import until
 from proxyfab.testing.servers import RedisServer
 
@@ -147,6 +148,26 @@ def test_workers_may_be_started_elsewhere(broker: Broker, store: Store) -> None:
         worker.start()
         assert executor.submit(square, 5).result(30) == 25
         broker.delete("shared.tasks")
+        worker.join(30)
+        assert not worker.is_alive()
+
+
+def test_who_works_by_hand_opens_a_url_of_his_own(
+    nats_server: NatsServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", "secret")
+    url = f"{nats_server.url}?user=me&password=env:MINE"
+    with pytest.raises(AccessDenied, match="env:MINE"):
+        received(url)
+    with (
+        open_broker(nats_server.url) as broker,
+        ResilientExecutor(broker, store, workers=0, name="hand", lease=LEASE) as executor,
+    ):
+        worker = threading.Thread(target=work_for, args=(url, "hand"), kwargs={"lease": LEASE})
+        worker.start()
+        assert executor.submit(square, 5).result(30) == 25
+        received(url).close()  # it is open here
+        broker.delete("hand.tasks")
         worker.join(30)
         assert not worker.is_alive()
 
