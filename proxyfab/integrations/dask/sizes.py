@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
+from math import prod
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -102,9 +103,9 @@ def _record(obj: Any, above: int) -> int:
 
 def _table(obj: Any, above: int) -> int:
     """Of pandas. Its cells are counted; pickling even a small one takes 100 us."""
-    least = obj.size * _CELL
+    least: int = prod(obj.shape) * _CELL
     if least < above // _UNSURE:
-        return int(least)
+        return least
     known = in_table(obj) if type(obj).__name__ in _TABLES else None
     return _pickled(obj, above) if known is None else known
 
