@@ -37,7 +37,7 @@ class Trials:
         self._topic = topic
         self._group = group
         self._from = max(2, min(_FROM, attempts))
-        self._allowed = max(1, attempts - self._from + 1)
+        self._allowed = max(_FROM, attempts) - self._from + 1
 
     def trial(self, hand: Hand) -> Trial | None:
         """What is to be asked before an event of this frame is handed out; None for nothing."""

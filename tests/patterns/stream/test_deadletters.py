@@ -266,6 +266,22 @@ def test_an_event_that_kills_its_consumers_is_buried_and_its_neighbours_are_not(
     assert broker.state("t").items("trials/") == {}
 
 
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_who_was_only_held_by_one_that_died_is_tried_twice(broker: Broker, attempts: int) -> None:
+    """With few attempts, too: the first one that died may never have handed it out."""
+    out = Writer(broker)
+    out.send("held")
+    out.end()
+    for _ in range(3):
+        consumer = Consumer(broker, "t", attempts=attempts, ack_wait=1000)
+        assert consumer.fetch(1)[0].get() == "held"
+        consumer._supply.fetching._subscription.close()
+        consumer._supply.desk.subscription = None
+    with Consumer(broker, "t", attempts=attempts, ack_wait=1000) as consumer:
+        assert list(consumer) == []
+    assert [letter.cause for letter in dead_letters(broker, "t")] == ["delivered 3 times and never settled"]
+
+
 def test_many_deaths_bury_no_innocent(broker: Broker) -> None:
     out = Writer(broker)
     for first in range(0, 160, 8):
