@@ -1,4 +1,4 @@
-"""Floods: connections of the ROUTER over which more comes than is taken; and the silent ones.
+"""Floods: connections of the ROUTER over which more comes than is taken; the silent ones; and how to end one.
 
 ZeroMQ reads on as long as anybody sends, and keeps what it read: the messages that wait, of which `line` lets it keep
 any number, and the frames of one that does not end. Nobody sees how many those are. What can be seen is how many
@@ -9,8 +9,7 @@ until the next heartbeat, the kernel knows since when nothing came.
 
 Promises: who is 24 MiB ahead is disconnected, at the next look; ZeroMQ forgets what he sent of a message that did not
 end. So is who promised heartbeats, four seconds after the last byte of his. A client of this package is 18 MiB ahead
-at most: a window and a message. Leaves
-Unix sockets (`ipc://`) alone, whose bytes nobody counts.
+at most: a window and a message. Leaves the bytes of Unix sockets (`ipc://`) alone, which nobody counts.
 """
 
 from __future__ import annotations
@@ -63,6 +62,8 @@ class Floods:
     def __init__(self, *, encrypted: bool) -> None:
         self._more = _CURVE if encrypted else 0
         self._flows: dict[int, _Flow] = {}
+        self._uncounted: dict[int, int] = {}
+        """Inodes of the Unix sockets, by descriptor."""
         self._beating: set[int] = set()
         self._looked = 0.0
         self.ended = 0
@@ -74,8 +75,11 @@ class Floods:
         """A connection was accepted, on one of these ports."""
         self.leave(descriptor)
         with contextlib.suppress(OSError), _borrowed(descriptor) as end:
-            if end.family != socket.AF_UNIX and end.getsockname()[1] in ports:
-                self._flows[descriptor] = _Flow(os.fstat(descriptor).st_ino)
+            inode = os.fstat(descriptor).st_ino
+            if end.family == socket.AF_UNIX:
+                self._uncounted[descriptor] = inode
+            elif end.getsockname()[1] in ports:
+                self._flows[descriptor] = _Flow(inode)
 
     def heard(self, descriptor: int, parts: Sequence[memoryview]) -> None:
         """A whole message came of it."""
@@ -93,6 +97,16 @@ class Floods:
         """It has ended."""
         self._beating.discard(descriptor)
         self._flows.pop(descriptor, None)
+        self._uncounted.pop(descriptor, None)
+
+    def end(self, descriptor: int) -> None:
+        """End a connection, if it is there still."""
+        flow = self._flows.get(descriptor)
+        inode = self._uncounted.get(descriptor) if flow is None else flow.inode
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_ino == inode:
+                with _borrowed(descriptor) as end:
+                    end.shutdown(socket.SHUT_RDWR)
 
     def look(self, now: float) -> None:
         """Disconnect those who send too much that says nothing, and those who fell silent."""

@@ -1,7 +1,8 @@
 """The server's line to its clients: one ROUTER, its options, and nothing that understands a message.
 
 Rules:
-1. Nothing here waits: a peer whose queue is full, or who has gone, loses what was sent to it and is told apart by it.
+1. Nothing here waits: a peer whose queue is full, or who has gone, loses what was sent to it. If it is there its
+   connection is ended: who waits for an answer that will not come asks anew, on another one.
 2. Bodies are sent from where they lie; what they lie in lives until the last byte is on its way, or the peer has gone.
 3. ZeroMQ never stops to read, and what it keeps of a connection is bounded (`floods`), as is what never becomes a
    message. libzmq (up to 4.3.5) ends its process where it had stopped to read, the sender went, and a heartbeat is to
@@ -22,6 +23,7 @@ from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, Pr
 from proxyfab.server.floods import Floods
 from proxyfab.server.gate import Gate, check_binds
 from proxyfab.server.options import Options
+from proxyfab.wire.flow import ANSWERS
 from proxyfab.wire.messages import MAX_MESSAGE, encode
 
 _HANDSHAKE = 5000
@@ -29,7 +31,6 @@ _UNACKNOWLEDGED = 10_000
 """Milliseconds."""
 _KEPT_ALIVE = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIVE_INTVL: 2, zmq.TCP_KEEPALIVE_CNT: 3}
 """Seconds: for those who send no heartbeats, and are cut off."""
-_QUEUE = 64
 _BACKLOG = 512
 _COPIED = 16 << 10
 _NOW, _MORE, _READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
@@ -51,6 +52,8 @@ class Line:
         self.router = self.context.socket(zmq.ROUTER)
         self.endpoints: list[str] = []
         self.floods = Floods(encrypted=bool(options.key))
+        self._met: dict[bytes, list[int]] = {}
+        """Peers that are known: over which descriptor, and how many messages they were sent."""
         self.dropped = 0
         self.touched = True
         """Whether the sockets were used since `pending` was asked: they may have taken notice of something then."""
@@ -66,7 +69,7 @@ class Line:
             zmq.LINGER: 0,
             zmq.ROUTER_MANDATORY: 1,
             zmq.ROUTER_HANDOVER: 1,
-            zmq.SNDHWM: _QUEUE,
+            zmq.SNDHWM: ANSWERS,
             zmq.RCVHWM: 0,  # libzmq dies of a heartbeat among what it had stopped to take when its sender went
             zmq.BACKLOG: _BACKLOG,
             zmq.MAXMSGSIZE: MAX_MESSAGE,
@@ -119,8 +122,30 @@ class Line:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             self.dropped += 1
+            if error.errno == zmq.EAGAIN:
+                self._end(who)
             return False
+        if who in self._met:
+            self._met[who][1] += 1
         return True
+
+    def meet(self, who: bytes, descriptor: int) -> None:
+        """A peer is heard for the first time. What `gone` told before may have been of this descriptor."""
+        self._met[who] = [descriptor, 0]
+
+    def part(self, who: bytes) -> None:
+        """A peer that is met no more, because it has gone or lost something."""
+        self._met.pop(who, None)
+
+    def _end(self, who: bytes) -> None:
+        """End the connection of a peer whose queue is full; what it was sent before may be lost, too.
+
+        What a peer asked before it went is heard later, when its queue is full still, and its descriptor may be
+        somebody else's. Such a one is met anew, and is sent nothing any more.
+        """
+        descriptor, sent = self._met.get(who, (-1, 0))
+        if sent >= ANSWERS:
+            self.floods.end(descriptor)
 
     def reaches(self, who: bytes) -> bool:
         """Whether a peer is connected. It gets an empty message, which clients pass over."""

@@ -197,6 +197,7 @@ class Node:
         peer = self.peers.get(who)
         if peer is None:
             self._mourn()  # an earlier connection may have had this descriptor
+            self.line.meet(who, descriptor)
             peer = self.peers[who] = Peer(who, descriptor, self.line)
         try:
             message = decode(parts)
@@ -240,6 +241,7 @@ class Node:
         """Let go of everything that is held for a peer that has gone."""
         if self.peers.pop(peer.who, None) is not None:
             self.side.forget(peer.who)
+            self.line.part(peer.who)
             self.verbs.release(peer)
 
     # -- requests ------------------------------------------------------------------------------------------------

@@ -18,6 +18,12 @@ from proxyfab.wire.messages import CHUNK
 WINDOW = 16 << 20
 """Bytes under way at most for one object."""
 _STEPS = 4
+ANSWERS = 64
+"""Messages that a server keeps for a connection of ZeroMQ; one more, and it ends the connection."""
+PIPELINED = ANSWERS * 3 // 8
+"""Requests without an answer on one connection at most: ZeroMQ may count half of `ANSWERS`, less one, although they
+have left, and some room is for what the server says by itself.
+"""
 
 
 class Piece(NamedTuple):

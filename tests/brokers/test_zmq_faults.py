@@ -267,11 +267,12 @@ def test_one_connection_waits_and_joins_so_often_only(server: EventServer, broke
         raw.linger = 0
         raw.rcvtimeo = int(PATIENCE * 1000)
         raw.connect(server.ready["endpoints"][0])
-        for number in range(200):
+        for number in range(40):
             raw.send(encode("watch", b"%016d" % number, {"topic": "t", "known": {"k": 0}, "t": 60.0}))
-        assert decode(raw.recv_multipart()).fields["kind"] == "CapacityError"
+        for _ in range(40 - 32):
+            assert decode(raw.recv_multipart()).fields["kind"] == "CapacityError"
         broker.state("t").put("k", b"1")  # and those who were let in are told
-        assert any(decode(raw.recv_multipart()).verb == "ok" for _ in range(200))
+        assert all([decode(raw.recv_multipart()).verb == "ok" for _ in range(32)])
 
 
 def test_all_topics_together_have_a_bound() -> None:

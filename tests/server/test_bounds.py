@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgpack import unpackb
 
 from proxyfab.buffers import Frames
 from proxyfab.connectors.memory import MemoryConnector
+from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.errors import ConnectorError, KeyExists
 from proxyfab.keys import Key
@@ -27,7 +29,8 @@ from proxyfab.server.waiting import Waiters
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.processes import until
-from proxyfab.wire.messages import Message
+from proxyfab.wire.flow import PIPELINED
+from proxyfab.wire.messages import REQUEST, Message
 from tests.server.raw import Raw
 
 MB = 2**20
@@ -235,6 +238,35 @@ def test_a_call_that_is_repeated_gets_no_second_deadline(context):
             assert time.monotonic() - started < 5.5
             breaking.join()
         first.close()
+
+
+def test_an_answer_that_finds_no_room_ends_its_connection_and_is_asked_for_anew(node_server, one):
+    """It went unheard until the deadline of the call."""
+    one.put(Frames([bytes(200_000)]), key=Key("k"))
+    counts = iter([150, 8])
+    url = f"{node_server.url}?ns={one.namespace}&timeout=30&shared=0&side=0"
+    with Cable(f"127.0.0.1:{node_server.port}") as cable, ZMQConnector.from_url(cable.through(url)) as far:
+        before = one.status().counters["dropped"]
+
+        def once(channel: Channel, request: bytes) -> int:
+            number = next(counts)
+            if number > PIPELINED:
+                cable.pause("down")
+            waiting = {os.urandom(REQUEST) for _ in range(number)}
+            for each in waiting:
+                channel.send("get", each, {"ns": far.namespace, "ids": ["k"], "window": MB})
+            if number > PIPELINED:
+                assert until(lambda: one.status().counters["dropped"] > before)
+                cable.heal()
+            while waiting:
+                answer = channel.answer(request, time.monotonic() + 30, waiting)
+                assert len(channel.receive(answer, answer.items("sizes"), 30)) == 1
+                waiting.remove(answer.request)
+            return number
+
+        started = time.monotonic()
+        assert far.servers.own().call("get", once) == 8
+        assert time.monotonic() - started < 20
 
 
 # -- who is known ----------------------------------------------------------------------------------------------------

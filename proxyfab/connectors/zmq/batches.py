@@ -13,10 +13,6 @@ from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.servers import Spot
 from proxyfab.wire.messages import MAX_BODY, REQUEST, Message
 
-PIPELINED = 24
-"""Requests without an answer on one connection at most. A server's queue for it has room for 64 answers, of which
-ZeroMQ may count 31 although they have left; what finds no room is lost.
-"""
 _MOST = 1024
 _MOST_TEXT = 48 << 10
 """Bytes of names in one header."""

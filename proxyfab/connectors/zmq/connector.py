@@ -29,7 +29,7 @@ from proxyfab.abc import (
 )
 from proxyfab.buffers import Frames, MappedFrames
 from proxyfab.connectors.zmq import health
-from proxyfab.connectors.zmq.batches import PIPELINED, Asked, Wanted, cut, pipelined, swap_message
+from proxyfab.connectors.zmq.batches import Asked, Wanted, cut, pipelined, swap_message
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.filling import SHARED, Filling
 from proxyfab.connectors.zmq.link import Link
@@ -41,7 +41,7 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.osio.namespace import is_name
 from proxyfab.spec import ConnectorSpec, check_name
-from proxyfab.wire.flow import WINDOW
+from proxyfab.wire.flow import PIPELINED, WINDOW
 from proxyfab.wire.messages import CHUNK, Message
 from proxyfab.zeromq.guard import CLIENT
 

@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Sequence
 
-from proxyfab.connectors.zmq.batches import PIPELINED, Wanted, cut
+from proxyfab.connectors.zmq.batches import Wanted, cut
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.private import Files
 from proxyfab.errors import ConnectorError, ObjectLost
+from proxyfab.wire.flow import PIPELINED
 from proxyfab.wire.messages import REQUEST
 from proxyfab.zeromq.connection import Broken
 

@@ -114,6 +114,7 @@ class EventServer:
         if who not in self._peers:
             self._mourn()  # an earlier connection may have had this descriptor
             self._peers[who] = descriptor
+            self.line.meet(who, descriptor)
         try:
             message = decode(parts)
         except IntegrityError as error:
@@ -132,6 +133,7 @@ class EventServer:
     def _drop(self, who: bytes) -> None:
         """Let go of everything that is held for a peer that has gone."""
         if self._peers.pop(who, None) is not None:
+            self.line.part(who)
             self.verbs.drop(who)
 
     # -- requests ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ from proxyfab.wire.messages import NOBODY, Message
 _LONGEST = 60.0
 """Seconds that a request may wait; a client asks again."""
 _AT_ONCE = 64
-"""Requests of one connection that may wait, and members that it may be."""
+"""Members that one connection may be."""
+_WAITING = 32
+"""Requests of one connection that may wait: their answers have room when all come at once (`proxyfab.wire.flow`)."""
 _NOTE = 1 << 10
 _EMPTY = Reply({"n": 0})
 _DONE = Reply({})
@@ -83,8 +85,8 @@ class Verbs:
         timeout = min(max(message.seconds("t") or 0.0, 0.0), _LONGEST)
         if found is not None or not timeout:
             return found or otherwise
-        if self.waiters.count(peer) >= _AT_ONCE:
-            raise CapacityError(f"{_AT_ONCE} requests of this connection wait already.")
+        if self.waiters.count(peer) >= _WAITING:
+            raise CapacityError(f"{_WAITING} requests of this connection wait already.")
         self.waiters.add(place, Waiter(peer, attempt, answer, time.monotonic() + timeout, again, otherwise))
         return None
 
