@@ -21,7 +21,7 @@ from dask.tokenize import tokenize
 from dask.utils import funcname
 
 from proxyfab.errors import ProxyfabError
-from proxyfab.integrations.dask.guesses import LEAF, NUMBERS
+from proxyfab.integrations.dask.guesses import LEAF, NUMBERS, PLAINLY, together
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
@@ -164,13 +164,15 @@ class Link:
         return futures
 
     def is_light(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call of `submit` has nothing but numbers and words, of which nothing is to be made."""
+        """Whether a call of `submit` has nothing but plainly small things, of which nothing is to be made."""
         if self.stores_results or type(func) is not FunctionType or func.__closure__ or func.__defaults__:
             return False
-        for each in (*args, *kwargs.values()) if kwargs else args:
+        items = (*args, *kwargs.values()) if kwargs else args
+        for each in items:
             kind = type(each)
             if kind not in NUMBERS and (kind is not str or len(each) >= LEAF):
-                return False
+                total = together(items)
+                return total is not None and total < self.settings.above // PLAINLY
         return True
 
     def is_over(self) -> bool:
