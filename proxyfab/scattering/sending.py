@@ -6,7 +6,8 @@ Rules:
 2. Short of the quorum it is planned again for those who did not fail, once (`planning`, rule 2). Short of that, what
    was stored is evicted, and the error says of each member why.
 3. What nobody has a locator for is evicted in the background as soon as its member can be reached: also after an
-   interrupt, and what comes too late.
+   interrupt, and what comes too late. A shard of a piece that was stored stays where it came to lie too late, and goes
+   with the piece: who evicted it later might evict what a repair, anywhere, has put there meanwhile.
 4. Of a large piece data are on their way while parity is computed, and each shard's digest is in the thread that sends
    it: moving, coding and hashing do not wait for one another.
 """
@@ -65,10 +66,11 @@ class Sending:
         tried: list[tuple[int, Key]] = []
         failures: list[Answer[Key]] = []
         kept: set[int] = set()
-        race: Race[Key] = Race(late=self._late)
+        race: Race[Key] = Race(late=lambda answer: self._late(answer, kept))
         try:
             put = self._try(race, frames, shape, ttl, tried, failures)
-            kept.update(member for member, _ in put.landed.values())
+            # Planned again, it has shards of another code where it was sent first.
+            kept.update([member for member, _ in (put.landed.values() if put.replace else tried)])
         finally:
             race.close()
             if len(kept) < len({member for member, _ in tried}):
@@ -179,7 +181,7 @@ class Sending:
         said = f"It cannot be stored: {text}: {whys}. What was stored is taken back."
         return CapacityError(said) if full else ConnectorError(said)
 
-    def _late(self, answer: Answer[Key]) -> None:
+    def _late(self, answer: Answer[Key], kept: set[int]) -> None:
         """A shard that came to lie somewhere when nobody waited for it any more."""
-        if answer.value is not None:
+        if answer.value is not None and answer.child not in kept:
             self._means.owe([(answer.child, answer.value)])
