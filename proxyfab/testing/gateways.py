@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+def listens(server: NodeServer) -> tuple[str, int]:
+    """Host and port at which a relay or a gateway takes connections of other sites."""
+    host, port = str(server.ready["listen"]).rsplit(":", 1)
+    return host, int(port)
+
+
 class RelayServer(NodeServer):
     """One `proxyfab relay`, open to all; `ready["listen"]` says where.
 

@@ -13,19 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proxyfab import Store
 from proxyfab.demo.between import place
 from proxyfab.demo.between.act import perform
 from proxyfab.demo.between.passage import Carried, Cut, Passage, Sample
 from proxyfab.demo.between.plan import Plan
 from proxyfab.demo.experiment import _third_act, run
-from proxyfab.demo.pipeline import Pipeline
 from proxyfab.demo.setup import Setup
 from proxyfab.demo.stream.course import Slice
 from proxyfab.demo.summary import table_of_sites, verdict_of_sites
 from proxyfab.testing.processes import until
+from tests.demo.small import SMALL
 
-SMALL = Setup(frames=9, size=128, angles=192, workers=2, deadline=60)
 root = pytest.mark.skipif(bool(place.lacking()), reason=place.lacking())
 
 
@@ -103,15 +101,6 @@ def test_the_report_says_that_there_was_none(monkeypatch, tmp_path):
     assert escape(verdict_of_sites(result)) in (tmp_path / "report.html").read_text()
     assert result.as_dict()["sites_missing"] == why
     assert not (tmp_path / "throughput.png").exists()
-
-
-@pytest.fixture(scope="module")
-def first():
-    """What the first act gives."""
-    with Store() as store, Pipeline(SMALL.at(store.url)) as pipeline:
-        outcome = pipeline.run()
-        store.clear()
-    return outcome
 
 
 @root

@@ -7,9 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from proxyfab import Store
 from proxyfab.brokers import open_broker
-from proxyfab.demo.pipeline import DemoError, Pipeline
+from proxyfab.demo.pipeline import DemoError
 from proxyfab.demo.role import now
 from proxyfab.demo.setup import Setup
 from proxyfab.demo.stream import act
@@ -17,8 +16,7 @@ from proxyfab.demo.stream.act import perform
 from proxyfab.demo.stream.course import Course, Held, Kill, Slice
 from proxyfab.demo.stream.plan import Plan
 from proxyfab.errors import ConnectorError
-
-SMALL = Setup(frames=9, size=128, angles=192, workers=2, deadline=60)
+from tests.demo.small import SMALL
 
 
 @pytest.fixture(params=[pytest.param("nats", marks=pytest.mark.slow), "redis"])  # test_demo.py has it at NATS
@@ -34,15 +32,6 @@ def topics_at(url):
 @pytest.fixture
 def heard():
     return []
-
-
-@pytest.fixture(scope="module")
-def first():
-    """What the first act gives."""
-    with Store() as store, Pipeline(SMALL.at(store.url)) as pipeline:
-        outcome = pipeline.run()
-        store.clear()
-    return outcome
 
 
 def test_nothing_is_lost_and_pictures_are_those_of_the_first_act(broker, heard, first):

@@ -16,6 +16,7 @@ from proxyfab.link.doors import Hello, knock
 from proxyfab.link.frames import HEADING, heading_of_letter, heading_of_segment, read_heading
 from proxyfab.link.identity import Identity
 from proxyfab.link.sending import Segment
+from proxyfab.testing.gateways import listens
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.wire import messages
 from proxyfab.wire.messages import NOBODY, Message
@@ -42,9 +43,8 @@ class Liar:
 
     def __init__(self, server: NodeServer, site: str = "nersc") -> None:
         known = {"aps": Keyring(server.environment["PROXYFAB_KEYS"]).verifying("aps")}
-        host, port = str(server.ready["listen"]).rsplit(":", 1)
         hello = Hello(site, os.urandom(16), 0)
-        self.stream, _ = knock(Identity(site, SECRETS[site], known), "aps", (host, int(port)), hello, timeout=20)
+        self.stream, _ = knock(Identity(site, SECRETS[site], known), "aps", listens(server), hello, timeout=20)
         self.stream.settimeout(20)
 
     def say(self, verb: str, fields: dict[str, Any], body: bytes = b"") -> None:

@@ -25,7 +25,7 @@ from proxyfab.link.doors import Hello, knock, welcome
 from proxyfab.link.identity import Identity
 from proxyfab.link.listening import Greeter, Listener
 from proxyfab.link.pairing import KEY, NONCE, TOKEN, Reading, challenged, octets, written
-from proxyfab.testing.gateways import RelayServer
+from proxyfab.testing.gateways import RelayServer, listens
 from proxyfab.testing.processes import until
 from proxyfab.wire.messages import Message
 
@@ -70,11 +70,6 @@ def relay() -> Iterator[RelayServer]:
         yield server
 
 
-def address(relay: RelayServer) -> tuple[str, int]:
-    host, port = str(relay.ready["listen"]).rsplit(":", 1)
-    return host, int(port)
-
-
 def said(connection: socket.socket) -> Message:
     reading = Reading()
     connection.settimeout(20)
@@ -102,16 +97,16 @@ def test_who_opens_connections_and_says_nothing_keeps_nobody_out(door: Listener,
 def test_a_relay_full_of_strangers_serves_who_speaks(relay: RelayServer) -> None:
     with contextlib.ExitStack() as silent:
         for _ in range(400):
-            silent.enter_context(socket.create_connection(address(relay)))
+            silent.enter_context(socket.create_connection(listens(relay)))
         here = identity("alcf")
-        attendance = Attendance(here, address(relay), here.known, lambda _: None, straight)
+        attendance = Attendance(here, listens(relay), here.known, lambda _: None, straight)
         assert until(lambda: attendance.here, 8)
         attendance.close()
         assert len(os.listdir(f"/proc/{relay.pid}/fd")) < 200
 
 
 def registered(relay: RelayServer, site: Identity, ends: contextlib.ExitStack) -> tuple[socket.socket, str]:
-    connection = ends.enter_context(socket.create_connection(address(relay)))
+    connection = ends.enter_context(socket.create_connection(listens(relay)))
     nonce = octets(said(connection), "nonce", NONCE)
     signature = site.sign(challenged(nonce, "register", b""))
     connection.sendall(written("register", key=site.public, signature=signature, target=b""))
@@ -138,7 +133,7 @@ def test_a_flood_of_registrations_takes_nobodys_place(relay: RelayServer) -> Non
 
 def _calls(relay: RelayServer) -> None:
     with contextlib.suppress(ProxyfabError):
-        call(identity("aps"), address(relay), identity("aps").public_of("alcf"), 1.0, straight).close()
+        call(identity("aps"), listens(relay), identity("aps").public_of("alcf"), 1.0, straight).close()
 
 
 def test_a_relay_that_rings_for_ever_is_answered_within_limits() -> None:

@@ -19,7 +19,7 @@ from proxyfab.link.identity import Identity
 from proxyfab.link.peering import Options, Peering
 from proxyfab.server import abroad
 from proxyfab.store import Store
-from proxyfab.testing.gateways import Gateways
+from proxyfab.testing.gateways import Gateways, listens
 
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
 WORDS = st.sampled_from(["get", "do", "wait", "fetch", "take", "evict", "from", "aps", "", "a/b", "x" * 300])
@@ -77,8 +77,7 @@ def peering(sites: Gateways, secret: bytes, tmp_path: Any) -> Iterator[Peering]:
     server = sites.servers["aps"]
     ring = Keyring(server.environment["PROXYFAB_KEYS"])
     identity = Identity("nersc", secret, {"aps": ring.verifying("aps")})
-    host, port = str(server.ready["listen"]).rsplit(":", 1)
-    dial = partial(knock, identity, "aps", (host, int(port)), timeout=10)
+    dial = partial(knock, identity, "aps", listens(server), timeout=10)
     peering = Peering("nersc", "aps", lambda line, wants: None, knock=dial, options=Options(streams=1))
     peering.start()
     yield peering

@@ -17,7 +17,7 @@ from proxyfab.link.dialling import straight
 from proxyfab.link.identity import Identity
 from proxyfab.link.pairing import KEY, NONCE, SIGNATURE, Reading, challenged, octets, written
 from proxyfab.store import Store
-from proxyfab.testing.gateways import Gateways, RelayServer
+from proxyfab.testing.gateways import Gateways, RelayServer, listens
 from proxyfab.testing.processes import until
 from proxyfab.wire.messages import Message
 
@@ -29,11 +29,6 @@ MB = 1_000_000
 def relay() -> Iterator[RelayServer]:
     with RelayServer(["--pairs-of-one", "150"]) as server:
         yield server
-
-
-def address(relay: RelayServer) -> tuple[str, int]:
-    host, port = str(relay.ready["listen"]).rsplit(":", 1)
-    return host, int(port)
 
 
 class Tap:
@@ -143,12 +138,12 @@ def test_many_pairs_cost_little(relay: RelayServer) -> None:
     one = identity("one")
     other = identity("other", one)
     echoes: list[socket.socket] = []
-    attendance = Attendance(other, address(relay), other.known, echoes.append, straight)
+    attendance = Attendance(other, listens(relay), other.known, echoes.append, straight)
     calls: list[socket.socket] = []
     try:
         assert until(lambda: attendance.here)
         for _ in range(100):
-            calls.append(call(one, address(relay), other.public, 20, straight))
+            calls.append(call(one, listens(relay), other.public, 20, straight))
         assert until(lambda: len(echoes) == 100)
         for end in calls:
             end.sendall(end.getsockname()[1].to_bytes(4, "big") * 1000)
@@ -188,18 +183,18 @@ def said(connection: socket.socket) -> Message:
 def test_nobody_registers_or_answers_as_another(relay: RelayServer) -> None:
     victim, thief = identity("victim"), identity("thief")
     for verb, target in (("register", b""), ("call", bytes(KEY))):
-        with socket.create_connection(address(relay)) as connection:
+        with socket.create_connection(listens(relay)) as connection:
             nonce = octets(said(connection), "nonce", NONCE)
             signature = thief.sign(challenged(nonce, verb, target))
             connection.sendall(written(verb, key=victim.public, signature=signature, target=target))
             assert said(connection).text("why") == "Your signature is not of your key."
-    with socket.create_connection(address(relay)) as connection:  # a signature of another nonce
+    with socket.create_connection(listens(relay)) as connection:  # a signature of another nonce
         said(connection)
         signature = victim.sign(challenged(bytes(NONCE), "register", b""))
         connection.sendall(written("register", key=victim.public, signature=signature, target=b""))
         assert said(connection).verb == "no"
     with pytest.raises(ConnectorError, match="not registered at this relay"):
-        call(thief, address(relay), victim.public, 20, straight)
+        call(thief, listens(relay), victim.public, 20, straight)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +210,7 @@ def test_nobody_registers_or_answers_as_another(relay: RelayServer) -> None:
     ids=["http", "empty", "long", "noise", "verb", "key"],
 )
 def test_who_talks_nonsense_is_shown_out_and_others_are_served(relay: RelayServer, words: bytes) -> None:
-    with socket.create_connection(address(relay)) as connection:
+    with socket.create_connection(listens(relay)) as connection:
         said(connection)
         connection.sendall(words)
         try:
@@ -223,7 +218,7 @@ def test_who_talks_nonsense_is_shown_out_and_others_are_served(relay: RelayServe
         except ConnectionError:
             pass
     here = identity("here")
-    attendance = Attendance(here, address(relay), here.known, lambda _: None, straight)
+    attendance = Attendance(here, listens(relay), here.known, lambda _: None, straight)
     assert until(lambda: attendance.here)
     attendance.close()
 
@@ -233,8 +228,8 @@ def test_only_those_who_are_allowed() -> None:
 
     friend, stranger = identity("friend"), identity("stranger")
     with RelayServer(["--allow", b64encode(friend.public).decode()]) as relay:
-        attendance = Attendance(friend, address(relay), friend.known, lambda _: None, straight)
+        attendance = Attendance(friend, listens(relay), friend.known, lambda _: None, straight)
         assert until(lambda: attendance.here)
         attendance.close()
         with pytest.raises(ProxyfabError, match="does not serve your key"):
-            call(stranger, address(relay), friend.public, 20, straight)
+            call(stranger, listens(relay), friend.public, 20, straight)
