@@ -256,7 +256,7 @@ class Far:
         ttl = self._options.keep if left is None else min(left, self._options.keep)
         if ttl <= 0:
             ttl = 0.001
-        before = self._state.index.publish(name, place, nbytes, time.time(), ttl, replace=True)
+        before = self._state.index.publish(name, place, nbytes, self._state.now(), ttl, replace=True)
         self.copies.add(name, nbytes)
         if before is not None:
             self._host.storage.evict([before.place], before.nbytes).call()

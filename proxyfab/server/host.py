@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from proxyfab.server.answers import Answer, Answers
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from proxyfab.server.side import Side
     from proxyfab.wire.messages import Message
 
+_SET = 0.5
+"""Seconds; a clock that is off by less is not said to have been set, so that an object's times stay the same."""
 Todo: TypeAlias = "Steps | Answer | None"
 """What does a request, or what it is answered with at once; None when it will be answered later."""
 
@@ -87,11 +90,27 @@ class State:
         self.owners = owners
         self.counters: Counter[str] = Counter()
         self.started = time.time()
+        self._began = self.started - clock_gettime(CLOCK_BOOTTIME)
+        self._ahead = 0.0
 
     def count(self, what: str, number: int = 1) -> None:
         """Count something for `status`."""
         self.counters[what] += number
 
+    def now(self) -> float:
+        """The index's time: the machine's as it was at the start, in seconds since the epoch, and what passed since.
+
+        So whoever sets the machine's clock moves no object's end.
+        """
+        return self._began + clock_gettime(CLOCK_BOOTTIME)  # time in which the machine slept has passed, too
+
     def find(self, name: Name) -> Entry | None:
         """The live entry under a name."""
-        return self.index.find(name, time.time())
+        return self.index.find(name, self.now())
+
+    def ahead(self) -> float:
+        """Seconds that the machine's clock was set ahead since the start; what clients are told of times has them."""
+        ahead = time.time() - self.now()
+        if abs(ahead - self._ahead) > _SET:
+            self._ahead = ahead
+        return self._ahead

@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class Index:
-    """Names to entries. Belongs to one thread; times are seconds since the epoch and are passed in."""
+    """Names to entries. Belongs to one thread; times are those of `State.now` and are passed in."""
 
     def __init__(self) -> None:
         self.count = 0

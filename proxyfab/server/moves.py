@@ -303,7 +303,7 @@ class Moves:
         """Publish what the storage has; what it replaces is let go."""
         try:
             before = self._state.index.publish(
-                wish.name, place, wish.nbytes, time.time(), wish.ttl, replace=wish.replace
+                wish.name, place, wish.nbytes, self._state.now(), wish.ttl, replace=wish.replace
             )
         except KeyExists:
             yield self._host.storage.evict([place])

@@ -154,7 +154,7 @@ class Others:
         except ProxyfabError as error:
             line.give_many([(want, error) for want, _ in some])
             return
-        now = time.time()
+        now = self._state.now()
         answers: list[Found] = []
         for (want, entry), frames in zip(some, many, strict=True):
             left = None if entry.expires is None else entry.expires - now

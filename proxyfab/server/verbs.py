@@ -22,7 +22,7 @@ from proxyfab.osio.shared import default_root
 from proxyfab.server.abroad import home_of
 from proxyfab.server.answers import Answer
 from proxyfab.server.host import Gateway, Host, State, Todo
-from proxyfab.server.index import Name
+from proxyfab.server.index import Entry, Name
 from proxyfab.server.moves import Moves
 from proxyfab.server.owners import can_look_up
 from proxyfab.server.peers import Peer
@@ -127,7 +127,7 @@ class Verbs:
     def sweep(self, now: float) -> None:
         """What is done about once a second."""
         self.moves.sweep(now)
-        expired = self.index.expired(time.time(), _GRACE)
+        expired = self.index.expired(self.state.now(), _GRACE)
         if expired:
             self._purge([name for name, _ in expired])
         for namespace in self.owners.dead(self.index.namespaces(), now):
@@ -197,7 +197,7 @@ class Verbs:
 
     def evict(self, peer: Peer, message: Message) -> Steps:
         """Delete objects."""
-        now, found, gone = time.time(), [], []
+        now, found, gone = self.state.now(), [], []
         for name in message.names():
             entry = self.index.remove(Name(*name))
             found.append(entry is not None and entry.alive(now))
@@ -214,13 +214,13 @@ class Verbs:
         entry = self.state.find(name)
         if entry is None:
             return None
-        return [*name, entry.nbytes, entry.created, entry.expires, self.owners.of(name.namespace)]
+        return _row(name, entry, self.owners.of(name.namespace), self.state.ahead())
 
     def renew(self, peer: Peer, message: Message) -> Answer:
         """Move an object's expiry."""
         ttl = message.seconds("ttl")
         check_ttl(ttl)
-        found = [self.index.renew(Name(*name), time.time(), ttl) for name in message.names()]
+        found = [self.index.renew(Name(*name), self.state.now(), ttl) for name in message.names()]
         return Answer("ok", {"found": found})
 
     def wait(self, peer: Peer, message: Message) -> Answer | None:
@@ -286,10 +286,11 @@ class Verbs:
         """Every object of a namespace, or of all: rows in the body."""
         from msgpack import packb
 
-        now, space = time.time(), None if message.fields.get("ns") is None else message.text("ns")
+        now, space = self.state.now(), None if message.fields.get("ns") is None else message.text("ns")
+        ahead = self.state.ahead()
         owner = functools.cache(self.owners.of)  # of each namespace once: to look one up takes ten times a row
         rows = [
-            [*name, entry.nbytes, entry.created, entry.expires, owner(name.namespace)]
+            _row(name, entry, owner(name.namespace), ahead)
             for name, entry in self.index.within(space)
             if entry.alive(now) and "/" not in name.namespace  # copies of other sites' objects
         ]
@@ -298,7 +299,7 @@ class Verbs:
 
     def clear(self, peer: Peer, message: Message) -> Steps:
         """Delete a namespace's objects."""
-        now = time.time()
+        now = self.state.now()
         gone = [self.index.remove(name) for name, _ in self.index.within(message.text("ns"))]
         entries = [entry for entry in gone if entry is not None]
         yield from self.moves.drop(entries)
@@ -315,7 +316,7 @@ class Verbs:
 
     def reap(self, peer: Peer, message: Message) -> Steps:
         """Take back what expired, and what processes left that have ended."""
-        found = [(name, entry, "its time to live passed") for name, entry in self.index.expired(time.time())]
+        found = [(name, entry, "its time to live passed") for name, entry in self.index.expired(self.state.now())]
         for namespace in self.owners.dead(self.index.namespaces()):
             why = f"its owner {self.owners.of(namespace)} has ended"
             found += [(name, entry, why) for name, entry in self.index.within(namespace)]
@@ -338,6 +339,12 @@ class Verbs:
         fields = {"objects": self.index.count, "nbytes": self.index.nbytes, "started": self.state.started}
         figures = {"limit": self.host.storage.limit, "counters": counters, "gauges": gauges}
         return Answer("ok", {**fields, **figures, "peers": _fitting(rows[:_ROWS])})
+
+
+def _row(name: Name, entry: Entry, owner: str, ahead: float) -> list[Any]:
+    """What `stat` and `scan` say of an entry, in the time that the machine's clock shows."""
+    expires = None if entry.expires is None else entry.expires + ahead
+    return [*name, entry.nbytes, entry.created + ahead, expires, owner]
 
 
 def _fitting(rows: list[T]) -> list[T]:

@@ -19,12 +19,14 @@ from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.errors import ConnectorError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.server.gate import Gate
+from proxyfab.server.host import State
 from proxyfab.server.index import Name
 from proxyfab.server.node import Node
 from proxyfab.server.options import Options
 from proxyfab.server.owners import Owners
 from proxyfab.server.peers import Peer
 from proxyfab.server.storage import Storage
+from proxyfab.server.verbs import Verbs
 from proxyfab.server.waiting import Waiters
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.nodes import NodeServer
@@ -163,6 +165,24 @@ def test_a_mistake_in_the_loop_ends_nobody_elses_requests(context, capfd):
         node.stop()
         serving.join()
     assert capfd.readouterr().err.count("ValueError: a mistake") == 3
+
+
+@pytest.mark.parametrize("set_by", [3600, -3600])
+def test_whoever_sets_the_clock_moves_no_objects_end(set_by, monkeypatch):
+    state, clock = State(Owners()), time.time
+    verbs = Verbs(SimpleNamespace(options=Options()), state)
+    short, long = Name("n", "short"), Name("n", "long")
+    for name, ttl in ((short, 0.01), (long, 60)):
+        state.index.publish(name, Key("k"), 1, state.now(), ttl, replace=False)
+    monkeypatch.setattr(time, "time", lambda: clock() + set_by)
+    assert until(lambda: state.find(short) is None)
+    assert state.find(long) is not None
+    asked = Message("stat", bytes(REQUEST), {"ns": "n", "ids": ["long"]})
+    (row,) = verbs.stat(None, asked).fields["rows"]
+    created, expires = row[3:5]
+    assert abs(created - time.time()) < 30  # as this clock has it
+    assert expires - created == 60
+    assert verbs.stat(None, asked).fields["rows"] == [row]
 
 
 def test_who_owns_a_namespace_is_looked_up_once_however_many_objects_it_holds():
