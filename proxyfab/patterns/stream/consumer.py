@@ -84,7 +84,7 @@ class Consumer:
         select: What of objects: called with metadata and item, answers None for nothing, `...` for everything, or a
             part, of which only the bytes move: a slice, a range, a list of such (see `selecting`).
         allocate: Called with metadata and shape, answers with the buffer that an object lands in.
-        patience: Seconds for a broker that cannot be reached.
+        patience: Seconds for a broker that cannot be reached, when it is asked for events, and at first.
         member: A name to show.
 
     Raises:
@@ -292,9 +292,16 @@ class Consumer:
         """So far: frames, events, duplicates, stale, gaps, missing, filtered, nacked, buried, dropped."""
         return {**self._desk.counts, "buried": self._burying.buried, "dropped": self._burying.dropped}
 
-    def open(self) -> Self:
-        """Begin the subscription now; what `with` does."""
-        self._supply.open()
+    def open(self, patience: float | None = None) -> Self:
+        """Begin the subscription now; what `with` does.
+
+        Args:
+            patience: Seconds for a broker that cannot be reached; None: the consumer's.
+
+        Raises:
+            ConnectorError: It could not be reached for so long.
+        """
+        self._supply.open(patience)
         return self
 
     def close(self) -> None:

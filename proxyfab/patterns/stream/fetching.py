@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from proxyfab.errors import ConfigurationError, ConnectorError
 from proxyfab.events.broker import TIMEOUT, Broker, Subscription
@@ -20,6 +21,7 @@ from proxyfab.patterns.stream.overtaken import overtaken
 from proxyfab.patterns.stream.settling import LOST
 from proxyfab.waiting import Flag
 
+R = TypeVar("R")
 AHEAD = 0.5
 """Seconds of work that are fetched at once."""
 MOST = 64
@@ -108,6 +110,26 @@ class Fetching:
                 return self.subscription()
         return found
 
+    def open(self, patience: float | None = None) -> None:
+        """Have a subscription, within so many seconds; None for as long as there is patience.
+
+        Raises:
+            ConnectorError: The broker could not be reached for so long.
+        """
+        self.trying(self.subscription, patience)
+
+    def trying(self, call: Callable[[], R], patience: float | None) -> R:
+        """What `call` answers, which is tried again while the broker cannot be reached."""
+        while True:
+            self.check()
+            try:
+                found = call()
+            except LOST as error:
+                self.failed(error, self._patience, patience)
+                continue
+            self.fine()
+            return found
+
     def prepare(self) -> None:
         """Have the topic, and look once what its group has missed."""
         self.topic = self.broker.ensure(self.topic, timeout=self.timeout)
@@ -171,8 +193,9 @@ class Fetching:
         """The broker is there."""
         self._lost, self._pause = None, _FIRST_PAUSE
 
-    def failed(self, error: Exception, left: float) -> None:
+    def failed(self, error: Exception, left: float, patience: float | None = None) -> None:
         """Wait a little, `left` seconds at most, for a broker that is lost; raise when that was long enough."""
+        patience = self._patience if patience is None else patience
         self.check()
         if self.broker.closed:
             raise ConnectorError(
@@ -180,13 +203,13 @@ class Fetching:
             ) from error
         now = time.monotonic()
         self._lost = since = now if self._lost is None else self._lost
-        if now - since >= self._patience:
+        if now - since >= patience:
             self._lost = None  # who asks again is as patient once more
             raise ConnectorError(
                 f"Topic {self.topic.name} cannot be read: broker {self.broker.url} could not be reached for "
-                f"{now - since:.0f} s. Nothing is lost: start the broker, and iterate again. {error}"
+                f"{now - since:.0f} s. Nothing is lost: start the broker, and try again. {error}"
             ) from error
-        self.closing.wait(min(self._pause, max(since + self._patience - now, 0.001), max(left, _FIRST_PAUSE)))
+        self.closing.wait(min(self._pause, max(since + patience - now, 0.001), max(left, _FIRST_PAUSE)))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def close(self) -> Subscription | None:

@@ -20,7 +20,9 @@ from proxyfab.patterns.stream.selecting import Choice
 from proxyfab.wire.events import Frame
 
 _NOTE = 900
-"""Bytes of a note at most; a broker takes 1 KiB."""
+"""Bytes of a note at most, about; a broker takes 1 KiB."""
+_FAILURE = 8
+"""Bytes of one event's failures in it, at most."""
 _NOBODY = Frame("", 0, 0, 0, "", [], [])
 
 
@@ -30,10 +32,14 @@ class Note(msgspec.Struct, array_like=True):
     Attributes:
         done: A bitmap of the events that are settled.
         unused: How many of its deliveries were no attempts: it was given back untouched.
+        failed: How often each event was given back by who had it, where that is not 0.
+        at: Which delivery it was given back from; those behind it ended without a word. 0 where nobody said.
     """
 
     done: bytes = b""
     unused: int = 0
+    failed: dict[int, int] = {}
+    at: int = 0
 
 
 _notes = msgspec.msgpack.Decoder(Note)
@@ -73,10 +79,13 @@ class Hand:
         "delivery",
         "desk",
         "done",
+        "failed",
         "frame",
         "mark",
         "moved",
         "replaced",
+        "retried",
+        "silent",
         "total",
         "unused",
     )
@@ -104,7 +113,13 @@ class Hand:
         """Whether it is not to be handed out, as another one of the same frame is or was."""
         self.after: Callable[[], None] | None = None
         """Called when the broker knows that it is settled."""
+        self.failed: dict[int, int] = {}
+        """How often events did not work: others of their frame are not to blame."""
+        self.retried: dict[int, int] = {}
+        """How often events were handed out again of this delivery."""
         self.attempt = delivery.attempt
+        self.silent = delivery.attempt - 1
+        """How many deliveries ended without a word since somebody gave it back."""
         if delivery.note:
             self._read(delivery.note)
 
@@ -117,6 +132,8 @@ class Hand:
         self.done.update([number for number in range(bits.bit_length()) if bits >> number & 1])
         self.unused = max(0, min(note.unused, self.delivery.attempt - 1))
         self.attempt = self.delivery.attempt - self.unused
+        self.failed.update([(index, times) for index, times in note.failed.items() if times > 0])
+        self.silent = max(0, self.delivery.attempt - 1 - note.at) if note.at > 0 else 0
 
     def note(self, *, touched: bool) -> bytes:
         """For the next one who gets it."""
@@ -125,7 +142,15 @@ class Hand:
             if index not in self.back:
                 bits |= 1 << index
         packed = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
-        return msgspec.msgpack.encode(Note(packed if len(packed) <= _NOTE else b"", self.unused + (not touched)))
+        packed = packed if len(packed) <= _NOTE else b""
+        left = [each for each in self.failed.items() if not bits >> each[0] & 1]
+        worst = sorted(left, key=lambda each: -each[1])[: (_NOTE - len(packed)) // _FAILURE]
+        return msgspec.msgpack.encode(Note(packed, self.unused + (not touched), dict(worst), self.delivery.attempt))
+
+    def tries(self, index: int) -> int:
+        """How often an event was handed out, as far as anybody can tell: this is one."""
+        here = self.retried.get(index, 0)
+        return max(self.attempt, self.failed.get(index, 0) - here + 1) + here
 
     @property
     def waits(self) -> bool:
@@ -173,10 +198,13 @@ class Hand:
         if index in self.done:
             return
         desk = self.desk
-        if self.attempt >= desk.attempts and (error is None or isinstance(error, Exception)):
-            cause = f"given back at attempt {self.attempt}" + (f": {story_of(error)}" if error is not None else "")
-            self.bury(item, index, cause, error)
-            return
+        if error is None or isinstance(error, Exception):  # an interrupt is no fault of the event
+            failed = self.failed.get(index, 0) + 1
+            if failed >= desk.attempts:
+                cause = f"given back at attempt {self.tries(index)}"
+                self.bury(item, index, cause + (f": {story_of(error)}" if error is not None else ""), error)
+                return
+            self.failed[index] = failed
         if desk.retry is not None and desk.retry(item, delay):
             return
         desk.counts["nacked"] += not desk.observing

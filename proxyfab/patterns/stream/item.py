@@ -169,8 +169,13 @@ class Item(msgspec.Struct, eq=False):
 
     @property
     def attempt(self) -> int:
-        """1 at first; more when it comes again."""
-        return self._hand.attempt
+        """1 at first; more when it comes again, or may: who had events that were sent with it may have had it, too."""
+        return self._hand.tries(self._index)
+
+    @property
+    def failures(self) -> int:
+        """How often it was given back before; as often as the consumer has `attempts`, and it is buried."""
+        return self._hand.failed.get(self._index, 0)
 
     @property
     def attributes(self) -> dict[str, str]:

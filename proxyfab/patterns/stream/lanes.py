@@ -143,7 +143,7 @@ class Lanes(Supply):
             if lane is None or hand.over:
                 return False
             now = time.monotonic()
-            hand.attempt += 1
+            hand.retried[item._index] = hand.retried.get(item._index, 0) + 1
             hand.moved = now + delay
             heapq.heappush(lane.again, (spot, now + delay, item))
         return True
@@ -209,8 +209,8 @@ class Lanes(Supply):
         self._asked = time.monotonic()
         return over
 
-    def open(self) -> None:
-        self._joined()
+    def open(self, patience: float | None = None) -> None:
+        self.fetching.trying(self._joined, patience)
 
     def info(self) -> GroupInfo:
         self._joined()

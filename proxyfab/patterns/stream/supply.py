@@ -169,8 +169,9 @@ class Supply:
         except LOST:
             return False
 
-    def open(self) -> None:
-        """Begin the subscription."""
+    def open(self, patience: float | None = None) -> None:
+        """Begin the subscription, within so many seconds; None for as long as there is patience."""
+        self.fetching.open(patience)
         self.bind()
 
     def info(self) -> GroupInfo:

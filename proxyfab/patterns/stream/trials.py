@@ -5,8 +5,9 @@ the innocent are not counted: from the second time on that a frame comes back so
 value beside the topic before it is handed out, `trials/<group>/<partition>.<offset>`, and an event that was marked too
 often is the one that is buried. Beside the marks stands what was settled meanwhile, which is left out then.
 
-Promises: an event that kills whoever gets it is buried after `attempts` deliveries (three at least); one that was only
-held by those who died never is. Frames that were given back, or come for the first time, cost nothing here.
+Promises: an event that kills whoever gets it is buried after `attempts` deliveries (three at least), and two that were
+marked; one that was only held by those who died never is. Frames that were given back, or come for the first time, cost
+nothing here.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class Trials:
         self._broker = broker
         self._topic = topic
         self._group = group
-        self._from = max(2, min(_FROM, attempts))
+        self._from = max(2, min(_FROM, attempts - 1))
         self._allowed = max(_FROM, attempts) - self._from + 1
 
     def trial(self, hand: Hand) -> Trial | None:
         """What is to be asked before an event of this frame is handed out; None for nothing."""
-        if hand.delivery.note or hand.attempt < self._from:
+        if not hand.silent or hand.attempt < self._from:
             return None
         at = hand.delivery.position
         name = f"trials/{self._group}/{at.partition}.{at.offset}"

@@ -47,7 +47,7 @@ class Burying:
         if self._undertaker is None:
             self._drop(f"The event at {item.position} was dropped: {cause}.")
             return
-        self._undertaker.event(hand.frame, index, item.position, hand.attempt, cause, trace)
+        self._undertaker.event(hand.frame, index, item.position, hand.tries(index), cause, trace)
         self.buried += 1
 
     def record(self, hand: Hand, cause: str) -> None:

@@ -86,7 +86,7 @@ class Lane:
             where=plan.where,
             prefetch=plan.batch * plan.concurrency,
         )
-        self._consumer.open()
+        self._consumer.open(patience=0.0)  # whoever made this lane tries again
         self._thread = threading.Thread(target=self._work, name=f"proxyfab-trigger-{topic}", daemon=True)
         self._thread.start()
 
@@ -206,30 +206,42 @@ class Lane:
             call.settled = True
         seconds = time.monotonic() - call.began
         try:
-            self._say(call, error, what, seconds)
-            for item in call.items:
-                if error is None:
+            if error is None:
+                self._say("succeeded", call.items, seconds)
+                for item in call.items:
                     item.ack()
-                    continue
-                with contextlib.suppress(ProxyfabError):  # no dead letter can be written now: it comes again
-                    item.nack(self._plan.delay(item.attempt), error=_raised(error))
+            else:
+                self._failed(call, error, what, seconds)
         finally:
             with self._lock:
                 self._calls.remove(call)
 
-    def _say(self, call: _Call, error: BaseException | None, what: str, seconds: float) -> None:
-        first = call.items[0]
-        last = error is not None and first.attempt > self._plan.retries
-        self._book.count(
-            seconds=seconds, succeeded=error is None, failed=error is not None, buried=len(call.items) * last
-        )
+    def _failed(self, call: _Call, error: BaseException, what: str, seconds: float) -> None:
+        """Give the events back; those that were given back as often as may be are buried by that."""
+        buried = [item for item in call.items if item.failures >= self._plan.retries]
+        again = [item for item in call.items if item.failures < self._plan.retries]
+        if buried:
+            self._book.count(buried=len(buried))
+            self._say("buried", buried, seconds, error, calls=not again)
+        if again:
+            self._say(what, again, seconds, error)
+        for item in call.items:
+            with contextlib.suppress(ProxyfabError):  # no dead letter can be written now: it comes again
+                item.nack(self._plan.delay(item.failures + 1), error=_raised(error))
+
+    def _say(
+        self, what: str, items: list[Item], seconds: float, error: BaseException | None = None, *, calls: bool = True
+    ) -> None:
+        """A line for some events of a call, which is counted with one of its lines."""
         story = "" if error is None else story_of(error)
+        if calls:
+            self._book.count(seconds=seconds, succeeded=error is None, failed=error is not None)
         self._book.called(story)
         self._book.write(
-            "succeeded" if error is None else "buried" if last else what,
-            positions=[str(item.position) for item in call.items],
+            what,
+            positions=[str(item.position) for item in items],
             seconds=round(seconds, 6),
-            attempt=first.attempt,
+            attempt=items[0].attempt,
             error=story,
         )
 

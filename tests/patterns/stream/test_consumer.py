@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from proxyfab.errors import (
     ResolveTimeout,
     SerializationError,
 )
+from proxyfab.events.around import Around
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, LATEST, Position, Record, Topic
 from proxyfab.patterns.stream.consumer import Consumer
@@ -576,6 +578,44 @@ def test_a_forked_child_has_a_closed_copy(broker: Broker) -> None:
 
         assert in_fork(child)
         assert consumer.lag() == 1
+
+
+class Late(Around):
+    """A broker that cannot be reached at first."""
+
+    def __init__(self, real: Broker, away: int) -> None:
+        self.real, self.away = real, away
+        self.capabilities, self.url = real.capabilities, real.url  # type: ignore[misc]  # of this one
+
+    def ensure(self, topic: Topic, **options: Any) -> Topic:
+        self.away -= 1
+        if self.away >= 0:
+            raise ConnectorError("nobody listens")
+        return super().ensure(topic, **options)
+
+    @property
+    def own(self) -> Broker:
+        return self.real
+
+    def close(self) -> None:
+        """The real one stays open."""
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_beginning_has_the_patience_that_reading_has(broker: Broker, ordered: bool) -> None:
+    broker.ensure(Topic("t"))
+    with Consumer(Late(broker, 2), "t", ordered=ordered) as consumer:
+        assert consumer.fetch(1, 0) == []
+    late = Late(broker, 1000)
+    with pytest.raises(ConnectorError, match="Topic t cannot be read: broker memory.*start the broker"):
+        Consumer(late, "t", ordered=ordered, patience=0.2).open()
+    assert late.away < 999
+    with pytest.raises(ConnectorError, match="cannot be read"):
+        Consumer(late, "t", ordered=ordered).open(patience=0.0)
 
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"ack_wait": 0}, {"patience": -1}, {"timeout": 0}, {"prefetch": 0}])

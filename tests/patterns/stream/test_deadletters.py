@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -264,6 +265,73 @@ def test_an_event_that_kills_its_consumers_is_buried_and_its_neighbours_are_not(
     assert done == ["a", "b"] * 3 + ["c", "d"], "what is settled before it is not done again from the third time on"
     consumer.close()
     assert broker.state("t").items("trials/") == {}
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_events_that_were_sent_together_fail_each_for_itself(broker: Broker, ordered: bool) -> None:
+    out = Writer(broker)
+    out.send(*range(6))
+    out.end()
+    seen = Counter[int]()
+    with Consumer(broker, "t", attempts=3, ordered=ordered) as consumer:
+        for item in consumer:
+            seen[item.get()] += 1
+            assert (item.attempt, item.failures) == (seen[item.get()], seen[item.get()] - 1)
+            item.ack() if seen[item.get()] > 2 and item.get() != 5 else item.nack()
+    assert seen == dict.fromkeys(range(6), 3)
+    assert [(letter.get(), letter.cause) for letter in dead_letters(broker, "t")] == [(5, "given back at attempt 3")]
+
+
+def test_consumers_that_take_one_event_and_go_bury_none_of_the_others(broker: Broker) -> None:
+    out = Writer(broker)
+    out.send(*range(6))
+    failed: list[object] = []
+    done: list[object] = []
+    while len(done) < 6:
+        with Consumer(broker, "t", attempts=2) as consumer:
+            (item,) = consumer.fetch(1, 20)
+            if item.get() in failed:
+                done.append(item.get())
+                item.ack()
+            else:
+                failed.append(item.get())
+                item.nack()
+    assert done == failed == list(range(6))
+    assert list(dead_letters(broker, "t")) == []
+
+
+def lost(consumer: Consumer) -> None:
+    """Its process is killed: the broker notices, and nobody says a word."""
+    consumer._supply.fetching._subscription.close()
+    consumer._supply.desk.subscription = None
+
+
+def test_what_was_given_back_and_then_kills_is_buried_too(broker: Broker) -> None:
+    """On brokers that keep the note of who gave it back, and on others."""
+    out = Writer(broker)
+    out.send("poison")
+    out.end()
+    with Consumer(broker, "t", attempts=3) as consumer:
+        consumer.fetch(1)[0].nack()
+    for _ in range(8):
+        consumer = Consumer(broker, "t", attempts=3, ack_wait=1000)
+        if not consumer.fetch(1):
+            break
+        lost(consumer)
+    assert [letter.get() for letter in dead_letters(broker, "t")] == ["poison"]
+    consumer.close()
+
+
+def test_who_was_only_held_by_two_that_died_is_not_blamed_with_the_third(broker: Broker) -> None:
+    Writer(broker).send("held")
+    for _ in range(2):
+        with broker.subscribe("t", group="default", ack_wait=1000) as member:
+            assert len(member.fetch(1, 5)) == 1
+    consumer = Consumer(broker, "t", attempts=3, ack_wait=1000)
+    assert consumer.fetch(1)[0].get() == "held"
+    lost(consumer)
+    with Consumer(broker, "t", attempts=3, ack_wait=1000) as consumer:
+        assert [item.get() for item in consumer.fetch(1, 20)] == ["held"]
 
 
 @pytest.mark.parametrize("attempts", [1, 2])

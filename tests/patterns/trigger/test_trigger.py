@@ -136,6 +136,36 @@ def test_what_never_works_is_a_dead_letter(broker: Broker) -> None:
     assert "call 2 fails" in figures.error
 
 
+def test_of_a_batch_those_are_buried_that_failed_often_enough(broker: Broker) -> None:
+    def picky(batch: list[Event]) -> None:
+        if "bad" in [event.object for event in batch]:
+            raise ValueError("a bad one")
+
+    with Trigger(broker, "frames", picky, batch=2, window=0.3, retries=2, backoff=0.05, start=EARLIEST):
+        send(broker, "frames", "bad")
+        assert until(lambda: statistics(broker, "picky").failed == 1)
+        send(broker, "frames", "good")
+        assert until(lambda: statistics(broker, "picky").succeeded == 1)
+    (letter,) = dead_letters(broker, "frames")
+    figures = statistics(broker, "picky")
+    assert (letter.get(), figures.fired, figures.failed, figures.buried) == ("bad", 4, 3, 1)
+    (line,) = [line for line in logs(broker, "picky") if line.what == "buried"]
+    assert line.positions == (str(letter.position),)
+
+
+def test_events_that_dead_runners_held_are_tried_as_often_as_others(broker: Broker) -> None:
+    send(broker, "frames", "it")
+    for _ in range(4):
+        with broker.subscribe("frames", group="calls", ack_wait=1000) as member:
+            assert len(member.fetch(1, 5)) == 1
+    calls = Calls(fails=2)
+    with Trigger(broker, "frames", calls, retries=2, backoff=SOON, start=EARLIEST):
+        assert until(lambda: len(calls.seen) == 3)
+        assert until(lambda: statistics(broker, "calls").succeeded == 1)
+    assert list(dead_letters(broker, "frames")) == []
+    assert statistics(broker, "calls").buried == 0
+
+
 def test_a_call_that_takes_too_long_is_made_again(broker: Broker) -> None:
     gate, calls = threading.Event(), []
 
