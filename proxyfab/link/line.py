@@ -24,6 +24,8 @@ from proxyfab.link.session import Asked, Broken, Dropped, Event, Has, Hasnt, Ses
 from proxyfab.link.streams import Stream
 from proxyfab.waiting import Condition
 
+_FAREWELL = 5.0
+"""Seconds in which streams that were told to end should have."""
 Answerer = Callable[["Line", list[Want]], None]
 """Takes what the other site asks, in a stream's thread, and answers with `Line.give` whenever it can."""
 
@@ -93,20 +95,24 @@ class Line:
         return True
 
     def close(self) -> list[Question]:
-        """End all streams; `get_many` fails. Returns the questions that are open, to be asked elsewhere."""
+        """End all streams; `get_many` fails. Returns the questions that are open, to be asked elsewhere.
+
+        What is here of their objects goes along, unless a stream did not end in time: it may still write there, also
+        when all of an object came over another link, and somebody reads it. Such objects are asked for anew.
+        """
         with self._lock:
             self._closed = True
             streams = list(self._streams.values())
             self._lock.notify_all()
         for stream in streams:
             stream.close()
-        for stream in streams:
-            stream.join(5.0)
+        until = time.monotonic() + _FAREWELL
+        ended = all([stream.join(max(until - time.monotonic(), 0.0)) for stream in streams])
         with self._lock:
             self._desk.close()
             open_ones, self._open = self._open, {}
             for number, question in open_ones.items():
-                question.rest = self._rest(number)
+                question.rest = self._rest(number) if ended else None
             return list(open_ones.values())
 
     def _rest(self, number: int) -> Rest | None:

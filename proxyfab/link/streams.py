@@ -11,12 +11,10 @@ came. Leaves sockets' making, greeting and encryption to who opens them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import socket
 import ssl
-import sys
 import threading
 from collections import deque
 from typing import Protocol
@@ -25,6 +23,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.link.frames import HEADING, Heading, heading_of_letter, heading_of_segment, read_heading
 from proxyfab.link.sending import Item, Letter, Segment
+from proxyfab.osio import sockets
 
 LOW = 32 << 10
 """Bytes that the kernel has and did not send, below which it says that it has room: 4 ms of one of eight streams that
@@ -35,8 +34,6 @@ _TOGETHER = 8 << 10
 """Bytes of letters that are written at once: a stream that was idle sends 14 KB. More is for others that are free."""
 _PAUSE = 0.5
 """Milliseconds in which others may take what a stream could only queue: little beside a round trip that is long."""
-_UNSENT = 0x894B
-"""SIOCOUTQNSD: how many bytes TCP has and did not send once (`linux/sockios.h`)."""
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -90,6 +87,8 @@ class Stream:
         self._done = 0
         self._pauses = self._paused = False
         """Whether others are left the time to take what waits, and whether they were."""
+        self._rested = False
+        """Whether nothing was there to send when it was last looked."""
         self._thread = threading.Thread(target=self._run, name=f"proxyfab-link-{number}", daemon=True)
 
     def start(self) -> None:
@@ -109,10 +108,11 @@ class Stream:
             self._why, self._open = why, False
             self.ring()
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until its thread has ended."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until its thread has ended, unless that is the one that asks. Returns whether it has."""
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         poll = select.poll()
@@ -120,6 +120,7 @@ class Stream:
         try:
             while self._open:
                 if not (self._receive() | self._send()):
+                    self._rested = not self._out
                     poll.register(self._connection, select.POLLIN | (select.POLLOUT if self._out else 0))
                     poll.poll(_PAUSE if self._pauses else None)
                     self._pauses, self._paused = False, self._pauses
@@ -149,6 +150,9 @@ class Stream:
         while written < _TURN:
             if not self._out and (self._leaves_it() or not self._load()):
                 break
+            if self._rested:
+                self._rested = False
+                sockets.freshen(self._connection)
             view = self._out[0]
             try:
                 sent = self._connection.send(view)
@@ -166,14 +170,9 @@ class Stream:
 
         This one would queue it behind what its window does not let out, for a round trip or more.
         """
-        self._pauses, self._paused = not self._paused and not self._owner.ample() and self._unsent() > 0, False
-        return self._pauses
-
-    def _unsent(self) -> int:
-        try:
-            return int.from_bytes(fcntl.ioctl(self._connection, _UNSENT, bytes(4)), sys.byteorder)
-        except OSError:  # it is not TCP
-            return 0
+        queues = not self._paused and not self._owner.ample() and sockets.unsent(self._connection) > 0
+        self._pauses, self._paused = queues, False
+        return queues
 
     def _load(self) -> bool:
         """Take what is next. Letters go together, with each other and with the heading behind them."""

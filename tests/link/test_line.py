@@ -18,7 +18,7 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import ConnectorError, ProxyfabError, ResolveTimeout
 from proxyfab.link.line import Line
-from proxyfab.link.question import Outcome
+from proxyfab.link.question import Outcome, Question
 from proxyfab.link.room import Room
 from proxyfab.link.streams import Stream
 from proxyfab.testing.processes import until
@@ -166,6 +166,54 @@ def test_no_stream_no_answer_but_a_deadline() -> None:
     pair.close()
     with pytest.raises(ConnectorError, match="the link to it was closed"):
         pair.near.get_many(["one"], 30)
+
+
+class Stalling(socket.socket):
+    """A connection that stands still amid an object until `go`, and then brings bytes of another one."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(fileno=connection.detach())
+        self.stands, self.go = threading.Event(), threading.Event()
+
+    def recv_into(self, buffer: Any, *args: Any) -> int:
+        into = memoryview(buffer)
+        if self.stands.is_set() or into.nbytes < 10_000:  # a heading, or a letter
+            return super().recv_into(buffer, *args)
+        self.stands.set()
+        assert self.go.wait(60)
+        into[:] = b"?" * into.nbytes
+        return into.nbytes
+
+
+def test_a_stream_that_does_not_end_writes_into_nothing_that_was_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxyfab.link.line._FAREWELL", 0.01)
+    pair = Pair({"large": os.urandom(200_000)}, streams=0)
+    here, there = connected()
+    stalling = Stalling(here)
+    pair.again = False
+    assert pair.near.join(7, partial(Stream, 7, stalling))
+    assert pair.far.join(7, partial(Stream, 7, there))
+    ended = threading.Event()
+    stalled = pair.near._streams[7]
+    question = Question("large", lambda _: ended.set())
+    pair.near.ask([question])
+    try:
+        assert stalling.stands.wait(30)
+        open_ones = pair.near.close()
+        assert open_ones == [question]
+        pair.near, pair.far = Line("far"), Line("near", pair._find)
+        pair.dial()
+        pair.near.ask(open_ones)
+        assert ended.wait(30)
+        stalling.go.set()
+        assert stalled.join(30)
+        assert question.outcome is not None
+        assert question.outcome.frames is not None
+        assert question.outcome.frames.tobytes() == pair.objects["large"]
+    finally:
+        stalling.go.set()
+        stalled.join(30)
+        pair.close()
 
 
 def test_what_is_too_large_is_refused_and_the_link_lives() -> None:
