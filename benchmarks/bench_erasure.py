@@ -7,6 +7,7 @@ object on ten nodes, as D-Rex's scheduling cost is.
 
 from __future__ import annotations
 
+import ctypes
 import random
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from benchmarks.harness import Outcome, Place, Row, Settings, Skipped, compare, interleaved, row
 from benchmarks.payloads import GB, KB, MB, size_name
 from benchmarks.results import Results
-from proxyfab.buffers import Frames
+from proxyfab.buffers import Frames, GivenFrames
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import Options
 from proxyfab.connectors.memory import MemoryConnector
@@ -34,6 +35,9 @@ from proxyfab.erasure.placement import (
     SaturationControlled,
     ScarcityPrice,
 )
+from proxyfab.keys import Key
+from proxyfab.osio.mapping import copy
+from proxyfab.osio.memory import HUGE
 from proxyfab.osio.warm import Warm
 from proxyfab.testing import FaultyConnector
 
@@ -148,9 +152,34 @@ def _zfec(outcome: Outcome, k: int, m: int) -> Callable[[bytes], _Steps] | None:
     return steps
 
 
+class _Used(MemoryConnector):
+    """Keeps objects in memory that was used before. What fresh pages take depends on what the machine's host has to
+    give at that moment: between nothing and three times all else, and on either side by chance.
+    """
+
+    def put(self, frames: Frames, **how: Any) -> Key:
+        large = frames.nbytes >= HUGE and not frames.given
+        return super().put(GivenFrames((_copied(frames).toreadonly(),)) if large else frames, **how)
+
+
+_rooms = Warm(1 << 30)
+
+
+def _copied(found: Frames | None) -> memoryview:
+    """All of it in memory that was used before; other threads run meanwhile."""
+    if found is None:
+        raise AssertionError("it is not there")
+    room, at = _rooms.take(found.nbytes), 0
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    for view in found:
+        copy(view, address + at)
+        at += len(view)
+    return room
+
+
 def _scattered(settings: Settings, outcome: Outcome, nbytes: int) -> None:
     """Six children in memory: an object in shards, beside the very same bytes that are moved as they are."""
-    children = [MemoryConnector() for _ in range(6)]
+    children = [_Used() for _ in range(6)]
     one = ErasureConnector(children, Options(k=4, m=2))
     frames = Frames([random.Random(4).randbytes(nbytes)])
     parts = [Frames([part.tobytes()]) for part in Code(4, 2).encode(frames)]
@@ -163,15 +192,22 @@ def _scattered(settings: Settings, outcome: Outcome, nbytes: int) -> None:
         ),
         CHILD: _Place(partial(children[0].put, frames), lambda key: _copied(children[0].get(key)), children[0].evict),
     }
+    _compared(settings, outcome, places, "in memory", nbytes, 1 if settings.tiny else max(settings.rounds(nbytes), 15))
+    one.close()
+
+
+def _compared(
+    settings: Settings, outcome: Outcome, places: dict[str, _Place], where: str, nbytes: int, rounds: int
+) -> None:
+    """Rows of puts, gets and evicts; each object is evicted before the next one comes, so that memory is used again."""
     samples: dict[tuple[str, str], list[float]] = {}
-    for number, name in enumerate(interleaved(list(places), max(settings.rounds(nbytes), 1 if settings.tiny else 15))):
+    for number, name in enumerate(interleaved(list(places), rounds + (not settings.tiny))):
         marks = places[name].round()
         if number >= len(places) or settings.tiny:  # the first round takes memory that is not there yet
             for what, spent in marks.items():
-                samples.setdefault((f"{what}, in memory", name), []).append(spent)
+                samples.setdefault((f"{what}, {where}", name), []).append(spent)
     for (what, name), seconds in samples.items():
         outcome.rows.append(row(BENCH, what, name, seconds, nbytes=nbytes))
-    one.close()
 
 
 class _Place(NamedTuple):
@@ -195,29 +231,16 @@ class _Place(NamedTuple):
         return {"put": marks[1] - marks[0], "get": marks[2] - marks[1], "evict": marks[4] - marks[3]}
 
 
-def _copied(found: Frames | None) -> bytes:
-    if found is None:
-        raise AssertionError("it is not there")
-    return found.tobytes()
-
-
 def _far(settings: Settings, outcome: Outcome, nbytes: int) -> None:
     """One central store 50 ms away, beside six places as far away over links as quick."""
     delay, bandwidth = (0.001, 1e9) if settings.tiny else (0.05, 1e8)
     frames = Frames([random.Random(5).randbytes(nbytes)])
-    central = FaultyConnector(MemoryConnector(), delay=delay, bandwidth=bandwidth)
-    sites = [FaultyConnector(MemoryConnector(), delay=delay, bandwidth=bandwidth) for _ in range(6)]
+    central = FaultyConnector(_Used(), delay=delay, bandwidth=bandwidth)
+    sites = [FaultyConnector(_Used(), delay=delay, bandwidth=bandwidth) for _ in range(6)]
     places: dict[str, Any] = {CENTRAL: central, SITES: ErasureConnector(sites, Options(k=4, m=2))}
-    keys = {name: place.put(frames) for name, place in places.items()}
-    steps: dict[str, dict[str, Callable[[], object]]] = {
-        "put, 50 ms away": {name: partial(place.put, frames) for name, place in places.items()},
-        "get, 50 ms away": {name: partial(place.get, keys[name]) for name, place in places.items()},
-    }
-    for what, each in steps.items():
-        for name, seconds in compare(
-            each, rounds=1 if settings.tiny else max(settings.rounds(nbytes) // 3, 3), calls=1
-        ).items():
-            outcome.rows.append(row(BENCH, what, name, seconds, nbytes=nbytes))
+    ways = {name: _Place(partial(place.put, frames), place.get, place.evict) for name, place in places.items()}
+    rounds = 1 if settings.tiny else max(settings.rounds(nbytes) // 3, 3)
+    _compared(settings, outcome, ways, "50 ms away", nbytes, rounds)
     for place in places.values():
         place.close()
 

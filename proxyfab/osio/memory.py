@@ -45,13 +45,18 @@ def allocate(nbytes: int) -> memoryview:
     return memoryview(map_private(whole))[:nbytes]
 
 
+def unfilled(nbytes: int) -> memoryview:
+    """Writable bytes of any content, for who fills them all: none is touched before, with the interpreter's lock."""
+    return memoryview(_make_bytearray(None, nbytes)) if UNLOCKED <= nbytes < HUGE else allocate(nbytes)
+
+
 def copied(frames: Frames) -> memoryview:
     """All bytes in a block of their own. From 64 KiB on other threads run meanwhile: first touches take long, too.
 
     Raises:
         MemoryError: There is no room (or an OSError).
     """
-    block = allocate(frames.nbytes)
+    block = unfilled(frames.nbytes)
     if frames.nbytes < UNLOCKED or isinstance(frames, MadeFrames) or sum(map(len, frames.views)) != len(block):
         frames.copy_into(block)
         return block

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from proxyfab.fork import on_fork
-from proxyfab.osio.memory import HUGE, STEP, PrivateMap, allocate, map_private
+from proxyfab.osio.memory import HUGE, STEP, PrivateMap, map_private, unfilled
 
 KEPT = 256 << 20
 _IDLE = 10.0
@@ -42,9 +42,9 @@ class Warm:
         self._changing = False
 
     def take(self, nbytes: int) -> memoryview:
-        """Writable bytes that are nobody else's; with old content, or zeroed."""
+        """Writable bytes that are nobody else's, with any content."""
         if nbytes < HUGE:
-            return allocate(nbytes)
+            return unfilled(nbytes)
         now = time.monotonic()
         view = self._alone(lambda: self._used_before(nbytes, now))
         if view is None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from proxyfab.buffers import Frames
 from proxyfab.osio import memory
-from proxyfab.osio.memory import HUGE, allocate, map_private, new_bytearray, new_bytes
+from proxyfab.osio.mapping import UNLOCKED
+from proxyfab.osio.memory import HUGE, allocate, copied, map_private, new_bytearray, new_bytes, unfilled
 
 SIZES = [0, 1, 1000, HUGE - 1, HUGE, HUGE + 4097, 5 * HUGE]
 
@@ -44,6 +46,17 @@ def test_allocated_memory_is_zeroed_and_writable(size):
     assert block.nbytes == size
     assert not any(block[-8:])
     block[:] = b"\1" * size
+
+
+@pytest.mark.parametrize("size", [*SIZES, UNLOCKED - 1, UNLOCKED])
+def test_memory_that_is_filled_anyway(size):
+    """It is as long, writable and nobody else's; a copy into it is whole, also of several views."""
+    one, other = unfilled(size), unfilled(size)
+    one[:], other[:] = b"\1" * size, b"\2" * size
+    assert one.nbytes == size
+    assert one == b"\1" * size
+    data = os.urandom(size)
+    assert copied(Frames([data[:7], data[7:]])) == data
 
 
 def test_memory_goes_back():
