@@ -22,6 +22,7 @@ from proxyfab.brokers.kafka.client import Client, abandon, in_time
 from proxyfab.brokers.kafka.errors import UNABLE, translate, translated
 from proxyfab.brokers.kafka.groups import Groups
 from proxyfab.brokers.kafka.hand import Hand
+from proxyfab.brokers.kafka.versions import Ear
 from proxyfab.errors import CapacityError, ConnectorError
 from proxyfab.events.broker import TIMEOUT, Subscription
 from proxyfab.events.model import Delivery, GroupInfo, Position, Start
@@ -146,6 +147,8 @@ class Member(_Listening):
             return found
         left = 0.0 if found else self._hand.patience(max(0.0, min(_SLICE, until - time.monotonic())))
         self._hand.put(self._poll(consumer, most - len(found), left))
+        if self._ear.unable:
+            self._go_back()
         return found + self._hand.take(most - len(found))
 
     def _follow(self) -> None:
@@ -169,6 +172,8 @@ class Member(_Listening):
 
     def _join(self) -> Consumer:
         protocol = self._client.protocol
+        tuning = dict(self._client.place.tuning)
+        self._ear = Ear(tuning)
         options: dict[str, object] = {
             "client.id": self._name or "proxyfab",
             "max.poll.interval.ms": round(1000 * max(_GIVEN, 2 * self._ack_wait)),
@@ -176,8 +181,10 @@ class Member(_Listening):
             "group.protocol": protocol,
         }
         if protocol == "classic":
-            session = dict(self._client.place.tuning).get("session.timeout.ms", _SESSION)
+            session = tuning.get("session.timeout.ms", _SESSION)
             options |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": session}
+        else:
+            options |= self._ear.options
         consumer = self._client.consumer(self._id, options)
         with translated(self._said):
             if self._partitions is None:
@@ -189,10 +196,14 @@ class Member(_Listening):
     def _bearable(self, error: KafkaError) -> bool:
         unable = error.code() in UNABLE or (error.code() == KafkaError._FATAL and "not supported" in error.str())
         if unable and self._client.protocol == "consumer":
-            self._client.protocol = "classic"  # Kafka before 4.0, and Redpanda
-            self._rejoin()
+            self._go_back()
             return True
         return super()._bearable(error)
+
+    def _go_back(self) -> None:
+        """Join with the protocol that Kafka before 4.0 has, and Redpanda."""
+        self._client.protocol = "classic"
+        self._rejoin()
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {each.partition for each in partitions}

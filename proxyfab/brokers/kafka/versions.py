@@ -1,0 +1,40 @@
+"""Which protocol of groups a cluster knows.
+
+librdkafka's members of the newer one wait for ever, without a word, where brokers do not list its requests: those of
+Kafka before 4.0 and Redpanda. But as soon as it is connected its log tells what a broker lists: that is heard here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_REQUEST, _LACKS = "ConsumerGroupHeartbeat", "NOT supported"
+
+
+class Ear:
+    """The log of one member's consumer.
+
+    Args:
+        tuning: What the user sets of librdkafka: what it logs because of that goes to stderr, as it would without us.
+    """
+
+    def __init__(self, tuning: Mapping[str, Any]) -> None:
+        self.unable = False
+        """Whether a broker said that it does not know the newer protocol."""
+        self._wanted = {name: tuning[name] for name in ("debug", "log_level") if name in tuning}
+
+    @property
+    def options(self) -> dict[str, object]:
+        """With what the consumer is opened."""
+        debug = ",".join([str(self._wanted["debug"]), "feature"] if "debug" in self._wanted else ["feature"])
+        return {"debug": debug, "log_level": 7, "logger": self}
+
+    def log(self, level: int, form: str, *said: object) -> None:  # noqa: ARG002 - as a logging.Logger has it
+        """Called by confluent_kafka while the consumer is polled."""
+        text = form % said
+        if _REQUEST in text and _LACKS in text:
+            self.unable = True
+        if self._wanted:
+            sys.stderr.write(f"{text}\n")
