@@ -6,6 +6,9 @@ The short form of what `make kills ARGS="--plane events"` does. A seed is printe
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +19,13 @@ from proxyfab.patterns import Consumer, Producer
 from proxyfab.testing.campaign import one_stream_run
 from proxyfab.testing.events import EventServer
 from proxyfab.testing.history import Event, History, Record
+from proxyfab.testing.nursery import Nursery
+from proxyfab.testing.processes import until
 from proxyfab.testing.streamkills.judging import Verdict, judge
-from proxyfab.testing.streamkills.places import kinds, names
-from proxyfab.testing.streamkills.running import Report
+from proxyfab.testing.streamkills.looking import look
+from proxyfab.testing.streamkills.places import kinds, names, place
+from proxyfab.testing.streamkills.running import Report, live
+from proxyfab.testing.streamkills.work import Job, consume
 
 SEED = 20261121
 RUNS = [(place, struck) for place in names() for struck in kinds(place)]
@@ -125,3 +132,28 @@ def test_a_broker_that_keeps_nothing_says_what_is_lost() -> None:
                 out.abort()
             with contextlib.suppress(ProxyfabError):
                 consumer.close()
+
+
+@pytest.mark.slow
+def test_who_does_not_see_the_end_is_looked_at(tmp_path: Path) -> None:
+    """Stacks, tasks and subscriptions of the process, its connections, and what its broker says."""
+    with place("nats", tmp_path) as at, Nursery(["redis"], [consume.__module__, "proxyfab.brokers.nats"]) as nursery:
+        with open_broker(at.url) as broker:
+            broker.ensure(Topic("t"))
+            seen = tmp_path / "seen"
+            seen.mkdir()
+            job = Job(tmp_path, tmp_path / "over", "c", "plain", "1", at.url, "t", "o", at.store, 2.0, 20.0, 0.1)
+            pid = nursery.start(live, consume, job, seen / "c")
+            assert until(lambda: "plain" in broker.groups("t"), 20)
+
+            look(seen, {"c": pid}, at, ("t",))
+
+            os.kill(pid, signal.SIGKILL)
+            nursery.reap(pid)
+    mine, theirs = (seen / "c").read_text(), (seen / "broker").read_text()
+    assert "in _consume" in mine
+    assert "here._intake: _Consumers" in mine
+    assert "wait_for=" in mine
+    assert "GroupInfo(" in theirs
+    assert "established" in theirs
+    assert "ack_floor" in theirs

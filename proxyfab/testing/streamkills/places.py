@@ -16,9 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from proxyfab.brokers.nats import topics
+from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.brokers.nats.groups import seats
 from proxyfab.errors import ConfigurationError
 from proxyfab.testing.events import EventServer
 from proxyfab.testing.kafka import KafkaCluster
@@ -44,6 +48,7 @@ class Place:
         make: Makes a topic where the broker cannot.
         deletes: Whether it can delete topics.
         leftovers: What lies at the broker although every topic was deleted, in words.
+        inside: What a broker itself says of a topic, in its own words.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Place:
     make: Callable[[str, int], object] = lambda topic, partitions: None
     deletes: bool = True
     leftovers: Callable[[], list[str]] = list
+    inside: Callable[[str], list[str]] = lambda topic: []
 
 
 @contextmanager
@@ -109,13 +115,26 @@ def _redis(directory: Path) -> Iterator[Place]:
             with closing(server.client()) as client:
                 return [f"redis key {name.decode(errors='replace')}" for name in client.keys("*") if name != _MARK]
 
-        yield Place("redis", f"{server.url}/0", _files(directory), _Loading(server), leftovers=left)
+        def inside(topic: str) -> list[str]:
+            with closing(server.client()) as client:
+                keys = client.scan_iter(_type="stream")
+                return [f"{key!r}: {client.xinfo_stream(key, full=True)}" for key in keys]
+
+        yield Place("redis", f"{server.url}/0", _files(directory), _Loading(server), leftovers=left, inside=inside)
 
 
 @contextmanager
 def _nats(directory: Path) -> Iterator[Place]:
     with NatsServer("") as server, RedisServer() as objects:
-        yield Place("nats", server.url, f"{objects.url}/0?ns=objects", server)
+        yield Place("nats", server.url, f"{objects.url}/0?ns=objects", server, inside=partial(_seats, server.url))
+
+
+def _seats(url: str, topic: str) -> list[str]:
+    with closing(NatsBroker.from_url(url)) as broker:
+        desk = broker._desk
+        info = broker._run(lambda deadline: topics.look(desk, topic, deadline))[1]
+        there = broker._run(lambda deadline: seats(desk.link, desk.names, topic, deadline))
+    return [f"{topic}: {info}", *(f"{group}: {dict(turns)}" for group, turns in there.items())]
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from proxyfab.testing.nursery import Nursery
 from proxyfab.testing.processes import until
 from proxyfab.testing.streamkills.aftermath import Aftermath
 from proxyfab.testing.streamkills.judging import RULES, Verdict, judge
+from proxyfab.testing.streamkills.looking import be_seen, look
 from proxyfab.testing.streamkills.places import Place, Struck
 from proxyfab.testing.streamkills.work import ORDERED, PLAIN, RELAY, Job, consume, produce, relay
 
@@ -180,6 +181,8 @@ class _Run:
         self.left: list[str] = []
         self.output: list[str] = []
         self._place, self._nursery, self._seed, self._pause = at, nursery, seed, pause
+        self._seen = directory / "seen"
+        self._seen.mkdir()
         self._over = directory / "over"
         self._dice = random.Random(seed)
         self._clock = threading.Event()
@@ -212,7 +215,7 @@ class _Run:
             DEADLINE - 5,
             self._pause,
         )
-        self._alive[slot] = who, self._nursery.start(SLOTS[slot], job)
+        self._alive[slot] = who, self._nursery.start(live, SLOTS[slot], job, self._seen / who)
 
     # -- kills -------------------------------------------------------------------------------------------------------
 
@@ -263,7 +266,8 @@ class _Run:
             who, pid = self._alive[slot]
             ended = self._comes_to_the_end(who, pid)
             if not ended:
-                self.early.append(f"{who} does not see the end of the stream")
+                self.early.append(f"{who} does not see the end of the stream; what was to be seen: {self._seen}")
+                look(self._seen, dict(self._alive.values()), self._place, (self._after.topic, self._after.output))
                 os.kill(pid, signal.SIGKILL)
             self._reap(who, pid, 0 if ended else -signal.SIGKILL)
             del self._alive[slot]
@@ -287,6 +291,13 @@ class _Run:
                 self._nursery.reap(pid)
         self._alive.clear()
         self._after.close()
+
+
+def live(role: Callable[[Job], None], job: Job, seen: Path) -> None:
+    """Do a job, and write into `seen` what is to be seen when `look` asks."""
+    end = be_seen(seen)
+    role(job)
+    end()
 
 
 def _ended(pid: int) -> bool:
