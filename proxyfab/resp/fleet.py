@@ -241,7 +241,7 @@ class Fleet:
         self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool = False
     ) -> T:
         ends = time.monotonic() + seconds
-        link = self.lend(address, protocol, seconds)
+        link = self.lend(address, protocol, seconds if protocol == 2 else min(seconds, SILENCE))
         try:
             link.begin(ends - time.monotonic())
             link.before = ASKING if asking else b""

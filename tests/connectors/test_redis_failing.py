@@ -13,6 +13,7 @@ from proxyfab import Store
 from proxyfab.connectors.redis import RedisConnector, SecureRedisConnector, bulk
 from proxyfab.errors import ConnectorError, IntegrityError, ObjectLost
 from proxyfab.keys import Key
+from proxyfab.resp import fleet
 from proxyfab.testing import until
 from proxyfab.testing.cable import Cable
 from proxyfab.testing.content import is_whole, plain, signed
@@ -47,6 +48,17 @@ def test_a_stopped_server_costs_the_deadline_and_no_more(server: RedisServer, op
 
         assert took < (5 if operation != "wait" else 10)
         assert until(lambda: works(one, key))
+
+
+def test_who_waits_at_a_server_that_was_stopped_before_is_told_as_soon(server, monkeypatch) -> None:
+    monkeypatch.setattr(fleet, "SILENCE", 0.3)
+    server.stop()
+    with RedisConnector.from_url(f"{server.url}/0?timeout=20", name="one") as one:
+        started = time.monotonic()
+        with pytest.raises(ConnectorError, match="wait.* did not say a word"):
+            one.wait(Key("never"), 0)
+        assert time.monotonic() - started < 10
+    server.go_on()
 
 
 def test_a_server_that_was_stopped_before_costs_no_more(server: RedisServer) -> None:

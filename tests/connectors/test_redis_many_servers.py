@@ -15,7 +15,7 @@ from proxyfab.testing import until
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.processes import DEADLINE, at_once
 from proxyfab.testing.servers import HOST, RedisServer, redis_cluster, redis_watched
-from tests.connectors.redis_places import works
+from tests.connectors.redis_places import keys_at, works
 
 BIG = 3_000_000
 
@@ -38,6 +38,11 @@ def test_a_full_server_says_so_and_keeps_what_it_has() -> None:
                 one.put_many([signed(1000), signed(20_000_000)], keys=[Key("small"), Key("large")])
             assert one.evict_many(keys[:5]) == [True] * 5
             assert until(lambda: _fits(one))
+        with RedisConnector.from_url(f"{server.url}/0?chunk=1000000", name="one") as one:
+            with pytest.raises(CapacityError):
+                one.put(signed(20_000_000), key=Key("in chunks"))
+            assert until(lambda: _fits(one))  # the pieces that found room did not stay for as long as their lease
+            assert not [name for name in keys_at(f"{server.url}/0") if b":c:{" in name]
 
 
 def _fits(one: RedisConnector) -> bool:

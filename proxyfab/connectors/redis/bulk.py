@@ -275,11 +275,16 @@ def _put_chunks(link: Link, writing: Writing, header: Header) -> bool:
         return bool(old == header.pack())
     if writing.replace:
         link.call(b"UNWATCH")
-    with together() if there else nullcontext():
-        _send_chunks(link, names, writing.frames, header.chunk)
-        if _publish(link, writing, header, names):
-            return True
-    link.calls([pack(b"UNLINK", chunk) for chunk in names], lenient=True)
+    drop = [pack(b"UNLINK", chunk) for chunk in names]
+    try:
+        with together() if there else nullcontext():
+            _send_chunks(link, names, writing.frames, header.chunk)
+            if _publish(link, writing, header, names):
+                return True
+    except exceptions.OutOfMemoryError:  # those that found room would keep others out for as long as their lease
+        link.calls(drop, lenient=True)
+        raise
+    link.calls(drop, lenient=True)
     if not writing.replace and link.calls([ask_range(name, 0, SIZE)])[0]:
         return False  # somebody put there meanwhile
     raise Torn  # somebody cleared meanwhile
