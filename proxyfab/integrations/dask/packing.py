@@ -27,6 +27,8 @@ from proxyfab.wire.payload import Payload
 MIDDLING = LEAF
 """Bytes from which on Dask takes longer to name bytes and arrays than we do."""
 _MANY = 64
+_ITSELF = normalize_token.dispatch(int)
+"""Dask's way with what needs no other name, as numbers, bytes and text: a function of another package's."""
 
 
 class Large(NamedTuple):
@@ -180,9 +182,11 @@ class Packing:
 def _named_by_its_type(obj: Any) -> str | None:
     """By what pure tasks of it are the same, if a type of the user's has a say in that; None for all others."""
     kind = type(obj)
-    if hasattr(kind, "__dask_tokenize__") or not normalize_token.dispatch(kind).__module__.startswith("dask."):
-        return str(tokenize(obj))
-    return None
+    if not hasattr(kind, "__dask_tokenize__"):
+        way = normalize_token.dispatch(kind)
+        if way is _ITSELF or way.__module__.startswith("dask."):
+            return None
+    return str(tokenize(obj))
 
 
 def called(func: Any, /, *args: Any, **kwargs: Any) -> Any:

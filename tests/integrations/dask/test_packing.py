@@ -206,6 +206,17 @@ def test_a_type_that_says_what_is_equal_is_heard(monkeypatch: pytest.MonkeyPatch
     assert packing().one(Numbered(ARRAY)).token != packing().one(Numbered(ARRAY + 1)).token
 
 
+@pytest.mark.parametrize(
+    "obj",
+    [b"x" * ABOVE, bytearray(ABOVE), "x" * ABOVE, ARRAY, pd.Series(ARRAY), [1.5] * ABOVE, Holder(ARRAY)],
+    ids=type,
+)
+def test_what_has_a_token_of_ours_is_not_named_by_dask_as_well(obj: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes twenty seconds a gigabyte of bytes."""
+    monkeypatch.delattr("proxyfab.integrations.dask.packing.tokenize")
+    assert type(packing(told=True).one(obj)) is Held
+
+
 def test_what_cannot_be_called_is_no_function_of_ours() -> None:
     assert packing().function(ARRAY) is None
 
