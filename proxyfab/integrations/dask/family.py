@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +39,7 @@ from proxyfab.integrations.dask.home import sight, version
 from proxyfab.integrations.dask.loading import own
 from proxyfab.integrations.dask.published import Published
 from proxyfab.keys import Key
+from proxyfab.members import Members
 from proxyfab.osio.memory import new_bytes
 from proxyfab.osio.owner import Writer, this_process
 from proxyfab.osio.root import Root
@@ -91,7 +91,7 @@ class Lane:
         self.shared.mappings.limit = min(self.shared.mappings.limit, memory // _WARM)
         self._connector = SharedMemoryConnector()
         self.published = Published(self._connector, self.shared, memory // _WAITING)
-        self._pools: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._pools: Members[Any] = Members()
         self._lost_in_a_row = 0
         self._warned = False
 
@@ -115,7 +115,7 @@ class Lane:
 
     def close(self) -> None:
         """Take no part any more; nothing stays published."""
-        for pool in list(self._pools):
+        for pool in self._pools:
             self.retract(pool)
         self.published.close()
         self._connector.close()
@@ -185,7 +185,7 @@ class Lane:
         self.figures.add("lost")
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= _GIVES_UP:
-            for pool in list(self._pools):
+            for pool in self._pools:
                 self.retract(pool)
             self._warn(f"Values of Dask are not fetched from shared memory any more, as that failed: {error or 'gone'}")
 

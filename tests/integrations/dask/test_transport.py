@@ -431,6 +431,26 @@ def test_a_lane_warns_once_and_stops_asking_when_nothing_is_there() -> None:
         lane.close()
 
 
+def test_pools_come_while_others_are_looked_through() -> None:
+    """A value may be lost in any thread, while a client starts in another."""
+
+    class Pool:
+        """Of connections."""
+
+        connection_args: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+
+        def collect(self) -> None: ...
+
+    lane, pools = family.Lane(), [Pool(), Pool(), Pool()]
+    try:
+        lane.announce(pools[0])
+        for _, pool in zip(lane._pools, pools[1:], strict=False):
+            lane.announce(pool)
+    finally:
+        lane.close()
+    assert [pool.connection_args["handshake_overrides"] for pool in pools[:2]] == [{}, {}]
+
+
 def asked_inside(other: str) -> tuple[bool, int, float]:
     """Whether the client of a task is one of ours, what it received, and a sum over that."""
     with worker_client() as inside:
