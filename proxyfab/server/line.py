@@ -23,6 +23,7 @@ from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, Pr
 from proxyfab.server.floods import Floods
 from proxyfab.server.gate import Gate, check_binds
 from proxyfab.server.options import Options
+from proxyfab.server.poll import Poll
 from proxyfab.wire.flow import ANSWERS
 from proxyfab.wire.messages import MAX_MESSAGE, encode
 
@@ -55,8 +56,11 @@ class Line:
         self._met: dict[bytes, list[int]] = {}
         """Peers that are known: over which descriptor, and how many messages they were sent."""
         self.dropped = 0
-        self.touched = True
-        """Whether the sockets were used since `pending` was asked: they may have taken notice of something then."""
+        self.rung = self.tolled = self.knocked = True
+        """Whether the ROUTER may have something to receive, something may have come of a connection, and somebody may
+        be at the gate."""
+        self._touched = False
+        """Whether something was sent since the ROUTER had nothing to receive: it may have taken notice then."""
 
     def open(self) -> None:
         """Bind.
@@ -91,11 +95,50 @@ class Line:
             self.endpoints.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         self._ports = {int(end.rpartition(":")[2]) for end in self.endpoints if end.startswith("tcp:")}
 
+    def watch(self, poll: Poll) -> None:
+        """Be told what happens from now on: each socket is asked when its descriptor rang, and not before.
+
+        A descriptor tells of what its socket has not taken notice of yet. So each is asked until it has nothing more,
+        and the ROUTER, which may take notice while it sends, anew after that (`settle`).
+        """
+        calls = (self._ring, self._toll, self._knock)
+        for socket, call in zip((self.router, self.monitor, self.gate.socket), calls, strict=True):
+            if socket is not None:
+                poll.add(int(socket.getsockopt(zmq.FD)), call)
+
+    def _ring(self, _: int) -> None:
+        self.rung = True
+
+    def _toll(self, _: int) -> None:
+        self.tolled = True
+
+    def _knock(self, _: int) -> None:
+        self.knocked = True
+
+    def look_again(self) -> None:
+        """Take nothing for known: somebody may have been told something, and failed at it."""
+        self.rung = self.tolled = self.knocked = True
+
+    def settle(self) -> None:
+        """What was sent may have let the ROUTER take notice of something, which its descriptor tells no more."""
+        if self._touched and not self.rung:
+            self._touched = False
+            self.rung = self._readable()
+
+    def _readable(self) -> bool:
+        return bool(int(self.router.getsockopt(zmq.EVENTS)) & _READABLE)
+
     def receive(self) -> tuple[bytes, int, list[memoryview]] | None:
         """Who sent what has come next, over which descriptor; None when nothing waits, or a stranger said it."""
-        if not int(self.router.getsockopt(zmq.EVENTS)) & _READABLE:  # cheaper than an exception
+        self._touched = False
+        self.rung = self._readable()  # cheaper than an exception
+        if not self.rung:
             return None
-        who, *parts = self.router.recv_multipart(_NOW, copy=False)
+        who = part = self.router.recv(_NOW, copy=False)
+        parts = []
+        while part.more:
+            part = self.router.recv(_NOW, copy=False)
+            parts.append(part)
         try:
             descriptor = int(who.get(zmq.SRCFD))
         except zmq.ZMQError:  # of ZMTP 1.0, which no client speaks, ZeroMQ does not know the connection
@@ -109,7 +152,7 @@ class Line:
         self, who: bytes, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()
     ) -> bool:
         """Whether the message is on its way; not when the peer has gone or does not read."""
-        self.touched = True
+        self._touched = True
         parts: list[Any] = [who, encode(verb, request, fields), *body]
         try:
             if body and sum([view.nbytes for view in body]) > _COPIED:
@@ -149,28 +192,21 @@ class Line:
 
     def reaches(self, who: bytes) -> bool:
         """Whether a peer is connected. It gets an empty message, which clients pass over."""
-        self.touched = True
+        self._touched = True
         try:
             self.router.send_multipart([who, b""], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             return error.errno == zmq.EAGAIN
         return True
 
-    @property
-    def descriptors(self) -> list[int]:
-        """Readable when something may have happened; what that is, `pending` says."""
-        return [int(socket.getsockopt(zmq.FD)) for socket in self._sockets()]
-
-    def pending(self) -> bool:
-        """Whether there is something to receive. A descriptor tells of what comes after this was asked, and once."""
-        self.touched = False
-        return any(int(socket.getsockopt(zmq.EVENTS)) & _READABLE for socket in self._sockets())
-
-    def _sockets(self) -> list[zmq.Socket[bytes]]:
-        return [socket for socket in (self.router, self.monitor, self.gate.socket) if socket is not None]
+    def admit(self) -> None:
+        """Decide about those who knocked."""
+        self.knocked = False
+        self.gate.answer()
 
     def gone(self) -> Iterator[int]:
         """Descriptors of connections that have ended since the last call."""
+        self.tolled = False
         while True:
             try:
                 event = recv_monitor_message(self.monitor, zmq.NOBLOCK)

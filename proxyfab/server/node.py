@@ -72,7 +72,6 @@ class Node:
         self._is_over = is_over
         self._swept = 0.0
         self._slips = 0
-        self._rung = True
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -87,8 +86,7 @@ class Node:
 
     def run(self) -> None:
         """Serve until `stop`, then finish what has begun, within limits, and close."""
-        for descriptor in self.line.descriptors:
-            self._poll.add(descriptor, self._ring)
+        self.line.watch(self._poll)
         self._poll.add(self._wake, self._woken)
         try:
             while not self._stopping:
@@ -106,7 +104,7 @@ class Node:
             if self._slips > _SLIPS:
                 raise
             self._fault(fault)
-            self._rung = True  # what was not looked at is looked at again
+            self.line.look_again()
         else:
             self._slips = 0
 
@@ -115,20 +113,19 @@ class Node:
         self._stopping = True
         self._wake_up()
 
-    def _ring(self, _: int) -> None:
-        self._rung = True
-
     def _woken(self, _: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
     def _step(self, seconds: float) -> None:
-        self._poll.wait(0 if self._rung else seconds)
-        rung = self._rung
-        if rung:
+        line = self.line
+        self._poll.wait(0 if line.rung else seconds)
+        if line.rung:
             self._listen()
+        if line.tolled:
             self._mourn()
-            self.line.gate.answer()
+        if line.knocked:
+            line.admit()
         while self._done:
             steps, reply, value, error = self._done.popleft()
             self._working -= 1
@@ -138,12 +135,11 @@ class Node:
             self._begin_posted(todo, reply)
         now = time.monotonic()
         self.state.waiters.expire(now)
-        self.line.floods.look(now)
+        line.floods.look(now)
         if now - self._swept > _SWEEP:
             self._swept = now
             self._sweep(now)
-        if rung or self.line.touched:  # else its descriptors tell
-            self._rung = self.line.pending()
+        line.settle()
 
     def _sweep(self, now: float) -> None:
         self.verbs.sweep(now)

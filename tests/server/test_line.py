@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from select import select
 
 import pytest
 import zmq
 
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
+from proxyfab.server.poll import Poll
 from proxyfab.testing.processes import until
 from proxyfab.wire.flow import ANSWERS
 from proxyfab.wire.messages import NOBODY
@@ -70,3 +73,22 @@ def test_what_is_heard_late_of_a_connection_ends_no_other_one(line, context):
         assert not line.send(who, "ok", NOBODY, {}, LARGE)
         assert line.send(innocent, "ok", NOBODY, {}, LARGE)
         assert len(other.recv_multipart()) == 2
+
+
+def test_what_the_router_notices_while_it_sends_is_heard_although_its_descriptor_is_quiet(line, context):
+    with contextlib.closing(Poll()) as poll, dealer(context) as one:
+        line.watch(poll)
+        one.connect(line.endpoints[0])
+        one.send(b"first")
+        who, _ = heard(line)
+        for number in range(20):
+            while line.rung:
+                assert line.receive() is None
+                poll.wait(0)
+            one.send(b"another")
+            assert select([line.router.get(zmq.FD)], [], [], 30)[0]
+            assert line.reaches(who)
+            line.settle()
+            poll.wait(0)
+            assert line.rung, f"message {number} is not heard before something else happens"
+            assert line.receive() is not None

@@ -42,7 +42,6 @@ class EventServer:
         self._poll = Poll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
-        self._rung = True
         self._counted = 0.0
 
     def open(self) -> list[str]:
@@ -52,8 +51,7 @@ class EventServer:
 
     def run(self) -> None:
         """Serve until `stop`, and close."""
-        for descriptor in self.line.descriptors:
-            self._poll.add(descriptor, self._ring)
+        self.line.watch(self._poll)
         self._poll.add(self._wake, self._woken)
         try:
             while not self._stopping:
@@ -76,32 +74,30 @@ class EventServer:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    def _ring(self, _: int) -> None:
-        self._rung = True
-
     def _woken(self, _: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
     def _step(self) -> None:
-        self._poll.wait(0 if self._rung else self._pause())
-        rung = self._rung
-        if rung:
+        line = self.line
+        self._poll.wait(0 if line.rung else self._pause())
+        if line.rung:
             for _ in range(_BURST):
-                received = self.line.receive()
+                received = line.receive()
                 if received is None:
                     break
                 self._hear(*received)
+        if line.tolled:
             self._mourn()
-            self.line.gate.answer()
+        if line.knocked:
+            line.admit()
         self.verbs.waiters.serve()
         now = time.monotonic()
-        self.line.floods.look(now)
+        line.floods.look(now)
         if now - self._counted > _LONGEST:
             self._counted = now
             self.verbs.topics.count()
-        if rung or self.line.touched:  # else its descriptors tell
-            self._rung = self.line.pending()
+        line.settle()
 
     def _pause(self) -> float:
         """Seconds until there is something to do without being told."""
