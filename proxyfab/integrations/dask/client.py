@@ -263,7 +263,8 @@ async def _met(client: Any, chosen: Settings) -> Link:
     callback = PeriodicCallback(lambda: _tidy(client), TIDY)
     client._periodic_callbacks[NAME] = callback
     callback.start()
-    keeping = Keeping(store, client._send_to_scheduler, mark_of(client.id))
+    where = home.sight if home.url.startswith("shm://") else ""
+    keeping = Keeping(store, client._send_to_scheduler, mark_of(client.id), where)
     return Link(client, chosen, keeping, graphs=graphs)
 
 

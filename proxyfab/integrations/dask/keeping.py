@@ -45,10 +45,12 @@ class Keeping:
         store: Where objects go.
         send: Sends a message to the scheduler, in order with everything else that this client sends.
         mark: How the ids of keys begin (`home.mark_of`).
+        where: Which shared memory the store is in (`home.sight`); `""` for one that is reached from everywhere.
     """
 
-    def __init__(self, store: Store, send: Callable[[dict[str, Any]], None], mark: str = "") -> None:
+    def __init__(self, store: Store, send: Callable[[dict[str, Any]], None], mark: str = "", where: str = "") -> None:
         self.store = store
+        self.where = where
         self._mark = mark
         self._send = send
         self._kept: dict[str, _Kept] = {}

@@ -11,7 +11,8 @@
 Promises: a result in the store survives its worker: the task that Dask runs again finds it there and does not compute
 it again. Where a result cannot be stored (it does not pickle, the store is full or away) it stays in the worker, as
 always with Dask. It is deleted with its key, also if that was forgotten while the task ran (`scheduler`). Whoever gets
-a handle and knows nothing of handles, a plain client, gets the object as it is unpickled.
+a handle and knows nothing of handles, a plain client, gets the object as it is unpickled. What a worker on another host
+than a store of shared memory returns stays in that worker, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from dask._task_spec import GraphNode, Task
 
 from proxyfab.errors import KeyExists, KeyNotFound, ObjectLost, ProxyfabError, SerializationError
-from proxyfab.integrations.dask.home import STORED
+from proxyfab.integrations.dask.home import STORED, sight
 from proxyfab.integrations.dask.loading import loaded
 from proxyfab.keys import Key
 from proxyfab.proxy import kind_of
@@ -167,18 +168,21 @@ class Stored(Taking):
         url: Of the store.
         home: The key of the result there, drawn for this task.
         above: Results of fewer bytes stay in the worker.
+        where: Which shared memory the store is in (`home.sight`); of workers that do not see it results stay there.
     """
 
     url: str
     home: str
     above: int
-    __slots__ = ("above", "home", "url")
+    where: str
+    __slots__ = ("above", "home", "url", "where")
 
-    def __init__(self, inner: Any, url: str, home: str, above: int) -> None:
+    def __init__(self, inner: Any, url: str, home: str, above: int, where: str = "") -> None:
         super().__init__(inner)
         self.url = url
         self.home = home
         self.above = above
+        self.where = where
 
     def __call__(self, values: Mapping[Hashable, Any] | tuple[()] = ()) -> Any:
         if self.is_coro:
@@ -205,7 +209,7 @@ class Stored(Taking):
         """A handle of the result, which lies in the store now; the result itself if it cannot or need not lie there."""
         try:
             payload = dumps(result)
-            if payload.nbytes < self.above:
+            if payload.nbytes < self.above or (self.where and self.where != sight()):
                 return result
             key = Key.parse(self.home)
             with contextlib.suppress(KeyExists):  # another run of this task was faster
@@ -232,10 +236,10 @@ class Stored(Taking):
         worker.loop.add_callback(worker.batched_send, words)
 
     def around(self, inner: Any) -> Stored:
-        return Stored(inner, self.url, self.home, self.above)
+        return Stored(inner, self.url, self.home, self.above, self.where)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Stored, (self.inner, self.url, self.home, self.above)
+        return Stored, (self.inner, self.url, self.home, self.above, self.where)
 
 
 async def unkept(result: Any) -> Any:

@@ -18,5 +18,5 @@ def stored(expression: Any, keeping: Keeping, above: int) -> Any:
     spared = annotations.get("proxyfab", {})
     for key, node in tasks.items():
         if may_be_inside(node) and node.key == key and node.func is not same and spared.get(key) is not False:
-            tasks[key] = Stored(node, keeping.store.url, str(keeping.reserve()), above)
+            tasks[key] = Stored(node, keeping.store.url, str(keeping.reserve()), above, keeping.where)
     return rewritten(expression, tasks, annotations)

@@ -70,6 +70,15 @@ def test_what_lies_nowhere_any_more_is_an_error_of_a_name(far: Any) -> None:
             del keeping.store.put_payload
 
 
+def test_results_of_a_worker_elsewhere_stay_with_it(far: Any) -> None:
+    """A client would look for them in the shared memory of its own host."""
+    array = np.arange(LARGE) + 9
+    with Client(far, set_as_default=False, results="store") as client:
+        first = client.submit(lambda array: array + 1, array)
+        assert (first.result(WAIT) == array + 1).all()
+        assert client.submit(lambda array: int(array[0]), first).result(WAIT) == 10
+
+
 def test_a_client_elsewhere_is_a_plain_one(
     far: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
