@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from proxyfab.abc import check_ttl
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, IntegrityError
+from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.osio.machine import sight_of
 from proxyfab.osio.memory import give_back
 from proxyfab.osio.shared import default_root
+from proxyfab.retry import Backoff
 from proxyfab.server.abroad import home_of
 from proxyfab.server.answers import Answer
 from proxyfab.server.host import Gateway, Host, State, Todo
@@ -32,7 +33,9 @@ from proxyfab.wire.messages import MAX_HEADER, VERSION, Message, pieces
 
 T = TypeVar("T")
 _SWAPPED = 1 << 20
-_SWAPS = 16
+_SWAPPING = 30.0
+"""Seconds in which a swap has to find the object as nobody else changes it."""
+_PAUSES = Backoff(first=0.001, longest=0.05)
 _WAITS = 1024
 """Waits of one connection at most; what they wait for is bounded by what a header can name."""
 _ROWS = 500
@@ -257,13 +260,15 @@ class Verbs:
         old = Frames(pieces(message.body, 0, old_size))
         new = Frames(pieces(message.body, old_size, new_size)) if has_new else None
         wish = self.moves.wish(message, name, new_size)
-        for _ in range(_SWAPS):
+        ends = time.monotonic() + _SWAPPING
+        for times in itertools.count(1):
             entry = self.state.find(name)
             if (entry is not None) != has_old or (entry is not None and entry.nbytes != old_size):
                 return Answer("ok", {"done": False})
             if entry is not None:
                 (frames,) = yield self.host.storage.get([entry.place])
                 if self._version(name) != entry.version:
+                    yield _giving_way(times, ends)
                     continue
                 if frames != old:
                     return Answer("ok", {"done": False})
@@ -276,7 +281,8 @@ class Verbs:
                 return Answer("ok", {"done": True})
             if place is not None:  # somebody was faster while the new one was stored
                 yield self.host.storage.evict([place])
-        return Answer("ok", {"done": False})
+            yield _giving_way(times, ends)
+        raise AssertionError("unreachable")
 
     def _version(self, name: Name) -> int | None:
         entry = self.state.find(name)
@@ -345,6 +351,17 @@ def _row(name: Name, entry: Entry, owner: str, ahead: float) -> list[Any]:
     """What `stat` and `scan` say of an entry, in the time that the machine's clock shows."""
     expires = None if entry.expires is None else entry.expires + ahead
     return [*name, entry.nbytes, entry.created + ahead, expires, owner]
+
+
+def _giving_way(times: int, ends: float) -> Job:
+    """A pause before a swap looks again at what others changed while it looked, so many times."""
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise ConnectorError(
+            f"The object was changed by others {times} times within {_SWAPPING:g} s, each time while it was looked at; "
+            "change it less often, or from fewer places."
+        )
+    return Job(functools.partial(time.sleep, min(_PAUSES.pause(times), left)), quick=False)
 
 
 def _fitting(rows: list[T]) -> list[T]:

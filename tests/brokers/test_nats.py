@@ -76,6 +76,24 @@ def test_who_is_patient_keeps_what_he_holds_when_others_are_not(nats_server: Nat
         broker.delete("patient")
 
 
+def test_a_value_that_others_change_meanwhile_is_deleted_all_the_same(nats_server: NatsServer) -> None:
+    with NatsBroker.from_url(nats_server.url) as broker:
+        state, others = broker.state(), iter(range(30))
+        state.put("busy", b"first")
+        find = state._find
+
+        async def disturbed(name: str, deadline: float) -> object:
+            found = await find(name, deadline)
+            if next(others, None) is not None:
+                await state._say(name, b"another", {}, deadline)
+            return found
+
+        state._find = disturbed
+        assert state.delete("busy")
+        assert next(others, None) is None, "it was not disturbed as often"
+        assert state.get("busy") is None
+
+
 def test_what_was_asked_for_ahead_comes_with_the_next_fetch(nats_server: NatsServer) -> None:
     with NatsBroker.from_url(nats_server.url) as broker:
         broker.ensure(Topic("ahead", partitions=2, groups=("g",)))

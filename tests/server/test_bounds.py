@@ -203,6 +203,31 @@ def test_who_owns_a_namespace_is_looked_up_once_however_many_objects_it_holds():
     assert looked == ["n"]
 
 
+def test_a_swap_goes_on_while_others_put_what_it_expects():
+    """Each time it has looked, the object is another one with the same bytes."""
+    storage = Storage(MemoryConnector())
+    verbs = Verbs(SimpleNamespace(options=Options(), storage=storage), State(Owners()))
+    put = Message(
+        "put", bytes(REQUEST), {"ns": "n", "ids": ["k"], "sizes": [3], "replace": True}, (memoryview(b"old"),)
+    )
+    sizes, body = {"ns": "n", "ids": ["k"], "old": 3, "new": 3}, (memoryview(b"old"), memoryview(b"new"))
+    others = iter(range(40))
+
+    def done(message: Message, amid=lambda: None):
+        steps, value = verbs.steps(Peer(b"p", -1, None), message), None
+        while True:
+            try:
+                value = steps.send(value).call()
+            except StopIteration as end:
+                return end.value
+            amid()
+
+    done(put)
+    answer = done(Message("swap", bytes(REQUEST), sizes, body), lambda: next(others, None) is not None and done(put))
+    assert next(others, None) is None, "it was not disturbed as often"
+    assert answer.fields == {"done": True}
+
+
 # -- waiting ---------------------------------------------------------------------------------------------------------
 
 

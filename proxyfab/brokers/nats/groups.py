@@ -14,11 +14,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from proxyfab.brokers.nats.holding import LEASE
 from proxyfab.brokers.nats.leases import lease_of
-from proxyfab.brokers.nats.link import Link, Refusal
+from proxyfab.brokers.nats.link import Link, Refusal, once_more
 from proxyfab.brokers.nats.naming import Names, Seat
 from proxyfab.errors import ConnectorError, TopicNotFound
 from proxyfab.events.model import EARLIEST, From, GroupInfo, Reached, Start, Topic
@@ -26,7 +27,6 @@ from proxyfab.events.model import EARLIEST, From, GroupInfo, Reached, Start, Top
 NO_STREAM, NO_CONSUMER, TAKEN = 10059, 10014, 10148
 _NS = 1_000_000_000
 _OWED = 1 << 17
-_TRIES = 8
 
 
 def starting(start: Start, partition: int | None) -> dict[str, Any]:
@@ -131,7 +131,7 @@ async def _say(link: Link, names: Names, topic: Topic, config: dict[str, Any], d
 
 async def move(link: Link, names: Names, topic: Topic, group: str, start: Start, deadline: float) -> None:
     """Have a group begin anew at `start`; raises TopicNotFound."""
-    for _ in range(_TRIES):
+    for times in count(1):
         turns = (await seats(link, names, topic.name, deadline)).get(group, {})
         now = _current(turns, topic.partitions)
         if now is None:
@@ -146,7 +146,7 @@ async def move(link: Link, names: Names, topic: Topic, group: str, start: Start,
             old = [str(Seat(group, each, number)) for each in turns for number in turns[each]]
             await asyncio.gather(*(_remove(link, names, topic.name, name, deadline) for name in old))
             return
-    raise ConnectorError(f"The group {group!r} of {topic.name} is being moved by others all the time.")
+        await once_more(f"The group {group!r} of {topic.name}", times, deadline)
 
 
 async def _remove(link: Link, names: Names, topic: str, consumer: str, deadline: float) -> bool:

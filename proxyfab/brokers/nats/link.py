@@ -25,12 +25,14 @@ from proxyfab.brokers.nats.place import Place
 from proxyfab.brokers.nats.session import Lost, Session
 from proxyfab.errors import AccessDenied, ConnectorError
 from proxyfab.fork import on_fork
+from proxyfab.retry import Backoff
 
 T = TypeVar("T")
 CONNECT = 5.0
 AGAIN = 3.0
 """Seconds after which a question is asked once more."""
 _PAUSE, _LONGEST = 0.02, 0.5
+_PAUSES = Backoff(first=0.001, longest=0.05)
 _REFUSED = 10.0
 STATUS = "503"
 
@@ -123,6 +125,8 @@ class Link:
             ConnectorError: None could be had in time; AccessDenied: we are refused.
         """
         while self._session is None or not self._session.alive:
+            if self.closed:  # by another thread, amid a call of this one
+                raise ConnectorError(f"{self.place.label} was closed; open a new broker.")
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.get_running_loop().create_task(self._open(deadline))
                 self._opening.add_done_callback(_seen)
@@ -230,6 +234,21 @@ def _seen(opening: asyncio.Task[Session]) -> None:
 def now() -> float:
     """The loop's time."""
     return asyncio.get_running_loop().time()
+
+
+async def once_more(what: str, times: int, deadline: float) -> None:
+    """Pause before the next attempt at what others have changed meanwhile, so many times.
+
+    Raises:
+        ConnectorError: The time of the call is over.
+    """
+    left = deadline - now()
+    if left <= 0:
+        raise ConnectorError(
+            f"{what} was changed by others each time that this call would have, {times} times until its time was over; "
+            "change it less often, or from fewer places."
+        )
+    await asyncio.sleep(min(_PAUSES.pause(times), left))
 
 
 async def _timed(work: Callable[[float], Coroutine[Any, Any, T]], timeout: float) -> T:

@@ -16,13 +16,14 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
 
 from proxyfab.brokers.nats import topics
 from proxyfab.brokers.nats.arrivals import Message
-from proxyfab.brokers.nats.link import STATUS, Refusal, now, status_of
+from proxyfab.brokers.nats.link import STATUS, Refusal, now, once_more, status_of
 from proxyfab.brokers.nats.naming import key_of, value_of
 from proxyfab.brokers.nats.session import Lost
 from proxyfab.brokers.nats.topics import Desk
@@ -43,7 +44,6 @@ _HINTED = (0.0, 0.002, 0.01, 0.05)
 """Seconds after a hint at which to look: it may come before the value has been stored."""
 _CLOCK = 300.0
 _AT_ONCE = 128
-_TRIES = 20
 
 
 class _Found(NamedTuple):
@@ -96,14 +96,15 @@ class Values(State):
         check_name(name)
 
         async def work(deadline: float) -> bool:
-            for _ in range(_TRIES):
+            for times in count(1):
                 found = await self._find(name, deadline)
                 _expect(name, found, revision)
                 if found.kept is None:
                     return False
                 if await self._try(name, b"", {**_GONE, _EXPECTED: str(found.sequence)}, deadline):
                     return True
-            raise ConnectorError(f"The value {name} is being changed by others all the time.")
+                await once_more(f"The value {name}", times, deadline)
+            raise AssertionError("unreachable")
 
         return self._desk.link.run(work, self._timeout)
 
@@ -165,15 +166,16 @@ class Values(State):
             return await self._say(name, value, headers, deadline)
         mark = {**headers, _MARK: os.urandom(8).hex()}  # an answer that was lost makes us ask twice: was it ours?
         found = _Found(None, 0, math.inf) if not revision else await self._find(name, deadline)
-        for _ in range(_TRIES):
+        for times in count(1):
             _expect(name, found, revision)
             taken = await self._try(name, value, {**mark, _EXPECTED: str(found.sequence)}, deadline)
             if taken:
                 return taken
+            await once_more(f"The value {name}", times, deadline)
             found = await self._find(name, deadline)
             if found.mark == mark[_MARK]:
                 return found.sequence
-        raise ConnectorError(f"The value {name} is being changed by others all the time.")
+        raise AssertionError("unreachable")
 
     async def _try(self, name: str, value: bytes, headers: dict[str, str], deadline: float) -> int:
         """The new revision; 0 where another one was expected."""

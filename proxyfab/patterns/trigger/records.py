@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
 
 from proxyfab.errors import ConfigurationError, Conflict, ProxyfabError, TopicNotFound
-from proxyfab.events.broker import Broker
+from proxyfab.events.broker import TIMEOUT, Broker
 from proxyfab.events.model import EARLIEST, Record, Topic
 from proxyfab.keys import Key
+from proxyfab.retry import Backoff
 from proxyfab.wire.events import VALUE, Event, Frame, decode, encode, pack_metadata, unpack_metadata
 
 KEPT = 7 * 86400.0
@@ -24,7 +26,7 @@ KEPT = 7 * 86400.0
 _LOG_BYTES = 16 << 20
 _LINES = 64
 _MOST = 10_000
-_TRIES = 20
+_PAUSES = Backoff(first=0.001, longest=0.05)
 _PATIENCE = 5.0
 
 
@@ -161,8 +163,8 @@ def forget(broker: Broker, name: str) -> bool:
 
 
 def _change(broker: Broker, name: str, **said: Any) -> None:
-    state = broker.state()
-    for _ in range(_TRIES):
+    state, ends = broker.state(), time.monotonic() + TIMEOUT
+    for times in count(1):
         kept = state.get(f"triggers/{name}")
         if kept is None and "topic" not in said:
             raise TopicNotFound(f"{broker.url} knows no trigger {name!r}: it has never run there.")
@@ -175,10 +177,16 @@ def _change(broker: Broker, name: str, **said: Any) -> None:
         now = {"enabled": True, **known, **said}
         try:
             state.put(f"triggers/{name}", msgspec.msgpack.encode(now), revision=kept.revision if kept else 0)
-        except Conflict:
-            continue
-        return
-    raise Conflict(f"The trigger {name} at {broker.url} is changed by many at once; try again.")
+        except Conflict as conflict:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise Conflict(
+                    f"The trigger {name} at {broker.url} was changed by others {times} times within {TIMEOUT:g} s, "
+                    "each time before this change was taken; change it less often, or from fewer places."
+                ) from conflict
+            time.sleep(min(_PAUSES.pause(times), left))
+        else:
+            return
 
 
 def _read(value: bytes) -> dict[str, Any]:
