@@ -102,7 +102,7 @@ class Member(_Common):
         super().__init__(desk, _Consumers(desk, topic, group, partitions))
         self.group = group
         self._of = topic
-        self._settling = Settling(desk.link)
+        self._settling = Settling(desk.link, desk.names.stream(topic.name))
         self._notes = Notes(desk, topic.name, group)
         extend = functools.partial(self._settling.say, EXTEND)
         self._holding = Holding(ack_wait, extend, self._too_late, self._lease)

@@ -3,22 +3,28 @@
 Promises: it is said in the order of the calls; the last of each call is confirmed by the server, which stands for all
 before it; what a lost connection swallowed is said again. Nobody waits for that but `flush`. A server alone confirms
 what it has in memory, and writes it to its file within a tenth of a second: `written` waits for that, too.
+
+A server that was killed may have forgotten what it delivered last: it delivers that again, and gives no answer to who
+acknowledges it meanwhile. So where an answer is missing its consumer is asked how far it is; who flushes is told once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from proxyfab.brokers.nats.link import Link, now
+from proxyfab.brokers.nats.link import Link, Refusal, now
 from proxyfab.brokers.nats.session import Lost
-from proxyfab.brokers.nats.tokens import consumer_of
+from proxyfab.brokers.nats.tokens import Token, consumer_of
 from proxyfab.errors import ConnectorError, ProxyfabError
 
 ACK = b"+ACK"
 EXTEND = b"+WPI"
 _LASTS = 60.0
+_DOUBT, _AGAIN = 0.5, 5.0
+"""Seconds without an answer after which a consumer is asked how far it is, and between the further times."""
 _WRITES = 0.15
 """Seconds after which a server has written what it confirmed: it does so ten times a second, whatever it is asked."""
 
@@ -33,10 +39,12 @@ class Settling:
 
     Args:
         link: To whom.
+        stream: As JetStream calls it.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, stream: str) -> None:
         self._link = link
+        self._stream = stream
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: ProxyfabError | None = None
         self._confirmed = -_WRITES
@@ -72,10 +80,10 @@ class Settling:
         await asyncio.sleep(max(0.0, min(self._confirmed + _WRITES, deadline) - now()))
 
     async def _tell(self, payload: bytes, tokens: Sequence[str]) -> None:
-        last = list({consumer_of(token): token for token in tokens}.values())
-        rest = [token for token in tokens if token not in last] if len(tokens) > len(last) else []
-        deadline = now() + _LASTS
-        while True:
+        deadline, pause = now() + _LASTS, _DOUBT
+        while tokens:
+            last = list({consumer_of(token): token for token in tokens}.values())
+            rest = [token for token in tokens if token not in last] if len(tokens) > len(last) else []
             session = await self._link.session(deadline)
             try:
                 for token in rest:
@@ -83,7 +91,7 @@ class Settling:
                 asked = [await session.ask(token, payload) for token in last]
             except Lost:
                 continue
-            await asyncio.wait([each.answer for each in asked], timeout=max(0.0, min(5.0, deadline - now())))
+            await asyncio.wait([each.answer for each in asked], timeout=max(0.0, min(pause, deadline - now())))
             if all(each.answer.done() for each in asked) and not _lost(asked):
                 self._confirmed = now()
                 return
@@ -91,6 +99,25 @@ class Settling:
                 session.forget(each.token)
             if now() >= deadline:
                 raise ConnectorError(f"{self._link.place.label} did not confirm acknowledgements in time.")
+            if session.alive:
+                tokens = await self._known(tokens, deadline)
+                pause = _AGAIN
+
+    async def _known(self, tokens: Sequence[str], deadline: float) -> list[str]:
+        """Those of deliveries that the server knows of."""
+        reached: dict[str, int] = {}
+        for name in {consumer_of(token) for token in tokens}:
+            with contextlib.suppress(Refusal):  # one that is not there any more owes nothing
+                info = await self._link.call(f"CONSUMER.INFO.{self._stream}.{name}", None, deadline)
+                reached[name] = int(info["delivered"]["stream_seq"])
+        there = [token for token in tokens if consumer_of(token) in reached]
+        known = [token for token in there if Token.parse(token).offset <= reached[consumer_of(token)]]
+        if len(known) < len(there):
+            self._failed = ConnectorError(
+                f"{self._link.place.label} was started anew and has forgotten {len(there) - len(known)} deliveries "
+                "that were acknowledged: they come again."
+            )
+        return known
 
 
 def _lost(asked: Sequence[Any]) -> bool:

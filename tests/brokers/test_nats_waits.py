@@ -1,0 +1,129 @@
+"""nats:// when what a member waits for cannot come any more: nobody waits for ever, and who is told is told why."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.brokers.nats.session import Session
+from proxyfab.errors import ConnectorError, TopicNotFound
+from proxyfab.events.broker import Subscription
+from proxyfab.events.model import Delivery, Record, Topic
+from proxyfab.testing.natsserver import NatsServer
+
+PARTITIONS = 2
+
+
+@pytest.fixture
+def broker(nats_server: NatsServer) -> Iterator[NatsBroker]:
+    with NatsBroker.from_url(nats_server.url) as broker:
+        yield broker
+
+
+@pytest.fixture
+def topic(broker: NatsBroker) -> Iterator[str]:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    broker.ensure(Topic(name, partitions=PARTITIONS))
+    yield name
+    broker.delete(name)
+
+
+def forget(broker: NatsBroker, topic: str, group: str) -> None:
+    """Have the server know the group, but nothing of what it did: as after it was killed, of the last of it."""
+    broker.delete_group(topic, group)
+    broker.ensure_group(topic, group)
+
+
+def taken(member: Subscription, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    end = time.monotonic() + 20
+    while len(found) < count and time.monotonic() < end:
+        found += member.fetch(count - len(found), 1.0)
+    return found
+
+
+def test_what_the_server_has_forgotten_it_delivers_again_and_nobody_waits_for_its_answer(
+    broker: NatsBroker, topic: str
+) -> None:
+    """nats-server gives none to who acknowledges what it has not delivered, as far as it knows."""
+    broker.publish(topic, [Record(b"%d" % number, partition=number % PARTITIONS) for number in range(6)])
+    with broker.subscribe(topic, group="g") as member:
+        found = taken(member, 6)
+        forget(broker, topic, "g")
+        before = time.monotonic()
+        member.ack(found)
+
+        with pytest.raises(ConnectorError, match="forgotten 6 deliveries"):
+            member.flush()
+
+        assert time.monotonic() - before < 20, "a call has 30 s, and what is said is said for 60 s"
+        assert member.info().lag == 6
+        again = taken(member, 6)
+        assert sorted(each.position for each in again) == sorted(each.position for each in found)
+        member.ack(again)
+        member.flush()
+        assert member.info().lag == 0
+
+
+def test_what_the_server_knows_of_the_same_acknowledgements_is_done(broker: NatsBroker, topic: str) -> None:
+    broker.publish(topic, [Record(b"%d" % number) for number in range(4)])
+    with broker.subscribe(topic, group="g") as member, broker.subscribe(topic, group="g") as other:
+        found = taken(member, 4)
+        forget(broker, topic, "g")
+        again = taken(other, 2)
+        assert [each.body for each in again] == [b"0", b"1"]
+
+        member.ack(found)
+
+        with pytest.raises(ConnectorError, match="forgotten 2 deliveries"):
+            member.flush()
+        assert member.info().lag == 2
+
+
+@pytest.mark.parametrize("gone", [lambda broker, topic: broker.delete_group(topic, "g"), NatsBroker.delete])
+def test_who_waits_is_told_when_the_group_or_the_topic_goes(
+    broker: NatsBroker, nats_server: NatsServer, topic: str, gone: Callable[[NatsBroker, str], bool]
+) -> None:
+    with broker.subscribe(topic, group="g") as member, NatsBroker.from_url(nats_server.url) as other:
+        assert not member.fetch(1, 0.1)
+        going = threading.Timer(0.2, gone, (other, topic))
+        going.start()
+        begun = time.monotonic()
+
+        with pytest.raises(TopicNotFound):
+            member.fetch(1, 60.0)
+
+        assert time.monotonic() - begun < 30
+        going.join()
+
+
+def test_a_call_amid_which_its_broker_is_closed_opens_no_other_connection(
+    nats_server: NatsServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    genuine = Session.open
+
+    async def opening(self: Session, *args: Any) -> None:
+        opened.append(self)
+        await genuine(self, *args)
+
+    monkeypatch.setattr(Session, "open", opening)
+    broker = NatsBroker.from_url(nats_server.url)
+    with pytest.raises(ConnectorError, match="closed"):
+        broker._run(lambda deadline: closed_amid(broker, deadline))
+    assert len(opened) == 1
+    broker._link.closed = False
+    broker.close()
+
+
+async def closed_amid(broker: NatsBroker, deadline: float) -> None:
+    session = await broker._link.session(deadline)
+    broker._link.closed = True  # as another thread's `close` begins
+    await session.close()
+    await broker._link.session(deadline)
