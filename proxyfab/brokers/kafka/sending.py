@@ -105,8 +105,8 @@ class Sender:
         self._known: OrderedDict[tuple[str, str], _Fate] = OrderedDict()
         self._log = _Log()
         self._marks, self._drawn = secrets.token_hex(6), itertools.count()
-        self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may publish something
+        self._turn = threading.RLock()
 
     def publish(self, topic: str, records: Sequence[Record], timeout: float) -> list[Position]:
         """As a broker does."""

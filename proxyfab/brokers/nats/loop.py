@@ -81,6 +81,12 @@ class Runner:
         if loop is None:
             work.close()
             raise ConnectorError("The connection to NATS was closed; open a new broker.")
+        if threading.current_thread() is self._thread:  # collecting garbage may end anything here
+            work.close()
+            raise ConnectorError(
+                "A finalizer that runs in the thread of the connections to NATS cannot wait for them; let it have "
+                "another thread ask the broker."
+            )
         future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result(timeout + _GRACE)

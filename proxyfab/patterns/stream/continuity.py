@@ -96,7 +96,7 @@ class Continuity:
         return found
 
     def follow(self, frame: Frame, position: Position) -> Gap | None:
-        """The gap before this frame, which is reported."""
+        """The gap before this frame, to be told with `report`; None for none, and where nobody wants to know."""
         if frame.producer.startswith(_REPLAYED):
             return None
         key = frame.producer, frame.epoch, frame.partition
@@ -108,9 +108,12 @@ class Continuity:
                 self._next.popitem(last=False)
         if expected is None or frame.first <= expected or self._on_gap is None:
             return None
-        gap = Gap(*key, expected, frame.first - expected, position)
-        self._on_gap(gap)
-        return gap
+        return Gap(*key, expected, frame.first - expected, position)
+
+    def report(self, gap: Gap) -> None:
+        """Tell of a gap; under nobody's lock, as whoever is told may do anything."""
+        if self._on_gap is not None:
+            self._on_gap(gap)
 
 
 def _given(event: Event) -> str | None:

@@ -60,6 +60,7 @@ class Identity:
             kept = state.get(PREFIX + self.name)
             known = None if kept is None else entry(kept.value)
             if known is not None and known.get("by") == self._by:
+                self.epoch = int(known["epoch"])
                 return
             self.epoch = 0 if known is None else int(known["epoch"]) + 1
             try:

@@ -63,7 +63,7 @@ class Sending:
         self._limits = limits
         self._again = _UNREACHED if limits.full == "error" else (*_UNREACHED, BackPressureError)
         self.opened = False
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # reentrant: collecting garbage inside may send something
         self._numbers: dict[int, int] = {}
         self._room = bytearray()
         self._thread: threading.Thread | None = None

@@ -77,7 +77,7 @@ class Desk:
         self._owed: dict[tuple[int, int], float] = {}
         """Until when the broker counts on us for what, whether or not somebody still has it."""
         self._turn = threading.RLock()
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # reentrant: collecting garbage inside may settle something
         """Of what is held and owed; nobody talks while he has it."""
         self._bell = Bell()
         self._thread: threading.Thread | None = None

@@ -151,6 +151,7 @@ class Unpacking:
         if gap is not None:
             counts["gaps"] += 1
             counts["missing"] += gap.missing
+            self.continuity.report(gap)
         counts["duplicates"] += len(done)
         ends = [index for index, event in enumerate(frame.events) if event.kind == END]
         if ends:

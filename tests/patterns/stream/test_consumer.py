@@ -475,6 +475,24 @@ def test_leaving_a_loop_amid_a_frame_loses_nothing(broker: Broker) -> None:
 # -- gaps and copies ---------------------------------------------------------------------------------------------------
 
 
+def test_who_is_told_of_a_gap_may_go_back(broker: Broker) -> None:
+    out = Writer(broker)
+    start = out.send(0)
+    out.numbers[0] = 3
+    out.send(1)
+    out.end()
+    told: list[Gap] = []
+
+    def back(gap: Gap) -> None:
+        told.append(gap)
+        if len(told) == 1:
+            reader.seek(start)
+
+    with Consumer(broker, "t", observe=True, on_gap=back) as reader:
+        assert [item.get() for item in reader] == [0, 1, 0, 1]
+    assert len(told) == 2
+
+
 def test_gaps_are_reported_once(broker: Broker) -> None:
     out = Writer(broker)
     out.numbers[0] = 100  # the beginning may be gone: that is no gap

@@ -7,7 +7,8 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,6 +55,30 @@ def producers(broker: MemoryBroker) -> dict[str, tuple[int, bool]]:
 
 
 # -- what arrives ----------------------------------------------------------------------------------------------------
+
+
+class Littered(MemoryBroker):
+    """Amid making a topic the collector ends something, whose finalizer sends."""
+
+    def ensure(self, topic: Topic, **options: Any) -> Topic:
+        if self.ends:
+            self.ends.pop()()
+        return super().ensure(topic, **options)
+
+    ends: list[Callable[[], object]]
+
+
+@pytest.mark.parametrize("name", [None, "p"])
+def test_a_finalizer_may_send_while_its_thread_begins_to(name: str | None) -> None:
+    with Littered() as broker:
+        broker.ends = []
+        out = Producer(broker, "frames", name=name)
+        broker.ends = [lambda: out.send("last words")]
+        out.send("first words")
+        out.end()
+        with Consumer(broker, "frames") as consumer:
+            assert sorted([item.get() for item in consumer]) == ["first words", "last words"]
+        assert [epoch for epoch, _ in producers(broker).values()] == [0]
 
 
 def test_objects_of_every_kind_come_out_as_they_went_in(broker: Moody, store: Store) -> None:
