@@ -15,7 +15,9 @@ from proxyfab.cli.holdings import connect
 from proxyfab.cli.output import as_json, public, show, show_json, size
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import parse
-from proxyfab.erasure.placement import Node, loss_of
+from proxyfab.erasure.field import MOST
+from proxyfab.erasure.placement import Node
+from proxyfab.erasure.placement.odds import losses_of
 from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.opening import open_connector
 from proxyfab.scattering.means import GONE
@@ -156,13 +158,13 @@ def add(url: str, child: str, rebalance: bool, as_json: bool) -> None:
 @as_json
 def plan(sites: int, per_site: int, afr: float, site_afr: float, target: float, days: float, as_json: bool) -> None:
     """Which k and m keep objects well enough, the cheapest first."""
-    if sites < 1 or per_site < 1 or not 0 <= target < 1:
-        raise ConfigurationError("A plan needs --sites and --per-site of 1 or more, and a --target below 1.")
+    if sites < 1 or per_site < 1 or not 0 <= target < 1 or not 0 < days < float("inf"):
+        raise ConfigurationError("A plan needs --sites and --per-site of 1 or more, a --target below 1, and --days.")
     nodes = [
         Node(f"{site}.{one}", capacity=1, site=str(site), annual_failure_rate=afr, annual_site_failure_rate=site_afr)
         for one in range(per_site)
         for site in range(sites)
-    ]
+    ][:MOST]
     rows = _codes(nodes, sites, target, days)
     if as_json:
         show_json(rows)
@@ -179,12 +181,10 @@ def _codes(nodes: list[Node], sites: int, target: float, days: float) -> list[di
     """Every code that meets the target, the cheapest and then the smallest first."""
     rows = []
     for count in range(2, len(nodes) + 1):
-        for m in range(1, count):
-            if -(-count // sites) > m:
-                continue  # one site would take more shards along than may be lost
-            loss = loss_of(nodes[:count], count - m, retention=days)
-            if loss <= 1 - target:
-                rows.append({"k": count - m, "m": m, "overhead": count / (count - m), "loss": loss})
+        losses = losses_of(nodes[:count], retention=days)
+        for m in range(-(-count // sites), count):  # with fewer one site would take more shards along than may be lost
+            if losses[m] <= 1 - target:
+                rows.append({"k": count - m, "m": m, "overhead": count / (count - m), "loss": losses[m]})
     return sorted(rows, key=lambda row: (row["overhead"], row["k"]))
 
 

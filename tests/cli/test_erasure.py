@@ -86,3 +86,7 @@ def test_a_plan_is_the_cheapest_that_will_do() -> None:
     assert all(row["loss"] <= 1e-4 for row in rows)
     assert "erasure://?k=4&m=2" in call("plan", "--sites", "6", "--target", "0.9999").stdout
     call("plan", "--sites", "2", "--target", "0.9999999999", status=1)
+    for days in ("-5", "0", "nan", "inf"):
+        assert "and --days" in call("plan", "--days", days, status=2).output
+    widest = call("plan", "--sites", "300", "--target", "0.9", "--afr", "0.001").stdout
+    assert "over 256 children" in widest, "no code has more shards"

@@ -37,7 +37,7 @@ class LoadBalance(Policy):
     def _choose(self, case: Case) -> Choice | None:
         order = self._by_room(case)
         count = len(order)
-        average = sum(case.free) / count if count else 0.0
+        average = sum([case.free[number] for number in order]) / count if count else 0.0
         most = count - 1 if self.compatible else count  # the simulator never takes all nodes
         for lost in range(1, most - case.least + 1):
             best, smallest = None, float("inf")
@@ -45,7 +45,7 @@ class LoadBalance(Policy):
                 members = self._taken(case, order, k, lost)
                 if members is None:
                     continue
-                unlike = self._unlikeness(case, members, case.size / k, average)
+                unlike = self._unlikeness(case, order, members, case.size / k, average)
                 if unlike < smallest:
                     best, smallest = Choice(k, members), unlike
             if best is not None:
@@ -59,8 +59,10 @@ class LoadBalance(Policy):
         return list(found) if min([case.free[member] for member in found]) >= case.size / k else None
 
     @staticmethod
-    def _unlikeness(case: Case, members: list[int], share: float, average: float) -> float:
-        """How far from the average all nodes' room is in sum, once these have a share each."""
+    def _unlikeness(case: Case, order: list[int], members: list[int], share: float, average: float) -> float:
+        """How far from the average all nodes' room is in sum, once these have a share each; in the order of room, as
+        that decides between two that are alike but for rounding.
+        """
         taken, free = set(members), case.free
-        rest = [abs(free[number] - average) for number in range(len(free)) if number not in taken]
+        rest = [abs(free[number] - average) for number in order if number not in taken]
         return sum([abs(free[member] - share - average) for member in members]) + sum(rest)

@@ -92,6 +92,16 @@ def loss_of(nodes: Sequence[Node], k: int, *, retention: float = YEAR) -> float:
     """
     if not 1 <= k <= len(nodes):
         return 1.0 if k > len(nodes) else 0.0
+    return losses_of(nodes, retention=retention)[len(nodes) - k]
+
+
+def losses_of(nodes: Sequence[Node], *, retention: float = YEAR) -> tuple[float, ...]:
+    """For each m, the probability that more than m of the shards on these nodes are lost: that of k = all but m.
+
+    Args:
+        nodes: Nodes, with their sites.
+        retention: Days that they are kept; nothing is repaired meanwhile.
+    """
     sites: dict[str | int, list[Node]] = {}
     for number, node in enumerate(nodes):
         sites.setdefault(number if node.site is None else node.site, []).append(node)
@@ -102,4 +112,4 @@ def loss_of(nodes: Sequence[Node], k: int, *, retention: float = YEAR) -> float:
         )
         for there in sites.values()
     )
-    return spread_at(found).more[len(nodes) - k]
+    return spread_at(found).more
