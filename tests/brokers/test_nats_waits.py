@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
 import uuid
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.brokers.nats.place import Place
 from proxyfab.brokers.nats.session import Session
 from proxyfab.errors import ConnectorError, TopicNotFound
 from proxyfab.events.broker import Subscription
@@ -127,3 +130,28 @@ async def closed_amid(broker: NatsBroker, deadline: float) -> None:
     broker._link.closed = True  # as another thread's `close` begins
     await session.close()
     await broker._link.session(deadline)
+
+
+def test_a_connection_that_fails_while_it_is_given_up_is_nothing_for_a_log() -> None:
+    said: list[dict[str, Any]] = []
+
+    async def fails(**options: object) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise OSError("cut off") from None
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context))
+        session = Session(Place.parse("nats://127.0.0.1:1"), ["nats://127.0.0.1:1"], lambda: None)
+        session._client.connect = fails
+        opening = asyncio.create_task(session.open(30.0, {}))
+        await asyncio.sleep(0.01)
+        opening.cancel()
+        await asyncio.wait([opening])
+        del session, opening
+        gc.collect()
+
+    asyncio.run(main())
+    gc.collect()
+    assert said == []

@@ -110,8 +110,10 @@ class Session:
             pending_size=8 << 20,
             **login,
         )
+        task = asyncio.get_running_loop().create_task(connecting)
+        task.add_done_callback(_seen)
         try:
-            await asyncio.wait_for(connecting, seconds)
+            await asyncio.wait_for(task, seconds)
             self._receive()
             inbox = self._client.new_inbox()
             await self.listen(f"{inbox}.*", self._answered)
@@ -268,6 +270,12 @@ class Session:
         self._waiting.clear()
         if was:
             self._lost()
+
+
+def _seen(connecting: asyncio.Task[None]) -> None:
+    """What it failed of while it was cancelled is nothing for asyncio's log."""
+    if not connecting.cancelled():
+        connecting.exception()
 
 
 async def _hear(heard: Callable[[Message], None], message: Any) -> None:
