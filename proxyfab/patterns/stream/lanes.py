@@ -355,6 +355,8 @@ class Lanes(Supply):
             former.close()
         if target:
             self.bind()
+        else:
+            self.desk.subscription = None  # nobody is left to be told
         info = self.fetching.broker.groups(self.fetching.topic.name, timeout=self.fetching.timeout)[
             self.fetching.group or ""
         ]

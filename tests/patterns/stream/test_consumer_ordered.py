@@ -125,6 +125,20 @@ def test_members_share_and_take_over_without_losing_the_order(broker: Broker) ->
         assert list(dict.fromkeys(seen[f"k{partition}"])) == list(range(number))
 
 
+def test_a_member_that_has_no_partition_any_more_has_nobody_to_tell(broker: Broker) -> None:
+    """The subscription that it had is closed; at Kafka telling it was an error."""
+    Writer(broker).send(1)
+    with Consumer(broker, "t", ordered=True, member="z") as last:
+        (item,) = last.fetch(1, 20)
+        item.ack()
+        last.flush()
+        with Consumer(broker, "t", ordered=True, member="a") as first:
+            assert until(lambda: not last.fetch(1, 0.05) and not claimed(last))
+            assert last._supply.desk.subscription is None
+            last.flush()
+            assert until(lambda: not first.fetch(1, 0.05) and len(claimed(first)) == 1)
+
+
 def test_an_ordered_group_says_what_it_cannot_be() -> None:
     with MemoryBroker() as broker:
         for wrong in ({"observe": True}, {"partitions": [0]}):
