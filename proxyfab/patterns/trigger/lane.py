@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor, Future
 from typing import NamedTuple
 
@@ -74,6 +75,9 @@ class Lane:
         self.broken: Exception | None = None
         """What was raised by an executor that runs nothing any more."""
         self._calls: list[_Call] = []
+        self._last_tries: deque[Item] = deque()
+        """Events of failed batches that are to be called alone, so that none is buried for the company it was in."""
+        self._extended = time.monotonic()
         self._lock = threading.Lock()
         self._consumer = Consumer(
             broker,
@@ -135,6 +139,17 @@ class Lane:
             self._fire(items)
 
     def _take(self) -> list[Item]:
+        """Events for a call: one alone that is to be given up if this fails, too, or as many as come."""
+        if self._last_tries:
+            return [self._last_tries.popleft()]
+        items, retries = self._gather(), self._plan.retries
+        last = [item for item in items if 0 < retries <= item.failures]
+        if not last or len(items) == 1:
+            return items
+        self._last_tries.extend(last)
+        return [item for item in items if item not in last] or [self._last_tries.popleft()]
+
+    def _gather(self) -> list[Item]:
         """Up to a batch of events, gathered for a window from the first one on."""
         plan = self._plan
         try:
@@ -250,6 +265,9 @@ class Lane:
         now, plan = time.monotonic(), self._plan
         with self._lock:
             calls = list(self._calls)
+        if self._last_tries and now - self._extended > plan.ack_wait / 3:
+            self._extended = now
+            self._extend(self._last_tries)
         for call in calls:
             if plan.timeout is not None and now - call.began > plan.timeout:
                 late = TimeoutError(f"The call took longer than {plan.timeout:g} s.")
@@ -258,9 +276,13 @@ class Lane:
                     call.future.cancel()  # if nobody has begun it
             elif now - call.extended > plan.ack_wait / 3:
                 call.extended = now
-                with contextlib.suppress(ProxyfabError):
-                    for item in call.items:
-                        item.extend()
+                self._extend(call.items)
+
+    def _extend(self, items: Iterable[Item]) -> None:
+        """They are worked on, or will be soon."""
+        with contextlib.suppress(ProxyfabError):
+            for item in items:
+                item.extend()
 
 
 def _raised(error: BaseException) -> Exception:

@@ -15,7 +15,7 @@ import pytest
 from proxyfab.brokers import open_broker
 from proxyfab.errors import ConfigurationError, TopicNotFound, WorkerDied
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import EARLIEST
+from proxyfab.events.model import EARLIEST, Topic
 from proxyfab.patterns.stream import Producer
 from proxyfab.patterns.stream.deadletters import dead_letters
 from proxyfab.patterns.trigger import Backoff, Event, Trigger, disable, enable, forget, logs, statistics, triggers
@@ -151,6 +151,23 @@ def test_of_a_batch_those_are_buried_that_failed_often_enough(broker: Broker) ->
     assert (letter.get(), figures.fired, figures.failed, figures.buried) == ("bad", 4, 3, 1)
     (line,) = [line for line in logs(broker, "picky") if line.what == "buried"]
     assert line.positions == (str(letter.position),)
+
+
+def test_a_bad_event_buries_none_of_its_batch(broker: Broker) -> None:
+    sizes: list[int] = []
+
+    def picky(batch: list[Event]) -> None:
+        sizes.append(len(batch))
+        if "bad" in [event.object for event in batch]:
+            raise ValueError("a bad one")
+
+    broker.ensure(Topic("frames", groups=("picky",)))
+    send(broker, "frames", 1, "bad", 2)
+    with Trigger(broker, "frames", picky, batch=3, retries=1, backoff=0.01):
+        assert until(lambda: statistics(broker, "picky").succeeded == 2)
+        assert until(lambda: broker.groups("frames")["picky"].lag == 0)
+    assert [letter.get() for letter in dead_letters(broker, "frames")] == ["bad"]
+    assert sizes == [3, 1, 1, 1]
 
 
 def test_events_that_dead_runners_held_are_tried_as_often_as_others(broker: Broker) -> None:
