@@ -6,10 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from proxyfab.brokers.kafka import KafkaBroker, journal
+from proxyfab.brokers.kafka.member import Member
 from proxyfab.errors import (
     AccessDenied,
     CapabilityError,
@@ -216,6 +220,37 @@ def test_partitions_that_go_to_another_take_what_is_owed_along(broker: KafkaBrok
             two.ack(again)
             one.ack(held)  # its own, and those that are not its any more
     assert broker.groups("t")["g"].lag == 0
+
+
+def test_nothing_is_told_of_a_partition_that_has_gone(broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka takes what any member tells of any partition: the floor of who has it now would go back."""
+    _publish(broker, *range(4))
+    with broker.subscribe("t", group="g") as member:
+        assert isinstance(member, Member)
+        hand, told, read = member._hand, list[str](), threading.Event()
+        genuine = hand.news
+
+        def news() -> dict[int, int]:
+            floors = genuine()
+            if not read.is_set():
+                read.set()
+                time.sleep(0.2)  # so that the other thread would be faster, if it could
+            return floors
+
+        hand.ack(_take(member, 4))
+        monkeypatch.setattr(hand, "news", news)
+        consumer: Any = Mock()
+        consumer.commit = lambda **said: told.append("commit")
+        consumer.incremental_unassign = lambda partitions: told.append("gone")
+        with monkeypatch.context() as patch:
+            patch.setattr(member, "_consumer", consumer)
+            telling = threading.Thread(target=member._tell)
+            telling.start()
+            assert read.wait(20)
+            member._taken(consumer, [TopicPartition("t", number) for number in range(2)])
+            telling.join()
+        assert told[-1] == "gone"
+        assert told[:-1]
 
 
 @pytest.mark.parametrize("listed", [True, False])

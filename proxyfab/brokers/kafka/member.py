@@ -120,6 +120,8 @@ class Member(_Listening):
         self._ack_wait = ack_wait
         self._name = name
         self._hand = Hand(ack_wait)
+        self._telling = threading.Lock()
+        """From reading floors until they are on their way: Kafka takes those of partitions that have gone, too."""
         self._id = groups.id(group)
         self._looked = self._last_told = time.monotonic()
         self._untold: KafkaError | None = None
@@ -207,14 +209,16 @@ class Member(_Listening):
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {each.partition for each in partitions}
-        floors = {number: floor for number, floor in self._hand.news().items() if number in gone}
-        if floors:
-            consumer.commit(offsets=self._spots(floors), asynchronous=True)
-        self._hand.drop(gone)
+        with self._telling:
+            floors = {number: floor for number, floor in self._hand.news().items() if number in gone}
+            if floors:
+                consumer.commit(offsets=self._spots(floors), asynchronous=True)
+            self._hand.drop(gone)
         consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._hand.drop([each.partition for each in partitions])
+        with self._telling:
+            self._hand.drop([each.partition for each in partitions])
         consumer.incremental_unassign(partitions)
 
     def pause(self, partitions: Collection[int]) -> None:
@@ -272,16 +276,17 @@ class Member(_Listening):
 
     def _tell(self) -> None:
         """Commit the floors; `_was_told` hears what came of it."""
-        floors, consumer = self._hand.news(), self._consumer
-        self._untold = None
-        if not floors or consumer is None:
-            return
-        try:
-            consumer.commit(offsets=self._spots(floors), asynchronous=True)
-        except KafkaException as error:
-            self._untold = error.args[0]
-        except RuntimeError:  # it was closed meanwhile
-            pass
+        with self._telling:
+            floors, consumer = self._hand.news(), self._consumer
+            self._untold = None
+            if not floors or consumer is None:
+                return
+            try:
+                consumer.commit(offsets=self._spots(floors), asynchronous=True)
+            except KafkaException as error:
+                self._untold = error.args[0]
+            except RuntimeError:  # it was closed meanwhile
+                pass
 
     def _was_told(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         done = {each.partition: each.offset for each in partitions if each.error is None and each.offset >= 0}
