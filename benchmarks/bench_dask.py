@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,8 @@ BYTES = "round trip of bytes"
 HOP = "hop from worker to worker"
 STAY = "link of a chain that stays"
 NOTHING = "task that does nothing"
+UNDER_WAY = "scheduler's memory beyond an idle one's, 60 different arguments under way"
+ARGUMENTS = 60
 HOPS = 10
 _seeds = itertools.count(1)
 Work = Callable[[Any, int], float]
@@ -57,6 +62,13 @@ def nothing(_: object) -> None:
     """Does nothing."""
 
 
+def held_back(array: Any, gate: str) -> float:
+    """Looks at its argument when there is a file `gate`."""
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return float(array[-1])
+
+
 def run(settings: Settings) -> Outcome:
     """All of it, the systems in turns."""
     outcome = Outcome([], [])
@@ -66,6 +78,8 @@ def run(settings: Settings) -> Outcome:
     with _clients(settings, outcome) as clients:
         for what, work, nbytes, count in _works(settings):
             _measure(clients, what, work, nbytes, count, settings, outcome)
+    for name in settings.wanted(("dask", "proxyfab")) if not settings.tiny else ():
+        outcome.rows.append(row(BENCH, UNDER_WAY, name, [_memory(name, settings)], unit="B", nbytes=20 * MB))
     return outcome
 
 
@@ -124,7 +138,8 @@ def _client(name: str, cluster: Any, settings: Settings, stack: ExitStack) -> An
 def _measure(
     clients: dict[str, Any], what: str, work: Work, nbytes: int, count: int, settings: Settings, outcome: Outcome
 ) -> None:
-    rounds = 1 if settings.tiny else max(3, round((5 if nbytes >= 10 * MB else 15) * settings.scale))
+    often = 5 if nbytes >= 10 * MB else 15 if count > 1 else 75  # of 15 round trips no 5 % can be told
+    rounds = 1 if settings.tiny else max(3, round(often * settings.scale))
     samples: dict[str, list[float]] = {name: [] for name in clients}
     broken: dict[str, str] = {}
     for name in [*clients, *interleaved(list(clients), rounds)]:
@@ -210,6 +225,45 @@ def _nothing(tasks: int) -> Work:
     return work
 
 
+def _memory(name: str, settings: Settings) -> float:
+    """Bytes that a scheduler in a process of its own takes at most, beyond what it took before there was work."""
+    from distributed.deploy.subprocess import SubprocessCluster
+
+    options = {"scheduler_kwargs": {"dashboard": False}, "worker_kwargs": {"nthreads": 1, "memory_limit": 0}}
+    with ExitStack() as stack:
+        gate = os.path.join(stack.enter_context(TemporaryDirectory()), "gate")
+        client = _client(name, stack.enter_context(SubprocessCluster(n_workers=2, **options)), settings, stack)
+        stack.enter_context(client)
+        client.submit(nothing, _array(2 * MB)).result()
+        base = client.run_on_scheduler(_peak)
+        arrays = (_array(20 * MB) for _ in range(ARGUMENTS))
+        wanted, futures = [], []
+        for array in arrays:
+            wanted.append(float(array[-1]))
+            futures.append(client.submit(held_back, array, gate))
+        while client.run_on_scheduler(_tasks) < ARGUMENTS:
+            time.sleep(0.1)
+        Path(gate).touch()
+        assert client.gather(futures) == wanted
+        return float(client.run_on_scheduler(_peak) - base)
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _tasks(dask_scheduler: Any) -> int:
+    """How many tasks a scheduler knows."""
+    return len(dask_scheduler.tasks)
+
+
+def _little_memory(results: Results) -> tuple[str, bool]:
+    mine, other = (results.median(BENCH, UNDER_WAY, name, "", 20 * MB) for name in ("proxyfab", "dask"))
+    return f"{mine / MB:.1f} MB (plain Dask: {other / MB:.0f} MB)", mine < 20 * MB
+
+
 def _faster(what: str, nbytes: int, times: float) -> Callable[[Results], tuple[str, bool]]:
     def check(results: Results) -> tuple[str, bool]:
         mine, other, direct = (
@@ -236,5 +290,6 @@ TARGETS = (
     ("Dask: round trip of 1 KB", "within 5 %", _faster(ROUND, KB, 0.95)),
     ("Dask: round trip of 100 KB", "within 5 %", _faster(ROUND, 100 * KB, 0.95)),
     ("Dask: tasks that do nothing", "within 5 %", _faster(NOTHING, 0, 0.95)),
+    ("Dask: scheduler's memory with 1.2 GB of arguments under way", "at most 20 MB more", _little_memory),
 )
 """Name, goal and check of what is promised."""

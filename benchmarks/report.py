@@ -71,14 +71,17 @@ def short(results: Results) -> str:
 def dask(results: Results) -> str:
     """What the page on Dask shows: the systems side by side, and how much faster than plain Dask ours is."""
     rows = [row for row in results.select("dask") if row.system in _DASK]
-    cells: dict[tuple[str, int], dict[str, float]] = {}
+    cells: dict[tuple[str, int, str], dict[str, float]] = {}
     for row in rows:
-        cells.setdefault((row.what, row.nbytes), {})[row.system] = row.median
+        cells.setdefault((row.what, row.nbytes, row.unit), {})[row.system] = row.median
     lines = []
-    for (what, nbytes), found in cells.items():
-        times = f"{found['dask'] / found['proxyfab']:.2f}x" if {"dask", "proxyfab"} <= found.keys() else ""
-        shown = [seconds(found[name]) if name in found else "fails" for name in _DASK]
-        lines.append((f"{what}, {size_name(nbytes)}" if nbytes else what, *shown, times))
+    for (what, nbytes, unit), found in cells.items():
+        timed = unit == "s"
+        times = f"{found['dask'] / found['proxyfab']:.2f}x" if timed and {"dask", "proxyfab"} <= found.keys() else ""
+        shown = [seconds(value) if timed else f"{value / MB:.3g} MB" for value in found.values()]
+        known = dict(zip(found, shown, strict=True))
+        columns = [known.get(name, "fails" if timed else "") for name in _DASK]
+        lines.append((f"{what}, {size_name(nbytes)}" if nbytes else what, *columns, times))
     caption = "Two worker processes of one thread, on one host. Medians; the last column is plain Dask's by proxyfab's."
     return f"{caption}\n\n{table(('', *_DASK.values(), 'faster'), lines)}\n\n{described(results, 'dask')}"
 

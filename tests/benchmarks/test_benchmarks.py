@@ -288,8 +288,10 @@ def test_a_report_fills_the_marked_part_of_a_page_and_nothing_else(tmp_path: Pat
 def test_the_page_on_dask_shows_how_much_faster_and_what_fails() -> None:
     size = {"nbytes": 10 * MB}
     rows = [row("dask", "round trip", "dask", [0.3], **size), row("dask", "round trip", "proxyfab", [0.1], **size)]
+    rows.append(row("dask", "memory", "proxyfab", [2.5e6], unit="B"))
     text = report.dask(results_of(*rows, row("limits", "memcpy", "raw", [1.0])))
 
+    assert "| memory |  |  |  | 2.5 MB |  |" in text
     assert "| round trip, 10 MB | 300 ms | fails | fails | 100 ms | 3.00x |" in text
     assert "Measured on 2026-01-01:" in text
 
