@@ -4,8 +4,8 @@ Rules:
 1. What is not known is not guessed: that it is there k members with shards must say; that it is not, so many without
    that k cannot have theirs. Anything else is an error that says of each member why.
 2. An evict asks every member, as shards may have been moved. Who cannot be reached is told as soon as he can be.
-3. An evict that took long asks twice, where a single shard could be read: it may have been restored where the evict had
-   been already (`restoring`, rule 2).
+3. Where so few shards are enough as may be away, an evict that took long, or met who lacked his shard, asks twice: one
+   may have been restored where the evict had been already (`restoring`, rule 2).
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ class Asking:
         answers = self._all(locator, everybody, "evict", call, self._evicted(locator), wait=True)
         silent = [one for one in answers if one.error is not None]
         self._means.owe([(one.child, self._means.key_at(locator, one.child)) for one in silent])
-        if shape.k <= shape.m and time.monotonic() - began > _SPAN:  # who restored meanwhile put it behind us
+        had = sum(one.value is True for one in answers)
+        whole = had >= shape.k + shape.m and time.monotonic() - began <= _SPAN
+        if shape.k <= shape.m and had and not whole:  # who restored meanwhile put it behind us
             self._all(locator, [one.child for one in answers if one.error is None], "evict", call, nothing, wait=True)
         named = self._named(locator)
         asked = [one for one in silent if one.child in named]
@@ -136,7 +138,7 @@ class Asking:
             self._means.mark_gone(shape.name, [one.child for one in answers if one.error is None])
         for one in asked:
             self._means.members[one.child].warn(f"A shard of {shape.id.hex()} is evicted later", one.error or "")
-        return sum(one.value is True for one in answers) >= shape.k
+        return had >= shape.k
 
     def _evicted(self, locator: Locator) -> Callable[[list[Answer[bool]]], bool]:
         """Whether those who did not answer yet could give the object back no more."""
@@ -171,9 +173,10 @@ class Asking:
                     continue
                 if said.shape.id == id:
                     shards.setdefault(said.shape, {})[said.number] = one.child
-        for shape, at in shards.items():
-            if len(at) >= shape.k:
-                return self._located(shape, at)
+        whole = {shape: len(at) - shape.k - shape.m for shape, at in shards.items() if len(at) >= shape.k}
+        if whole:  # of a put that was planned again and killed there may be two
+            shape = max(whole, key=lambda one: (whole[one], one))
+            return self._located(shape, shards[shape])
         silent = [one for one in answers if one.error is not None]
         most = max((len(at) + len(silent) - shape.k for shape, at in shards.items()), default=-1)
         if most >= 0 or (silent and len(silent) + torn > self._most):

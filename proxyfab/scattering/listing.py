@@ -17,7 +17,7 @@ from proxyfab.erasure.shard import DRAWN, HEADER, KINDS, NAMED, Shard, header_of
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.keys import Key
 from proxyfab.race import Race
-from proxyfab.scattering.means import GONE, Means, nothing
+from proxyfab.scattering.means import GONE, UPLOAD, Means, nothing
 from proxyfab.scattering.registers import SUFFIX, Registers, unpack
 
 _SHARD = re.compile(r"([0-9a-f]{32})(|\.n|\.s)")
@@ -47,6 +47,8 @@ class Listing(NamedTuple):
     """By the name of the record: by member."""
     gone: set[str]
     """Names of pieces that were evicted while some could not be reached."""
+    uploads: set[str]
+    """Ids of large objects whose segments are on their way."""
     away: dict[int, BaseException]
     """Members that did not answer, and why."""
 
@@ -77,7 +79,7 @@ def listed(means: Means, most: int) -> Listing:
         answers = means.answers(race, nothing)
     finally:
         race.close()
-    found = Listing({}, {}, set(), {one.child: one.error for one in answers if one.error is not None})
+    found = Listing({}, {}, set(), set(), {one.child: one.error for one in answers if one.error is not None})
     if len(found.away) > most:
         raise ConnectorError(f"What is stored cannot be listed: {means.whys(answers)}.")
     for one in answers:
@@ -94,6 +96,8 @@ def _sort(found: Listing, member: int, stat: Stat) -> None:
         found.pieces.setdefault(id, Held(bytes.fromhex(match[1]), kind, {})).at[member] = stat
     elif id.endswith(GONE):
         found.gone.add(id.removesuffix(GONE))
+    elif id.endswith(UPLOAD):
+        found.uploads.add(id.removesuffix(UPLOAD))
     elif id.endswith(SUFFIX):
         found.registers.setdefault(id, {})[member] = stat
 
@@ -163,7 +167,7 @@ def registered(means: Means, found: Listing) -> tuple[list[str], list[str]]:
 
 def is_ours(id: str) -> bool:
     """Whether what is called so belongs to objects in shards: a shard, a record of a name, or a mark."""
-    return _SHARD.fullmatch(id) is not None or id.endswith((SUFFIX, GONE))
+    return _SHARD.fullmatch(id) is not None or id.endswith((SUFFIX, GONE, UPLOAD))
 
 
 def _record(key: Key, child: Any) -> Frames | None:
@@ -185,7 +189,7 @@ def merged(reports: Sequence[Sequence[Reclaimed]]) -> list[Reclaimed]:
         ids = _ID.findall(one.what.rpartition("/")[2])
         if not ids:
             others.append(one)
-        elif not one.what.endswith((SUFFIX, GONE)):
+        elif not one.what.endswith((SUFFIX, GONE, UPLOAD)):
             before = objects.get(ids[-1])
             objects[ids[-1]] = Reclaimed(ids[-1], one.nbytes + (before.nbytes if before else 0), one.reason)
     return [*objects.values(), *others]

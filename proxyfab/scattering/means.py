@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -23,7 +23,11 @@ _LARGE = 4 << 20
 """Bytes from which on a copy in memory takes long enough for another thread."""
 GONE = ".x"
 """What is called so behind a piece's name says that it was evicted while some could not be reached."""
+UPLOAD = ".u"
+"""What is called so behind a large object's id says that its segments are on their way: nobody means them yet."""
 _KEPT = 30 * 24 * 3600.0
+AFTER = 1.0
+"""Seconds after which an evict that was under way has passed, or looks twice."""
 _QUICK = 0.1
 """Seconds after which an error is that of a place that cannot be reached."""
 
@@ -58,6 +62,7 @@ class Means:
         self._memory = memory
         self._codes: dict[tuple[int, int], Code] = {}
         self._lost: Drain[tuple[int, Key]] = Drain(self._take_back, "taking back shards")
+        self._landed: Drain[tuple[float, Shape, int, Key]] = Drain(self._look, "looking after late shards")
 
     def code(self, k: int, m: int) -> Code:
         """The code of k and m."""
@@ -179,10 +184,16 @@ class Means:
 
     def mark_gone(self, name: str, members: Sequence[int]) -> None:
         """Have members remember that a piece was evicted, so that those who kept enough of it do not bring it back."""
+        self._mark(Key(name + GONE), members, _KEPT)
+
+    def mark_upload(self, id: bytes, seconds: float) -> None:
+        """Have members remember for so long that an object's segments are on their way."""
+        self._mark(Key(id.hex() + UPLOAD), range(len(self.members)), seconds)
+
+    def _mark(self, key: Key, members: Sequence[int], seconds: float) -> None:
         race: Race[object] = Race()
-        put: Callable[[Any], object] = lambda child: child.put(  # noqa: E731
-            Frames([GONE.encode()]), key=Key(name + GONE), ttl=_KEPT, replace=True
-        )
+        mark = Frames([key.id.encode()])
+        put: Callable[[Any], object] = lambda child: child.put(mark, key=key, ttl=seconds, replace=True)  # noqa: E731
         try:
             for member in members:
                 self.ask(race, member, member, "mark", put, 0)
@@ -231,9 +242,40 @@ class Means:
         if failed is not None:
             raise ConnectorError(str(failed)) from failed
 
+    def look_later(self, shape: Shape, member: int, key: Key) -> None:
+        """A shard came late: it goes if its piece is gone, now or when an evict that is under way has passed."""
+        if not self.closed:
+            now = time.monotonic()
+            self._landed.add([(now, shape, member, key), (now + AFTER, shape, member, key)])
+
+    def _look(self, landed: list[tuple[float, Shape, int, Key]]) -> None:
+        for due, shape, member, key in sorted(landed, key=lambda one: one[0]):
+            time.sleep(max(due - time.monotonic(), 0.0))
+            if self.closed:
+                return
+            keys = {other: Key(shape.name) for other in range(len(self.members))}
+            if self.still_there(keys, {member}, shape.k) is False:
+                self.take_back([(member, key)])
+
+    def still_there(self, keys: Mapping[int, Key], without: Collection[int], least: int) -> bool | None:
+        """Whether so many members have anything of a piece, but for some; None where it cannot be told."""
+        there = unknown = 0
+        for member, key in keys.items():
+            if member in without:
+                continue
+            try:
+                there += bool(self.members[member].child.exists(key))
+            except ProxyfabError:
+                unknown += 1
+            if there >= least:
+                return True
+        return None if there + unknown >= least else False
+
     def flush(self, timeout: float) -> bool:
         """Whether all that is owed was done within so many seconds."""
-        return self._lost.flush(timeout)
+        began = time.monotonic()
+        landed = self._landed.flush(timeout)
+        return self._lost.flush(max(timeout - (time.monotonic() - began), 0.0)) and landed
 
 
 def nothing(_: Sequence[object]) -> bool:

@@ -6,7 +6,10 @@ Rules:
 2. A member takes a shard of a piece where it has none, or a note; or one that another member has, too, as happens
    where it was restored twice.
 3. Who was killed in between, and begins anew, finds the copy: it is not made twice.
-4. Where no member can take it, what lies where is looked at anew: others may have restored or moved it meanwhile.
+4. Nothing is moved of a piece that lacks a shard and can be read: to whom lost what he had of it would come another
+   one, and both would be lost together. Upkeep restores before.
+5. Only who leaves gives copies away: who does not know yet of a new member, and evicts, would leave a copy there.
+6. Where no member can take it, what lies where is looked at anew: others may have restored or moved it meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from proxyfab.keys import Key
 from proxyfab.scattering.getting import is_note, note
 from proxyfab.scattering.listing import Held, Listing
 from proxyfab.scattering.report import Report
-from proxyfab.scattering.restoring import Later, checked, lay, still_there, swapped
+from proxyfab.scattering.restoring import Later, checked, lay, swapped
 from proxyfab.scattering.scattering import Scattering
 
 _NOTE = 256
@@ -56,6 +59,10 @@ class Moving:
         free = [one for one in everybody if one not in held.at or self._has_note(held, one)]
         free = [one for one in free if not (self._members[one].leaving or self._members[one].resting)]
         return sorted(free, key=self.sizes.__getitem__)
+
+    def _shards(self, held: Held) -> int:
+        """How many members have a shard of a piece, and not a note."""
+        return len(held.at) - sum(self._has_note(held, member) for member in held.at)
 
     def _has_note(self, held: Held, member: int) -> bool:
         if held.at[member].nbytes > _NOTE:
@@ -99,6 +106,10 @@ class Moving:
         said = checked(shard)
         if said is None:
             return Report(pieces=1, failures=(f"{held.name} is broken at {self._members[member].spec}; repair it.",))
+        if free is not None and said.shape.k <= said.shape.m:
+            return Report()  # rule 5
+        if said.shape.k <= self._shards(held) < said.shape.k + said.shape.m:
+            return Report(pieces=1, failures=(f"{held.name} lacks shards; repair it before it is moved.",))
         ttl = None if stat.expires is None else max(stat.expires - time.time(), 1.0)
         twin = self._twin(held, member, said, shard)
         if twin is not None:
@@ -118,19 +129,26 @@ class Moving:
             if not swapped(source, stat.key, shard, left, ttl) or not there():
                 self._means.take_back([(target, done)])
                 return Report()
-            if self._members[target].child.get(done) != shard:  # who restored another shard there was in between
+            if not self._has(target, done, shard):  # who restored another shard there was in between, or it is lost
                 swapped(source, stat.key, left, shard, ttl)
                 continue
             if said.shape.k <= said.shape.m:
                 keys = {one: Key(held.name) for one in range(len(self._members))}
                 keys |= {one: held.at[one].key for one in held.at}
-                still = partial(still_there, self._scattering, keys, {target}, said.shape.k)
-                self._later.add(still, [(target, done)])
+                still = partial(self._means.still_there, keys, {target}, said.shape.k)
+                self._later.add(still, [(target, done)], only=True)
             self.sizes[member] -= stat.nbytes
             self.sizes[target] += stat.nbytes
             return Report(pieces=1, shards=1, moved=1)
         text = f"{held.name} has a shard at every other child that has room; add a child first."
         return Report(pieces=1, failures=(text,))
+
+    def _has(self, member: int, key: Key, shard: Frames) -> bool:
+        """Whether a member has this; of who cannot be asked nobody knows."""
+        try:
+            return bool(self._members[member].child.get(key) == shard)
+        except ProxyfabError:
+            return False
 
     def _targets(self, held: Held, member: int, said: Shard, free: list[int] | None, over: bool) -> list[int]:
         """Who may take a shard: those that are free for it, then those with one that another one has, too."""

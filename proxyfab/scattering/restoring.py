@@ -4,14 +4,16 @@ Rules:
 1. A shard is restored where the locator says that it lies, under the key that it had there: keys in flight never
    change. Where that member is away or leaving, another one takes it, which readers find (`getting`, rule 3), unless it
    has one of the piece already: somebody else may be restoring, or moving.
-2. What was restored is taken back if the object is gone by then: an evict was at work. Where a single shard could be
-   read that is looked at a second later, too: evicts that take longer look twice (`asking`, rule 3).
+2. What was restored is taken back if the object is gone by then: an evict was at work. Where so few shards are enough
+   as may be away, what cannot be told counts as gone, it is looked at a second later, too, and nothing is restored that
+   was not found bad twice, a second apart (`Upkeep.scrub`, `Mending`): evicts that take longer, or meet who lacks a
+   shard, look twice (`asking`, rule 3).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,14 +26,15 @@ from proxyfab.errors import ConnectorError, IntegrityError, KeyExists, ProxyfabE
 from proxyfab.exit import Drain
 from proxyfab.keys import Key
 from proxyfab.scattering.getting import Found, is_note
-from proxyfab.scattering.means import Means
+from proxyfab.scattering.means import AFTER, Means
 from proxyfab.scattering.report import Report
 from proxyfab.scattering.scattering import Scattering
 
 _PAUSE = 1.0
 """Seconds before a piece that a get found bad is looked at again: an evict may be at work."""
-_AFTER = 1.0
-"""Seconds after which an evict that was under way has passed, or looks twice."""
+_AFTER = AFTER
+_MOST = 30
+"""Looks at what was moved while it cannot be told whether its object is there."""
 _WAITING = 1000
 
 
@@ -44,20 +47,32 @@ class Later:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._waiting: list[tuple[float, Callable[[], bool], list[tuple[int, Key]]]] = []
+        self._waiting: list[tuple[float, Callable[[], bool | None], list[tuple[int, Key]], int]] = []
 
-    def add(self, still: Callable[[], bool], put: list[tuple[int, Key]]) -> None:
-        """Take this back unless `still` says so in a second."""
-        self._waiting.append((time.monotonic() + _AFTER, still, put))
+    def add(self, still: Callable[[], bool | None], put: list[tuple[int, Key]], *, only: bool = False) -> None:
+        """Take this back unless `still` says so in a second.
+
+        Args:
+            still: Whether the object is there; None where that cannot be told.
+            put: What was put where.
+            only: Whether it lies nowhere else, and stays as long as that cannot be told.
+        """
+        self._waiting.append((time.monotonic() + _AFTER, still, put, _MOST if only else 0))
         if len(self._waiting) >= _WAITING:
             self.settle()
 
     def settle(self) -> None:
         """Wait for that second, and look."""
         waiting, self._waiting = self._waiting, []
-        for due, still, put in waiting:
+        for due, still, put, looks in waiting:
             time.sleep(max(due - time.monotonic(), 0.0))
-            if not still():
+            there = still()
+            for _ in range(looks):
+                if there is not None:
+                    break
+                time.sleep(_AFTER)
+                there = still()
+            if not (there or (there is None and looks)):
                 self._means.take_back(put)
 
 
@@ -104,10 +119,12 @@ def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
             done += [(member, key)] if mine else []
             break
     keys = {one: scattering.means.key_at(locator, one) for one in range(len(scattering.members))}
-    still = partial(still_there, scattering, keys, {member for member, _ in done}, shape.k)
-    if done and not still():
+    still = partial(scattering.means.still_there, keys, {member for member, _ in done}, shape.k)
+    there = still() if done else True
+    if there is False or (there is None and shape.k <= shape.m):
         scattering.means.take_back(done)
-        return report
+        unsure = (f"Whether {shape.name} was evicted cannot be told: it is not restored.",) if there is None else ()
+        return report._replace(unrestored=len(bad) if unsure else 0, failures=(*failures, *unsure))
     if done and shape.k <= shape.m:
         later.add(still, done)
     left = len(bad) - len(restored)
@@ -190,21 +207,6 @@ def _homes(scattering: Scattering, locator: Locator, number: int, taken: set[int
     for member in order:
         if member not in taken and not members[member].leaving and not members[member].resting:
             yield member
-
-
-def still_there(scattering: Scattering, keys: Mapping[int, Key], without: Collection[int], least: int) -> bool:
-    """Whether so many members have anything of a piece, but for some; who cannot be asked has."""
-    there = 0
-    for member, key in keys.items():
-        if member in without:
-            continue
-        try:
-            there += bool(scattering.members[member].child.exists(key))
-        except ProxyfabError:
-            there += 1
-        if there >= least:
-            return True
-    return False
 
 
 class Mending:

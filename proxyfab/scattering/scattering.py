@@ -5,12 +5,14 @@ Rules:
    where anything is, and nothing else could be lost. Of a large object it leads to the list of its segments, which
    lies in copies; the list is put last and evicted first, so that an object is never there in part.
 2. Segments are coded while others are under way, two at a time where members are far.
-3. A piece with shards that are broken or missing, seen by a get, is repaired in the background a moment later.
+3. A put that takes long leaves a mark, and renews it: its segments, which no list names yet, are no strays (`upkeep`).
+4. A piece with shards that are broken or missing, seen by a get, is repaired in the background a moment later.
 """
 
 from __future__ import annotations
 
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -37,6 +39,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 SEGMENT_SIZE = 64 << 20
 _AT_ONCE = 2
+_LONG = 600.0
+"""Seconds after which a put leaves a mark, and renews it."""
+_MARKED = 6 * _LONG
 _LENGTH = struct.Struct("<I")
 
 
@@ -86,10 +91,13 @@ class Scattering:
         if frames.nbytes <= self.segment:
             return self._sending.send(frames, Shape(id, 1, 0, frames.nbytes, kind=kind), ttl)
         done: list[Locator] = []
+        marked = self._upload(id, time.monotonic())
         shapes = [self._segment_of(id, frames.nbytes, low) for low in range(0, frames.nbytes, self.segment)]
         parts = [frames.slice(number * self.segment, self.segment) for number in range(len(shapes))]
         try:
-            done += self.each(partial(self._send, ttl), list(zip(parts, shapes, strict=True)))
+            for one in self.each(partial(self._send, ttl), list(zip(parts, shapes, strict=True))):
+                done.append(one)
+                next(marked)
             text = [str(one).encode() for one in done]
             listed = Frames([part for one in text for part in (_LENGTH.pack(len(one)), one)])
             shape = Shape(id, 1, 0, listed.nbytes, kind=kind, total=frames.nbytes)
@@ -98,6 +106,14 @@ class Scattering:
             everybody = range(len(self.members))
             self.means.owe([(member, Key(shape.name)) for shape in shapes for member in everybody])
             raise
+
+    def _upload(self, id: bytes, began: float) -> Iterator[None]:
+        """Between two segments: have members know of a put that takes long."""
+        while True:
+            if time.monotonic() - began > _LONG:
+                began = time.monotonic()
+                self.means.mark_upload(id, _MARKED)
+            yield
 
     def _segment_of(self, id: bytes, nbytes: int, low: int) -> Shape:
         return Shape(_segment_id(id, low), 1, 0, min(self.segment, nbytes - low), kind=SEGMENT)

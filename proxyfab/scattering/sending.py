@@ -7,7 +7,8 @@ Rules:
    was stored is evicted, and the error says of each member why.
 3. What nobody has a locator for is evicted in the background as soon as its member can be reached: also after an
    interrupt, and what comes too late. A shard of a piece that was stored stays where it came to lie too late, and goes
-   with the piece: who evicted it later might evict what a repair, anywhere, has put there meanwhile.
+   with the piece: who evicted it later might evict what a repair, anywhere, has put there meanwhile. But if the piece
+   is gone by then, an evict has passed by before, and the shard goes.
 4. Of a large piece data are on their way while parity is computed, and each shard's digest is in the thread that sends
    it: moving, coding and hashing do not wait for one another.
 """
@@ -66,7 +67,8 @@ class Sending:
         tried: list[tuple[int, Key]] = []
         failures: list[Answer[Key]] = []
         kept: set[int] = set()
-        race: Race[Key] = Race(late=lambda answer: self._late(answer, kept))
+        put: _Put | None = None
+        race: Race[Key] = Race(late=lambda answer: self._late(answer, kept, put))
         try:
             put = self._try(race, frames, shape, ttl, tried, failures)
             # Planned again, it has shards of another code where it was sent first.
@@ -181,7 +183,11 @@ class Sending:
         said = f"It cannot be stored: {text}: {whys}. What was stored is taken back."
         return CapacityError(said) if full else ConnectorError(said)
 
-    def _late(self, answer: Answer[Key], kept: set[int]) -> None:
+    def _late(self, answer: Answer[Key], kept: set[int], put: _Put | None) -> None:
         """A shard that came to lie somewhere when nobody waited for it any more."""
-        if answer.value is not None and answer.child not in kept:
+        if answer.value is None:
+            return
+        if answer.child not in kept or put is None:
             self._means.owe([(answer.child, answer.value)])
+        elif answer.child not in {member for member, _ in put.landed.values()}:
+            self._means.look_later(put.shape, answer.child, answer.value)

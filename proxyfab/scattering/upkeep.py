@@ -2,7 +2,8 @@
 
 Rules:
 1. Shards are restored (`scattering.restoring`) and moved (`scattering.moving`) so that keys in flight stay good.
-2. Contents that no name means, and segments that no list names, go after an hour: a put may be under way. Where a name,
+2. Contents that no name means, and segments that no list names, go after an hour: a put may be under way; one that
+   takes longer leaves a mark, and as long as there is one no segment goes that no list names. Where a name,
    or a list, cannot be read, nobody knows what they mean, and nothing goes.
 3. Who belongs to the members changes by one at a time, and from a whole state only: adding begins by having most of
    them know what names mean, draining by restoring every shard besides; what is on the way stops where that fails, or
@@ -22,6 +23,7 @@ from proxyfab.errors import ConfigurationError, ConnectorError, IntegrityError, 
 from proxyfab.scattering import roll
 from proxyfab.scattering.getting import is_note
 from proxyfab.scattering.listing import Held, Listing, is_ours, listed, registered, strays
+from proxyfab.scattering.means import AFTER
 from proxyfab.scattering.members import label_of
 from proxyfab.scattering.moving import Moving
 from proxyfab.scattering.names import locators
@@ -61,15 +63,26 @@ class Upkeep:
 
     # -- one piece ---------------------------------------------------------------------------------------------------
 
-    def check(self, held: Held, *, repair: bool) -> Report:
-        """Read all shards of a piece, and restore those that are not well if that is wanted."""
+    def check(self, held: Held, *, repair: bool, again: list[Held] | None = None) -> Report:
+        """Read all shards of a piece, and restore those that are not well if that is wanted.
+
+        Where an evict may be at work it is only put down in `again`, where that is given.
+        """
         try:
             locator = self._scattering.find(held.id, held.kind)
             if locator is None:
                 return self._left(held, repair=repair)
         except ConnectorError as error:
             return Report(pieces=1, failures=(str(error),))
-        return restore(self._scattering, locator, self._later) if repair else seen(self._scattering, locator)[1]
+        if not repair:
+            return seen(self._scattering, locator)[1]
+        if again is not None and locator.shape.k <= locator.shape.m:
+            report = seen(self._scattering, locator)[1]
+            if report.lost or not (report.missing or report.broken):
+                return report
+            again.append(held)
+            return Report()
+        return restore(self._scattering, locator, self._later)
 
     def _left(self, held: Held, *, repair: bool) -> Report:
         """Of a piece that cannot be read: it was evicted since, notes are left of it, or too few shards."""
@@ -103,7 +116,12 @@ class Upkeep:
             self._scattering.means.flush(_SOON)
         began, found = time.time(), self._listed
         report = Report(failures=tuple(map(str, found.away.values())))
+        again: list[Held] = []
         for held in self._progress(list(found.pieces.values()), len(found.pieces)):
+            report = report.plus(self.check(held, repair=repair, again=again))
+        if again:
+            time.sleep(AFTER)
+        for held in again:
             report = report.plus(self.check(held, repair=repair))
         for name in registered(self._scattering.means, found)[0] if repair else ():
             self._registers.refresh(name)
@@ -159,7 +177,11 @@ class Upkeep:
         names, unknown = registered(self._scattering.means, found)
         meant = [one for name in names for one in locators(self._registers.read(name))]
         lists, known = [one for one in meant if one.shape.total], set[str]()
+        left = strays(found, meant)
+        going = {held.name for held in left if _old(held, began)}  # a list that goes takes its segments along
         for held in found.pieces.values():
+            if held.name in going:
+                continue
             try:
                 lists += self._large(held)
             except ProxyfabError as error:
@@ -169,10 +191,9 @@ class Upkeep:
                 known |= {one.shape.name for one in self._scattering.pieces(listing)}
             except ProxyfabError as error:
                 unknown.append(str(error))
-        left = strays(found, meant)
-        segments = [held for held in found.pieces.values() if held.kind == SEGMENT]
+        segments = [held for held in found.pieces.values() if held.kind == SEGMENT and not found.uploads]
         left += [held for held in segments if held.name not in known]
-        old = [held for held in left if began - max(stat.created for stat in held.at.values()) > OLD]
+        old = [held for held in left if _old(held, began)]
         if old and repair and (unknown or len(found.away) >= self._registers.majority):
             text = f"{len(old)} strays are left until all names and lists can be read: {'; '.join(unknown[:3])}"
             return Report(strays=len(old), failures=(text,))
@@ -268,6 +289,10 @@ class Upkeep:
                 report = report.plus(moving.move(held, fullest, free[:1]))
         self._later.settle()
         return report
+
+
+def _old(held: Held, now: float) -> bool:
+    return now - max(stat.created for stat in held.at.values()) > OLD
 
 
 def _head(key: Any, child: Any) -> Frames | None:

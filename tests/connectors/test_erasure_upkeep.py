@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -11,7 +12,9 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import ConfigurationError, ConnectorError
-from proxyfab.keys import Key
+from proxyfab.keys import Fresh, Key
+from proxyfab.scattering import scattering, upkeep
+from proxyfab.scattering.means import UPLOAD
 from proxyfab.scattering.roll import ROLL
 from proxyfab.scattering.upkeep import Upkeep
 from proxyfab.testing import FaultyConnector
@@ -31,6 +34,29 @@ def spoil(child: Any, key: Key) -> None:
 
 def shards(one: ErasureConnector, id: str) -> int:
     return sum(child.exists(Key(id)) for child in one.children)
+
+
+def test_a_put_that_takes_hours_loses_nothing_to_repairs() -> None:
+    children = [MemoryConnector() for _ in range(4)]
+    one, other = over(children, 2, 2, segment=40_000), over(children, 2, 2)
+    send, strays = one.scattering._send, []
+
+    def slowly(ttl: float | None, item: Any) -> Any:
+        sent = send(ttl, item)
+        if children[0].exists(Key(key.id + UPLOAD)):
+            strays.append(Upkeep(other.scattering, other.registers).scrub(repair=True).strays)
+            assert other.scattering.means.flush(20)
+        return sent
+
+    key = Fresh.of(one.reserve())
+    with (
+        patch.object(one.scattering, "_send", slowly),
+        patch.object(scattering, "_LONG", -1.0),
+        patch.object(upkeep, "OLD", -1.0),
+    ):
+        done = one.put(LARGE, key=key)
+    assert strays == [0, 0]
+    assert other.get(done) == LARGE
 
 
 def test_a_get_repairs_what_it_found_broken() -> None:
