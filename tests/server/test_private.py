@@ -98,6 +98,18 @@ def test_a_server_that_is_killed_is_started_anew(files, times):
                 one.get(key)
 
 
+def test_a_server_that_is_killed_is_started_anew_by_who_goes_on(files):
+    with ZMQConnector("auto", "name") as one:
+        assert one.exists(Key("k")) is False
+
+        def kill() -> None:
+            assert until(lambda: one.status().gauges["waiting"] == 1)
+            os.kill(pid_of(files), signal.SIGKILL)
+            assert is_whole(one.get(one.put(signed(3 * MB), key=Key("k"))))
+
+        assert at_once([lambda: one.wait(Key("k"), 60), kill])[0] is True
+
+
 def test_its_starter_and_users_may_be_killed(files):
     shared = ZMQConnector("auto", "shared")
     with Child(roles.follow, shared) as first, Child(roles.follow, shared) as second:

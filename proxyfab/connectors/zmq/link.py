@@ -71,6 +71,7 @@ class Link:
         shared: Whether to look for the objects in shared memory.
         side: Which side channels to use: `1` for any, `tcp`, or `0` for none.
         options: Of the sockets: CURVE keys.
+        revive: Starts the server anew, within so many seconds, where it has ended and that is ours to do.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Link:
         shared: bool,
         side: str = "1",
         options: Callable[[], dict[int, bytes]] = dict,
+        revive: Callable[[float], object] | None = None,
     ) -> None:
         self.address = address
         self.endpoint = endpoint(address)
@@ -92,6 +94,7 @@ class Link:
         self._refused = ""
         """The incarnation whose side channel this process does not get through to."""
         self._options = options
+        self._revive = revive
         self._budget = budget_of(f"zmq://{address}")
         self._places: dict[str, Any] = {}
         self._closed = False
@@ -108,6 +111,11 @@ class Link:
     def guarded(self) -> bool:
         """Whether connections are made with keys."""
         return bool(self._options())
+
+    @property
+    def revives(self) -> bool:
+        """Whether a server that was killed is started anew from here."""
+        return self._revive is not None
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -165,6 +173,8 @@ class Link:
                 if pause is None:
                     raise error from broken
                 time.sleep(pause)
+                if self._revive is not None:
+                    self._revive(attempts.left or self.timeout)
             except zmq.ZMQError as wrong:
                 raise ConnectorError(f"{what} at {self.endpoint} failed: {wrong.strerror}.") from wrong
             else:

@@ -236,6 +236,15 @@ class Memberships:
                 member.leave()
             return member is not None
 
+    def renew(self, files: Files, timeout: float) -> None:
+        """Start a server that is used from here anew, if it was killed: one that is used does not end by itself."""
+        with self._lock:
+            before = self._held.get(files.directory)
+            member = None if before is None else join(files, timeout, start=True)
+            if before is not None and member is not None:
+                self._held[files.directory] = member
+                before.leave()
+
     def leave(self) -> None:
         """End all."""
         with self._lock:

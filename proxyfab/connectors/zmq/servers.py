@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from proxyfab.connectors.zmq.link import Link
@@ -112,7 +114,7 @@ class Servers:
             return self._link(self._reach.address, self._reach.key)
         files = Files.here()
         self._members.take(files, self._reach.timeout, start=True)
-        return self._link(files.socket)
+        return self._link(files.socket, revive=partial(self._members.renew, files))
 
     def fresh(self, timeout: float) -> Link:
         """A link of its own to the connector's server; who asks closes it."""
@@ -138,12 +140,14 @@ class Servers:
             raise ObjectLost(f"The private node server at {address} has ended, and what it held is lost.")
         return self._link(address)
 
-    def _link(self, address: str, key: str = "") -> Link:
+    def _link(self, address: str, key: str = "", revive: Callable[[float], None] | None = None) -> Link:
         link = self._links.get(address)
         if link is None:
             guard = Guard(address, key, self._reach.identity)
             reach = self._reach
-            made = Link(address, reach.timeout, shared=reach.shared, side=reach.side, options=guard.options)
+            made = Link(
+                address, reach.timeout, shared=reach.shared, side=reach.side, options=guard.options, revive=revive
+            )
             link = self._links.setdefault(address, made)
         return link
 

@@ -85,8 +85,8 @@ def _wait(
             raise Broken("has stopped") from stopped  # a name, which the next one may know
 
     longest = float("inf") if timeout is None else timeout + patience
-    private = Files.at(spot.link.address) is not None  # it is not started anew
-    attempts = spot.link.patience(0.0 if private else timeout, outage)
+    over = Files.at(spot.link.address) is not None and not spot.link.revives  # whoever starts it anew is not us
+    attempts = spot.link.patience(0.0 if over else timeout, outage)
     try:
         return spot.link.call("wait", once, incarnation=spot.incarnation, timeout=longest, attempts=attempts)
     finally:
