@@ -10,7 +10,8 @@ Rules:
    led to it, so that who lost sight of his own finds it again.
 3. Ballots begin with the time, so that what members forget of absent values after an hour harms nobody whose clock is
    less than that wrong.
-4. Members may be added or taken away one at a time, with a `refresh` of every name in between.
+4. Members may be added or taken away one at a time, with a `refresh` of every name in between. Who is so far behind
+   that most of his members may be none of most of theirs changes nothing (`roll.follows`, looked at once a minute).
 5. That a name means nothing any more is kept for an hour by members that all know it, and for thirty days where one
    was away: he still says what was before. Who was away for longer is to be emptied before he comes back.
 """
@@ -29,10 +30,11 @@ from zlib import crc32
 
 from proxyfab.abc import SupportsCompareAndSet
 from proxyfab.buffers import Frames
-from proxyfab.errors import CapabilityError, CapacityError, ConnectorError, IntegrityError
+from proxyfab.errors import CapabilityError, CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.keys import Key
 from proxyfab.race import Answer, Race
 from proxyfab.scattering.means import Means
+from proxyfab.scattering.roll import follows
 
 SUFFIX = ".r"
 """What records are called behind the digest of their register's name."""
@@ -45,6 +47,8 @@ _MARKS = 64
 _FORGET = 3600.0
 _AWAY = 30 * 24 * 3600.0
 _SLOWEST = 0.05
+_FOLLOW = 60.0
+"""Seconds after which who changes names looks whether the members are still those on the roll."""
 _LAST = 1 << 63
 """The last ballot's number, centuries from now: behind one that a broken member made up there would be no other."""
 
@@ -143,6 +147,7 @@ class Registers:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._able = False
+        self._looked = float("-inf")
 
     @property
     def able(self) -> bool:
@@ -162,14 +167,14 @@ class Registers:
         """
         agreed = self._look(name, quick=True)[1]
         if agreed is None:
-            return self.change(name, lambda _: None).before
+            return self._change(name, lambda _: None, None, Attempt()).before
         return agreed.value
 
     def refresh(self, name: str) -> None:
         """Have every member that can be reached keep what a name means, also that it means nothing any more."""
         seen, agreed = self._look(name)
         if agreed is None or any(self._differs(record, agreed) for _, record in seen.values()):
-            self.change(name, lambda value: value)
+            self._change(name, lambda value: value, None, Attempt())
 
     def change(
         self,
@@ -189,8 +194,26 @@ class Registers:
 
         Raises:
             ConnectorError: Too few members answer; it may hold all the same if it has begun.
+            ConfigurationError: Members were added or drained since, so that the others may not see it.
         """
-        attempt = attempt or Attempt()
+        self._follow()
+        return self._change(name, decide, expires, attempt or Attempt())
+
+    def _follow(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _FOLLOW:
+            return
+        if not follows(self._means):
+            raise ConfigurationError(
+                "The URL's children are not those that belong together by now: what is changed with it others may not "
+                "see. Use the URL that the last `proxyfab erasure add` printed, without those that were drained; if "
+                "children are lost, run `proxyfab erasure repair` with this one first."
+            )
+        self._looked = now
+
+    def _change(
+        self, name: str, decide: Callable[[bytes], bytes | None], expires: float | None, attempt: Attempt
+    ) -> Attempt:
         mark = os.urandom(_MARK)
         ends = time.monotonic() + self._means.patience
         pause = 0.0005

@@ -8,6 +8,7 @@ about to leave. Members of which none was ever added or drained have no roll.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -40,8 +41,12 @@ def latest(means: Means) -> Roll | None:
 
 def _found(means: Means) -> tuple[list[Roll], list[str]]:
     """The rolls that members have, and what is to be said of those that are none."""
+    return _parsed_of(means, _everywhere(means, "roll", lambda child: child.get(Key(ROLL))))
+
+
+def _parsed_of(means: Means, answers: list[Answer[object]]) -> tuple[list[Roll], list[str]]:
     rolls, broken = [], []
-    for one in _everywhere(means, "roll", lambda child: child.get(Key(ROLL))):
+    for one in answers:
         if isinstance(one.value, Frames):
             try:
                 rolls.append(_parsed(one.value))
@@ -96,6 +101,27 @@ def check(means: Means, joining: frozenset[bytes] = frozenset(), leaving: bytes 
     return bool(joining) and joining <= found.members
 
 
+def follows(means: Means) -> bool:
+    """Whether every majority of these members meets every majority of those on the roll.
+
+    The roll is one that most of these have: a few that lie stop nobody.
+    """
+    most = len(means.members) // 2 + 1
+
+    def said(answers: list[Answer[object]]) -> list[Answer[object]]:
+        """Those who say the same as most."""
+        texts = {one.child: one.value.tobytes() for one in answers if isinstance(one.value, Frames)}
+        counts = Counter(texts.get(one.child) for one in answers if one.error is None)
+        return [one for one in answers if one.error is None and counts[texts.get(one.child)] >= most]
+
+    answers = _everywhere(means, "roll", lambda child: child.get(Key(ROLL)), lambda found: bool(said(found)))
+    rolls = _parsed_of(means, said(answers))[0]
+    if not rolls:
+        return True
+    ours, theirs = means.members.by_label.keys(), max(rolls).members
+    return most + len(theirs) // 2 + 1 > len(ours | theirs)
+
+
 def _text(labels: Iterable[bytes]) -> str:
     return ",".join(sorted(label.hex() for label in labels)) or "-"
 
@@ -115,11 +141,16 @@ def _parsed(stored: Frames) -> Roll:
         raise IntegrityError(f"What lies under {ROLL} is no roll of this form, or damaged ({text[:20]!r}).") from None
 
 
-def _everywhere(means: Means, what: str, ask: Callable[[Any], object]) -> list[Answer[object]]:
+def _everywhere(
+    means: Means,
+    what: str,
+    ask: Callable[[Any], object],
+    enough: Callable[[list[Answer[object]]], bool] = nothing,
+) -> list[Answer[object]]:
     race: Race[object] = Race()
     try:
         for member in range(len(means.members)):
             means.ask(race, member, member, what, ask, 0)
-        return means.answers(race, nothing)
+        return means.answers(race, enough)
     finally:
         race.close()
