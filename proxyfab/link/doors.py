@@ -20,7 +20,7 @@ from proxyfab.errors import AccessDenied, ConnectorError, IntegrityError, Proxyf
 from proxyfab.link.dialling import Dial, straight
 from proxyfab.link.frames import HEADING, heading_of_letter, read_heading
 from proxyfab.link.identity import Identity, Secured
-from proxyfab.link.streams import LOW
+from proxyfab.link.streams import AGAIN, LOW
 from proxyfab.osio import sockets
 from proxyfab.wire import messages
 from proxyfab.wire.messages import MAX_HEADER, NOBODY, Message
@@ -29,8 +29,6 @@ LINK = 16
 """Bytes of a link's name, which its dialler drew."""
 LOST = 20
 """Seconds without an acknowledgement after which TCP gives up: longer than a cut that is worth waiting for."""
-AGAIN = 1
-"""Seconds after which what was not acknowledged is sent again at the latest: a link goes on as soon as a cut heals."""
 _SILENCE = 5
 _WORDS = 500
 

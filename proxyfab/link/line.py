@@ -221,9 +221,9 @@ class Line:
 
     # -- what streams want and bring -------------------------------------------------------------------------------
 
-    def next(self, stream: int) -> Item | None:
+    def next(self, stream: int, most: int) -> Item | None:
         with self._lock:
-            item = self._session.take(stream)
+            item = self._session.take(stream, most)
         if self._desk.waits and isinstance(item, Letter):
             self._desk.admit()
         return item

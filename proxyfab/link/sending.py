@@ -9,7 +9,7 @@ Rules:
 3. What a stream had in hand when it broke goes to the front of the queue, but for what the receiver has of it.
 4. Transfers take turns, a segment each, so that a small one does not wait behind a large one.
    Segments of the last bytes that wait are smaller, so that all streams carry a part of what is little, be it an object
-   or the end of one: a stream that begins slowly, or lost a packet, then holds up little.
+   or the end of one: a stream that begins slowly, or lost a packet, then holds up little. A stream may ask for less.
 5. Letters go before all segments, each whole and once, like these in the order in which they were written.
 
 Not thread-safe: its owner has a lock, which no stream holds while it sends.
@@ -160,8 +160,13 @@ class Sender:
             raise ValueError(f"Stream {stream} of this link is there already.")
         self._hands[stream] = _Hand()
 
-    def take(self, stream: int) -> Item | None:
-        """The next letter or segment, for a stream that has room; None when nothing waits, or the stream has ended."""
+    def take(self, stream: int, most: int = SEGMENT) -> Item | None:
+        """The next letter or segment, for a stream that has room; None when nothing waits, or the stream has ended.
+
+        Args:
+            stream: Its number.
+            most: Bytes of a segment at most: `SEGMENT`, or a half of it, or of that.
+        """
         hand = self._hands.get(stream)
         if hand is None:
             return None
@@ -170,7 +175,7 @@ class Sender:
             self.words -= item.length
             hand.words += item.length
         elif self._waiting:
-            item = self._cut()
+            item = self._cut(most)
             self.sent += item.length
         else:
             return None
@@ -178,12 +183,12 @@ class Sender:
         hand.taken += item.length
         return item
 
-    def _cut(self) -> Segment:
+    def _cut(self, most: int) -> Segment:
         """The next segment of the transfer whose turn it is."""
         transfer = next(iter(self._waiting))
         spans = self._waiting.pop(transfer)
         whole = spans.popleft()
-        size = self._size()
+        size = min(self._size(), most)
         segment = whole._replace(length=min(whole.length, size - whole.offset % size))
         self._left -= segment.length
         if segment.length < whole.length:

@@ -162,9 +162,9 @@ class Session:
             some = ended[first : first + _BATCH]
             self._tell("ended", {"s": [each[0] for each in some], "n": [each[1] for each in some]}, fleeting=True)
 
-    def take(self, stream: int) -> Item | None:
-        """What to send next on a stream that has room; None when there is nothing."""
-        return self.sender.take(stream)
+    def take(self, stream: int, most: int = SEGMENT) -> Item | None:
+        """What to send next on a stream that has room; None when there is nothing. See `Sender.take`."""
+        return self.sender.take(stream, most)
 
     def ask(self, keys: Sequence[Any], parts: Sequence[Sequence[tuple[int, int]] | None] = ()) -> range:
         """Want objects. Returns their numbers, in the order of their keys.

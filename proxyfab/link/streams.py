@@ -22,7 +22,7 @@ from typing import Protocol
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.link.frames import HEADING, Heading, heading_of_letter, heading_of_segment, read_heading
-from proxyfab.link.sending import Item, Letter, Segment
+from proxyfab.link.sending import SEGMENT, Item, Letter, Segment
 from proxyfab.osio import sockets
 
 LOW = 32 << 10
@@ -32,6 +32,14 @@ _TURN = 1 << 20
 """Bytes read before it is looked whether there is something to send, and the other way round."""
 _TOGETHER = 8 << 10
 """Bytes of letters that are written at once: a stream that was idle sends 14 KB. More is for others that are free."""
+_SLOW = 100_000
+AGAIN, _SLOWLY = 1, 8
+"""Bytes a second below which a stream is slow, and seconds after which TCP sends again at the latest what was not
+acknowledged. If all streams do that each second, a link goes on as soon as a cut heals; one of 64 kbit/s is full of it.
+"""
+_HASTE = 0.25
+"""Seconds in which a stream should have sent what it took, unless that is `_LEAST` bytes."""
+_LEAST = 4 << 10
 _PAUSE = 0.5
 """Milliseconds in which others may take what a stream could only queue: little beside a round trip that is long."""
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -40,8 +48,8 @@ _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Owner(Protocol):
     """The link, as its streams see it. Called from each stream's own thread; must not wait for the network."""
 
-    def next(self, stream: int) -> Item | None:
-        """What to send now, if there is something."""
+    def next(self, stream: int, most: int) -> Item | None:
+        """What to send now, if there is something; of an object so many bytes at most."""
 
     def ample(self) -> bool:
         """Whether there is more than enough to send for all streams."""
@@ -87,6 +95,7 @@ class Stream:
         self._done = 0
         self._pauses = self._paused = False
         """Whether others are left the time to take what waits, and whether they were."""
+        self._low, self._slow = LOW, False
         self._rested = False
         """Whether nothing was there to send when it was last looked."""
         self._thread = threading.Thread(target=self._run, name=f"proxyfab-link-{number}", daemon=True)
@@ -174,11 +183,29 @@ class Stream:
         self._pauses, self._paused = queues, False
         return queues
 
+    def _most(self) -> int:
+        """Bytes of a segment at most, and of what the kernel is to hold unsent: little where a stream is slow.
+
+        What a stream took goes before what is asked for next, and goes also when nobody waits for it any more.
+        """
+        rate, most = sockets.rate(self._connection), SEGMENT
+        while most > _LEAST and most > rate * _HASTE:
+            most //= 2
+        if (rate < _SLOW) is not self._slow:
+            self._slow = rate < _SLOW
+            sockets.insist(self._connection, _SLOWLY if self._slow else AGAIN)
+        low = min(most, LOW)
+        if low != self._low:
+            self._low = low
+            with contextlib.suppress(OSError):
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, low)
+        return most
+
     def _load(self) -> bool:
         """Take what is next. Letters go together, with each other and with the heading behind them."""
-        words = bytearray()
+        words, most = bytearray(), self._most()
         while len(words) < _TOGETHER:
-            item = self._owner.next(self.number)
+            item = self._owner.next(self.number, most)
             if item is None:
                 break
             if isinstance(item, Letter):

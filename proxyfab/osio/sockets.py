@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import socket
 import struct
 import sys
@@ -22,6 +23,8 @@ _CREDENTIALS = struct.Struct("3i")
 _UNSENT, _UNHEARD = 0x894B, 0x5411
 """SIOCOUTQNSD and SIOCOUTQ: bytes that TCP has and did not send once, or heard nothing of (`linux/sockios.h`)."""
 _TCP_CC_INFO = 26
+_INFO = struct.Struct("=16xI48xI8xI")
+"""Of tcp_info (`linux/tcp.h`): bytes of a segment, microseconds of a round trip, and the window in segments."""
 _BBR = struct.Struct("5I")
 """tcp_bbr_info (`linux/inet_diag.h`): two words of bandwidth, the round trip, and two gains, which are 256 for one."""
 _STARTUP = 2 * 256
@@ -52,8 +55,13 @@ def tune(connection: socket.socket, *, silence: int = 1, lost: int = 4, again: i
     ):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
     if again:
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, again * 1000)
+        insist(connection, again)
+
+
+def insist(connection: socket.socket, again: int) -> None:
+    """Seconds after which TCP sends again at the latest (`tune`), where the system can be told."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, again * 1000)
 
 
 def unsent(connection: socket.socket) -> int:
@@ -66,6 +74,16 @@ def _queued(connection: socket.socket, which: int) -> int:
         return int.from_bytes(fcntl.ioctl(connection, which, bytes(4)), sys.byteorder)
     except OSError:
         return 0
+
+
+def rate(connection: socket.socket) -> float:
+    """Bytes a second that TCP lets out now: a window in each round trip; infinite where it does not say."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        size, microseconds, window = _INFO.unpack(info)
+    except (OSError, struct.error):
+        return math.inf
+    return float(size * window * 1e6 / microseconds) if microseconds else math.inf
 
 
 def freshen(connection: socket.socket) -> bool:

@@ -20,7 +20,9 @@ from proxyfab.errors import ConnectorError, ProxyfabError, ResolveTimeout
 from proxyfab.link.line import Line
 from proxyfab.link.question import Outcome, Question
 from proxyfab.link.room import Room
+from proxyfab.link.sending import Segment
 from proxyfab.link.streams import Stream
+from proxyfab.osio import sockets
 from proxyfab.testing.processes import until
 
 MB = 1_000_000
@@ -166,6 +168,34 @@ def test_no_stream_no_answer_but_a_deadline() -> None:
     pair.close()
     with pytest.raises(ConnectorError, match="the link to it was closed"):
         pair.near.get_many(["one"], 30)
+
+
+def test_a_slow_stream_takes_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what is asked for next would wait for it, long after who asked first has gone."""
+    monkeypatch.setattr(sockets, "rate", lambda _: 40_000.0)
+    pair = Pair({"large": os.urandom(MB)}, streams=2)
+    taken: list[int] = []
+    source = pair.far.source
+
+    def noted(segment: Segment) -> tuple[Frames, int] | None:
+        taken.append(segment.length)
+        return source(segment)
+
+    monkeypatch.setattr(pair.far, "source", noted)
+    try:
+        (outcome,) = pair.near.get_many(["large"], 30)
+        assert outcome.frames is not None
+        assert outcome.frames.tobytes() == pair.objects["large"]
+        assert sum(taken) == MB
+        assert max(taken) == 8192  # of which there are five in a second
+        lows = [each._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) for each in streams_of(pair)]
+        assert min(lows) == 8192
+    finally:
+        pair.close()
+
+
+def streams_of(pair: Pair) -> list[Stream]:
+    return [each for line in (pair.near, pair.far) for each in line._streams.values()]
 
 
 class Stalling(socket.socket):

@@ -13,7 +13,7 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.link import streams
-from proxyfab.link.sending import Item, Letter, Segment
+from proxyfab.link.sending import Item, Letter, Segment, Sender
 from proxyfab.link.session import Asked, Session
 from proxyfab.link.streams import Stream
 from proxyfab.osio import sockets
@@ -92,6 +92,16 @@ def test_letters_that_ask_nonsense(fields: dict[str, Any]) -> None:
         there.read(0, letters(here)[0])
 
 
+def test_a_stream_that_asks_for_little_gets_little() -> None:
+    sender = Sender()
+    for stream in (3, 4):
+        sender.join(stream)
+    sender.offer(0, [(0, 200_000)])
+    assert sender.take(3, 4096) == Segment(0, 0, 4096)
+    assert sender.take(4) == Segment(0, 4096, 61440)  # to the end of one of the usual segments, as there are two
+    assert sender.take(3, 4096) == Segment(0, 65536, 4096)
+
+
 class Giver:
     """Has letters to send, for whichever stream takes them."""
 
@@ -100,7 +110,7 @@ class Giver:
         self.taken: list[int] = []
         self.much = False
 
-    def next(self, stream: int) -> Item | None:
+    def next(self, stream: int, most: int) -> Item | None:
         try:
             item = self.left.popleft()
         except IndexError:
