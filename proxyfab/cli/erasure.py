@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from proxyfab.abc import SupportsScan
+from proxyfab.abc import Stat, SupportsScan
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.output import as_json, public, show, show_json, size
 from proxyfab.connectors.erasure import ErasureConnector
@@ -21,8 +21,9 @@ from proxyfab.erasure.placement.odds import losses_of
 from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.opening import open_connector
 from proxyfab.scattering.means import GONE
+from proxyfab.scattering.moving import NOTE
 from proxyfab.scattering.registers import SUFFIX
-from proxyfab.scattering.roll import ROLL
+from proxyfab.scattering.roll import ROLL, latest
 from proxyfab.scattering.upkeep import Report, Upkeep
 from proxyfab.spec import StoreSpec
 
@@ -44,7 +45,9 @@ def erasure() -> None:
 def status(url: str, as_json: bool) -> None:
     """What each child holds, whether it answers, and where it stands."""
     one = _opened(url)
-    rows = [_standing(one, number) for number in range(len(one.members))]
+    known = latest(one.scattering.means)
+    drained = frozenset() if known is None else known.former
+    rows = [_standing(one, number, drained) for number in range(len(one.members))]
     one.close()
     if as_json:
         show_json(rows)
@@ -59,9 +62,10 @@ def status(url: str, as_json: bool) -> None:
             click.echo(f"{row['child']}: {row['fault']}", err=True)
 
 
-def _standing(one: ErasureConnector, number: int) -> dict[str, Any]:
+def _standing(one: ErasureConnector, number: int, drained: frozenset[bytes]) -> dict[str, Any]:
     member = one.members[number]
     stats, fault = [], ""
+    left = member.label in drained
     try:
         if not isinstance(member.child, SupportsScan):
             raise CapabilityError(f"{member.spec} cannot list what it holds.")
@@ -72,12 +76,17 @@ def _standing(one: ErasureConnector, number: int) -> dict[str, Any]:
     return {
         "child": public(member.spec),
         "site": member.standing.site,
-        "state": "down" if fault else "well",
-        "shards": sum(not stat.key.id.endswith((SUFFIX, GONE, ROLL)) for stat in stats),
+        "state": "down" if fault else "drained" if left else "well",
+        "shards": sum(_counts(stat, left) for stat in stats),
         "bytes": sum(stat.nbytes for stat in stats),
         "capacity": size(capacity) if capacity else "-",
         "fault": fault,
     }
+
+
+def _counts(stat: Stat, left: bool) -> bool:
+    """Whether it is a shard; where all were moved away, what is no larger than the notes in their place is none."""
+    return not stat.key.id.endswith((SUFFIX, GONE, ROLL)) and not (left and stat.nbytes <= NOTE)
 
 
 @erasure.command()

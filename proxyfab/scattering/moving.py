@@ -29,7 +29,7 @@ from proxyfab.scattering.report import Report
 from proxyfab.scattering.restoring import Later, checked, lay, swapped
 from proxyfab.scattering.scattering import Scattering
 
-_NOTE = 256
+NOTE = 256
 """Bytes that a note takes at most, whatever a member adds."""
 
 
@@ -65,7 +65,7 @@ class Moving:
         return len(held.at) - sum(self._has_note(held, member) for member in held.at)
 
     def _has_note(self, held: Held, member: int) -> bool:
-        if held.at[member].nbytes > _NOTE:
+        if held.at[member].nbytes > NOTE:
             return False
         try:
             found = self._members[member].child.get(held.at[member].key)

@@ -55,6 +55,8 @@ def test_a_place_goes_and_another_comes(url: str, tmp_path: Path) -> None:
     child = next(part for part in url.split("child=") if f"{tmp_path}/0" in part).partition(";")[0]
     assert json.loads(call("drain", url, child, "--json").stdout)["moved"] > 0
     assert reads(url)
+    rows = json.loads(call("status", url, "--json").stdout)
+    assert [(row["state"], row["shards"] > 0) for row in rows] == [("drained", False), *[("well", True)] * 3]
     new = f"file://{tmp_path}/new?ns=run;site=new"
     assert "Take it out of the URL first" in call("add", url, new, status=2).output
     assert "Take it out of the URL first" in call("drain", url, "1", status=2).output
