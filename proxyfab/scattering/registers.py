@@ -196,8 +196,7 @@ class Registers:
             ConnectorError: Too few members answer; it may hold all the same if it has begun.
             ConfigurationError: Members were added or drained since, so that the others may not see it.
         """
-        self._follow()
-        return self._change(name, decide, expires, attempt or Attempt())
+        return self._change(name, decide, expires, attempt or Attempt(), self._follow)
 
     def _follow(self) -> None:
         now = time.monotonic()
@@ -212,13 +211,18 @@ class Registers:
         self._looked = now
 
     def _change(
-        self, name: str, decide: Callable[[bytes], bytes | None], expires: float | None, attempt: Attempt
+        self,
+        name: str,
+        decide: Callable[[bytes], bytes | None],
+        expires: float | None,
+        attempt: Attempt,
+        check: Callable[[], None] = lambda: None,
     ) -> Attempt:
         mark = os.urandom(_MARK)
         ends = time.monotonic() + self._means.patience
         pause = 0.0005
         while True:
-            if self._propose(name, decide, expires, mark, attempt):
+            if self._propose(name, decide, expires, mark, attempt, check):
                 return attempt
             if time.monotonic() > ends:
                 raise ConnectorError(f"{name} is changed by others all the time; try again.")
@@ -226,9 +230,16 @@ class Registers:
             pause = min(2 * pause, _SLOWEST)
 
     def _propose(
-        self, name: str, decide: Callable[[bytes], bytes | None], expires: float | None, mark: bytes, attempt: Attempt
+        self,
+        name: str,
+        decide: Callable[[bytes], bytes | None],
+        expires: float | None,
+        mark: bytes,
+        attempt: Attempt,
+        check: Callable[[], None],
     ) -> bool:
         seen, _ = self._look(name)
+        check()  # now that most answer
         highest = max(max(record.promised[0], record.accepted[0]) for _, record in seen.values())
         ballot = (max(highest + 1, time.time_ns()), os.urandom(8))
         promised = self._write(name, {at: (raw, one._replace(promised=ballot)) for at, (raw, one) in seen.items()})
