@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,16 @@ def test_a_user_who_may_not_write(plain):
     assert found.state == "fail"
     assert "SET" in found.detail
     assert "ACL SETUSER" in found.detail
+
+
+def test_the_user_that_the_documentation_recommends_is_well(plain):
+    page = (Path(__file__).parents[2] / "docs/redis.md").read_text()
+    (rights,) = [line.split() for line in page.splitlines() if line.startswith("ACL SETUSER")]
+    with contextlib.closing(plain.client()) as client:
+        client.execute_command(*rights)
+    found = diagnosed(f"redis://fabric:secret@{HOST}:{plain.port}")
+    assert {finding.state for finding in found.values()} == {"ok"}
+    assert list(found)[-1] == "memory"
 
 
 def test_nobody_listens():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from redis import exceptions
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from proxyfab.abc import Finding, Status
 from proxyfab.errors import AccessDenied, ProxyfabError
@@ -128,10 +128,13 @@ def _no_entry(error: BaseException, doing: Doing, secret: str | None, tls: bool)
     if tls and late:
         detail = f"looking {doing.late}; does the port speak TLS at all (redis:// is without)?"
         return Finding("tls", "fail", detail)
+    if late:
+        said = f"it accepts connections and says nothing: looking {doing.late}"
+        return Finding("server", "fail", f"{said}; is it stopped, or busy? Look there, or restart it")
     broken = isinstance(error, (OSError, exceptions.ConnectionError)) and not isinstance(
         error, exceptions.InvalidResponse
     )
-    if broken and not tls and not late:
+    if broken and not tls:
         return Finding("server", "fail", f"it breaks off the conversation ({error}); does it want TLS (rediss://)?")
     return Finding("tls" if " in TLS: " in said else "server", "fail", said)
 
@@ -158,7 +161,10 @@ def _role(link: Link) -> Finding:
 
 def _clock(link: Link) -> Finding:
     before = time.time()
-    seconds, micros = link.call(b"TIME")
+    try:
+        seconds, micros = link.call(b"TIME")
+    except NoPermissionError as error:  # no operation needs it
+        return Finding("clock", "ok", f"not told ({error})")
     after = time.time()
     ahead = int(seconds) + int(micros) / 1e6 - (before + after) / 2
     if abs(ahead) > _SKEW:
@@ -184,7 +190,7 @@ def _permission(link: Link) -> Finding:
         if _text(answer) != "OK":
             refused.append(_text(command[0]))
     if refused:
-        rule = "allow it ~proxyfab:* &* +@read +@write +@transaction +@connection (ACL SETUSER)"
+        rule = "allow it ~proxyfab* +@read +@write +@connection +@transaction +scan +client|tracking (ACL SETUSER)"
         return Finding("permission", "fail", f"user {_text(user)} may not {', '.join(refused)}; {rule}")
     return Finding("permission", "ok", f"user {_text(user)} may read, write and remove")
 
