@@ -21,7 +21,7 @@ def ended() -> Iterator[None]:
 
 
 def test_runs_with_faults_at_random() -> None:
-    for seed in [*range(30), *_FAILED]:
+    for seed in [*range(50), *_FAILED]:
         run(seed, phases=1, calls=4)
 
 
