@@ -6,8 +6,8 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import click
@@ -27,6 +27,9 @@ from proxyfab.patterns.trigger import disable, enable, forget, logs, statistics,
 _FIRST = 3.0
 """Seconds for the first event of a topic that has some: its broker may be far away."""
 _SOON = 0.2
+_MUCH = 1.0
+_TAIL = 10
+_Some, _More = click.IntRange(min=0), click.IntRange(min=1)
 _LINE = 100
 
 
@@ -112,42 +115,59 @@ def _floor(floor: dict[int, int]) -> str:
 
 @events.command()
 @click.argument("topic")
-@click.option("-n", "count", default=10, show_default=True, help="Events of before to begin with.")
+@click.option("-n", "count", type=_Some, help="Events of before to begin with; 10, or with --since all.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until all producers have ended.")
 @click.option("--where", help="Only events for which this JMESPath expression over the metadata is true.")
 @click.option("--since", help="From a moment on: seconds since 1970, or as 10s, 5min or 2h before now.")
 @at
 @as_json
-def tail(topic: str, count: int, follow: bool, where: str | None, since: str | None, url: str, as_json: bool) -> None:
+def tail(
+    topic: str, count: int | None, follow: bool, where: str | None, since: str | None, url: str, as_json: bool
+) -> None:
     """Show the last events of TOPIC. No object is fetched; nobody's position changes."""
     broker = open_broker(url)
+    most = _TAIL if count is None and since is None else count
     last = {number: extent.last for number, extent in broker.describe(topic).extents.items()}
-    seen: deque[Item] = deque(maxlen=None if since else count)
-    patience = None if follow else _SOON
-    back = count
+    starts: Iterable[Start] = [_moment(since)] if since else _further_and_further_back(last, most or 0)
+    first = _FIRST if any(last.values()) else _SOON
+    reader: Consumer | None = None
+    seen: deque[Item] = deque()
     with ExitStack() as stack:
-        while True:
-            start: Start = _moment(since) if since else {number: max(1, end - back + 1) for number, end in last.items()}
-            reader = stack.enter_context(
-                Consumer(broker, topic, observe=True, start=start, where=where, timeout=patience)
-            )
-            begun = time.monotonic()
-            while items := reader.fetch(64, _SOON if seen or not any(last.values()) else _FIRST):
-                seen += items
-                if follow and time.monotonic() - begun > 1:  # more comes than can be caught up with
-                    break
-            if since or where or len(seen) >= count or back >= max(last.values(), default=0):
+        for start in starts:
+            stack.close()  # what was read from less far back
+            options: dict[str, Any] = {"start": start, "where": where, "timeout": None if follow else _SOON}
+            reader = stack.enter_context(Consumer(broker, topic, observe=True, **options))
+            seen = _caught_up(reader, most, first, _MUCH if follow else None)
+            if where or len(seen) >= (most or 0):
                 break
-            stack.close()  # some of what was sent last says that a producer has ended, or the like: further back, then
-            seen.clear()
-            back *= 4
         _print(seen, as_json)
-        if follow:
-            try:
+        if follow and reader is not None:
+            with suppress(ResolveTimeout):
                 for item in reader:
                     _print([item], as_json)
-            except ResolveTimeout:
-                pass
+
+
+def _further_and_further_back(last: dict[int, int], most: int) -> Iterator[Start]:
+    """Where so many events may begin: of what was sent last some says that a producer has ended, or the like."""
+    back = most
+    while True:
+        yield {number: max(1, end - back + 1) for number, end in last.items()}
+        if back >= max(last.values(), default=0):
+            return
+        back = max(4 * back, 1)
+
+
+def _caught_up(reader: Consumer, most: int | None, first: float, enough: float | None) -> deque[Item]:
+    """The last of what there is now; after `enough` seconds more comes than can be caught up with."""
+    seen: deque[Item] = deque(maxlen=most)
+    begun = time.monotonic()
+    wait = first
+    while items := reader.fetch(64, wait):
+        seen += items
+        wait = _SOON
+        if enough is not None and time.monotonic() - begun > enough:
+            break
+    return seen
 
 
 def _print(items: Iterable[Item], as_json: bool) -> None:
@@ -244,7 +264,7 @@ def dlq() -> None:
 
 
 _which = click.option("--where", help="Only those whose cause has this text in it.")
-_most = click.option("-n", "--most", type=int, help="So many at most, the oldest first.")
+_most = click.option("-n", "--most", type=_More, help="So many at most, the oldest first.")
 
 
 @dlq.command("list")
@@ -315,7 +335,7 @@ def _cause(text: str | None) -> Any:
 @click.option("--enable", "switch", flag_value="on", help="Have its runners go on.")
 @click.option("--disable", "switch", flag_value="off", help="Have its runners make no more calls.")
 @click.option("--forget", "switch", flag_value="forget", help="Delete what is known of one that runs no more.")
-@click.option("--log", "lines", type=int, help="Show so many of the newest lines of its log.")
+@click.option("--log", "lines", type=_More, help="Show so many of the newest lines of its log.")
 @at
 @as_json
 def triggers_(name: str | None, switch: str | None, lines: int | None, url: str, as_json: bool) -> None:
@@ -335,9 +355,8 @@ def triggers_(name: str | None, switch: str | None, lines: int | None, url: str,
         return
     known = {each: said for each, said in triggers(broker).items() if name in (None, each)}
     if name and not known:
-        raise ConfigurationError(
-            f"{public(broker.url)} knows no trigger {name!r}; it has: {', '.join(triggers(broker))}."
-        )
+        others = ", ".join(sorted(triggers(broker))) or "none"
+        raise ConfigurationError(f"{public(broker.url)} knows no trigger {name!r}; it has: {others}.")
     rows = []
     for each, said in sorted(known.items()):
         did = statistics(broker, each)

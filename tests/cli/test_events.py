@@ -97,6 +97,8 @@ def test_tail_shows_what_is_said_of_events(frames: Broker) -> None:
     assert "exposure=0.05" in text
     assert [each["type"] for each in lines("tail", "frames", "--where", "exposure > `0.1`")] == ["numpy:ndarray"]
     assert len(lines("tail", "frames", "--since", "5min")) == 3
+    assert len(lines("tail", "frames", "--since", "5min", "-n", "1")) == 1
+    assert run("tail", "frames", "-n", "0").output == ""
     assert frames.groups("frames") == {}, "nobody's position changes"
 
 
@@ -196,6 +198,10 @@ def test_triggers(broker: Broker) -> None:
         (("tail", "no topic"), 2, "cannot name a topic"),
         (("publish", "notes", "x", "-m", "meta"), 2, "name=value"),
         (("triggers", "--enable"), 2, "which trigger"),
+        (("triggers", "nobody"), 2, "it has: none"),
+        (("triggers", "nobody", "--log", "-1"), 2, "--log"),
+        (("tail", "nothing", "-n", "-3"), 2, "'-n'"),
+        (("dlq", "purge", "nothing", "-n", "-1"), 2, "'-n'"),
     ],
 )
 def test_what_makes_no_sense_is_told(broker: Broker, arguments: tuple[str, ...], status: int, says: str) -> None:

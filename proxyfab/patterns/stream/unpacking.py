@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import repeat
 
-from proxyfab.errors import IntegrityError, ProxyfabError
+from proxyfab.errors import AccessDenied, IntegrityError, ProxyfabError
 from proxyfab.patterns.raised import story_of, traceback_of
 from proxyfab.patterns.stream.continuity import Continuity
-from proxyfab.patterns.stream.deadletters import Undertaker
+from proxyfab.patterns.stream.deadletters import Undertaker, topic_of
 from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.stream.settling import Desk
@@ -47,7 +47,8 @@ class Burying:
         if self._undertaker is None:
             self._drop(f"The event at {item.position} was dropped: {cause}.")
             return
-        self._undertaker.event(hand.frame, index, item.position, hand.tries(index), cause, trace)
+        with self._allowed():
+            self._undertaker.event(hand.frame, index, item.position, hand.tries(index), cause, trace)
         self.buried += 1
 
     def record(self, hand: Hand, cause: str) -> None:
@@ -55,8 +56,21 @@ class Burying:
         if self._undertaker is None:
             self._drop(f"The record at {hand.delivery.position} was dropped: {cause}.")
             return
-        self._undertaker.record(hand.delivery, cause)
+        with self._allowed():
+            self._undertaker.record(hand.delivery, cause)
         self.buried += 1
+
+    @contextlib.contextmanager
+    def _allowed(self) -> Iterator[None]:
+        """Say what a consumer that may not bury anything needs."""
+        try:
+            yield
+        except AccessDenied as error:
+            letters = topic_of(self._link.source)
+            raise AccessDenied(
+                f"No event of {self._link.source} can be buried here: dead letters go to {letters}, for which its "
+                f"consumers need a grant of publish; or give them dead_letter=False. {error}"
+            ) from error
 
     def _drop(self, story: str) -> None:
         self.dropped += 1

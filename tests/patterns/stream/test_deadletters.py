@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
 from proxyfab import Store, trace
-from proxyfab.errors import ConfigurationError, IntegrityError
+from proxyfab.errors import AccessDenied, ConfigurationError, IntegrityError
+from proxyfab.events.around import Around
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import EARLIEST, Capability, Position, Record
+from proxyfab.events.model import EARLIEST, Capability, Position, Record, Topic
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.deadletters import dead_letters, purge, replay
 from proxyfab.testing import until
@@ -182,6 +184,39 @@ def test_an_object_that_is_gone_is_no_obstacle(broker: Broker, store: Store) -> 
 
 
 HOSTILE = [b"", b"\xef", b"not a frame", b"\xefE\x7f...", b"\xefE\x01\xff\xff", b"\xefE\x01\x90", b"\x00" * 100_000]
+
+
+class Readable(Around):
+    """A broker where this process may make no dead letters."""
+
+    def __init__(self, real: Broker) -> None:
+        self.real = real
+        self.capabilities, self.url = real.capabilities, real.url  # type: ignore[misc]  # of this one
+
+    def ensure(self, topic: Topic, **options: Any) -> Topic:
+        if topic.name.endswith(".dlq"):
+            raise AccessDenied("Not you.")
+        return super().ensure(topic, **options)
+
+    @property
+    def own(self) -> Broker:
+        return self.real
+
+    def close(self) -> None:
+        """The real one stays open."""
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+
+def test_who_may_not_bury_is_told_what_that_needs(broker: Broker) -> None:
+    Writer(broker).send(1)
+    with Consumer(Readable(broker), "t") as consumer:
+        (item,) = consumer.fetch()
+        with pytest.raises(AccessDenied, match=r"t\.dlq.*grant of publish.*Not you"):
+            item.reject("no")
+        assert not item.settled
 
 
 def test_what_is_no_frame_stops_nobody(broker: Broker) -> None:
