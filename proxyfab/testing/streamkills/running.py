@@ -231,7 +231,7 @@ class _Run:
         who, pid = self._alive[slot]
         log = self.where / who
         if not until(lambda: log.exists() and log.stat().st_size > _WORKED, DEADLINE):
-            self.early.append(f"{who} did nothing for {DEADLINE} s")
+            self._look(f"{who} did nothing for {DEADLINE} s")
         self._clock.wait(self._dice.uniform(0, _LIFE))
         self._events.event("kill", who)
         os.kill(pid, signal.SIGKILL)
@@ -250,7 +250,11 @@ class _Run:
         since = time.monotonic()
         producers = [who for slot, (who, _) in self._alive.items() if slot.startswith("producer")]
         if not until(lambda: all(_answered(self.where / who, since) for who in producers), DEADLINE):
-            self.early.append(f"producers were not answered in {DEADLINE} s after the broker was back")
+            self._look(f"producers were not answered in {DEADLINE} s after the broker was back")
+
+    def _look(self, trouble: str) -> None:
+        self.early.append(f"{trouble}; what was to be seen: {self._seen}")
+        look(self._seen, dict(self._alive.values()), self._place, (self._after.topic, self._after.output))
 
     def _reap(self, who: str, pid: int, expected: int) -> None:
         status = self._nursery.reap(pid)
@@ -266,8 +270,7 @@ class _Run:
             who, pid = self._alive[slot]
             ended = self._comes_to_the_end(who, pid)
             if not ended:
-                self.early.append(f"{who} does not see the end of the stream; what was to be seen: {self._seen}")
-                look(self._seen, dict(self._alive.values()), self._place, (self._after.topic, self._after.output))
+                self._look(f"{who} does not see the end of the stream")
                 os.kill(pid, signal.SIGKILL)
             self._reap(who, pid, 0 if ended else -signal.SIGKILL)
             del self._alive[slot]
