@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from proxyfab import exit as exits
 from proxyfab import groups, keys, race
+from proxyfab.beside import beside
 from proxyfab.connectors import memory
 from proxyfab.connectors.erasure import connector
 from proxyfab.scattering import (
@@ -120,6 +121,7 @@ class World:
         self.ended = False
         self._main = self._current = _Fibre()
         self._main.owner = "main"
+        self._main.thread = threading.current_thread()
         self._ready: list[_Fibre] = [self._main]
         self._waiting: dict[_Fibre, None] = {}
         self._dead: set[str] = set()
@@ -238,6 +240,16 @@ class World:
 
     # -- what the code sees ------------------------------------------------------------------------------------------
 
+    def _sleep(self, seconds: float) -> None:
+        (self.sleep if self._ours() else time.sleep)(seconds)
+
+    def _beside(self, call: Callable[[], object]) -> None:
+        (self.spawn if self._ours() else beside)(call)
+
+    def _ours(self) -> bool:
+        """Whether this thread is a fibre's, and not one that another test has left."""
+        return threading.current_thread() is self._current.thread
+
     @contextmanager
     def inside(self) -> Iterator[None]:
         """The code under test sees this world."""
@@ -246,7 +258,7 @@ class World:
             perf_counter=lambda: self.now,
             time=lambda: _BEGAN + self.now,
             time_ns=lambda: int((_BEGAN + self.now) * 1e9),
-            sleep=self.sleep,
+            sleep=self._sleep,
         )
         threads = SimpleNamespace(
             Thread=lambda target, **_: _Thread(self, target),
@@ -264,7 +276,7 @@ class World:
                 (exits, "_hook", lambda: None),
                 (exits, "_running", {}),
                 (race, "SimpleQueue", lambda: _Queue(self)),
-                (race, "run_beside", self.spawn),
+                (race, "run_beside", self._beside),
                 (scattering, "_begun", lambda work: _Begun(self, work)),
                 (registers, "random", self._bytes),
                 (members.Members.__init__, "__defaults__", (None, clock.monotonic)),
