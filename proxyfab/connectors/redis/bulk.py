@@ -39,6 +39,8 @@ PATIENT = 256 * 2**20
 """Bytes that may take as long as a call: larger objects have as many times that long."""
 LEASE = 120_000
 """Milliseconds, at least, for which chunks that nobody named yet stay; extended with each further chunk."""
+EXTENDED = 10_000
+"""Chunks whose lease is extended with one question."""
 MOST_TTL = 10**15
 ASK = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b%b"
 
@@ -302,7 +304,10 @@ def _send_chunks(link: Link, names: list[bytes], frames: Frames, size: int) -> N
         link.send([start, *part.views, end], len(start) + part.nbytes + len(end))
         checked(link.parser.read())
         if monotonic() - extended > lease / 4000:
-            link.calls([pack(b"PEXPIRE", before, b"%d" % lease) for before in names[: number + 1]], lenient=True)
+            for at in range(0, number + 1, EXTENDED):
+                link.begin(seconds)
+                some = names[at : min(at + EXTENDED, number + 1)]
+                link.calls([pack(b"PEXPIRE", before, b"%d" % lease) for before in some], lenient=True)
             extended = monotonic()
 
 
