@@ -26,10 +26,9 @@ from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, I
 from proxyfab.keys import Key
 from proxyfab.scattering.listing import listed, registered
 from proxyfab.scattering.names import locators
-from proxyfab.scattering.report import Report
 from proxyfab.scattering.upkeep import Upkeep
 from tests.connectors.erasure_history import FOREVER, Call, explained
-from tests.connectors.erasure_places import FAULTS, Client, Place
+from tests.connectors.erasure_places import FAULTS, Client, Place, lacking
 from tests.connectors.erasure_world import Killed, World
 
 _ERRORS = (ConnectorError, IntegrityError, CapacityError)
@@ -359,13 +358,13 @@ class Model:
         first = care.scrub(repair=True)
         assert not first.failures, first
         second = care.scrub()
-        assert not (second.missing or second.broken or second.failures), (first, second)
+        assert not lacking(reader, second), (first, second)
         self.world.sleep(7200.0)
         third = second
         for _ in range(2):
             third = care.scrub(repair=True)
             assert reader.one.scattering.means.flush(60.0)
-        assert third._replace(pieces=0, shards=0, lost=()) == Report(), third
+        assert not (lacking(reader, third) or third.strays), third
         self._left(reader)
 
     def _left(self, reader: Client) -> None:

@@ -11,7 +11,11 @@ from typing import TypeVar
 from proxyfab.buffers import Frames
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import Options
+from proxyfab.erasure.shard import HEADER, header_of
 from proxyfab.errors import CapacityError, ConnectorError
+from proxyfab.scattering.getting import is_note
+from proxyfab.scattering.listing import listed
+from proxyfab.scattering.report import Report
 from proxyfab.testing.faults import FaultyConnector
 from tests.connectors.erasure_world import World
 
@@ -81,3 +85,14 @@ class Client:
             mark(name, members)
 
         means.mark_gone = marked  # type: ignore[method-assign]  # who evicts knows that a copy may be left
+
+
+def lacking(client: Client, report: Report) -> bool:
+    """Whether anything lacks that can be restored: of a put that was killed planning anew there are two forms."""
+    means = client.one.scattering.means
+    if report.missing:
+        for held in listed(means, 0).pieces.values():
+            heads = [means.members[member].child.get_range(stat.key, 0, HEADER) for member, stat in held.at.items()]
+            if len({header_of(head, whole=False).shape for head in heads if not is_note(head)}) > 1:
+                return False
+    return bool(report.missing or report.broken or report.failures)
