@@ -168,9 +168,11 @@ def _frames(data: Buffer | Frames) -> Frames:
     if isinstance(data, Frames):
         return data
     try:
-        return Frames((data,))
+        if memoryview(data).format != "O":  # addresses of Python's objects are no data
+            return Frames((data,))
     except TypeError:
-        raise ConfigurationError(f"Only buffers can be cut into shards, and {type(data).__name__} is none.") from None
+        pass
+    raise ConfigurationError(f"Only buffers can be cut into shards, and this {type(data).__name__} is none.")
 
 
 def _runs(sources: list[Frames], length: int) -> Iterator[tuple[int, list[memoryview]]]:

@@ -175,15 +175,17 @@ def test_the_widest_codes() -> None:
 def test_what_is_no_shard_or_no_object_is_said() -> None:
     code = Code(2, 1)
     shards = dict(enumerate(code.encode(b"abcdef")))
-    with pytest.raises(ConfigurationError, match="Only buffers can be cut into shards, and str is none"):
+    with pytest.raises(ConfigurationError, match="Only buffers can be cut into shards, and this str is none"):
         code.encode("abc")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="and this ndarray is none"):
+        code.encode(np.array(["an address", None], object))
     with pytest.raises(ConfigurationError, match="numbers 0 to 2, not 3"):
         code.decode({**shards, 3: b"abc"}, 6)
     with pytest.raises(ConfigurationError, match="numbers 0 to 2, not '1'"):
         code.rebuild(shards, 6, ["1"])  # type: ignore[list-item]
     with pytest.raises(ConfigurationError, match="size is a number of bytes, not -1"):
         code.decode(shards, -1)
-    with pytest.raises(ConfigurationError, match="and int is none"):
+    with pytest.raises(ConfigurationError, match="and this int is none"):
         code.decode({0: 5, 1: b"abc"}, 6)  # type: ignore[dict-item]
     with pytest.raises(IntegrityError, match="Of 3 shards only 1 are here, and 2 are needed"):
         code.decode({1: shards[1]}, 6)

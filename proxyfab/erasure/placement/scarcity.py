@@ -15,7 +15,7 @@ class ScarcityPrice(Policy):
     """Of all sets of nodes the one that pays the least, where a node's price is (mean free / its free) ** power.
 
     Power 0 is the fewest bytes; the higher, the more it spares nodes with little room. With more than ten nodes only
-    sets of neighbours in price are looked at. It stored 0.6 to 3.2 points more than the default in simulations.
+    sets of neighbours in price are looked at. On nodes that differ it stored 0.4 to 1.8 points more than the default.
 
     Args:
         power: How much scarcity counts.
