@@ -20,9 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from proxyfab.brokers.nats import topics
-from proxyfab.brokers.nats.broker import NatsBroker
-from proxyfab.brokers.nats.groups import seats
 from proxyfab.errors import ConfigurationError
 from proxyfab.testing.events import EventServer
 from proxyfab.testing.kafka import KafkaCluster
@@ -130,6 +127,10 @@ def _nats(directory: Path) -> Iterator[Place]:
 
 
 def _seats(url: str, topic: str) -> list[str]:
+    from proxyfab.brokers.nats import topics
+    from proxyfab.brokers.nats.broker import NatsBroker
+    from proxyfab.brokers.nats.groups import seats
+
     with closing(NatsBroker.from_url(url)) as broker:
         desk = broker._desk
         info = broker._run(lambda deadline: topics.look(desk, topic, deadline))[1]
