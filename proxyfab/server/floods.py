@@ -9,7 +9,8 @@ until the next heartbeat, the kernel knows since when nothing came.
 
 Promises: who is 24 MiB ahead is disconnected, at the next look; ZeroMQ forgets what he sent of a message that did not
 end. So is who promised heartbeats, four seconds after the last byte of his. A client of this package is 18 MiB ahead
-at most: a window and a message. Leaves the bytes of Unix sockets (`ipc://`) alone, which nobody counts.
+at most: a window and a message. The bytes of a Unix socket (`ipc://`) nobody counts, so it takes the server's own user
+only, and root.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 
+from proxyfab.osio.sockets import user_of
 from proxyfab.wire.flow import WINDOW
 
 LOOK = 0.1
@@ -27,6 +30,9 @@ LOOK = 0.1
 _MOST = WINDOW + (8 << 20)
 _HEARTBEATS = 100
 """Bytes that may come between two looks and count as nothing: heartbeats are no messages."""
+_MUTE = 5.0
+"""Seconds in which a client says hello."""
+_ROOT = 0
 _SILENCE = 4000
 """Milliseconds."""
 _INFO = struct.Struct("=52xI72xQ")
@@ -65,6 +71,10 @@ class Floods:
         self._uncounted: dict[int, int] = {}
         """Inodes of the Unix sockets, by descriptor."""
         self._beating: set[int] = set()
+        self._excluded: set[int] = set()
+        """Other users' Unix sockets."""
+        self._mute: dict[int, float] = {}
+        """Who has said nothing yet, since when, oldest first."""
         self._looked = 0.0
         self.ended = 0
 
@@ -78,11 +88,17 @@ class Floods:
             inode = os.fstat(descriptor).st_ino
             if end.family == socket.AF_UNIX:
                 self._uncounted[descriptor] = inode
+                if user_of(end) not in (os.geteuid(), _ROOT):
+                    self.ended += 1
+                    self._excluded.add(descriptor)
+                    end.shutdown(socket.SHUT_RDWR)
             elif end.getsockname()[1] in ports:
                 self._flows[descriptor] = _Flow(inode)
+            self._mute[descriptor] = time.monotonic()
 
     def heard(self, descriptor: int, parts: Sequence[memoryview]) -> None:
         """A whole message came of it."""
+        self._mute.pop(descriptor, None)
         flow = self._flows.get(descriptor)
         if flow is not None:
             sizes = [part.nbytes + self._more for part in parts]
@@ -98,6 +114,18 @@ class Floods:
         self._beating.discard(descriptor)
         self._flows.pop(descriptor, None)
         self._uncounted.pop(descriptor, None)
+        self._mute.pop(descriptor, None)
+        self._excluded.discard(descriptor)
+
+    def excludes(self, descriptor: int) -> bool:
+        """Whether what comes of it is not to be heard."""
+        return descriptor in self._excluded
+
+    def rouse(self, now: float) -> None:
+        """End the connections of those who have had time to say something, and have not."""
+        for descriptor in [descriptor for descriptor, since in self._mute.items() if now - since > _MUTE]:
+            self.end(descriptor)
+            del self._mute[descriptor]
 
     def end(self, descriptor: int) -> None:
         """End a connection, if it is there still."""

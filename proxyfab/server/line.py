@@ -9,11 +9,16 @@ Rules:
    be answered or sent (https://github.com/zeromq/libzmq/issues/4364). This may go when that is mended.
 4. A client that is stopped or cut off is disconnected, and its queue is dropped. Clients send the heartbeats: ZeroMQ
    keeps the time that each of them asks for, `floods` that of who has said hello, the kernel everybody's.
+5. A name is the first one's who has it, until his connection ends. libzmq could let another one take it over, and then
+   keeps the former's connection for ever if that goes on to send. Who says nothing, and came while his former
+   connection was there still, is sent away when he is looked for (`reaches`), and comes again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -34,6 +39,9 @@ _KEPT_ALIVE = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 5, zmq.TCP_KEEPALIV
 """Seconds: for those who send no heartbeats, and are cut off."""
 _BACKLOG = 512
 _COPIED = 16 << 10
+_DRAWN = 5
+"""Bytes of a name that ZeroMQ gives who says none; the first one is zero."""
+_NOBODY = [-1, 0]
 _NOW, _MORE, _READABLE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.POLLIN)
 
 
@@ -53,6 +61,7 @@ class Line:
         self.router = self.context.socket(zmq.ROUTER)
         self.endpoints: list[str] = []
         self.floods = Floods(encrypted=bool(options.key))
+        self._gone: list[int] = []
         self._met: dict[bytes, list[int]] = {}
         """Peers that are known: over which descriptor, and how many messages they were sent."""
         self.dropped = 0
@@ -72,7 +81,7 @@ class Line:
         options = {
             zmq.LINGER: 0,
             zmq.ROUTER_MANDATORY: 1,
-            zmq.ROUTER_HANDOVER: 1,
+            zmq.ROUTER_HANDOVER: 0,
             zmq.SNDHWM: ANSWERS,
             zmq.RCVHWM: 0,  # libzmq dies of a heartbeat among what it had stopped to take when its sender went
             zmq.BACKLOG: _BACKLOG,
@@ -92,6 +101,8 @@ class Line:
                 router.bind(endpoint)
             except zmq.ZMQError as error:
                 raise _unbound(endpoint, error) from error
+            if endpoint.startswith("ipc:///"):
+                os.chmod(endpoint.removeprefix("ipc://"), 0o600)
             self.endpoints.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         self._ports = {int(end.rpartition(":")[2]) for end in self.endpoints if end.startswith("tcp:")}
 
@@ -144,9 +155,15 @@ class Line:
         except zmq.ZMQError:  # of ZMTP 1.0, which no client speaks, ZeroMQ does not know the connection
             self.dropped += 1
             return None
+        name = who.bytes
+        if self._met.get(name, _NOBODY)[0] != descriptor:
+            self._notice()  # what was there before has gone, and this one has come
+        if self.floods.excludes(descriptor) or (name[0] == 0 and len(name) != _DRAWN):
+            self.dropped += 1  # another user's, or under a name like those that the side channel gives
+            return None
         views = [part.buffer for part in parts]
         self.floods.heard(descriptor, views)
-        return who.bytes, descriptor, views
+        return name, descriptor, views
 
     def send(
         self, who: bytes, verb: str, request: bytes, fields: dict[str, Any], body: Sequence[memoryview] = ()
@@ -186,17 +203,24 @@ class Line:
         What a peer asked before it went is heard later, when its queue is full still, and its descriptor may be
         somebody else's. Such a one is met anew, and is sent nothing any more.
         """
-        descriptor, sent = self._met.get(who, (-1, 0))
+        descriptor, sent = self._met.get(who, _NOBODY)
         if sent >= ANSWERS:
             self.floods.end(descriptor)
 
     def reaches(self, who: bytes) -> bool:
-        """Whether a peer is connected. It gets an empty message, which clients pass over."""
+        """Whether a peer is connected. It gets an empty message, which clients pass over.
+
+        One that has come again, while nobody had noticed yet that its former connection was dead, has no name. So if it
+        is not there, who has said nothing has to come again.
+        """
         self._touched = True
         try:
             self.router.send_multipart([who, b""], zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            return error.errno == zmq.EAGAIN
+            if error.errno == zmq.EAGAIN:
+                return True
+            self.floods.rouse(time.monotonic())
+            return False
         return True
 
     def admit(self) -> None:
@@ -204,8 +228,14 @@ class Line:
         self.knocked = False
         self.gate.answer()
 
-    def gone(self) -> Iterator[int]:
+    def gone(self) -> list[int]:
         """Descriptors of connections that have ended since the last call."""
+        self._notice()
+        gone, self._gone = self._gone, []
+        return gone
+
+    def _notice(self) -> None:
+        """Learn who has come, and who has gone."""
         self.tolled = False
         while True:
             try:
@@ -216,7 +246,7 @@ class Line:
                 self.floods.come(int(event["value"]), self._ports)
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self.floods.leave(int(event["value"]))
-                yield int(event["value"])
+                self._gone.append(int(event["value"]))
 
     def close(self) -> None:
         """Unbind and end every connection."""

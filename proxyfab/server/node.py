@@ -191,8 +191,9 @@ class Node:
 
     def _hear(self, who: bytes, descriptor: int, parts: list[memoryview]) -> None:
         peer = self.peers.get(who)
-        if peer is None:
-            self._mourn()  # an earlier connection may have had this descriptor
+        if peer is None or peer.descriptor != descriptor:
+            self._mourn()  # an earlier connection may have had this descriptor, or this name
+            self.leave(who)
             self.line.meet(who, descriptor)
             peer = self.peers[who] = Peer(who, descriptor, self.line)
         try:

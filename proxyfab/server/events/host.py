@@ -107,8 +107,9 @@ class EventServer:
     # -- peers -------------------------------------------------------------------------------------------------------
 
     def _hear(self, who: bytes, descriptor: int, parts: list[memoryview]) -> None:
-        if who not in self._peers:
-            self._mourn()  # an earlier connection may have had this descriptor
+        if self._peers.get(who) != descriptor:
+            self._mourn()  # an earlier connection may have had this descriptor, or this name
+            self._drop(who)
             self._peers[who] = descriptor
             self.line.meet(who, descriptor)
         try:
