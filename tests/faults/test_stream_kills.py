@@ -144,15 +144,18 @@ def test_who_does_not_see_the_end_is_looked_at(tmp_path: Path) -> None:
             seen.mkdir()
             job = Job(tmp_path, tmp_path / "over", "c", "plain", "1", at.url, "t", "o", at.store, 2.0, 20.0, 0.1)
             pid = nursery.start(live, consume, job, seen / "c")
-            assert until(lambda: "plain" in broker.groups("t"), 20)
+            assert until(lambda: (seen / "c").exists(), 20)
 
-            look(seen, {"c": pid}, at, ("t",))
+            def looked() -> bool:
+                look(seen, {"c": pid}, at, ("t",))
+                return "here._intake: _Consumers" in (seen / "c").read_text()  # it has begun by then
+
+            assert until(looked, 20)
 
             os.kill(pid, signal.SIGKILL)
             nursery.reap(pid)
     mine, theirs = (seen / "c").read_text(), (seen / "broker").read_text()
     assert "in _consume" in mine
-    assert "here._intake: _Consumers" in mine
     assert "wait_for=" in mine
     assert "GroupInfo(" in theirs
     assert "established" in theirs

@@ -41,13 +41,14 @@ def be_seen(where: Path) -> Callable[[], None]:
     Returns:
         What ends it.
     """
-    file = where.open("a")
+    before = signal.signal(ASK, signal.SIG_IGN)
+    file = where.open("a")  # who has none is not asked: it would end
 
     def tell(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(Exception):  # whatever it meets, the process goes on as it was
             _tell(file)
 
-    before = signal.signal(ASK, tell)
+    signal.signal(ASK, tell)
     faulthandler.register(ASK, file=file, all_threads=True, chain=True)  # the stacks, be the interpreter as it may
 
     def end() -> None:
@@ -105,10 +106,10 @@ def look(where: Path, pids: Mapping[str, int], place: Place, topics: Iterable[st
         place: Where the broker is.
         topics: Which ones to ask for.
     """
-    asked = {who: _size(where / who) for who in pids}
-    for pid in pids.values():
+    asked = {who: _size(where / who) for who in pids if (where / who).exists()}
+    for who in asked:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, ASK)
+            os.kill(pids[who], ASK)
     with (where / "broker").open("a") as file:
         print(f"\nat {time.monotonic():.3f}", *_connections(pids), sep="\n", file=file)
         try:
