@@ -1,7 +1,8 @@
-"""erasure:// with a URL that is not the latest, and with records of who belongs together that are forged."""
+"""erasure:// with a URL that is old, with forged records, and with what others evict and lose meanwhile."""
 
 from __future__ import annotations
 
+from unittest.mock import patch
 from zlib import crc32
 
 import pytest
@@ -10,9 +11,10 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import ConfigurationError
 from proxyfab.keys import Key
 from proxyfab.scattering import roll
+from proxyfab.scattering.restoring import Later, restore
 from proxyfab.testing.content import plain
 from tests.connectors.erasure_at_hand import closed, over
-from tests.connectors.test_erasure_members import added, drained, memories
+from tests.connectors.test_erasure_members import added, care, drained, faulty, memories
 
 __all__ = ["closed"]
 
@@ -45,3 +47,38 @@ def test_who_is_two_changes_behind_changes_no_name(change: str) -> None:
         kept.put(LARGE, key=key, replace=True)
     assert now.get(key) == SMALL
     assert kept.get(key) == SMALL
+
+
+def test_nothing_is_moved_of_what_lacks_a_shard() -> None:
+    """Who lost his own would have another one, and lose both together."""
+    children = memories(4)
+    one = over(children[:3], 2, 1)
+    keys = [one.put(LARGE) for _ in range(6)]
+    more = added(children, 2, 1)
+    children[0].clear()
+    assert care(more).rebalance().moved == 0
+    assert care(more).scrub(repair=True).unrestored == 0
+    assert care(more).rebalance().moved > 0
+    children[1].clear()
+    assert more.get_many(keys) == [LARGE] * 6
+
+
+def test_no_copy_is_restored_while_it_cannot_be_told_whether_it_was_evicted() -> None:
+    children = faulty(3)
+    one, other = over(children, 1, 2), over(children, 1, 2)
+    key = one.put(SMALL)
+    locator = one._drawn(key)
+    assert locator is not None
+    children[0].child.evict(Key(key.id))
+
+    def evicted(_: object) -> None:
+        assert other.evict(key)
+        children[1].cut()
+        children[2].cut()
+
+    with patch.object(one.scattering, "state", evicted):
+        report = restore(one.scattering, locator, Later(one.scattering.means))
+    assert "cannot be told" in report.failures[0]
+    for child in children:
+        child.mend()
+    assert one.get(key) is None
