@@ -124,24 +124,31 @@ class Moving:
             except (ConnectorError, CapacityError) as error:
                 self._members[target].warn(f"A shard of {held.name} was not moved", error)
                 continue
-            left = note(self._members[target].label)
-            there = partial(_exists, source, stat.key)
-            if not swapped(source, stat.key, shard, left, ttl) or not there():
-                self._means.take_back([(target, done)])
-                return Report()
-            if not self._has(target, done, shard):  # who restored another shard there was in between, or it is lost
-                swapped(source, stat.key, left, shard, ttl)
-                continue
-            if said.shape.k <= said.shape.m:
-                keys = {one: Key(held.name) for one in range(len(self._members))}
-                keys |= {one: held.at[one].key for one in held.at}
-                still = partial(self._means.still_there, keys, {target}, said.shape.k)
-                self._later.add(still, [(target, done)], only=True)
-            self.sizes[member] -= stat.nbytes
-            self.sizes[target] += stat.nbytes
-            return Report(pieces=1, shards=1, moved=1)
+            report = self._given(held, member, target, done, shard, said, ttl)
+            if report is not None:
+                return report
         text = f"{held.name} has a shard at every other child that has room; add a child first."
         return Report(pieces=1, failures=(text,))
+
+    def _given(
+        self, held: Held, member: int, target: int, done: Key, shard: Frames, said: Shard, ttl: float | None
+    ) -> Report | None:
+        """A note takes the place of a shard whose copy is at `target`; None where the copy is none any more."""
+        source, key, left = self._members[member].child, held.at[member].key, note(self._members[target].label)
+        if not swapped(source, key, shard, left, ttl) or not _exists(source, key):
+            self._means.take_back([(target, done)])
+            return Report()
+        if not self._has(target, done, shard):  # who restored another shard there was in between, or it is lost
+            swapped(source, key, left, shard, ttl)
+            return None
+        if said.shape.k <= said.shape.m:
+            keys = {one: Key(held.name) for one in range(len(self._members))}
+            keys |= {one: held.at[one].key for one in held.at}
+            still = partial(self._means.still_there, keys, {target}, said.shape.k)
+            self._later.add(still, [(target, done)], only=True)
+        self.sizes[member] -= held.at[member].nbytes
+        self.sizes[target] += held.at[member].nbytes
+        return Report(pieces=1, shards=1, moved=1)
 
     def _has(self, member: int, key: Key, shard: Frames) -> bool:
         """Whether a member has this; of who cannot be asked nobody knows."""

@@ -98,6 +98,28 @@ def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
         return Report(pieces=1, strays=1)
     state = scattering.state(locator)
     ttl = None if state is None or state.expires is None else max(state.expires - time.time(), 1.0)
+    done, restored, failures = _made_anew(scattering, locator, found, bad, ttl)
+    keys = {one: scattering.means.key_at(locator, one) for one in range(len(scattering.members))}
+    still = partial(scattering.means.still_there, keys, {member for member, _ in done}, shape.k)
+    there = still() if done else True
+    if there is False or (there is None and shape.k <= shape.m):
+        scattering.means.take_back(done)
+        unsure = (f"Whether {shape.name} was evicted cannot be told: it is not restored.",) if there is None else ()
+        return report._replace(unrestored=len(bad) if unsure else 0, failures=(*failures, *unsure))
+    if done and shape.k <= shape.m:
+        later.add(still, done)
+    return report._replace(restored=restored, unrestored=len(bad) - restored, failures=tuple(failures))
+
+
+def _made_anew(
+    scattering: Scattering, locator: Locator, found: Found, bad: list[int], ttl: float | None
+) -> tuple[list[tuple[int, Key]], int, list[str]]:
+    """Make shards of a piece from those that were found, and put each where it belongs.
+
+    Returns:
+        What was put where, how many of them lie there now, also if somebody else had put them, and what failed.
+    """
+    shape = locator.shape
     made = scattering.means.code(shape.k, shape.m).rebuild(found.good, shape.size, bad)
     done: list[tuple[int, Key]] = []
     restored, failures = set[int](), []
@@ -118,17 +140,7 @@ def restore(scattering: Scattering, locator: Locator, later: Later) -> Report:
             restored.add(member)
             done += [(member, key)] if mine else []
             break
-    keys = {one: scattering.means.key_at(locator, one) for one in range(len(scattering.members))}
-    still = partial(scattering.means.still_there, keys, {member for member, _ in done}, shape.k)
-    there = still() if done else True
-    if there is False or (there is None and shape.k <= shape.m):
-        scattering.means.take_back(done)
-        unsure = (f"Whether {shape.name} was evicted cannot be told: it is not restored.",) if there is None else ()
-        return report._replace(unrestored=len(bad) if unsure else 0, failures=(*failures, *unsure))
-    if done and shape.k <= shape.m:
-        later.add(still, done)
-    left = len(bad) - len(restored)
-    return report._replace(restored=len(restored), unrestored=left, failures=tuple(failures))
+    return done, len(restored), failures
 
 
 def _put(shard: Frames, key: Key, ttl: float | None, twice: Callable[[Shard], bool], child: Any) -> bool:
