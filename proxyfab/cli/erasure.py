@@ -20,7 +20,7 @@ from proxyfab.erasure.placement import Node
 from proxyfab.erasure.placement.odds import losses_of
 from proxyfab.errors import CapabilityError, ConfigurationError, ConnectorError, ProxyfabError
 from proxyfab.opening import open_connector
-from proxyfab.scattering.means import GONE
+from proxyfab.scattering.means import GONE, UPLOAD
 from proxyfab.scattering.moving import NOTE
 from proxyfab.scattering.registers import SUFFIX
 from proxyfab.scattering.roll import ROLL, latest
@@ -86,7 +86,7 @@ def _standing(one: ErasureConnector, number: int, drained: frozenset[bytes]) -> 
 
 def _counts(stat: Stat, left: bool) -> bool:
     """Whether it is a shard; where all were moved away, what is no larger than the notes in their place is none."""
-    return not stat.key.id.endswith((SUFFIX, GONE, ROLL)) and not (left and stat.nbytes <= NOTE)
+    return not stat.key.id.endswith((SUFFIX, GONE, UPLOAD, ROLL)) and not (left and stat.nbytes <= NOTE)
 
 
 @erasure.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -104,7 +105,8 @@ def check(means: Means, joining: frozenset[bytes] = frozenset(), leaving: bytes 
 def follows(means: Means) -> bool:
     """Whether every majority of these members meets every majority of those on the roll.
 
-    The roll is one that most of these have: a few that lie stop nobody.
+    The roll is one that most of these have: a few that lie stop nobody. Once most have answered, the others are waited
+    for only if those do not say the same, and a little: who asks is about to change a name.
     """
     most = len(means.members) // 2 + 1
 
@@ -114,7 +116,10 @@ def follows(means: Means) -> bool:
         counts = Counter(texts.get(one.child) for one in answers if one.error is None)
         return [one for one in answers if one.error is None and counts[texts.get(one.child)] >= most]
 
-    answers = _everywhere(means, "roll", lambda child: child.get(Key(ROLL)), lambda found: bool(said(found)))
+    with closing(_asked(means, "roll", lambda child: child.get(Key(ROLL)))) as race:
+        answers = means.answers(race, lambda found: sum(one.error is None for one in found) >= most)
+        if not said(answers):
+            answers += means.answers(race, lambda _: True, all=True)
     rolls = _parsed_of(means, said(answers))[0]
     if not rolls:
         return True
@@ -141,16 +146,17 @@ def _parsed(stored: Frames) -> Roll:
         raise IntegrityError(f"What lies under {ROLL} is no roll of this form, or damaged ({text[:20]!r}).") from None
 
 
-def _everywhere(
-    means: Means,
-    what: str,
-    ask: Callable[[Any], object],
-    enough: Callable[[list[Answer[object]]], bool] = nothing,
-) -> list[Answer[object]]:
+def _everywhere(means: Means, what: str, ask: Callable[[Any], object]) -> list[Answer[object]]:
+    with closing(_asked(means, what, ask)) as race:
+        return means.answers(race, nothing)
+
+
+def _asked(means: Means, what: str, ask: Callable[[Any], object]) -> Race[object]:
     race: Race[object] = Race()
     try:
         for member in range(len(means.members)):
             means.ask(race, member, member, what, ask, 0)
-        return means.answers(race, enough)
-    finally:
+    except BaseException:
         race.close()
+        raise
+    return race

@@ -51,6 +51,15 @@ def test_what_is_lost_is_seen_and_restored(url: str, tmp_path: Path) -> None:
     assert {row["shards"] for row in json.loads(call("status", url, "--json").stdout)} != {0}
 
 
+def test_what_is_noted_of_objects_counts_as_no_shard(url: str) -> None:
+    before = [row["shards"] for row in json.loads(call("status", url, "--json").stdout)]
+    one = ErasureConnector.from_url(url.partition("#")[0])
+    one.scattering.means.mark_upload(bytes(16), 60.0)
+    one.scattering.means.mark_gone(bytes(16).hex(), range(4))
+    one.close()
+    assert [row["shards"] for row in json.loads(call("status", url, "--json").stdout)] == before
+
+
 def test_a_place_goes_and_another_comes(url: str, tmp_path: Path) -> None:
     child = next(part for part in url.split("child=") if f"{tmp_path}/0" in part).partition(";")[0]
     assert json.loads(call("drain", url, child, "--json").stdout)["moved"] > 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from unittest.mock import patch
 from zlib import crc32
 
 import pytest
 
 from proxyfab.buffers import Frames
+from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import ConfigurationError
 from proxyfab.keys import Key
 from proxyfab.scattering import roll
 from proxyfab.scattering.restoring import Later, restore
+from proxyfab.testing import FaultyConnector
 from proxyfab.testing.content import plain
 from tests.connectors.erasure_at_hand import closed, over
 from tests.connectors.test_erasure_members import added, care, drained, faulty, memories
@@ -19,6 +22,12 @@ from tests.connectors.test_erasure_members import added, care, drained, faulty, 
 __all__ = ["closed"]
 
 SMALL, LARGE = Frames([plain(900)]), Frames([plain(100_000, 1)])
+
+
+class Far(MemoryConnector):
+    """Whose calls may hang."""
+
+    local = False
 
 
 def forged() -> bytes:
@@ -47,6 +56,21 @@ def test_who_is_two_changes_behind_changes_no_name(change: str) -> None:
         kept.put(LARGE, key=key, replace=True)
     assert now.get(key) == SMALL
     assert kept.get(key) == SMALL
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_who_hangs_does_not_hold_up_a_change_by_what_the_roll_says(lacks: bool) -> None:
+    """Also where most of those who answer do not say the same."""
+    children = [FaultyConnector(Far()) for _ in range(3)]
+    one = over(children, 2, 1, hedge=0.02, patience=30.0)
+    roll.call(one.scattering.means, one.members.by_label)
+    if lacks:
+        children[0].child.evict(Key(roll.ROLL))
+    children[2].hold("get")
+    began = time.monotonic()
+    assert roll.follows(one.scattering.means)
+    assert time.monotonic() - began < 20
+    children[2].mend()
 
 
 def test_nothing_is_moved_of_what_lacks_a_shard() -> None:
