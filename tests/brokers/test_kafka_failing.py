@@ -247,10 +247,39 @@ def test_nothing_is_told_of_a_partition_that_has_gone(broker: KafkaBroker, monke
             telling = threading.Thread(target=member._tell)
             telling.start()
             assert read.wait(20)
-            member._taken(consumer, [TopicPartition("t", number) for number in range(2)])
+            with member._lock:  # as amid a poll
+                member._taken(consumer, [TopicPartition("t", number) for number in range(2)])
             telling.join()
         assert told[-1] == "gone"
         assert told[:-1]
+
+
+def test_who_acknowledges_waits_for_no_poll(broker: KafkaBroker) -> None:
+    """What a poll calls may wait for us, and who polls again and again lets no other call in."""
+    _publish(broker, *range(4))
+    with broker.subscribe("t", group="g") as member:
+        assert isinstance(member, Member)
+        member._hand.ack(_take(member, 4))
+        consumer, polling = member._consumer, threading.Event()
+        assert consumer is not None
+
+        def poll() -> None:
+            with member._lock:
+                polling.set()
+                consumer.poll(60)
+
+        other, telling = threading.Thread(target=poll), threading.Thread(target=member._tell)
+        other.start()
+        assert polling.wait(20)
+        time.sleep(0.2)  # until it polls
+        telling.start()
+        telling.join(20)
+        assert not telling.is_alive()
+        assert other.is_alive()
+        _publish(broker, 4)
+        other.join()
+        member.flush()
+        assert broker.groups("t")["g"].lag == 1
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -19,9 +19,10 @@ from proxyfab.brokers.kafka.acls import Acls
 from proxyfab.brokers.kafka.client import Client
 from proxyfab.brokers.kafka.groups import Groups, begin_all
 from proxyfab.brokers.kafka.journal import Journal, KafkaState
-from proxyfab.brokers.kafka.member import Member, Reader
+from proxyfab.brokers.kafka.member import Member
 from proxyfab.brokers.kafka.naming import DESCRIPTION, is_topic, values_topic
 from proxyfab.brokers.kafka.place import Place
+from proxyfab.brokers.kafka.reader import Reader
 from proxyfab.brokers.kafka.sending import Sender
 from proxyfab.brokers.kafka.topics import cut, delete_topic, make_topic, pack, settings, unpack
 from proxyfab.errors import CapabilityError, ConfigurationError

@@ -1,36 +1,34 @@
-"""Subscriptions to a topic in Kafka: a group's member, and a reader that nobody counts.
+"""A group's member at a topic in Kafka.
 
 Rules:
-1. One lock around each of librdkafka's consumers, held for `_SLICE` seconds at most while something is awaited.
-2. A group is what its entry beside the topic says: who moves a group writes a new entry, with a new name for Kafka, and
+1. A group is what its entry beside the topic says: who moves a group writes a new entry, with a new name for Kafka, and
    all members follow within `_LOOK` seconds. Without an entry it was deleted.
-3. Partitions that go to another member go with their floor told; what was owed of them comes again there.
+2. Partitions that go to another member go with their floor told; what was owed of them comes again there.
+3. Floors are told only with the consumer to oneself: amid another thread's poll a partition may go to another member,
+   and Kafka takes floors of partitions that have gone, too. Who polls does it then: confluent-kafka lets no call in
+   beside a poll and looks only now and then, so we would starve beside one who polls again and again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from proxyfab.brokers.kafka.client import Client, abandon, in_time
-from proxyfab.brokers.kafka.errors import UNABLE, translate, translated
+from proxyfab.brokers.kafka.client import Client, in_time
+from proxyfab.brokers.kafka.errors import UNABLE, translated
 from proxyfab.brokers.kafka.groups import Groups
 from proxyfab.brokers.kafka.hand import Hand
+from proxyfab.brokers.kafka.reader import SLICE, Listening
 from proxyfab.brokers.kafka.versions import Ear
 from proxyfab.errors import CapacityError, ConnectorError
-from proxyfab.events.broker import TIMEOUT, Subscription
-from proxyfab.events.model import Delivery, GroupInfo, Position, Start
+from proxyfab.events.broker import TIMEOUT
+from proxyfab.events.model import Delivery, GroupInfo, Start
 
 MAX_NOTE = 1 << 10
-_SLICE = 0.05
 _LOOK = 0.25
-_GONE = 1.0
 _TELL = 0.05
 """Seconds between commits that nobody waits for."""
 _SESSION = 10_000
@@ -39,66 +37,7 @@ _GIVEN = 300.0
 """Seconds at least that a member may be busy before its partitions are given to others."""
 
 
-class _Listening(Subscription):
-    """What both have: a consumer, of the process that made it."""
-
-    def __init__(self, client: Client, topic: str) -> None:
-        self.topic = topic
-        self._client = client
-        self._said = f"Reading {topic} at {client.place.label}"
-        self._consumer: Consumer | None = None
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        self._seen = time.monotonic()
-        self._closed = False
-
-    def _check(self) -> None:
-        if self._closed or self._client.closed:
-            raise ConnectorError(f"This subscription to {self.topic} was closed.")
-        if os.getpid() != self._process:
-            abandon(self._consumer)
-            raise ConnectorError(
-                f"This subscription to {self.topic} belongs to the process that made it; make one here."
-            )
-
-    def _poll(self, consumer: Consumer, most: int, timeout: float) -> list[Delivery]:
-        """What comes within the time, and up to `most` of what is there then."""
-        with translated(self._said):
-            first = consumer.poll(timeout)
-            messages = [] if first is None else [first, *(consumer.consume(most - 1, 0) if most > 1 else [])]
-        found = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                found.append(_delivery(self.topic, message))
-            elif not self._bearable(error):
-                raise translate(error, self._said)
-        return found
-
-    def _still_there(self) -> None:
-        """Look whether the topic was deleted, while nothing comes; librdkafka waits for it to come back."""
-        now = time.monotonic()
-        if now - self._seen < _GONE:
-            return
-        self._seen = now
-        with contextlib.suppress(ConnectorError):  # where nobody answers nobody has deleted anything
-            if self.topic not in self._client.topics(_GONE):
-                raise self._client.missing(self.topic)
-
-    def _bearable(self, error: KafkaError) -> bool:
-        """Whether librdkafka goes on by itself after this."""
-        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
-            return True
-        return not error.fatal() and (error.retriable() or error.code() == KafkaError._MAX_POLL_EXCEEDED)
-
-    def _release(self) -> Consumer | None:
-        """The consumer, which is not ours any more."""
-        with self._lock:
-            consumer, self._consumer = self._consumer, None
-        return consumer
-
-
-class Member(_Listening):
+class Member(Listening):
     """A group's member."""
 
     group: str
@@ -120,11 +59,10 @@ class Member(_Listening):
         self._ack_wait = ack_wait
         self._name = name
         self._hand = Hand(ack_wait)
-        self._telling = threading.Lock()
-        """From reading floors until they are on their way: Kafka takes those of partitions that have gone, too."""
         self._id = groups.id(group)
         self._looked = self._last_told = time.monotonic()
         self._untold: KafkaError | None = None
+        self._left_to_tell = False
         self._paused: frozenset[int] = frozenset()
         self._consumer = self._join()
 
@@ -147,7 +85,7 @@ class Member(_Listening):
         consumer = self._consumer
         if consumer is None or len(found) >= most:
             return found
-        left = 0.0 if found else self._hand.patience(max(0.0, min(_SLICE, until - time.monotonic())))
+        left = 0.0 if found else self._hand.patience(max(0.0, min(SLICE, until - time.monotonic())))
         self._hand.put(self._poll(consumer, most - len(found), left))
         if self._ear.unable:
             self._go_back()
@@ -209,16 +147,14 @@ class Member(_Listening):
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {each.partition for each in partitions}
-        with self._telling:
-            floors = {number: floor for number, floor in self._hand.news().items() if number in gone}
-            if floors:
-                consumer.commit(offsets=self._spots(floors), asynchronous=True)
-            self._hand.drop(gone)
+        floors = {number: floor for number, floor in self._hand.news().items() if number in gone}
+        if floors:
+            consumer.commit(offsets=self._spots(floors), asynchronous=True)
+        self._hand.drop(gone)
         consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        with self._telling:
-            self._hand.drop([each.partition for each in partitions])
+        self._hand.drop([each.partition for each in partitions])
         consumer.incremental_unassign(partitions)
 
     def pause(self, partitions: Collection[int]) -> None:
@@ -265,18 +201,22 @@ class Member(_Listening):
                 if consumer is None:
                     return
                 self._hand.put(self._poll(consumer, 1, 0.01))
-            if self._untold is not None:
+            if self._untold is not None or self._left_to_tell:
                 self._tell()
 
     def _tell_now_and_then(self) -> None:
         now = time.monotonic()
-        if now - self._last_told >= _TELL and self._hand.news():
+        if self._left_to_tell or (now - self._last_told >= _TELL and self._hand.news()):
             self._last_told = now
             self._tell()
 
     def _tell(self) -> None:
-        """Commit the floors; `_was_told` hears what came of it."""
-        with self._telling:
+        """Commit the floors, or leave it to who has the consumer; `_was_told` hears what came of it."""
+        self._left_to_tell = True
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._left_to_tell = False
             floors, consumer = self._hand.news(), self._consumer
             self._untold = None
             if not floors or consumer is None:
@@ -287,6 +227,8 @@ class Member(_Listening):
                 self._untold = error.args[0]
             except RuntimeError:  # it was closed meanwhile
                 pass
+        finally:
+            self._lock.release()
 
     def _was_told(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         done = {each.partition: each.offset for each in partitions if each.error is None and each.offset >= 0}
@@ -316,7 +258,8 @@ class Member(_Listening):
         if self._closed:
             return
         if os.getpid() == self._process:
-            self._tell()
+            with self._lock:
+                self._tell()
         self._closed = True
         consumer = self._release()
         self._hand.drop()
@@ -324,75 +267,6 @@ class Member(_Listening):
             in_time(consumer.close)
 
 
-class Reader(_Listening):
-    """Reads without anybody counting."""
-
-    group = None
-
-    def __init__(self, client: Client, topic: str, start: Start, partitions: Sequence[int]) -> None:
-        super().__init__(client, topic)
-        self._cursors = client.starts(topic, start, partitions)
-        self._consumer = client.consumer("proxyfab", {})
-        self._assign(self._consumer)
-
-    def fetch(self, most: int, timeout: float) -> list[Delivery]:
-        until = time.monotonic() + timeout
-        while True:
-            self._check()
-            left = max(0.0, min(_SLICE, until - time.monotonic()))
-            with self._lock:
-                consumer = self._consumer
-                found = [] if consumer is None else self._poll(consumer, most, left)
-                for each in found:
-                    self._cursors[each.position.partition] = each.position.offset
-            if found or time.monotonic() >= until:
-                return found
-            self._still_there()
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        pass
-
-    def extend(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def seek(self, start: Start) -> None:
-        self._check()
-        with self._lock:
-            self._cursors = self._client.starts(self.topic, start, list(self._cursors))
-            if self._consumer is not None:
-                self._assign(self._consumer)
-
-    def info(self) -> GroupInfo:
-        bounds = self._client.bounds(self.topic, list(self._cursors))
-        left = [max(0, bounds[number][1] - max(at, bounds[number][0])) for number, at in self._cursors.items()]
-        return GroupInfo(dict(self._cursors), sum(left), 0)
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        consumer = self._release()
-        if consumer is not None and os.getpid() == self._process:
-            in_time(consumer.close)
-
-    def _assign(self, consumer: Consumer) -> None:
-        with translated(self._said):
-            consumer.assign([TopicPartition(self.topic, number, at) for number, at in self._cursors.items()])
-
-
 def _given(consumer: Consumer, partitions: list[TopicPartition]) -> None:
     """From where the group is."""
     consumer.incremental_assign(partitions)
-
-
-def _delivery(topic: str, message: Any) -> Delivery:
-    headers = message.headers()
-    identity = ""
-    for name, value in headers or ():
-        if name == "id" and value is not None:
-            identity = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    position = Position(topic, message.partition(), message.offset() + 1)
-    return Delivery(message.value() or b"", position, identity, message.timestamp()[1] / 1000)
