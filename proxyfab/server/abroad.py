@@ -77,6 +77,17 @@ class Question(NamedTuple):
         space = self.home.namespace if self.home.site == site else str(self.home)
         return [Name(space, id) for id in self.ids]
 
+    @property
+    def change(self) -> str:
+        """Which change this asks for, whose answer would be another one the second time; `""` for none.
+
+        A link that breaks asks again what was not answered, also while it is being done.
+        """
+        if self.verb == "take":
+            return f"take {self.home!r} {self.ids!r} {self.fields.get('from')!r}"
+        request = self.fields.get("request")
+        return f"evict {request.hex()}" if self.what == "evict" and isinstance(request, bytes) else ""
+
 
 def get(home: Home, id: str, near: Sequence[str] = ()) -> list[Any]:
     """A question."""

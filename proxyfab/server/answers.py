@@ -33,20 +33,30 @@ class Answers:
         self._busy: dict[bytes, list[Reply]] = {}
         self.nbytes = 0
 
-    def begin(self, request: bytes, reply: Reply) -> Answer | None:
-        """Start a request, or join it: the answer if there is one; None when `reply` will be called.
+    def once(self, request: bytes, reply: Reply, start: Callable[[Reply], object]) -> None:
+        """Answer a request that changes something, and see to it that it is done once.
 
-        Ask `is_new` before: a request that is being worked on must not be started again.
+        It is done by `start`, which is told whom to answer. One that is under way is joined, so `reply` gets what
+        becomes of it; one that is done has its answer.
         """
         done = self._done.get(request)
         if done is not None:
-            return done[0]
-        self._busy.setdefault(request, []).append(reply)
-        return None
+            reply(done[0])
+            return
+        waiting = self._busy.setdefault(request, [])
+        waiting.append(reply)
+        if len(waiting) > 1:
+            return
+        try:
+            start(lambda answer: self.settle(request, answer))
+        except BaseException:
+            self.forget(request)
+            raise
 
-    def is_new(self, request: bytes) -> bool:
-        """Whether nobody has asked this yet, as far as is remembered."""
-        return request not in self._done and request not in self._busy
+    def settle(self, request: bytes, answer: Answer) -> None:
+        """Answer a request to all who asked. Remembered it is unless it is an error: then nothing has changed."""
+        for reply in self.forget(request) if answer.verb == "error" else self.end(request, answer):
+            reply(answer)
 
     def end(self, request: bytes, answer: Answer) -> list[Reply]:
         """Remember an answer; returns whom to tell."""

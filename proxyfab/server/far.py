@@ -280,9 +280,10 @@ class Far:
 
     def _do(self, message: Message, home: Home) -> Steps:
         ids = [id for _, id in message.names()]
+        rest = {name: value for name, value in message.fields.items() if name not in ("ns", "ids", "within")}
         if message.verb == "evict":
             self._let_go(home, ids)
-        rest = {name: value for name, value in message.fields.items() if name not in ("ns", "ids", "within")}
+            rest["request"] = message.request
         fields = yield from self._told(home, abroad.do(home, message.verb, ids, rest), _within(message))
         if message.verb == "evict":
             self._let_go(home, ids)  # what was fetched before it was gone there

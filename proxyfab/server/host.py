@@ -73,9 +73,6 @@ class Host(Protocol):
     def send(self, peer: Peer, request: bytes, answer: Answer) -> None:
         """Send an answer; a peer that has gone or does not read is dropped."""
 
-    def settle(self, request: bytes, answer: Answer) -> None:
-        """Answer a request that changed something to all who asked, and remember the answer."""
-
     def drop(self, peer: Peer) -> None:
         """Let go of everything that is held for a peer that has gone."""
 

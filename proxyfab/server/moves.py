@@ -225,7 +225,7 @@ class Moves:
         upload.touched = time.monotonic()
         if upload.receiving.done:
             steps = self._complete(peer, message.request, upload)
-            self._host.start(steps, lambda answer: self._host.settle(message.request, answer))
+            self._host.start(steps, lambda answer: self._state.answers.settle(message.request, answer))
         elif received is not None:
             self._host.send(peer, message.request, Answer("credit", {"n": received}))
 

@@ -272,18 +272,11 @@ class Node:
         if not self.verbs.changes(message.verb):
             self.start(self._counted(peer, self.verbs.steps(peer, message)), reply)
             return
-        answers, request = self.state.answers, message.request
-        new = answers.is_new(request)
-        known = answers.begin(request, reply)
-        if known is not None:
-            reply(known)
-        elif new:
-            try:
-                todo = self._counted(peer, self.verbs.steps(peer, message))
-            except ProxyfabError:
-                answers.forget(request)
-                raise
-            self.start(todo, lambda answer: self.settle(request, answer))
+
+        def start(settle: Callable[[Answer], None]) -> None:
+            self.start(self._counted(peer, self.verbs.steps(peer, message)), settle)
+
+        self.state.answers.once(message.request, reply, start)
 
     def _counted(self, peer: Peer, todo: Todo) -> Todo:
         """The same, counted among what is being worked on for a peer as long as it takes."""
@@ -298,15 +291,6 @@ class Node:
             reply(refusal(error))
         except Exception as fault:  # noqa: BLE001  # as in _handle
             reply(self._fault(fault))
-
-    def settle(self, request: bytes, answer: Answer) -> None:
-        """Answer a request that changed something to all who asked, and remember the answer."""
-        if answer.verb == "error":
-            for reply in self.state.answers.forget(request):
-                reply(answer)
-        else:
-            for reply in self.state.answers.end(request, answer):
-                reply(answer)
 
     def start(self, todo: Todo, reply: Callable[[Answer], None]) -> None:
         """Do some steps and hand the answer to `reply`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,7 +24,7 @@ from proxyfab.link.session import Want
 from proxyfab.osio.namespace import is_name
 from proxyfab.server import abroad
 from proxyfab.server.abroad import Elsewhere, Question
-from proxyfab.server.answers import Answer
+from proxyfab.server.answers import Answer, Answers, Reply
 from proxyfab.server.copies import Holders
 from proxyfab.server.host import Gateway, Host, State, Todo
 from proxyfab.server.index import Entry, Name
@@ -35,7 +35,6 @@ from proxyfab.server.rights import check
 from proxyfab.server.storage import Steps
 from proxyfab.wire.messages import NOBODY, Message
 
-_TAKEN = 10_000
 _LONG = 20_000
 _TURN = 60.0
 """Seconds of one wait at most; who waits longer asks again."""
@@ -69,8 +68,8 @@ class Others:
         """What other sites wait for: how that is stopped, and how it is answered."""
         self._offered: Counter[tuple[str, Name]] = Counter()
         self._moves = Moves(host, state)
-        self._taken: OrderedDict[Name, None] = OrderedDict()
-        """What was put for other sites just now: who asks again, as an answer was lost, is told that it is done."""
+        self._answers = Answers()
+        """Of what was changed for other sites: who asks again, as a link broke, has no second effect."""
 
     def answer(self, line: Line, wants: Sequence[Want]) -> Steps:
         """What another site asks."""
@@ -177,13 +176,26 @@ class Others:
         if question.verb == "do":
             fields: dict[str, Any] = {**question.fields, "ns": question.home.namespace, "ids": question.ids}
             message = Message(question.what, NOBODY, fields)
-            self._host.post(lambda: self.perform(Peer(b"", -1, self._host.line), message), reply)
+            self._post(line, question, lambda: self.perform(Peer(b"", -1, self._host.line), message), reply)
         elif question.verb == "take":
-            self._host.post(lambda: self._take(question), reply)
+            self._post(line, question, lambda: self._take(question), reply)
         elif question.verb == "wait":
             self._host.post(lambda: self._wait(line, want, question, reply), reply)
         else:
             self._host.post(lambda: self._fetch(question), reply)
+
+    def _post(self, line: Line, question: Question, todo: Callable[[], Todo], reply: Reply) -> None:
+        """Do something in its turn, and once where it can be told that this was asked before."""
+        change = question.change
+        if not change:
+            self._host.post(todo, reply)
+            return
+        request = f"{line.peer} {change}".encode()
+
+        def once() -> None:
+            self._answers.once(request, reply, lambda settle: self._host.start(todo(), settle))
+
+        self._host.post(once, reply)
 
     def _start_long(self, line: Line, want: Want, question: Question) -> None:
         """The same for what may take as long as whoever asks waits."""
@@ -218,24 +230,20 @@ class Others:
                 reply(Answer("ok", {"found": []}))
 
     def _take(self, question: Question) -> Steps:
-        """Put an object that lies at another site under a name of this one, once."""
+        """Put an object that lies at another site under a name of this one."""
         home, id = abroad.staged_in(question.fields)
         far, message = Name(str(home), id), Message("put", NOBODY, question.fields)
-        if far not in self._taken:
-            wish = self._moves.wish(message, Name(question.home.namespace, question.ids[0]), 0)
-            yield from self._far.bring([far], question.seconds)
-            try:
-                entry = self._state.find(far)
-                if entry is None:
-                    raise ObjectLost(f"What site {home.site} wants to be put here is not there any more; put it again.")
-                (frames,) = yield self._host.storage.get([entry.place])
-                place = yield from self._moves.store(frames)
-                yield from self._moves.keep(wish._replace(nbytes=entry.nbytes), place)
-            finally:
-                self._far.release([far])
-            self._taken[far] = None
-            while len(self._taken) > _TAKEN:
-                self._taken.popitem(last=False)
+        wish = self._moves.wish(message, Name(question.home.namespace, question.ids[0]), 0)
+        yield from self._far.bring([far], question.seconds)
+        try:
+            entry = self._state.find(far)
+            if entry is None:
+                raise ObjectLost(f"What site {home.site} wants to be put here is not there any more; put it again.")
+            (frames,) = yield self._host.storage.get([entry.place])
+            place = yield from self._moves.store(frames)
+            yield from self._moves.keep(wish._replace(nbytes=entry.nbytes), place)
+        finally:
+            self._far.release([far])
         return Answer("ok", {})
 
     def _fetch(self, question: Question) -> Steps:
