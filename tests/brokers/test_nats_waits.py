@@ -7,12 +7,15 @@ import gc
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from proxyfab.brokers.nats import settling
 from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.brokers.nats.link import Link, Refusal
 from proxyfab.brokers.nats.place import Place
 from proxyfab.brokers.nats.session import Session
 from proxyfab.errors import ConnectorError, TopicNotFound
@@ -87,6 +90,94 @@ def test_what_the_server_knows_of_the_same_acknowledgements_is_done(broker: Nats
         with pytest.raises(ConnectorError, match="forgotten 2 deliveries"):
             member.flush()
         assert member.info().lag == 2
+
+
+@dataclass
+class Looks:
+    """What members ask the server about consumers: how often, and what to do first."""
+
+    count: int = 0
+    first: Callable[[], Awaitable[None]] | None = None
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    """Members soon doubt that an answer comes, as where it is late."""
+    found, genuine = Looks(), Link.call
+
+    async def call(self: Link, verb: str, body: Any, deadline: float) -> dict[str, Any]:
+        if verb.startswith("CONSUMER.INFO."):
+            found.count += 1
+            if found.count == 1 and found.first is not None:
+                await found.first()
+        return await genuine(self, verb, body, deadline)
+
+    monkeypatch.setattr(Link, "call", call)
+    monkeypatch.setattr(settling, "_DOUBT", 0.0)
+    return found
+
+
+def test_what_is_given_back_to_a_slow_server_is_not_taken_from_who_got_it_since(
+    broker: NatsBroker, topic: str, looks: Looks
+) -> None:
+    broker.publish(topic, [Record(b"0")])
+    passed = threading.Event()
+
+    async def until_passed() -> None:
+        await asyncio.to_thread(passed.wait, 20)
+
+    with broker.subscribe(topic, group="g") as member, broker.subscribe(topic, group="g") as other:
+        found = taken(member, 1)
+        looks.first, looks.count = until_passed, 0
+        member.nack(found)
+        assert [each.attempt for each in taken(other, 1)] == [2]
+        passed.set()
+        member.flush()
+        assert looks.count
+        assert other.fetch(1, 0.1) == []
+        assert member.fetch(1, 0.1) == []
+
+
+def test_who_acknowledges_one_by_one_to_a_slow_server_does_not_ask_it_as_often(
+    broker: NatsBroker, topic: str, looks: Looks
+) -> None:
+    broker.publish(topic, [Record(b"%d" % number) for number in range(200)])
+    with broker.subscribe(topic, group="g") as member:
+        for each in taken(member, 200):
+            member.ack([each])
+        member.flush()
+        assert looks.count < 50
+        assert member.info().lag == 0
+
+
+def test_a_cluster_that_cannot_say_how_far_a_consumer_is_has_not_confirmed_anything(
+    broker: NatsBroker, topic: str, looks: Looks
+) -> None:
+    broker.publish(topic, [Record(b"0")])
+
+    async def refused() -> None:
+        raise Refusal(10008, "JetStream system temporarily unavailable")
+
+    with broker.subscribe(topic, group="g") as member:
+        found = taken(member, 1)
+        forget(broker, topic, "g")
+        looks.first, looks.count = refused, 0
+        member.ack(found)
+        with pytest.raises(ConnectorError, match="forgotten 1 deliver"):
+            member.flush()
+
+
+def test_what_is_extended_or_given_back_and_was_forgotten_is_nothing_to_be_told(
+    broker: NatsBroker, topic: str, looks: Looks
+) -> None:
+    broker.publish(topic, [Record(b"0")])
+    with broker.subscribe(topic, group="g") as member:
+        found = taken(member, 1)
+        forget(broker, topic, "g")
+        member.extend(found)
+        member.nack(found)
+        member.flush()
+        assert [each.body for each in taken(member, 1)] == [b"0"]
 
 
 @pytest.mark.parametrize("gone", [lambda broker, topic: broker.delete_group(topic, "g"), NatsBroker.delete])
