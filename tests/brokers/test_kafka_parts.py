@@ -12,6 +12,7 @@ from proxyfab.brokers.kafka.fold import Fold, attempt
 from proxyfab.brokers.kafka.hand import Hand
 from proxyfab.brokers.kafka.place import VARIABLE, Place
 from proxyfab.brokers.kafka.topics import settings
+from proxyfab.brokers.kafka.versions import Ear
 from proxyfab.errors import AccessDenied, ConfigurationError, IntegrityError
 from proxyfab.events.access import kafka_rules
 from proxyfab.events.model import Capability, Delivery, Grant, Position, Topic
@@ -243,3 +244,20 @@ def test_without_an_administrator_there_are_no_rights() -> None:
     with KafkaBroker.from_url("kafka://b1?admin=0") as without, KafkaBroker.from_url("kafka://b1") as whole:
         assert Capability.ACL not in without.capabilities
         assert Capability.ACL in whole.capabilities
+
+
+# -- what librdkafka's log says ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tuning", "shown"),
+    [({}, ["crash"]), ({"log_level": "3"}, ["crash", "failure"]), ({"debug": "cgrp"}, ["crash", "failure", "feature"])],
+)
+def test_what_is_logged_goes_where_it_would_go_if_nobody_listened(
+    tuning: dict[str, str], shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ear = Ear(tuning)
+    for level, text in ((50, "crash"), (40, "failure"), (10, "feature")):
+        ear.log(level, "%s", text)
+    assert capsys.readouterr().err.split() == shown
+    assert not ear.unable

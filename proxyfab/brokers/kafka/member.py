@@ -217,7 +217,7 @@ class Member(Listening):
             return
         try:
             self._left_to_tell = False
-            floors, consumer = self._hand.news(), self._consumer
+            consumer, floors = self._consumer, self._hand.news()  # never what was owed to a former group to the new one
             self._untold = None
             if not floors or consumer is None:
                 return

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 _REQUEST, _LACKS = "ConsumerGroupHeartbeat", "NOT supported"
+_QUIET = 2
+"""The level of all our handles where the user wants no other."""
+_LEVELS = (50, 50, 50, 40, 30, 20, 20, 10)
+"""What confluent_kafka makes of syslog's levels."""
 
 
 class Ear:
@@ -23,18 +27,18 @@ class Ear:
     def __init__(self, tuning: Mapping[str, Any]) -> None:
         self.unable = False
         """Whether a broker said that it does not know the newer protocol."""
-        self._wanted = {name: tuning[name] for name in ("debug", "log_level") if name in tuning}
+        self._debug = str(tuning.get("debug", ""))
+        self._least = _LEVELS[7 if self._debug else min(max(int(tuning.get("log_level", _QUIET)), 0), 7)]
 
     @property
     def options(self) -> dict[str, object]:
         """With what the consumer is opened."""
-        debug = ",".join([str(self._wanted["debug"]), "feature"] if "debug" in self._wanted else ["feature"])
-        return {"debug": debug, "log_level": 7, "logger": self}
+        return {"debug": ",".join(filter(None, [self._debug, "feature"])), "log_level": 7, "logger": self}
 
-    def log(self, level: int, form: str, *said: object) -> None:  # noqa: ARG002 - as a logging.Logger has it
+    def log(self, level: int, form: str, *said: object) -> None:
         """Called by confluent_kafka while the consumer is polled."""
         text = form % said
         if _REQUEST in text and _LACKS in text:
             self.unable = True
-        if self._wanted:
+        if level >= self._least:
             sys.stderr.write(f"{text}\n")
