@@ -162,7 +162,7 @@ def _caught_up(reader: Consumer, most: int | None, first: float, enough: float |
     seen: deque[Item] = deque(maxlen=most)
     begun = time.monotonic()
     wait = first
-    while items := reader.fetch(64, wait):
+    while most != 0 and (items := reader.fetch(64, wait)):
         seen += items
         wait = _SOON
         if enough is not None and time.monotonic() - begun > enough:

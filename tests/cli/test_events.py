@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from proxyfab import Store
 from proxyfab.brokers import memory, open_broker
 from proxyfab.cli import main
+from proxyfab.cli.events import _caught_up
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Delivery
 from proxyfab.patterns.stream import Consumer, Producer
@@ -112,6 +113,12 @@ def test_tail_of_a_broker_that_is_far_away(frames: Broker, monkeypatch: pytest.M
 
     monkeypatch.setattr(memory._Reader, "fetch", late)
     assert len(lines("tail", "frames")) == 3
+
+
+def test_tail_that_begins_with_nothing_of_before_takes_nothing_that_it_does_not_show(frames: Broker) -> None:
+    with Consumer(frames, "frames", observe=True) as reader:
+        assert not _caught_up(reader, 0, 5.0, 1.0)
+        assert [item.get() for item in reader.fetch(3, 5.0)][1:] == ["text", None]
 
 
 def test_tail_follows_until_the_producers_have_ended(frames: Broker) -> None:
