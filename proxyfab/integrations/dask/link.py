@@ -33,6 +33,8 @@ logger = logging.getLogger("proxyfab.dask")
 
 KEYWORD = 100_000
 """Bytes from which on Dask puts a keyword of `map` into the graph under its bare name, where it gets no priority."""
+ARRAY = 1 << 20
+"""Bytes from which on an array is named by us, so that tasks of it are the same for clients of other limits."""
 GRAPH = 8
 """In graphs, literals of an eighth of what is large in a call go by reference: there are many of them."""
 REST = 2.0
@@ -93,11 +95,11 @@ class Link:
             kwargs2 = {**named, **packing.named(kwargs)}
         except RecursionError:
             return self._packed(plain, func, *args, **kwargs, **options)
-        if not packing.larges:
-            return self._packed(plain, function, *args2, **kwargs2, **options)
-        if pure and options.get("key") is None:
+        if pure and options.get("key") is None and packing.finds:
             options["key"] = f"{funcname(func)}-{tokenize(function, kwargs2, *args2)}"
-        elif function is not func and options.get("key") is None:
+        if not packing.larges:  # what has a name by content was for the key alone
+            return self._packed(plain, func, *args, **kwargs, **options)
+        if function is not func and options.get("key") is None:
             options["key"] = f"{funcname(func)}-{uuid.uuid4()}"
         known = self._known(options.get("key"))
         if known is not None:
@@ -170,10 +172,21 @@ class Link:
         items = (*args, *kwargs.values()) if kwargs else args
         for each in items:
             kind = type(each)
-            if kind not in NUMBERS and (kind is not str or len(each) >= LEAF):
+            if kind not in NUMBERS and (kind is not str or len(each) >= LEAF) and not self._is_small_array(each):
                 total = together(items)
                 return total is not None and total < self.settings.above // PLAINLY
         return True
+
+    def _is_small_array(self, obj: Any) -> bool:
+        """Whether it is an array that goes along, to which Dask gives a name as fast as we do.
+
+        Not a matrix column by column: for Dask its name is that of its transpose.
+        """
+        kind = type(obj)
+        if kind.__name__ != "ndarray" or kind.__module__ != "numpy":
+            return False
+        small = obj.nbytes < min(self.settings.above, ARRAY)
+        return small and obj.flags.c_contiguous and not obj.dtype.hasobject
 
     def is_over(self) -> bool:
         """Whether a graph that this thread sends now needs no look of ours any more."""

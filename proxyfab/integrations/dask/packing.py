@@ -65,6 +65,11 @@ class Packing:
         self._mode = mode
         self._seen: dict[int, Any] = {}
 
+    @property
+    def finds(self) -> bool:
+        """Whether anything so far is large, or was given a name."""
+        return bool(self._seen)
+
     def many(self, objs: Sequence[Any]) -> list[Any]:
         """Each packed."""
         if self._small(objs) is not None:

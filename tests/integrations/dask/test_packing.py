@@ -20,7 +20,6 @@ from dask.tokenize import normalize_token, tokenize
 
 from proxyfab.integrations.dask.contents import token_of
 from proxyfab.integrations.dask.keeping import IDLE, Keeping
-from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.loading import loaded, private
 from proxyfab.integrations.dask.node import Held, Told, held_in
 from proxyfab.integrations.dask.packing import MIDDLING, Packing
@@ -367,15 +366,3 @@ def test_a_damaged_payload_is_told_as_such() -> None:
     payload.meta = ["no type", [1], False]
     with pytest.raises(Exception, match="do not fit its description"):
         private(payload)
-
-
-def test_a_link_without_a_store_gives_names_alone() -> None:
-    from proxyfab.integrations.dask.settings import Settings
-
-    class Nobody:
-        futures = frozenset[str]()
-
-    link = Link(Nobody(), Settings(), None, graphs=False)
-    seen: list[Any] = []
-    link.submit(lambda *args, **kwargs: seen.append(args), len, (b"x" * (1 << 21),), {})
-    assert [type(each) for each in seen[0][1:]] == [Told]
