@@ -282,29 +282,6 @@ def test_who_acknowledges_waits_for_no_poll(broker: KafkaBroker) -> None:
         assert broker.groups("t")["g"].lag == 1
 
 
-def test_a_group_that_begins_anew_is_told_nothing_of_before(
-    broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another thread acknowledges while this one seeks."""
-    _publish(broker, *range(2))
-    with broker.subscribe("t", group="g") as member:
-        assert isinstance(member, Member)
-        genuine, former, latter = member._hand.news, Mock(), Mock()
-        member.ack(_take(member, 2))
-
-        def news() -> dict[int, int]:
-            floors = genuine() or {0: 1}
-            member._consumer = latter
-            return floors
-
-        with monkeypatch.context() as patch:
-            patch.setattr(member, "_consumer", former)
-            patch.setattr(member._hand, "news", news)
-            member._tell()
-        former.commit.assert_called_once()
-        latter.commit.assert_not_called()
-
-
 @pytest.mark.parametrize("listed", [True, False])
 def test_an_older_kafka_is_spoken_to_in_its_way(cluster: KafkaCluster, broker: KafkaBroker, listed: bool) -> None:
     """It says that it cannot do what it lists, or does not list it, which librdkafka does not make an error of."""

@@ -86,9 +86,12 @@ class Member(Listening):
         if consumer is None or len(found) >= most:
             return found
         left = 0.0 if found else self._hand.patience(max(0.0, min(SLICE, until - time.monotonic())))
-        self._hand.put(self._poll(consumer, most - len(found), left))
+        came = self._poll(consumer, most - len(found), left)
         if self._ear.unable:
             self._go_back()
+        if self._consumer is not consumer:  # whoever joins anew gets all of it again
+            return []
+        self._hand.put(came)
         return found + self._hand.take(most - len(found))
 
     def _follow(self) -> None:
@@ -200,7 +203,9 @@ class Member(Listening):
                 consumer = self._consumer
                 if consumer is None:
                     return
-                self._hand.put(self._poll(consumer, 1, 0.01))
+                came = self._poll(consumer, 1, 0.01)
+                if self._consumer is consumer:
+                    self._hand.put(came)
             if self._untold is not None or self._left_to_tell:
                 self._tell()
 
