@@ -30,6 +30,8 @@ LOW = 32 << 10
 share 0.5 Gbit/s. With more, the first stream that looks takes what others could send at once."""
 _TURN = 1 << 20
 """Bytes read before it is looked whether there is something to send, and the other way round."""
+_REST = 16
+"""Turns in which what came before the end is read: no buffer of a kernel holds more."""
 _TOGETHER = 8 << 10
 """Bytes of letters that are written at once: a stream that was idle sends 14 KB. More is for others that are free."""
 _SLOW = 100_000
@@ -135,12 +137,21 @@ class Stream:
                     self._pauses, self._paused = False, self._pauses
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._bell)
+            self._read_rest()
         except IntegrityError as error:
             self._why = f"the other side does not keep to the protocol: {error}"
         except (OSError, ValueError) as error:  # of ssl, too
             self._why = str(error) or type(error).__name__
+            self._read_rest()
         finally:
             self._end()
+
+    def _read_rest(self) -> None:
+        """Read what came before the end and lies here: else it, or what it says has arrived, would be sent again."""
+        with contextlib.suppress(IntegrityError, OSError, ValueError):  # the stream ends, and why is known
+            for _ in range(_REST):
+                if not self._receive():
+                    break
 
     def _end(self) -> None:
         self._open = False

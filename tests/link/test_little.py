@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 from collections import deque
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
 from proxyfab.link import streams
+from proxyfab.link.frames import heading_of_letter
 from proxyfab.link.sending import Item, Letter, Segment, Sender
 from proxyfab.link.session import Asked, Session
 from proxyfab.link.streams import Stream
 from proxyfab.osio import sockets
 from proxyfab.testing.processes import until
 from tests.link.test_line import connected
+
+_CLOSED = 7
+"""TCP_CLOSE: what the kernel says of a connection that was reset."""
 
 
 def letters(session: Session) -> list[bytes]:
@@ -167,3 +172,57 @@ def test_a_stream_whose_window_is_full_leaves_to_others_what_is_little(
         reader.join(10)
         for each in (full[1], wide[1]):
             each.close()
+
+
+class Talker(Giver):
+    """Has something to send, and counts what comes."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1000)
+        self.heard = 0
+        self.why = ""
+        self.ended = threading.Event()
+
+    def letter(self, stream: int, text: memoryview) -> None:
+        assert not self.why
+        self.heard += 1
+
+    def over(self, stream: int, why: str) -> None:
+        self.why = why
+        self.ended.set()
+
+
+@pytest.mark.parametrize("how", ["reset", "given up"])
+def test_what_came_before_the_end_is_read(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending fails, or the end was told over another stream, and letters lie here: they count as arrived."""
+    monkeypatch.setattr(streams, "_TURN", 1)
+    talker = Talker()
+    here, there = connected()
+    stream = Stream(0, here, talker)
+    there.sendall(100 * (heading_of_letter(500) + bytes(500)))
+    if how == "reset":
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        there.close()
+        assert until(lambda: here.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED)
+    else:
+        stream.close("the other side gave it up")
+    monkeypatch.setattr(streams, "_REST", 1000)
+    stream.start()
+    assert talker.ended.wait(30)
+    stream.join(30)
+    assert talker.heard == 100
+    there.close()
+
+
+def test_who_goes_on_sending_does_not_keep_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_TURN", 1)
+    talker = Talker()
+    here, there = connected()
+    stream = Stream(0, here, talker)
+    there.sendall(100 * (heading_of_letter(500) + bytes(500)))
+    stream.close()
+    stream.start()
+    assert talker.ended.wait(30)
+    stream.join(30)
+    assert talker.heard < streams._REST
+    there.close()
