@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import struct
 from typing import NamedTuple
 
 from redis.exceptions import (
@@ -32,6 +33,8 @@ SOON = (TryAgainError, ClusterDownError, MasterDownError, BusyLoadingError)
 """The servers are busy with themselves; they answer in a moment."""
 FOREIGN = (RedisError, OSError, MemoryError, RecursionError)
 """What may come out of a link."""
+NONSENSE = (TypeError, ValueError, LookupError, AttributeError, struct.error)
+"""What comes of an answer that is something else than such a command has."""
 
 
 class Doing(NamedTuple):

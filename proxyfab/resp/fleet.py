@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, AuthenticationError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AskError, AuthenticationError, InvalidResponse, RedisError, ResponseError, TimeoutError
 
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
-from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, SOON, Doing, translate
+from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, NONSENSE, SOON, Doing, translate
 from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link, pack
 from proxyfab.resp.place import Address, Place
 from proxyfab.resp.topology import Topology, topology_of
@@ -240,6 +240,15 @@ class Fleet:
     def _once(
         self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool = False
     ) -> T:
+        try:
+            return self._lent(address, work, seconds, protocol, asking)
+        except (ProxyfabError, *FOREIGN):  # some of them are built-in errors, too
+            raise
+        except NONSENSE as error:
+            what = f"{type(error).__name__}: {error}"
+            raise InvalidResponse(f"what answers says something that makes no sense ({what})") from error
+
+    def _lent(self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool) -> T:
         ends = time.monotonic() + seconds
         link = self.lend(address, protocol, seconds if protocol == 2 else min(seconds, SILENCE))
         try:

@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
 from proxyfab.errors import ProxyfabError
+from proxyfab.resp.errors import NONSENSE
 from proxyfab.resp.place import Address, Place
 
 Peek = Callable[[Address, Sequence[tuple[bytes, ...]], bool], list[Any]]
@@ -76,13 +77,12 @@ class _Sentinel:
         for host in self._place.hosts:
             try:
                 found = self._peek(host, [command], True)[0]
+                if found:
+                    return found[0].decode(), int(found[1])
             except ProxyfabError:
                 raise
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, *NONSENSE) as error:
                 failed = error
-                continue
-            if found:
-                return found[0].decode(), int(found[1])
         raise ConnectionError(
             f"Error connecting to master {self._place.sentinel!r}: no sentinel knows it ({failed or 'all answered'})"
         )
@@ -117,13 +117,15 @@ class _Cluster:
                 return self._read(host, self._peek(host, [(b"CLUSTER", b"SLOTS")], False)[0])
             except ProxyfabError:
                 raise
-            except (RedisError, OSError, IndexError, ValueError, TypeError) as error:
+            except (RedisError, OSError, *NONSENSE) as error:
                 failed = error
         raise ConnectionError(f"Error connecting to the cluster: no node told its slots ({failed})")
 
     def _read(self, asked: Address, ranges: list[Any]) -> list[Address]:
         slots: list[Address | None] = [None] * 16384
         for low, high, master, *_ in ranges:
+            if not 0 <= low <= high < len(slots):
+                raise ValueError(f"there are no slots {low} to {high}")
             address = (master[0] or b"").decode() or asked[0], int(master[1])
             slots[low : high + 1] = [address] * (high - low + 1)
         whole = [address for address in slots if address is not None]

@@ -86,6 +86,8 @@ def unpack(data: bytes | bytearray | memoryview, id_hash: int | None, total: int
         IntegrityError: Too short, foreign, damaged, of a newer version, or of another key or length. The message
             starts with what is wrong and names no key: the caller knows it.
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):  # a server may answer anything
+        raise IntegrityError("what the server answered is no value")
     check(data, MAGIC, VERSION)
     length, created, token, hashed, chunk = _INNER.unpack_from(data)
     if id_hash is not None and hashed != id_hash:

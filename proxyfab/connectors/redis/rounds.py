@@ -89,11 +89,16 @@ def scan(fleet: Fleet, pattern: bytes) -> Iterator[list[bytes]]:
     for address in fleet.masters():
         cursor = b"0"
         while True:
-            command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
-            cursor, names = fleet.run_at(address, lambda link, c=command: link.call(*c), "scan")  # type: ignore[misc]
-            new = [name for name in map(bytes, names) if name not in seen]
+            cursor, names = fleet.run_at(address, partial(_page, cursor=cursor, pattern=pattern), "scan")
+            new = [name for name in names if name not in seen]
             seen.update(new)
             if new:
                 yield new
             if cursor == b"0":
                 break
+
+
+def _page(link: Link, cursor: bytes, pattern: bytes) -> tuple[bytes, list[bytes]]:
+    """Where to go on, and some keys that match."""
+    after, names = link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
+    return bytes(memoryview(after)), [bytes(memoryview(name)) for name in names]  # bytes(n) would be n zeros
