@@ -282,12 +282,14 @@ class Moves:
     def commit(self, peer: Peer, message: Message) -> Steps:
         """A client has filled what it was granted: from now on it is an object."""
         token = message.token("grant")
-        grant = peer.grants.pop(token, None)
-        if grant is None:
+        holders = (each for each in (peer, *self._host.peers.values()) if token in each.grants)
+        holder = next(holders, None)  # another connection of his, if that broke and its end was not seen yet
+        if holder is None:
             late = self._late.pop(token, None)
             if late is not None:
                 yield self._host.storage.revoke(late[0])
             raise ConnectorError("Shared memory was not filled in time and was taken back; put again.")
+        grant = holder.grants.pop(token)
         whole = yield self._host.storage.adopt(grant.place, grant.wish.nbytes)
         if not whole:
             yield self._host.storage.revoke(grant.place)

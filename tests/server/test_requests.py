@@ -75,6 +75,20 @@ def test_a_grant_that_is_not_used_is_taken_back(node_server, raw):
         assert two.get(Key("k")) is None
 
 
+def test_a_grant_is_committed_over_another_connection_when_the_first_one_broke(node_server, raw):
+    """Else it was put again, and found there what the first connection brought later: its own, as KeyExists."""
+    one, two, token = raw(), raw(), os.urandom(16)
+    place = one.ask("grant", {"ns": "n", "id": "moved", "size": MB}, request=token).text("place")
+    commit = ("commit", {"grant": token})
+    with ZMQConnector.from_url(node_server.url + "?ns=n") as reader:
+        space = reader.servers.own().known().space
+        reader.servers.own().place(space).put(signed(MB), key=Key(place, space))
+        assert two.ask(*commit, request=token[::-1]).verb == "ok"
+        assert one.ask(*commit, request=token[::-1]).verb == "ok", "the same, which comes late"
+        assert is_whole(reader.get(Key("moved")))
+        assert reader.evict(Key("moved"))
+
+
 def test_who_says_less_than_he_wrote_is_refused(node_server, raw):
     one = raw()
     place = one.ask("grant", {"ns": "n", "id": "k", "size": MB}, request=b"h" * 16).text("place")
