@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from proxyfab.buffers import Frames
@@ -28,6 +29,8 @@ UPLOAD = ".u"
 _KEPT = 30 * 24 * 3600.0
 AFTER = 1.0
 """Seconds after which an evict that was under way has passed, or looks twice."""
+_NAP = 0.05
+"""Seconds after which who waits to look sees that all is closed."""
 _QUICK = 0.1
 """Seconds after which an error is that of a place that cannot be reached."""
 
@@ -250,7 +253,8 @@ class Means:
 
     def _look(self, landed: list[tuple[float, Shape, int, Key]]) -> None:
         for due, shape, member, key in sorted(landed, key=lambda one: one[0]):
-            time.sleep(max(due - time.monotonic(), 0.0))
+            while not self.closed and (left := due - time.monotonic()) > 0:
+                time.sleep(min(left, _NAP))
             if self.closed:
                 return
             keys = {other: Key(shape.name) for other in range(len(self.members))}
@@ -259,23 +263,27 @@ class Means:
 
     def still_there(self, keys: Mapping[int, Key], without: Collection[int], least: int) -> bool | None:
         """Whether so many members have anything of a piece, but for some; None where it cannot be told."""
-        there = unknown = 0
-        for member, key in keys.items():
-            if member in without:
-                continue
-            try:
-                there += bool(self.members[member].child.exists(key))
-            except ProxyfabError:
-                unknown += 1
-            if there >= least:
-                return True
-        return None if there + unknown >= least else False
+        race: Race[bool] = Race()
+        try:
+            for member, key in keys.items():
+                if member not in without:
+                    self.ask(race, member, member, "exists", partial(_exists, key), 0)
+            answers = self.answers(race, lambda found: sum(bool(one.value) for one in found) >= least)
+        finally:
+            race.close()
+        there = sum(bool(one.value) for one in answers)
+        unknown = sum(one.error is not None for one in answers)
+        return True if there >= least else None if there + unknown >= least else False
 
     def flush(self, timeout: float) -> bool:
         """Whether all that is owed was done within so many seconds."""
         began = time.monotonic()
         landed = self._landed.flush(timeout)
         return self._lost.flush(max(timeout - (time.monotonic() - began), 0.0)) and landed
+
+
+def _exists(key: Key, child: Any) -> bool:
+    return bool(child.exists(key))
 
 
 def nothing(_: Sequence[object]) -> bool:

@@ -12,7 +12,7 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.memory import MemoryConnector
 from proxyfab.errors import ConfigurationError
 from proxyfab.keys import Key
-from proxyfab.scattering import roll
+from proxyfab.scattering import means, roll
 from proxyfab.scattering.restoring import Later, restore
 from proxyfab.testing import FaultyConnector
 from proxyfab.testing.content import plain
@@ -71,6 +71,29 @@ def test_who_hangs_does_not_hold_up_a_change_by_what_the_roll_says(lacks: bool) 
     assert roll.follows(one.scattering.means)
     assert time.monotonic() - began < 20
     children[2].mend()
+
+
+def test_who_hangs_does_not_hold_up_a_look_at_what_came_late() -> None:
+    children = [FaultyConnector(Far()) for _ in range(3)]
+    one = over(children, 1, 2)
+    key = one.put(SMALL)
+    children[0].hold("exists")
+    began = time.monotonic()
+    keys = {number: Key(key.id) for number in range(3)}
+    assert one.scattering.means.still_there(keys, {2}, 1)
+    assert time.monotonic() - began < 20
+    children[0].mend()
+
+
+def test_what_is_to_be_looked_at_keeps_nobody_who_has_closed() -> None:
+    one = over(memories(3), 1, 2)
+    key = one.put(SMALL)
+    locator = one._drawn(key)
+    assert locator is not None
+    with patch.object(means, "AFTER", 60.0):
+        one.scattering.means.look_later(locator.shape, 0, Key(key.id))
+    one.close()
+    assert one.scattering.means.flush(20)
 
 
 def test_nothing_is_moved_of_what_lacks_a_shard() -> None:
