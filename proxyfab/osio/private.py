@@ -44,7 +44,7 @@ class _Private(Mapping):
 
     __slots__ = ("_end", "_start", "_tell")
 
-    def __init__(self, fd: int, start: int, end: int, tell: Callable[[Use], object]) -> None:
+    def __init__(self, fd: int, start: int, end: int, tell: Callable[[Use], object] | None) -> None:
         super().__init__(fd, end, private=True)
         self._start, self._end, self._tell = start, end, tell
         _live[id(self)] = self.length
@@ -52,17 +52,19 @@ class _Private(Mapping):
     def __del__(self, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _exiting():
             _live.pop(id(self), None)
+            if self._tell is None:
+                return
             with contextlib.suppress(Exception):  # not made, or not told by this system: then nobody is told
                 self._tell(_used(self.address + self._start, self.address + self._end))
 
 
-def private_view(view: memoryview, tell: Callable[[Use], object]) -> memoryview | None:
+def private_view(view: memoryview, tell: Callable[[Use], object] | None) -> memoryview | None:
     """A writable view of the same bytes, whose changes are its own.
 
     Args:
         view: Of something in shared memory.
         tell: Called when the new view and all that derives from it are gone, in any thread and between any two lines of
-            Python; not where the system does not say what was used.
+            Python; not where the system does not say what was used. None where nobody wants to know.
 
     Returns:
         None where it cannot be had: of memory that is no file, or not kept warm, or when too much is mapped already.

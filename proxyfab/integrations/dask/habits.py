@@ -2,7 +2,8 @@
 
 The first task of a process gets a copy. The second one gets the object mapped, page by page as it looks at it
 (`osio.private`), and what it did with that decides about all others: mapping costs a twentieth of a copy where little
-is read, a third more where all is, and seven times as much where all is written to.
+is read, a third more where all is, and seven times as much where all is written to. Where it is mapped one task of a
+few is looked at again, since the look is a good part of what it costs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ LITTLE = 4
 """At most a fourth of the pages may be looked at."""
 HARDLY = 64
 """At most so small a part of them, or one, may be written to."""
+OFTEN = 4
+"""Of so many tasks that get it mapped one is looked at."""
 _MANY = 10_000
 _SEEN, _TRIED, _MAPPED, _COPIED = range(4)
 
@@ -23,6 +26,7 @@ class Habits:
 
     def __init__(self) -> None:
         self._known: dict[Key, int] = {}
+        self._mapped: dict[Key, int] = {}
 
     def may_map(self, key: Key) -> bool:
         """Whether the next task is to get this object mapped; call it once for each."""
@@ -30,10 +34,18 @@ class Habits:
         if known is None:
             if len(self._known) >= _MANY:
                 self._known.clear()
+                self._mapped.clear()
             self._known[key] = _SEEN
         elif known == _SEEN:
             self._known[key] = _TRIED
         return known in (_SEEN, _MAPPED)
+
+    def asks(self, key: Key) -> bool:
+        """Whether to say what the next task does with an object that it gets mapped."""
+        if self._known.get(key) != _MAPPED:
+            return True
+        tasks = self._mapped[key] = self._mapped.get(key, 0) + 1
+        return tasks % OFTEN == 0
 
     def told(self, key: Key, use: Use) -> None:
         """What a task did with the object."""

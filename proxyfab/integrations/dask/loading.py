@@ -87,7 +87,9 @@ def _as_it_came(view: memoryview) -> memoryview:
 
 def _mapped(key: Key, view: memoryview) -> memoryview:
     """The same bytes in memory of this process alone, of which only what is used is copied."""
-    found = private_view(view, partial(habits.told, key)) if view.nbytes >= _WORTH_IT else None
+    if view.nbytes < _WORTH_IT:
+        return own(view)
+    found = private_view(view, partial(habits.told, key) if habits.asks(key) else None)
     return own(view) if found is None else found
 
 

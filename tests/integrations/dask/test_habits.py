@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from proxyfab import Ref, Store
-from proxyfab.integrations.dask.loading import loaded
+from proxyfab.integrations.dask.habits import OFTEN, Habits
+from proxyfab.integrations.dask.loading import habits, loaded
+from proxyfab.keys import Key
 from proxyfab.osio.mapping import kept_by
 from proxyfab.osio.private import Use, private_view
 from proxyfab.osio.shared import all_shared
@@ -81,9 +83,24 @@ def test_what_is_used_a_little_is_mapped(store: Store, use: Callable[[Any], None
 
 def test_a_habit_that_ends_is_noticed(store: Store) -> None:
     ref = put(store)
-    for use in (looks, looks, looks, reads):
+    for use in (looks, looks, looks, *[reads] * OFTEN):
         use(loaded(ref))
     assert not is_mapped(loaded(ref))
+
+
+def test_a_habit_that_is_known_is_looked_at_now_and_then(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = [put(store) for _ in range(OFTEN)]
+    told: list[Key] = []
+
+    def noted(key: Key, use: Use) -> None:
+        told.append(key)
+        Habits.told(habits, key, use)
+
+    monkeypatch.setattr(habits, "told", noted)
+    for _ in range(2 + 2 * OFTEN):
+        for ref in refs:
+            looks(loaded(ref))
+    assert sorted(map(str, told)) == sorted(str(ref.key) for ref in refs * 3)
 
 
 def test_while_one_is_tried_others_are_copied(store: Store) -> None:
