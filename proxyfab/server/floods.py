@@ -16,6 +16,7 @@ only, and root.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import struct
@@ -32,7 +33,9 @@ _HEARTBEATS = 100
 """Bytes that may come between two looks and count as nothing: heartbeats are no messages."""
 _MUTE = 5.0
 """Seconds in which a client says hello."""
-_ROOT = 0
+_BEFORE, _AFTER = 30.0, 1.0
+"""Seconds from when a connection comes again until its former one is known to be dead; or the other way about, where
+that one's name is still taken."""
 _SILENCE = 4000
 """Milliseconds."""
 _INFO = struct.Struct("=52xI72xQ")
@@ -41,6 +44,11 @@ _SHORT, _LONG, _SHORTEST = 2, 9, 255
 """Bytes of ZMTP before a frame, before one that is longer than the last of these."""
 _CURVE = 33
 """Bytes more of a frame that is encrypted."""
+
+
+def users() -> tuple[int, int]:
+    """Who may connect to a Unix socket: the server's own user, and root."""
+    return os.geteuid(), 0
 
 
 class _Flow:
@@ -75,6 +83,10 @@ class Floods:
         """Other users' Unix sockets."""
         self._mute: dict[int, float] = {}
         """Who has said nothing yet, since when, oldest first."""
+        self._doubles: set[int] = set()
+        """Those of them who came shortly before another one of them went, or just after, and may have said its name."""
+        self._went = -math.inf
+        """When the last one of them went."""
         self._looked = 0.0
         self.ended = 0
 
@@ -84,21 +96,25 @@ class Floods:
     def come(self, descriptor: int, ports: set[int]) -> None:
         """A connection was accepted, on one of these ports."""
         self.leave(descriptor)
+        self._excluded.discard(descriptor)
         with contextlib.suppress(OSError), _borrowed(descriptor) as end:
             inode = os.fstat(descriptor).st_ino
             if end.family == socket.AF_UNIX:
                 self._uncounted[descriptor] = inode
-                if user_of(end) not in (os.geteuid(), _ROOT):
+                if user_of(end) not in users():
                     self.ended += 1
                     self._excluded.add(descriptor)
                     end.shutdown(socket.SHUT_RDWR)
             elif end.getsockname()[1] in ports:
                 self._flows[descriptor] = _Flow(inode)
-            self._mute[descriptor] = time.monotonic()
+            now = self._mute[descriptor] = time.monotonic()
+            if now - self._went < _AFTER:
+                self._doubles.add(descriptor)
 
     def heard(self, descriptor: int, parts: Sequence[memoryview]) -> None:
         """A whole message came of it."""
         self._mute.pop(descriptor, None)
+        self._doubles.discard(descriptor)
         flow = self._flows.get(descriptor)
         if flow is not None:
             sizes = [part.nbytes + self._more for part in parts]
@@ -114,17 +130,23 @@ class Floods:
         self._beating.discard(descriptor)
         self._flows.pop(descriptor, None)
         self._uncounted.pop(descriptor, None)
-        self._mute.pop(descriptor, None)
-        self._excluded.discard(descriptor)
+        self._doubles.discard(descriptor)  # who is excluded stays so: what he said before may be heard later
+        if self._mute.pop(descriptor, None) is not None:
+            self._went = time.monotonic()
+            for other, since in reversed(self._mute.items()):
+                if self._went - since > _BEFORE:
+                    break
+                self._doubles.add(other)
 
     def excludes(self, descriptor: int) -> bool:
         """Whether what comes of it is not to be heard."""
         return descriptor in self._excluded
 
     def rouse(self, now: float) -> None:
-        """End the connections of those who have had time to say something, and have not."""
-        for descriptor in [descriptor for descriptor, since in self._mute.items() if now - since > _MUTE]:
+        """End the connections of those who have had time to say something, have not, and may have no name."""
+        for descriptor in [descriptor for descriptor in self._doubles if now - self._mute[descriptor] > _MUTE]:
             self.end(descriptor)
+            self._doubles.discard(descriptor)
             del self._mute[descriptor]
 
     def end(self, descriptor: int) -> None:

@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, ProxyfabError
-from proxyfab.server.floods import Floods
+from proxyfab.server.floods import Floods, users
 from proxyfab.server.gate import Gate, check_binds
 from proxyfab.server.options import Options
 from proxyfab.server.poll import Poll
@@ -94,6 +95,9 @@ class Line:
         }
         for option, value in options.items():
             router.setsockopt(option, value)
+        with contextlib.suppress(zmq.ZMQError):  # a libzmq that was built without; `floods` looks, too
+            for user in users():
+                router.setsockopt(zmq.IPC_FILTER_UID, user)
         self.gate.open(self.context, router)
         self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED)
         for endpoint in self._bind:
@@ -211,7 +215,7 @@ class Line:
         """Whether a peer is connected. It gets an empty message, which clients pass over.
 
         One that has come again, while nobody had noticed yet that its former connection was dead, has no name. So if it
-        is not there, who has said nothing has to come again.
+        is not there, who has said nothing and came about then has to come again.
         """
         self._touched = True
         try:
@@ -231,12 +235,12 @@ class Line:
     def gone(self) -> list[int]:
         """Descriptors of connections that have ended since the last call."""
         self._notice()
-        gone, self._gone = self._gone, []
+        gone, self._gone, self.tolled = self._gone, [], False
         return gone
 
     def _notice(self) -> None:
         """Learn who has come, and who has gone."""
-        self.tolled = False
+        self.tolled = bool(self._gone)
         while True:
             try:
                 event = recv_monitor_message(self.monitor, zmq.NOBLOCK)
@@ -247,6 +251,7 @@ class Line:
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self.floods.leave(int(event["value"]))
                 self._gone.append(int(event["value"]))
+                self.tolled = True  # until somebody has asked who is gone
 
     def close(self) -> None:
         """Unbind and end every connection."""

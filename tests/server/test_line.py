@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from select import select
 
@@ -115,6 +116,7 @@ def test_a_name_that_two_say_is_the_first_ones_and_leaves_no_descriptor(line, co
                 one.setsockopt(zmq.ROUTING_ID, b"same%d" % number)
                 one.connect(line.endpoints[0])
                 one.send(b"something")
+                assert one is second or until(lambda: line.receive() is not None)  # so the name is the first one's
             for _ in range(10):
                 first.send(b"more")
                 assert until(lambda: line.receive() is not None)
@@ -137,6 +139,41 @@ def test_who_comes_again_under_a_name_that_is_taken_and_says_nothing_is_found_in
         assert until(lambda: line.receive() is None and line.gone() is not None and line.reaches(b"process"))
 
 
+def test_who_has_been_there_for_long_is_not_sent_away_because_another_one_is_missed(line, context, monkeypatch):
+    for name, seconds in {"_MUTE": 0.0, "_BEFORE": 0.01, "_AFTER": 0.0}.items():
+        monkeypatch.setattr(floods, name, seconds)
+    with dealer(context) as there, dealer(context) as other:
+        for one, name in ((there, b"there"), (other, b"other")):
+            one.setsockopt(zmq.ROUTING_ID, name)
+            one.connect(line.endpoints[0])
+            came = len(line.floods._mute)
+            assert until(lambda: line.gone() == [] and len(line.floods._mute) > came)  # noqa: B023  # called at once
+            assert until(lambda: line.reaches(name))  # noqa: B023
+            since = time.monotonic()
+            assert until(lambda: time.monotonic() - since > 0.01)  # noqa: B023
+        other.close()
+        assert until(lambda: line.gone() != [])
+        assert until(lambda: not line.reaches(b"other"))
+        assert len(line.floods._mute) == 1
+
+
+def test_that_somebody_has_gone_is_not_forgotten_where_nobody_asked(line, context):
+    with dealer(context) as one, dealer(context) as stranger:
+        one.connect(line.endpoints[0])
+        one.send(b"something")
+        _, descriptor = heard(line)
+        line.gone()
+        one.close()
+        assert line.monitor.poll(30_000)
+        stranger.setsockopt(zmq.ROUTING_ID, b"\0side" + (1).to_bytes(8, "big"))
+        stranger.connect(line.endpoints[0])
+        stranger.send(b"something")
+        assert until(lambda: line.receive() is None and line.dropped == 1)
+        assert line.tolled
+        assert descriptor in line.gone()
+        assert not line.tolled
+
+
 def test_a_unix_socket_takes_its_own_user_only(context, tmp_path, monkeypatch):
     line = Line(Options(bind=[f"ipc://{tmp_path}/line"]))
     line.open()
@@ -146,9 +183,27 @@ def test_a_unix_socket_takes_its_own_user_only(context, tmp_path, monkeypatch):
         one.connect(line.endpoints[0])
         one.send(b"something")
         heard: list[object] = []
-        assert until(lambda: heard.append(line.receive()) or line.gone() != [])
+        assert line.router.poll(30_000)
+        assert until(lambda: line.gone() != [])  # and what he said is there still
+        assert until(lambda: heard.append(line.receive()) or line.dropped == 1)
         assert not any(heard)
         assert line.floods.ended == 1
+
+
+def test_of_another_user_not_even_a_connection_is_seen_on_a_unix_socket(context, tmp_path, monkeypatch):
+    monkeypatch.setattr("proxyfab.server.line.users", lambda: (os.geteuid() + 1, os.geteuid() + 2))
+    line = Line(Options(bind=[f"ipc://{tmp_path}/line"]))
+    line.open()
+    with contextlib.closing(line), dealer(context) as one:
+        monitor = one.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        one.connect(line.endpoints[0])
+        one.send(b"something")
+        assert monitor.poll(30_000)
+        assert line.receive() is None
+        line.gone()
+        assert not line.floods._uncounted
+        one.disable_monitor()
+        monitor.close(0)
 
 
 def test_nobody_is_heard_who_says_a_name_of_the_side_channel(line, context):
