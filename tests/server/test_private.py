@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from proxyfab import Store
 from proxyfab.buffers import Frames
 from proxyfab.connectors.zmq.connector import ZMQConnector
 from proxyfab.connectors.zmq.private import Files
-from proxyfab.errors import ConfigurationError, ObjectLost
+from proxyfab.errors import ConfigurationError, ConnectorError, ObjectLost
 from proxyfab.keys import Key
 from proxyfab.osio.owner import try_lock
 from proxyfab.testing import Child, in_fork, roles
@@ -108,6 +109,17 @@ def test_a_server_that_is_killed_is_started_anew_by_who_goes_on(files):
             assert is_whole(one.get(one.put(signed(3 * MB), key=Key("k"))))
 
         assert at_once([lambda: one.wait(Key("k"), 60), kill])[0] is True
+
+
+def test_who_starts_it_anew_keeps_nobody_longer_than_he_has(files):
+    with ZMQConnector("auto") as one, ThreadPoolExecutor(1) as other:
+        one.put(signed(100))
+        uses = one.servers._members
+        with uses._lock:
+            assert other.submit(uses.take, files, 30, start=True).result(30) is True
+            with pytest.raises(ConnectorError, match="not become ready in 0.1 s"):
+                other.submit(uses.renew, files, 0.1).result(30)
+        other.submit(uses.renew, files, 30).result(30)
 
 
 def test_its_starter_and_users_may_be_killed(files):

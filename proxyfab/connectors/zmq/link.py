@@ -174,7 +174,8 @@ class Link:
                     raise error from broken
                 time.sleep(pause)
                 if self._revive is not None:
-                    self._revive(attempts.left or self.timeout)
+                    left = attempts.left
+                    self._revive(self.timeout if left is None else left)
             except zmq.ZMQError as wrong:
                 raise ConnectorError(f"{what} at {self.endpoint} failed: {wrong.strerror}.") from wrong
             else:

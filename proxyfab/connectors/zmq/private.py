@@ -125,7 +125,7 @@ def join(files: Files, timeout: float, *, start: bool) -> Membership | None:
     elif not os.path.isdir(files.directory):
         return None
     while (member := _enter(files)) is None:
-        _pause(files, deadline)
+        _pause(files, deadline, timeout)
     try:
         while True:
             server = lock(files.server)
@@ -139,7 +139,7 @@ def join(files: Files, timeout: float, *, start: bool) -> Membership | None:
                     os.close(server)
             elif os.path.exists(files.ready):
                 return member
-            _pause(files, deadline)
+            _pause(files, deadline, timeout)
     except BaseException:
         member.leave()
         raise
@@ -202,14 +202,16 @@ def _start(files: Files, server: int) -> None:
         )
 
 
-def _pause(files: Files, deadline: float) -> None:
+def _pause(files: Files, deadline: float, timeout: float) -> None:
     if time.monotonic() < deadline:
         time.sleep(_PAUSE)
         return
     said = ""
     with contextlib.suppress(OSError), open(files.log, errors="replace") as log:
         said = log.read(2000).strip()
-    raise ConnectorError(f"The private node server in {files.directory} did not become ready. It printed: {said!r}")
+    raise ConnectorError(
+        f"The private node server in {files.directory} did not become ready in {timeout:.1f} s. It printed: {said!r}"
+    )
 
 
 class Memberships:
@@ -228,6 +230,8 @@ class Memberships:
 
     def take(self, files: Files, timeout: float, *, start: bool) -> bool:
         """Use a server from now on; whether it runs."""
+        if files.directory in self._held:  # also while another thread starts it anew
+            return True
         with self._lock:  # held while a server starts, as all who come now wait for that
             if files.directory in self._held:
                 return True
@@ -237,13 +241,23 @@ class Memberships:
             return member is not None
 
     def renew(self, files: Files, timeout: float) -> None:
-        """Start a server that is used from here anew, if it was killed: one that is used does not end by itself."""
-        with self._lock:
+        """Start a server that is used from here anew, if it was killed: one that is used does not end by itself.
+
+        Raises:
+            ConnectorError: It is not ready within `timeout` seconds, or another thread has tried as long.
+        """
+        deadline = time.monotonic() + timeout
+        if not self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+            _pause(files, deadline, timeout)
+            return
+        try:
             before = self._held.get(files.directory)
-            member = None if before is None else join(files, timeout, start=True)
+            member = None if before is None else join(files, deadline - time.monotonic(), start=True)
             if before is not None and member is not None:
                 self._held[files.directory] = member
                 before.leave()
+        finally:
+            self._lock.release()
 
     def leave(self) -> None:
         """End all."""
