@@ -9,6 +9,9 @@ from typing import Any
 from dask._expr import LLGExpr
 from dask._task_spec import convert_legacy_graph
 
+ONCE = True
+"""Materializing is most of what a graph costs: it is sent as what it became, and the scheduler need not do it again."""
+
 
 class Weighed:
     """A graph that is pickled already, and unpickles as what it was.

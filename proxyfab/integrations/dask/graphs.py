@@ -20,13 +20,13 @@ from proxyfab.integrations.dask.node import Held, Told
 from proxyfab.integrations.dask.packing import Packing
 
 if find_spec("dask._expr"):
-    from proxyfab.integrations.dask.expressions import materialized, rewritten, weighed
+    from proxyfab.integrations.dask.expressions import ONCE, materialized, rewritten, weighed
 else:
-    from proxyfab.integrations.dask.layers import materialized, rewritten, weighed
+    from proxyfab.integrations.dask.layers import ONCE, materialized, rewritten, weighed
 
 _PRODUCER: dict[str, Any] = {"_data_producer": True} if "_data_producer" in signature(Task.__init__).parameters else {}
 """What says of a task that it makes data; Dask before 2025.4 did not ask."""
-__all__ = ["materialized", "packed", "rewritten", "same", "weighed"]
+__all__ = ["ONCE", "materialized", "packed", "rewritten", "same", "weighed"]
 
 
 def packed(tasks: Mapping[Hashable, Any], packing: Packing, spared: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -10,6 +10,9 @@ from typing import Any
 from dask._task_spec import convert_legacy_graph
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
+ONCE = False
+"""Layers that the scheduler materializes are smaller on their way, and it culls nothing."""
+
 
 def weighed(graph: Any) -> tuple[Any, int]:
     """The graph, and its bytes as it will be pickled."""

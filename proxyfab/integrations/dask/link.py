@@ -281,17 +281,19 @@ class Link:
             self.keeping.sent(pinned, keys)
 
     def _lightened(self, expression: Any) -> tuple[Any, list[str]]:
-        from proxyfab.integrations.dask.graphs import materialized, packed, rewritten, weighed  # not for every Dask
+        from proxyfab.integrations.dask import graphs  # not for every Dask
 
-        light, nbytes = weighed(expression)
+        light, nbytes = graphs.weighed(expression)
         light = expression if self.stores_results else light
         if nbytes < self.settings.above or self.keeping is None:
             return light, []
-        tasks, annotations = materialized(expression)
+        tasks, annotations = graphs.materialized(expression)
         packing = self._packing(told=False, above=max(self.settings.above // GRAPH, 1))
-        new = packed(tasks, packing, annotations.get("proxyfab", {}))
+        new = graphs.packed(tasks, packing, annotations.get("proxyfab", {}))
         pinned = self._filled(packing)
-        return (rewritten(expression, new, annotations), pinned) if pinned else (light, [])
+        if pinned is None or not (pinned or graphs.ONCE):
+            return light, []
+        return graphs.rewritten(expression, new, annotations), pinned
 
 
 def _in_batches(iterables: tuple[Any, ...], options: Mapping[str, Any]) -> bool:

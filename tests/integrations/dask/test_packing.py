@@ -7,6 +7,7 @@ import copy
 import pickle
 import time
 from typing import Any
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from dask.tokenize import normalize_token, tokenize
 
 from proxyfab.integrations.dask.contents import token_of
 from proxyfab.integrations.dask.keeping import IDLE, Keeping
+from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.loading import loaded, private
 from proxyfab.integrations.dask.node import Held, Told, held_in
 from proxyfab.integrations.dask.packing import MIDDLING, Packing
+from proxyfab.integrations.dask.settings import Settings
 from proxyfab.serialize import dumps
 from proxyfab.store import Store
 from proxyfab.testing.content import held
@@ -278,6 +281,22 @@ def test_literals_of_a_graph_become_nodes_and_annotated_ones_do_not() -> None:
     assert len(work.larges) == 1
     assert {key for key, node in new.items() if [*held_in(node)]} <= {*new} - {spared.key}
     assert {key: repr(node) for key, node in tasks.items()} == before
+
+
+def test_a_graph_of_many_small_tasks_is_materialized_once() -> None:
+    from proxyfab.integrations.dask.graphs import ONCE
+
+    link = Mock(stores_results=False, settings=Settings(above=1000))
+    link._packing, link._filled = lambda **_: packing(), lambda work: [*work.larges]
+    graph = as_sent(dask.delayed(sum)([dask.delayed(len)((number,)) for number in range(100)]))
+    sent, pinned = Link._lightened(link, graph)
+    assert pinned == []
+    if ONCE:
+        assert len(sent.__dask_graph__()) == len(graph.__dask_graph__())
+        with patch("dask.highlevelgraph.HighLevelGraph.cull", side_effect=AssertionError("culled again")):
+            assert pickle.loads(pickle.dumps(sent)).__dask_graph__()
+    else:
+        assert sent is graph
 
 
 # -- keeping ---------------------------------------------------------------------------------------------------------
