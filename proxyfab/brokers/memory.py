@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from proxyfab.errors import CapacityError, ConnectorError
-from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
+from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription, Uncounted
 from proxyfab.events.cursor import NEVER, Spot
 from proxyfab.events.engine import Log
 from proxyfab.events.model import (
@@ -250,7 +250,7 @@ class _Member(Subscription):
             self._log.change(lambda log: log.leave(self.group, self._number))
 
 
-class _Reader(Subscription):
+class _Reader(Uncounted):
     """Reads without anybody counting."""
 
     def __init__(self, log: Shared[Log], cursors: dict[int, int], closing: Callable[[Subscription], None]) -> None:
@@ -269,15 +269,6 @@ class _Reader(Subscription):
             timeout,
             lambda _: NEVER,
         )
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        pass
-
-    def extend(self, deliveries: Iterable[Delivery]) -> None:
-        pass
 
     def seek(self, start: Start) -> None:
         def go(log: Log) -> None:

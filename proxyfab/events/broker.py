@@ -157,6 +157,19 @@ class Subscription(ABC):
         self.close()
 
 
+class Uncounted(Subscription):
+    """Reads without anybody counting: nothing is owed, so there is nothing to settle."""
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        pass
+
+    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
+        pass
+
+    def extend(self, deliveries: Iterable[Delivery]) -> None:
+        pass
+
+
 class Broker(ABC):
     """A place for topics. Construction does no I/O; the first use connects.
 

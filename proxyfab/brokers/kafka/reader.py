@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from proxyfab.brokers.kafka.client import Client, abandon, in_time
 from proxyfab.brokers.kafka.errors import translate, translated
 from proxyfab.errors import ConnectorError
-from proxyfab.events.broker import Subscription
+from proxyfab.events.broker import Subscription, Uncounted
 from proxyfab.events.model import Delivery, GroupInfo, Position, Start
 
 SLICE = 0.05
@@ -83,7 +83,7 @@ class Listening(Subscription):
         return consumer
 
 
-class Reader(Listening):
+class Reader(Uncounted, Listening):
     """Reads without anybody counting."""
 
     group = None
@@ -107,15 +107,6 @@ class Reader(Listening):
             if found or time.monotonic() >= until:
                 return found
             self._still_there()
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        pass
-
-    def extend(self, deliveries: Iterable[Delivery]) -> None:
-        pass
 
     def seek(self, start: Start) -> None:
         self._check()

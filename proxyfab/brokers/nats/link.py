@@ -22,7 +22,7 @@ from proxyfab.brokers.nats.arrivals import Message
 from proxyfab.brokers.nats.auto import Embedded
 from proxyfab.brokers.nats.loop import runner
 from proxyfab.brokers.nats.place import Place
-from proxyfab.brokers.nats.session import Lost, Session
+from proxyfab.brokers.nats.session import Lost, Session, seen
 from proxyfab.errors import AccessDenied, ConnectorError
 from proxyfab.fork import on_fork
 from proxyfab.retry import Backoff
@@ -129,7 +129,7 @@ class Link:
                 raise ConnectorError(f"{self.place.label} was closed; open a new broker.")
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.get_running_loop().create_task(self._open(deadline))
-                self._opening.add_done_callback(_seen)
+                self._opening.add_done_callback(seen)
             opening = self._opening
             await asyncio.wait([opening], timeout=max(deadline - now(), 0))
             if not opening.done():
@@ -223,12 +223,6 @@ class Link:
     def api(self) -> str:
         """What JetStream's subjects begin with."""
         return f"$JS.{self.place.domain}.API" if self.place.domain else "$JS.API"
-
-
-def _seen(opening: asyncio.Task[Session]) -> None:
-    """Whether or not anybody still waits for it, what went wrong is nothing for asyncio's log."""
-    if not opening.cancelled():
-        opening.exception()
 
 
 def now() -> float:

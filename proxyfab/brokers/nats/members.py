@@ -20,7 +20,7 @@ from proxyfab.brokers.nats.settling import ACK, EXTEND, Settling, nak
 from proxyfab.brokers.nats.tokens import Token
 from proxyfab.brokers.nats.topics import Desk
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError, TopicNotFound
-from proxyfab.events.broker import TIMEOUT, Subscription
+from proxyfab.events.broker import TIMEOUT, Subscription, Uncounted
 from proxyfab.events.model import EARLIEST, Delivery, GroupInfo, Start, Topic
 
 MAX_NOTE = 1 << 10
@@ -296,7 +296,7 @@ class _Ordered(Intake):
         return token.offset > self.floor[delivery.position.partition]
 
 
-class Reader(_Common):
+class Reader(Uncounted, _Common):
     """Reads without anybody counting."""
 
     _intake: _Ordered
@@ -315,15 +315,6 @@ class Reader(_Common):
         for each in found:
             self._intake.taken[each.position.partition] = each.position.offset
         return found
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        pass
-
-    def extend(self, deliveries: Iterable[Delivery]) -> None:
-        pass
 
     def seek(self, start: Start) -> None:
         self._open()

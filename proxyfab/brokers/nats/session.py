@@ -111,7 +111,7 @@ class Session:
             **login,
         )
         task = asyncio.get_running_loop().create_task(connecting)
-        task.add_done_callback(_seen)
+        task.add_done_callback(seen)
         try:
             await asyncio.wait_for(task, seconds)
             self._receive()
@@ -272,10 +272,10 @@ class Session:
             self._lost()
 
 
-def _seen(connecting: asyncio.Task[None]) -> None:
-    """What it failed of while it was cancelled is nothing for asyncio's log."""
-    if not connecting.cancelled():
-        connecting.exception()
+def seen(opening: asyncio.Task[Any]) -> None:
+    """Whether or not anybody still waits for it, what went wrong is nothing for asyncio's log."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 async def _hear(heard: Callable[[Message], None], message: Any) -> None:

@@ -20,7 +20,7 @@ from proxyfab.brokers.redis.desk import LOOK, Desk, Ended, Waiting
 from proxyfab.brokers.redis.records import DESCRIBE, READ, START
 from proxyfab.brokers.redis.scripts import INLINE
 from proxyfab.errors import CapacityError, ConnectorError, TopicNotFound
-from proxyfab.events.broker import Subscription
+from proxyfab.events.broker import Subscription, Uncounted
 from proxyfab.events.model import Delivery, From, GroupInfo, Position, Start
 from proxyfab.resp.link import pack
 from proxyfab.resp.parser import Reply
@@ -169,7 +169,7 @@ class Member(RedisSubscription):
         self._desk.ask(turns.LEAVE, self._key, [self._me], "leaving", timeout=_LEAVE)
 
 
-class Reader(RedisSubscription):
+class Reader(Uncounted, RedisSubscription):
     """Reads without anybody counting.
 
     Args:
@@ -201,15 +201,6 @@ class Reader(RedisSubscription):
                 last = mine[-1].position.partition
                 self._cursors[last] = self._cursors.pop(last)
             return mine
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        pass
-
-    def extend(self, deliveries: Iterable[Delivery]) -> None:
-        pass
 
     def seek(self, start: Start) -> None:
         found = cursors(self._desk, self.topic, start, list(self._cursors))

@@ -24,7 +24,7 @@ from proxyfab.brokers.zmq.channel import Channel
 from proxyfab.brokers.zmq.link import Link
 from proxyfab.brokers.zmq.reading import deliveries_in
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError, TopicNotFound
-from proxyfab.events.broker import TIMEOUT, Subscription
+from proxyfab.events.broker import TIMEOUT, Subscription, Uncounted
 from proxyfab.events.model import Delivery, GroupInfo, Start
 from proxyfab.events.plain import cursors_in, info_in, start_out
 from proxyfab.wire.messages import Message
@@ -331,7 +331,7 @@ class Member(ZmqSubscription):
                 self._turn.release()
 
 
-class Reader(ZmqSubscription):
+class Reader(Uncounted, ZmqSubscription):
     """Reads without anybody counting; where it is, it knows itself."""
 
     def __init__(
@@ -365,15 +365,6 @@ class Reader(ZmqSubscription):
             if left <= 0:
                 return []
             said["t"] = min(left, 1.0)
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        pass
-
-    def nack(self, deliveries: Iterable[Delivery], *, delay: float = 0.0, note: bytes = b"") -> None:
-        pass
-
-    def extend(self, deliveries: Iterable[Delivery]) -> None:
-        pass
 
     def seek(self, start: Start) -> None:
         self._check()
