@@ -81,18 +81,31 @@ def doomed_store(doom: Doom, name: str) -> Store:
     return store
 
 
-class DoomedBroker(Around):
-    """A broker as seen by a process that is doomed."""
+class Lent(Around):
+    """A broker around another one, which stays open."""
 
-    def __init__(self, real: Broker, doom: Doom) -> None:
+    def __init__(self, real: Broker) -> None:
         self.real = real
-        self.doom = doom
-        self.capabilities = real.capabilities  # type: ignore[misc]  # of this one
-        self.url = real.url
+        self.capabilities, self.url = real.capabilities, real.url  # type: ignore[misc]  # of this one
 
     @property
     def own(self) -> Broker:
         return self.real
+
+    def close(self) -> None:
+        """The real one stays open."""
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+
+class DoomedBroker(Lent):
+    """A broker as seen by a process that is doomed."""
+
+    def __init__(self, real: Broker, doom: Doom) -> None:
+        super().__init__(real)
+        self.doom = doom
 
     def describe(self, topic: str, **options: Any) -> Description:
         return self.doom.do("describe", lambda: super(DoomedBroker, self).describe(topic, **options))
@@ -110,9 +123,6 @@ class DoomedBroker(Around):
 
     def state(self, topic: str = "", **options: Any) -> State:
         return _DoomedState(super().state(topic, **options), self.doom)
-
-    def close(self) -> None:
-        """The real one stays open."""
 
     @property
     def closed(self) -> bool:

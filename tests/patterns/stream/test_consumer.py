@@ -22,13 +22,13 @@ from proxyfab.errors import (
     ResolveTimeout,
     SerializationError,
 )
-from proxyfab.events.around import Around
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, LATEST, Position, Record, Topic
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.continuity import Gap
 from proxyfab.testing import in_fork, until
 from proxyfab.wire.events import OBJECT, Event, Frame, encode
+from tests.patterns.stream.doom import Lent
 from tests.patterns.stream.frames import Writer
 
 
@@ -598,29 +598,18 @@ def test_a_forked_child_has_a_closed_copy(broker: Broker) -> None:
         assert consumer.lag() == 1
 
 
-class Late(Around):
+class Late(Lent):
     """A broker that cannot be reached at first."""
 
     def __init__(self, real: Broker, away: int) -> None:
-        self.real, self.away = real, away
-        self.capabilities, self.url = real.capabilities, real.url  # type: ignore[misc]  # of this one
+        super().__init__(real)
+        self.away = away
 
     def ensure(self, topic: Topic, **options: Any) -> Topic:
         self.away -= 1
         if self.away >= 0:
             raise ConnectorError("nobody listens")
         return super().ensure(topic, **options)
-
-    @property
-    def own(self) -> Broker:
-        return self.real
-
-    def close(self) -> None:
-        """The real one stays open."""
-
-    @property
-    def closed(self) -> bool:
-        return False
 
 
 @pytest.mark.parametrize("ordered", [False, True])

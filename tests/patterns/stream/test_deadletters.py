@@ -11,13 +11,13 @@ import pytest
 
 from proxyfab import Store, trace
 from proxyfab.errors import AccessDenied, ConfigurationError, IntegrityError
-from proxyfab.events.around import Around
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Capability, Position, Record, Topic
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.deadletters import dead_letters, purge, replay
 from proxyfab.testing import until
 from proxyfab.wire.events import END, Event
+from tests.patterns.stream.doom import Lent
 from tests.patterns.stream.frames import Writer
 
 
@@ -186,28 +186,13 @@ def test_an_object_that_is_gone_is_no_obstacle(broker: Broker, store: Store) -> 
 HOSTILE = [b"", b"\xef", b"not a frame", b"\xefE\x7f...", b"\xefE\x01\xff\xff", b"\xefE\x01\x90", b"\x00" * 100_000]
 
 
-class Readable(Around):
+class Readable(Lent):
     """A broker where this process may make no dead letters."""
-
-    def __init__(self, real: Broker) -> None:
-        self.real = real
-        self.capabilities, self.url = real.capabilities, real.url  # type: ignore[misc]  # of this one
 
     def ensure(self, topic: Topic, **options: Any) -> Topic:
         if topic.name.endswith(".dlq"):
             raise AccessDenied("Not you.")
         return super().ensure(topic, **options)
-
-    @property
-    def own(self) -> Broker:
-        return self.real
-
-    def close(self) -> None:
-        """The real one stays open."""
-
-    @property
-    def closed(self) -> bool:
-        return False
 
 
 def test_who_may_not_bury_is_told_what_that_needs(broker: Broker) -> None:
