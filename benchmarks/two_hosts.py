@@ -35,6 +35,8 @@ PAGE = ROOT / "docs" / "dask.md"
 START, END = "<!-- two-hosts:start -->", "<!-- two-hosts:end -->"
 ADDRESSES = {"A": "10.213.77.1", "B": "10.213.77.2"}
 PORTS = {"dask": 28786, "proxyfab": 28787}
+SMALL = 15
+"""So many times as many rounds of what is small: what Dask's client says may wait 10 ms for what it said before."""
 STARTS = 120.0
 """Seconds that processes have to start."""
 UNTIL = ("setpriv", "--pdeathsig", "KILL")
@@ -228,7 +230,8 @@ def measure(where: str, addresses: dict[str, str], rounds: int) -> Iterator[Row]
             raise click.ClickException("Proxyfab's client is a plain one, as its log says: too busy a machine, mostly.")
         for what, work, nbytes in WORKS:
             samples: dict[str, list[float]] = {system: [] for system in clients}
-            for system in [*clients, *interleaved(list(clients), rounds)]:
+            often = rounds if nbytes >= MB else SMALL * rounds
+            for system in [*clients, *interleaved(list(clients), often)]:
                 samples[system].append(work(clients[system], nbytes))
             for system, found in samples.items():
                 yield row("two_hosts", what, system, found[1:], kind=where, nbytes=nbytes)

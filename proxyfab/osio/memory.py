@@ -114,15 +114,25 @@ def new_bytearray(view: memoryview) -> bytearray:
     return bytearray(view) if view.nbytes < HUGE else _filled(_make_bytearray, _bytearray_at, view)
 
 
+def unfilled_bytes(nbytes: int) -> tuple[bytes, int]:
+    """Bytes of any content and where they lie, for who fills them all before anybody else sees them."""
+    return _unfilled(_make_bytes, _bytes_at, nbytes)
+
+
 def _filled(make: Any, address_of: Any, view: memoryview) -> Any:
     """A new object of the interpreter's, made without its content and filled before anybody else sees it."""
-    made = make(None, view.nbytes)
-    address = address_of(made)
-    if _ADVICE is not None:
-        start, end = -(-address // PAGE) * PAGE, (address + view.nbytes) // PAGE * PAGE
-        advise(start, end - start, _ADVICE)
+    made, address = _unfilled(make, address_of, view.nbytes)
     copy(view, address)
     return made
+
+
+def _unfilled(make: Any, address_of: Any, nbytes: int) -> tuple[Any, int]:
+    made = make(None, nbytes)
+    address = address_of(made)
+    if _ADVICE is not None:
+        start, end = -(-address // PAGE) * PAGE, (address + nbytes) // PAGE * PAGE
+        advise(start, end - start, _ADVICE)
+    return made, address
 
 
 _make_bytes = python_function("PyBytes_FromStringAndSize", ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)

@@ -34,6 +34,9 @@ TIMEOUT = 20.0
 """Seconds for the talk with the scheduler when a client starts."""
 TIDY = 500
 """Milliseconds between two looks at which claims are over."""
+PACE = 0.002
+"""Seconds from one message to the scheduler to the next, in place of Dask's 10 ms: so long a task waits behind what was
+said before it, that the last one's future is not needed any more, or what the task is going to name."""
 PLAIN = distributed.Client
 """Dask's own, also where somebody puts ours in its place."""
 GRAPH = ("self", "expr", "keys", "span_metadata")
@@ -48,6 +51,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
     _proxyfab: Link | None = None
     _proxyfab_settings: Settings | None = None
     _proxyfab_near: Near | None = None
+    _proxyfab_paced: tuple[Any, float] | None = None
 
     @functools.wraps(PLAIN.submit)
     def submit(self, func: Any, *args: Any, proxyfab: bool = True, **kwargs: Any) -> Any:
@@ -222,6 +226,7 @@ async def begin(client: Any) -> None:
     _is_not_users_code()
     try:
         client._proxyfab = await asyncio.wait_for(_met(client, chosen), TIMEOUT)
+        _pace(client)
     except Exception as error:  # noqa: BLE001 - whatever it is, plain Dask works
         what = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         logger.warning("proxyfab is not used by %r, which is a plain Dask client now: %s", client.id, what)
@@ -239,6 +244,18 @@ def end(client: Any) -> None:
     near, client._proxyfab_near = getattr(client, "_proxyfab_near", None), None
     if near is not None:
         near.detach()
+    paced, client._proxyfab_paced = getattr(client, "_proxyfab_paced", None), None
+    if paced is not None:
+        paced[0].interval = paced[1]
+
+
+def _pace(client: Any) -> None:
+    """Have what the client says go out sooner."""
+    stream = client.scheduler_comm
+    before = getattr(stream, "interval", None)
+    if isinstance(before, float) and before > PACE:
+        client._proxyfab_paced = stream, before
+        stream.interval = PACE
 
 
 async def _met(client: Any, chosen: Settings) -> Link:

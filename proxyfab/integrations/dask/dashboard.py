@@ -27,10 +27,12 @@ _HELD = {
     "failures": "failures of the store",
 }
 _MOVED = {
+    "lent": "copied out by a peer",
+    "lent_bytes": "bytes",
     "published": "through shared memory",
-    "published_bytes": "bytes",
+    "published_bytes": "bytes ",
     "received": "received",
-    "received_bytes": "bytes ",
+    "received_bytes": "bytes  ",
     "fallbacks": "fallbacks to sockets",
     "lost": "lost",
     "live": "waiting",

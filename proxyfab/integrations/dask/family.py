@@ -1,15 +1,18 @@
-"""The transport: between processes of one host the large buffers of a value go through shared memory.
+"""The transport: between processes of one host the large buffers of a value go past the sockets.
 
 Dask turns values into a header and frames by *families*, which it tries in turn: "dask", then "pickle". Here the family
-"dask" is registered anew, around Dask's own: it makes of a value what Dask makes of it, header and frames; but where
-the recipient sees the same shared memory the large frames are put there and the header says where. He copies them into
-memory of his own, takes the name away, and has Dask's own families make the value of header and frames.
-So types, flags and everything that somebody taught Dask to serialize are as ever.
+"dask" is registered anew, around Dask's own: it makes of a value what Dask makes of it, header and frames; but for a
+recipient on the same host the header says where the large frames lie. He copies them into memory of his own, and has
+Dask's own families make the value of header and frames. So types, flags and everything that somebody taught Dask to
+serialize are as ever.
 
-- Who sees the same shared memory has said so: processes that take part have a *sight* (`osio.machine`) in the handshake
-  of the connections on which they fetch. Nothing is asked of anybody else, and to him nothing changes: a family of a
-  name of its own would, as one that a peer does not know is an error there.
-- One copy into private memory, not a mapping that copies on write: it costs the same where the value is only read, a
+- They lie in the memory of the sender, where he waits until they are copied (`lent`) and the kernel lets the recipient
+  look there: one copy, and no room. Else they are put into shared memory (`published`), and the recipient takes their
+  name away.
+- Who sees the same shared memory, or may look, has said so: processes that take part say it in the handshake of the
+  connections on which they fetch. Nothing is asked of anybody else, and to him nothing changes: a family of a name of
+  its own would, as one that a peer does not know is an error there.
+- A copy into private memory, not a mapping that copies on write: it costs the same where the value is only read, a
   sixth where it is written to, frees the sender's memory at once, and needs no lease.
 
 Promises: what cannot be put (no room, no rights) goes by Dask's own frames, with one warning. What was announced and is
@@ -18,6 +21,8 @@ not there any more is a lost connection to Dask, which asks anew; after a few in
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -36,20 +41,28 @@ from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.figures import Figures
 from proxyfab.integrations.dask.home import sight, version
+from proxyfab.integrations.dask.lent import lend, lender
 from proxyfab.integrations.dask.loading import own
 from proxyfab.integrations.dask.published import Published
 from proxyfab.keys import Key
 from proxyfab.members import Members
-from proxyfab.osio.memory import new_bytes
+from proxyfab.osio.across import Loan, Refused, borrow, horizon
+from proxyfab.osio.memory import new_bytes, unfilled_bytes
 from proxyfab.osio.owner import Writer, this_process
 from proxyfab.osio.root import Root
 from proxyfab.osio.shared import check_mine, default_root, shared_at
+from proxyfab.osio.warm import received
 from proxyfab.wire.layout import spans_of
+
+logger = logging.getLogger(__name__)
 
 MARK = "proxyfab"
 """What we add to handshakes and headers is under this name."""
 READER = "proxyfab-reader"
 """In handshakes: which process it is, so that nothing waits for one that has ended."""
+HORIZON = "proxyfab-horizon"
+"""In handshakes: of whose memory it may borrow (`osio.across.horizon`)."""
+WORDS = (MARK, READER, HORIZON)
 ABOVE = 1 << 20
 """Bytes of a value in large frames from which on shared memory is faster than a socket."""
 LARGE = 64 * 1024
@@ -84,6 +97,7 @@ class Lane:
         check_mine(root)
         Root.make(root)
         self.sight = f"{version()} {sight()}"
+        self.horizon = horizon()
         self.figures = Figures()
         self.above = above
         self.shared = shared_at(root)
@@ -99,18 +113,17 @@ class Lane:
 
     def announce(self, pool: Any) -> None:
         """Say in the handshakes of this pool of Dask's connections what this process sees."""
-        before = pool.connection_args.get("handshake_overrides", {})
-        said = {**before, MARK: self.sight, READER: this_process().writer.pack(0)}
-        pool.connection_args = {**pool.connection_args, "handshake_overrides": said}
+        _say(pool, self._words())
         pool.collect()  # connections that are open have said nothing
         self._pools.add(pool)
 
+    def _words(self) -> dict[str, str]:
+        said = {MARK: self.sight, READER: this_process().writer.pack(0)}
+        return said | {HORIZON: self.horizon} if self.horizon else said
+
     def retract(self, pool: Any) -> None:
         """The opposite of `announce`, as far as connections to come are concerned."""
-        said = dict(pool.connection_args.get("handshake_overrides", {}))
-        for word in (MARK, READER):
-            said.pop(word, None)
-        pool.connection_args = {**pool.connection_args, "handshake_overrides": said}
+        _say(pool, {})
         self._pools.discard(pool)
 
     def close(self) -> None:
@@ -134,18 +147,24 @@ class Lane:
         large = [place for place, view in enumerate(views) if view.nbytes >= LARGE]
         if sum([views[place].nbytes for place in large]) < self.above:
             return plain, frames
+        sizes = [views[place].nbytes for place in large]
+        mark = {"inner": header, "places": large, "sizes": sizes, "bytes": type(x) is bytes}
+        rest = [frame for place, frame in enumerate(frames) if place not in large]
+        wanted = [views[place] for place in large]
+        loan = lend(wanted) if self.horizon and context["recipient"].get(HORIZON) == self.horizon else None
+        if loan is not None:
+            self.figures.add("lent", sum(sizes))
+            return {MARK: {**mark, "loan": loan}}, rest
         try:
-            key = self.published.publish([views[place] for place in large], _reader(context))
+            key = self.published.publish(wanted, _reader(context))
         except (ProxyfabError, OSError) as error:
             self._warn(f"Large values of Dask go through its sockets, as shared memory could not be used: {error}")
             key = None
         if key is None:
             self.figures.add("fallbacks")
             return plain, frames
-        sizes = [views[place].nbytes for place in large]
         self.figures.add("published", sum(sizes))
-        mark = {"inner": header, "key": key, "places": large, "sizes": sizes, "bytes": type(x) is bytes}
-        return {MARK: mark}, [frame for place, frame in enumerate(frames) if place not in large]
+        return {MARK: {**mark, "key": key}}, rest
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -159,13 +178,16 @@ class Lane:
             TransportLost: They do not lie there.
         """
         try:
-            found = self._take(Key.parse(mark["key"]), mark["sizes"], new_bytes if mark["bytes"] else own)
+            if "loan" in mark:
+                found = self._borrow(Loan(*mark["loan"]), mark["sizes"], as_bytes=mark["bytes"])
+            else:
+                found = self._take(Key.parse(mark["key"]), mark["sizes"], new_bytes if mark["bytes"] else own)
+        except Refused as error:
+            self._borrow_no_more()
+            raise TransportLost(f"A value in another process's memory could not be read: {error}") from error
         except (ProxyfabError, OSError) as error:
             self._lose(error)
-            raise TransportLost(f"A value in shared memory could not be read: {error}") from error
-        if found is None:
-            self._lose(None)
-            raise TransportLost(f"{mark['key']} is not in shared memory any more; its worker has ended, or it is late.")
+            raise TransportLost(f"A value of a process on this host could not be read: {error}") from error
         self._lost_in_a_row = 0
         self.published.touch()
         self.figures.add("received", sum(mark["sizes"]))
@@ -173,26 +195,53 @@ class Lane:
         large = dict(zip(mark["places"], found, strict=True))
         return [large[place] if place in large else next(rest) for place in range(len(frames) + len(found))]
 
-    def _take(self, key: Key, sizes: list[int], make: Callable[[memoryview], Any]) -> list[Any] | None:
+    def _take(self, key: Key, sizes: list[int], make: Callable[[memoryview], Any]) -> list[Any]:
         stored = self._connector.get(key)
         if stored is None:
-            return None
+            raise TransportLost(f"{key} is not in shared memory any more; its worker has ended, or it is late")
         self._connector.evict(key)  # now: if this process is killed while it copies, nobody else would
         whole = stored.join()
         return [make(whole[low:high]) for low, high in spans_of(sizes, 0, whole.nbytes)]
 
-    def _lose(self, error: Exception | None) -> None:
+    @staticmethod
+    def _borrow(loan: Loan, sizes: list[int], *, as_bytes: bool) -> list[Any]:
+        made = [(unfilled_bytes if as_bytes else _block)(size) for size in sizes]
+        borrow(loan, [(address, size) for (_, address), size in zip(made, sizes, strict=True)])
+        return [block for block, _ in made]
+
+    def _borrow_no_more(self) -> None:
+        """The kernel does not allow it, though nothing said so: what is to come goes through shared memory."""
+        logger.info("Values of Dask are not copied out of other processes any more: the kernel refuses.")
+        self.figures.add("lost")
+        self.horizon = ""
+        for pool in self._pools:
+            _say(pool, self._words())  # on connections to come; one that is open loses its value once at most
+
+    def _lose(self, error: Exception) -> None:
         self.figures.add("lost")
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= _GIVES_UP:
             for pool in self._pools:
                 self.retract(pool)
-            self._warn(f"Values of Dask are not fetched from shared memory any more, as that failed: {error or 'gone'}")
+            self._warn(f"Values of Dask are not fetched from shared memory any more, as that failed: {error}")
 
     def told(self) -> dict[str, int]:
         """The figures, and what waits for its readers."""
         live, live_bytes = self.published.waiting()
-        return {**self.figures.told(), "live": live, "live_bytes": live_bytes}
+        return {**self.figures.told(), "on_loan": len(lender), "live": live, "live_bytes": live_bytes}
+
+
+def _say(pool: Any, words: dict[str, str]) -> None:
+    """Have the handshakes of a pool say these of our words, and no others."""
+    before = pool.connection_args.get("handshake_overrides", {})
+    said = {word: value for word, value in before.items() if word not in WORDS}
+    pool.connection_args = {**pool.connection_args, "handshake_overrides": said | words}
+
+
+def _block(nbytes: int) -> tuple[Any, int]:
+    """Memory to copy into, and where it lies."""
+    block = received.take(nbytes)
+    return block, ctypes.addressof(ctypes.c_char.from_buffer(block))
 
 
 def _reader(context: dict[str, Any]) -> Writer | None:
@@ -211,7 +260,7 @@ def _loads(header: dict[str, Any], frames: list[Any]) -> object:
     mark = header.get(MARK)
     if mark is None:
         return dask_loads(header, frames)
-    if "key" in mark:
+    if "places" in mark:
         if _lane is None:
             raise TransportLost("This process does not take part in the transport any more.")
         frames = _lane.fetch(mark, frames)

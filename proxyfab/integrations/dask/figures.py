@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from proxyfab.fork import on_fork
 
 COUNTED = (
+    "lent",
+    "lent_bytes",
     "published",
     "published_bytes",
     "received",
@@ -16,8 +18,9 @@ COUNTED = (
     "lost",
     "fallbacks",
 )
-"""Objects that were put into shared memory for a peer, those that were taken from a peer's, those that a peer announced
-and that were not there, and those that went by Dask's own frames though shared memory was meant for them."""
+"""Objects that a peer was to copy out of this process's memory, those that were put into shared memory for a peer,
+those that were taken from a peer's, those that a peer announced and that were not there, and those that went by Dask's
+own frames though shared memory was meant for them."""
 
 
 class Figures:

@@ -17,10 +17,11 @@ def stats(client: Any = None) -> Any:
 
     Returns:
         `"arguments"`: objects and bytes that this client put, or found by content, and `fallbacks` to plain Dask.
-        `"scheduler"`: what stands for objects in the store. `"client"` and `"workers"` (by address): values through
-        shared memory: `published`, `received`, `lost`, `fallbacks` (by sockets, though meant for shared memory), `live`
-        (waiting for their reader), and bytes of each. `"total"`: of client and workers. An awaitable of all that from
-        an asynchronous client.
+        `"scheduler"`: what stands for objects in the store. `"client"` and `"workers"` (by address): values past the
+        sockets: `lent` (the peer copies them out of this process's memory; `on_loan` at this moment), `published` (in
+        shared memory; `live` wait for their reader), `received`, `lost`, `fallbacks` (by sockets, though meant for
+        shared memory), and bytes of each. `"total"`: of client and workers. An awaitable of all that from an
+        asynchronous client.
     """
     if client is None:
         from distributed import default_client

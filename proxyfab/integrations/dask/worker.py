@@ -7,6 +7,7 @@ it stays: neither in shared memory nor in Dask's configuration.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import dask
@@ -15,12 +16,15 @@ from tornado.ioloop import PeriodicCallback
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.lent import lending
 from proxyfab.integrations.dask.results import keep_handles
 from proxyfab.integrations.dask.settings import Settings
 
 NAME = "proxyfab"
 SIGHT = "proxyfab_sight"
 """The handler that tells what a worker sees (`family.Lane.sight`)."""
+ANSWER = "get_data"
+"""Dask's handler that others fetch results from."""
 PRELOAD = "distributed.client.preload"
 PACKAGE = "proxyfab.integrations.dask"
 _EVERY = 2000  # ms
@@ -39,6 +43,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self._joined = False
+        self._plain_answer: Callable[..., Awaitable[Any]] | None = None
         self._before: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type[Hand], tuple[Settings]]:
@@ -54,6 +59,8 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         self._joined = True
         lane.announce(worker.rpc)
         worker.handlers[SIGHT] = lambda: lane.sight
+        self._plain_answer = worker.handlers[ANSWER]
+        worker.handlers[ANSWER] = lending(self._plain_answer)
         worker.metrics[NAME] = lambda _worker: lane.told()
         sweeping = PeriodicCallback(lane.published.sweep, _EVERY)
         worker.periodic_callbacks[NAME] = sweeping
@@ -78,6 +85,8 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
             sweeping.stop()
         worker.metrics.pop(NAME, None)
         worker.handlers.pop(SIGHT, None)
+        if self._plain_answer is not None:
+            worker.handlers[ANSWER], self._plain_answer = self._plain_answer, None
         if self._joined:
             self._joined = False
             family.leave()

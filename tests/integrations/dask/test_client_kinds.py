@@ -47,6 +47,16 @@ def test_the_client_of_another_is_made_one_of_ours_and_back(cluster: Any, big: A
         enable(cluster)
 
 
+def test_what_a_client_says_goes_out_sooner(cluster: Any) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        before = client.scheduler_comm.interval
+        enable(client)
+        assert client.scheduler_comm.interval < before / 3
+        enable(client)
+        disable(client)
+        assert client.scheduler_comm.interval == before
+
+
 def test_lazy_tasks_get_proxies(cluster: Any, big: Any) -> None:
     with Client(cluster, set_as_default=False, lazy=True) as client:
         lazy, total = client.submit(lambda array: (is_proxy(array), int(array.sum())), big).result(WAIT)

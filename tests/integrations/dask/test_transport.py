@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import signal
 import warnings
@@ -29,6 +31,7 @@ from proxyfab.testing.processes import until
 from proxyfab.wire.layout import spans_of
 
 MB = 1 << 20
+OTHER = {"lent": "published", "published": "lent"}
 
 
 class Holder:
@@ -66,6 +69,26 @@ async def _attach(near: Near) -> bool:
     return near.attach()
 
 
+@pytest.fixture(params=["lent", "published"])
+def way(request: pytest.FixtureRequest, plain: Client) -> Iterator[str]:
+    """How values go: out of the other process's memory, or through shared memory. It is what counts them, too."""
+    before = next(iter(plain.run(_lends).values()))
+    assert before, "the kernel does not allow one process to read another's memory"
+    if request.param == "published":
+        plain.run(_lends, "")
+    yield request.param
+    plain.run(_lends, before)
+
+
+def _lends(to: str | None = None) -> str:
+    """To whom this process lends, and what it does from now on."""
+    lane = family._lane
+    assert lane is not None
+    before = lane.horizon
+    lane.horizon = before if to is None else to
+    return before
+
+
 def counted(client: Client) -> dict[str, int]:
     """The sums over the workers."""
     return dict(sum_of(client.run(family.told).values()))
@@ -74,6 +97,10 @@ def counted(client: Client) -> dict[str, int]:
 def sum_of(each: Any) -> dict[str, int]:
     each = list(each)
     return {name: sum(one.get(name, 0) for one in each) for name in each[0]}
+
+
+def past_sockets(figures: dict[str, int]) -> int:
+    return figures["lent"] + figures["published"]
 
 
 def move(client: Client, workers: list[str], make: Any, look: Any) -> Any:
@@ -181,15 +208,15 @@ def by_sockets(value: Any) -> Any:
     return deserialize(header, [bytearray(ensure_memoryview(frame)) for frame in frames])
 
 
-def test_every_kind_of_value_arrives_as_by_plain_dask(plain: Client, workers: list[str]) -> None:
+def test_every_kind_of_value_arrives_as_by_plain_dask(plain: Client, workers: list[str], way: str) -> None:
     for make in MAKERS:
         before = counted(plain)
         ours = move(plain, workers, make, described)
         after = counted(plain)
         assert ours == described(by_sockets(make())), make.__name__
-        assert after["published"] > before["published"], make.__name__
+        assert {name: after[name] > before[name] for name in ("lent", "published")} == {way: True, OTHER[way]: False}
         assert after["received_bytes"] - before["received_bytes"] >= MB, make.__name__
-    assert until(lambda: counted(plain)["live"] == 0, 5)
+    assert until(lambda: counted(plain)["live"] == counted(plain)["on_loan"] == 0, 5)
 
 
 def changed(array: Any) -> float:
@@ -197,6 +224,7 @@ def changed(array: Any) -> float:
     return float(array.sum())
 
 
+@pytest.mark.usefixtures("way")
 def test_what_arrives_is_private_and_writable(plain: Client, workers: list[str]) -> None:
     made = plain.submit(np.ones, MB, workers=workers[0], pure=False)
     looks = [plain.submit(changed, made, workers=workers[1], pure=False)]
@@ -208,16 +236,17 @@ def test_small_values_go_as_ever(plain: Client, workers: list[str]) -> None:
     before = counted(plain)
     assert move(plain, workers, lambda: np.ones(MB // 16), np.sum) == MB // 16
     assert move(plain, workers, lambda: [1, "two", {3: b"four"}], repr) == "[1, 'two', {3: b'four'}]"
-    assert counted(plain)["published"] == before["published"]
+    assert past_sockets(counted(plain)) == past_sockets(before)
 
 
 def test_a_client_that_takes_no_part_gets_results_as_ever(plain: Client) -> None:
     before = counted(plain)
     assert described(plain.submit(big_array, pure=False).result()) == described(big_array())
-    assert counted(plain)["published"] == before["published"]
+    assert past_sockets(counted(plain)) == past_sockets(before)
 
 
-def test_a_client_that_takes_part_gets_results_through_shared_memory(plain: Client, near: Near) -> None:
+@pytest.mark.usefixtures("way")
+def test_a_client_that_takes_part_gets_results_past_the_sockets(plain: Client, near: Near) -> None:
     before = family.told()["received"]
     futures = [plain.submit(make, pure=False) for make in MAKERS]
     results = plain.gather(futures)
@@ -295,6 +324,8 @@ def _limited(limit: int) -> int:
     return before
 
 
+@pytest.mark.parametrize("way", ["published"], indirect=True)
+@pytest.mark.usefixtures("way")
 def test_what_is_too_much_to_wait_goes_by_sockets(plain: Client, workers: list[str]) -> None:
     limit = next(iter(plain.run(_limited, 0).values()))
     before = counted(plain)
@@ -332,25 +363,64 @@ def test_a_full_file_system_is_no_error(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def _lossy() -> None:
-    """What this worker announces is never there."""
+    """What this worker announces next is not there."""
     lane = family._lane
     assert lane is not None
-    put = lane.published.publish
+    put, lend = lane.published.publish, family.lend
 
     def losing(*buffers: Any) -> str:
+        lane.published.publish, family.lend = put, lend  # type: ignore[method-assign]  # once
         key = put(*buffers)
-        lane.published.publish = put  # type: ignore[method-assign]  # once
         lane.published.close()
         return key
 
-    lane.published.publish = losing  # type: ignore[method-assign]
+    def ending(views: Any) -> Any:
+        lane.published.publish, family.lend = put, lend  # type: ignore[method-assign]  # once
+        loan = lend(views)
+        family.lender.end(loan)
+        return loan
+
+    lane.published.publish, family.lend = losing, ending  # type: ignore[method-assign]
 
 
+@pytest.mark.usefixtures("way")
 def test_what_is_lost_on_its_way_is_asked_for_again(plain: Client, workers: list[str]) -> None:
     before = counted(plain)
     plain.run(_lossy, workers=[workers[0]])
     assert move(plain, workers, big_array, np.sum) == np.sum(big_array())
     assert counted(plain)["lost"] == before["lost"] + 1
+
+
+def test_where_the_kernel_refuses_values_go_through_shared_memory(plain: Client, workers: list[str]) -> None:
+    def refuses() -> None:
+        from proxyfab.osio import across
+
+        across._read, real = _no, across._read
+        vars(across)["real"] = real
+
+    def allows() -> None:
+        from proxyfab.osio import across
+
+        across._read = vars(across).pop("real")
+
+    horizon = next(iter(plain.run(_lends).values()))
+    before = counted(plain)
+    plain.run(refuses, workers=[workers[1]])
+    try:
+        for _ in range(3):
+            assert move(plain, workers, big_array, np.sum) == np.sum(big_array())
+        after = counted(plain)
+        assert after["lost"] - before["lost"] == 1
+        assert after["published"] - before["published"] == 3
+        assert plain.run(_lends) == {workers[0]: horizon, workers[1]: ""}
+    finally:
+        plain.run(allows, workers=[workers[1]])
+        plain.run(_lends, horizon)
+
+
+def _no(*_: Any) -> int:
+    ctypes.set_errno(errno.EPERM)
+    return -1
 
 
 def test_what_nobody_fetches_is_evicted_in_time() -> None:
