@@ -4,11 +4,11 @@ Rules:
 1. Nothing here waits: a peer whose queue is full, or who has gone, loses what was sent to it. If it is there its
    connection is ended: who waits for an answer that will not come asks anew, on another one.
 2. Bodies are sent from where they lie; what they lie in lives until the last byte is on its way, or the peer has gone.
-3. ZeroMQ never stops to read, and what it keeps of a connection is bounded (`floods`), as is what never becomes a
+3. ZeroMQ never stops to read, and what it keeps of a connection is bounded (`connections`), as is what never becomes a
    message. libzmq (up to 4.3.5) ends its process where it had stopped to read, the sender went, and a heartbeat is to
    be answered or sent (https://github.com/zeromq/libzmq/issues/4364). This may go when that is mended.
 4. A client that is stopped or cut off is disconnected, and its queue is dropped. Clients send the heartbeats: ZeroMQ
-   keeps the time that each of them asks for, `floods` that of who has said hello, the kernel everybody's.
+   keeps the time that each of them asks for, `connections` that of who has said hello, the kernel everybody's.
 5. A name is the first one's who has it, until his connection ends. libzmq could let another one take it over, and then
    keeps the former's connection for ever if that goes on to send. Who says nothing, and came while his former
    connection was there still, is sent away when he is looked for (`reaches`), and comes again.
@@ -26,7 +26,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, ProxyfabError
-from proxyfab.server.floods import Floods, users
+from proxyfab.server.connections import Connections, users
 from proxyfab.server.gate import Gate, check_binds
 from proxyfab.server.options import Options
 from proxyfab.server.poll import Poll
@@ -61,7 +61,7 @@ class Line:
         self.gate = Gate(options)
         self.router = self.context.socket(zmq.ROUTER)
         self.endpoints: list[str] = []
-        self.floods = Floods(encrypted=bool(options.key))
+        self.connections = Connections(encrypted=bool(options.key))
         self._gone: list[int] = []
         self._met: dict[bytes, list[int]] = {}
         """Peers that are known: over which descriptor, and how many messages they were sent."""
@@ -95,7 +95,7 @@ class Line:
         }
         for option, value in options.items():
             router.setsockopt(option, value)
-        with contextlib.suppress(zmq.ZMQError):  # a libzmq that was built without; `floods` looks, too
+        with contextlib.suppress(zmq.ZMQError):  # a libzmq that was built without; `connections` looks, too
             for user in users():
                 router.setsockopt(zmq.IPC_FILTER_UID, user)
         self.gate.open(self.context, router)
@@ -162,11 +162,11 @@ class Line:
         name = who.bytes
         if self._met.get(name, _NOBODY)[0] != descriptor:
             self._notice()  # what was there before has gone, and this one has come
-        if self.floods.excludes(descriptor) or (name[0] == 0 and len(name) != _DRAWN):
+        if self.connections.excludes(descriptor) or (name[0] == 0 and len(name) != _DRAWN):
             self.dropped += 1  # another user's, or under a name like those that the side channel gives
             return None
         views = [part.buffer for part in parts]
-        self.floods.heard(descriptor, views)
+        self.connections.heard(descriptor, views)
         return name, descriptor, views
 
     def send(
@@ -209,7 +209,7 @@ class Line:
         """
         descriptor, sent = self._met.get(who, _NOBODY)
         if sent >= ANSWERS:
-            self.floods.end(descriptor)
+            self.connections.end(descriptor)
 
     def reaches(self, who: bytes) -> bool:
         """Whether a peer is connected. It gets an empty message, which clients pass over.
@@ -223,7 +223,7 @@ class Line:
         except zmq.ZMQError as error:
             if error.errno == zmq.EAGAIN:
                 return True
-            self.floods.rouse(time.monotonic())
+            self.connections.end_doubles(time.monotonic())
             return False
         return True
 
@@ -247,9 +247,9 @@ class Line:
             except zmq.Again:
                 return
             if event["event"] == zmq.EVENT_ACCEPTED:
-                self.floods.come(int(event["value"]), self._ports)
+                self.connections.come(int(event["value"]), self._ports)
             elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self.floods.leave(int(event["value"]))
+                self.connections.leave(int(event["value"]))
                 self._gone.append(int(event["value"]))
                 self.tolled = True  # until somebody has asked who is gone
 

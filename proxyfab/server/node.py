@@ -18,8 +18,8 @@ from typing import Any
 
 from proxyfab.errors import CapacityError, ConnectorError, IntegrityError, ProxyfabError
 from proxyfab.server.answers import Answer
+from proxyfab.server.connections import LOOK
 from proxyfab.server.far import Far
-from proxyfab.server.floods import LOOK
 from proxyfab.server.host import State, Todo
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
@@ -135,7 +135,7 @@ class Node:
             self._begin_posted(todo, reply)
         now = time.monotonic()
         self.state.waiters.expire(now)
-        line.floods.look(now)
+        line.connections.look(now)
         if now - self._swept > _SWEEP:
             self._swept = now
             self._sweep(now)
@@ -158,7 +158,7 @@ class Node:
 
     def _pause(self) -> float:
         """Seconds until there is something to do without being told."""
-        due, longest = self.state.waiters.next(), LOOK if self.line.floods else _SWEEP
+        due, longest = self.state.waiters.next(), LOOK if self.line.connections.counted else _SWEEP
         return longest if due is None else min(longest, max(due - time.monotonic(), 0))
 
     def _finish(self) -> None:
@@ -203,7 +203,7 @@ class Node:
             peer.send("error", NOBODY, {"kind": "IntegrityError", "text": str(error)})
             return
         if message.verb == "hello" and message.flag("beats"):
-            self.line.floods.beats(descriptor)
+            self.line.connections.beats(descriptor)
         self._handle(peer, message)
 
     def come(self, who: bytes, descriptor: int, way: Way) -> None:

@@ -335,7 +335,7 @@ class Verbs:
         """What the server holds and does."""
         totals, levels = self.host.storage.figures()
         line, side = self.host.line, self.host.side
-        ended = {"dropped": line.dropped + side.dropped, "denied": line.gate.denied, "floods": line.floods.ended}
+        ended = {"dropped": line.dropped + side.dropped, "denied": line.gate.denied, "floods": line.connections.ended}
         if self.host.far is not None:
             far_totals, far_levels = self.host.far.figures()
             totals, levels = {**totals, **far_totals}, {**levels, **far_levels}

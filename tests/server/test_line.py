@@ -12,7 +12,7 @@ from select import select
 import pytest
 import zmq
 
-from proxyfab.server import floods
+from proxyfab.server import connections
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
 from proxyfab.server.poll import Poll
@@ -126,14 +126,14 @@ def test_a_name_that_two_say_is_the_first_ones_and_leaves_no_descriptor(line, co
 
 
 def test_who_comes_again_under_a_name_that_is_taken_and_says_nothing_is_found_in_the_end(line, context, monkeypatch):
-    monkeypatch.setattr(floods, "_MUTE", 0.05)
+    monkeypatch.setattr(connections, "_MUTE", 0.05)
     with dealer(context) as former, dealer(context) as again:
         again.reconnect_ivl = 20
         for one in (former, again):
             one.setsockopt(zmq.ROUTING_ID, b"process")
             one.connect(line.endpoints[0])
             assert until(lambda: line.reaches(b"process"))
-        assert until(lambda: line.gone() == [] and len(line.floods._mute) == 2)
+        assert until(lambda: line.gone() == [] and len(line.connections._here) == 2)
         former.close()
         assert until(lambda: line.gone() != [])
         assert until(lambda: line.receive() is None and line.gone() is not None and line.reaches(b"process"))
@@ -141,20 +141,20 @@ def test_who_comes_again_under_a_name_that_is_taken_and_says_nothing_is_found_in
 
 def test_who_has_been_there_for_long_is_not_sent_away_because_another_one_is_missed(line, context, monkeypatch):
     for name, seconds in {"_MUTE": 0.0, "_BEFORE": 0.01, "_AFTER": 0.0}.items():
-        monkeypatch.setattr(floods, name, seconds)
+        monkeypatch.setattr(connections, name, seconds)
     with dealer(context) as there, dealer(context) as other:
         for one, name in ((there, b"there"), (other, b"other")):
             one.setsockopt(zmq.ROUTING_ID, name)
             one.connect(line.endpoints[0])
-            came = len(line.floods._mute)
-            assert until(lambda: line.gone() == [] and len(line.floods._mute) > came)  # noqa: B023  # called at once
+            came = len(line.connections._here)
+            assert until(lambda: line.gone() == [] and len(line.connections._here) > came)  # noqa: B023  # called at once
             assert until(lambda: line.reaches(name))  # noqa: B023
             since = time.monotonic()
             assert until(lambda: time.monotonic() - since > 0.01)  # noqa: B023
         other.close()
         assert until(lambda: line.gone() != [])
         assert until(lambda: not line.reaches(b"other"))
-        assert len(line.floods._mute) == 1
+        assert len(line.connections._here) == 1
 
 
 def test_that_somebody_has_gone_is_not_forgotten_where_nobody_asked(line, context):
@@ -179,7 +179,7 @@ def test_a_unix_socket_takes_its_own_user_only(context, tmp_path, monkeypatch):
     line.open()
     with contextlib.closing(line), dealer(context) as one:
         assert stat.S_IMODE(os.stat(tmp_path / "line").st_mode) == 0o600
-        monkeypatch.setattr(floods, "user_of", lambda _: os.geteuid() + 1)
+        monkeypatch.setattr(connections, "user_of", lambda _: os.geteuid() + 1)
         one.connect(line.endpoints[0])
         one.send(b"something")
         heard: list[object] = []
@@ -187,7 +187,7 @@ def test_a_unix_socket_takes_its_own_user_only(context, tmp_path, monkeypatch):
         assert until(lambda: line.gone() != [])  # and what he said is there still
         assert until(lambda: heard.append(line.receive()) or line.dropped == 1)
         assert not any(heard)
-        assert line.floods.ended == 1
+        assert line.connections.ended == 1
 
 
 def test_of_another_user_not_even_a_connection_is_seen_on_a_unix_socket(context, tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_of_another_user_not_even_a_connection_is_seen_on_a_unix_socket(context,
         assert monitor.poll(30_000)
         assert line.receive() is None
         line.gone()
-        assert not line.floods._uncounted
+        assert not line.connections._here
         one.disable_monitor()
         monitor.close(0)
 

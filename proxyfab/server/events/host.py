@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable
 
 from proxyfab.errors import ConnectorError, IntegrityError, ProxyfabError
+from proxyfab.server.connections import LOOK
 from proxyfab.server.events.verbs import Verbs
 from proxyfab.server.events.waiting import Reply
-from proxyfab.server.floods import LOOK
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
 from proxyfab.server.poll import Poll
@@ -93,7 +93,7 @@ class EventServer:
             line.admit()
         self.verbs.waiters.serve()
         now = time.monotonic()
-        line.floods.look(now)
+        line.connections.look(now)
         if now - self._counted > _LONGEST:
             self._counted = now
             self.verbs.topics.count()
@@ -101,7 +101,7 @@ class EventServer:
 
     def _pause(self) -> float:
         """Seconds until there is something to do without being told."""
-        longest = LOOK if self.line.floods else _LONGEST
+        longest = LOOK if self.line.connections.counted else _LONGEST
         return min(longest, max(self.verbs.waiters.next() - time.monotonic(), 0.0))
 
     # -- peers -------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class EventServer:
             self._send(who, NOBODY, error)
             return
         if message.verb == "hello" and message.flag("beats"):
-            self.line.floods.beats(descriptor)
+            self.line.connections.beats(descriptor)
         self._handle(who, message)
 
     def _mourn(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from proxyfab.keyring import Keyring
-from proxyfab.server.floods import LOOK, Floods
+from proxyfab.server.connections import LOOK, Connections
 from proxyfab.server.line import Line
 from proxyfab.server.options import Options
 from proxyfab.testing.processes import until
@@ -63,8 +63,8 @@ def looks(line) -> Callable[[], int]:
     now = iter(range(1, 10**9))
 
     def look() -> int:
-        line.floods.look(next(now) * 2 * LOOK)
-        return line.floods.ended
+        line.connections.look(next(now) * 2 * LOOK)
+        return line.connections.ended
 
     return look
 
@@ -85,9 +85,10 @@ def test_who_is_a_window_and_a_message_ahead_stays_however_much_he_has_said(line
 
 
 def ahead(line: Line) -> int:
-    ((descriptor, flow),) = line.floods._flows.items()
+    ((descriptor, connection),) = line.connections._here.items()
     with socket.socket(fileno=os.dup(descriptor)) as end:
-        return int.from_bytes(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)[128:], "little") - flow.taken
+        received = int.from_bytes(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)[128:], "little")
+    return received - connection.taken
 
 
 @pytest.mark.parametrize("nbytes", [200, MB // 2])
@@ -95,18 +96,18 @@ def test_who_sends_whole_messages_faster_than_they_are_taken_is_disconnected(lin
     for _ in range(32 * MB // nbytes):
         client.send(bytes(nbytes))
     assert until(lambda: looks() == 1, 10)
-    assert len(line.floods) == 0
+    assert line.connections.counted == 0
     assert until(lambda: list(line.gone()) != []), "nothing more comes of it"
 
 
 def test_where_another_connection_was_before_it_begins_with_nothing():
-    floods = Floods(encrypted=False)
+    connections = Connections(encrypted=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as one, listener.accept()[0] as end:
-            floods.come(end.fileno(), {port})
-            floods.heard(end.fileno(), [memoryview(bytes(100 * MB))])  # said by who had this descriptor before
-            floods.look(1.0)
+            connections.come(end.fileno(), {port})
+            connections.heard(end.fileno(), [memoryview(bytes(100 * MB))])  # said by who had this descriptor before
+            connections.look(1.0)
             end.setblocking(False)
             one.setblocking(False)
             sent = 0
@@ -115,5 +116,5 @@ def test_where_another_connection_was_before_it_begins_with_nothing():
                     sent += one.send(bytes(MB))
                 except BlockingIOError:
                     end.recv(MB)
-            floods.look(2.0)
-            assert floods.ended == 1
+            connections.look(2.0)
+            assert connections.ended == 1
