@@ -57,6 +57,11 @@ class Spans:
             found.append((first, last))
         return found
 
+    def upto(self, number: int) -> int:
+        """The last number of the run that has `number`; the one before it if it is not in."""
+        place = bisect_left(self._lasts, number)
+        return self._lasts[place] if place < len(self._firsts) and self._firsts[place] <= number else number - 1
+
     def shorten(self, runs: int) -> None:
         """Forget the highest numbers until there are at most so many runs."""
         del self._firsts[runs:], self._lasts[runs:]

@@ -26,6 +26,7 @@ def test_runs_are_a_set(runs: list[tuple[int, int]], first: int, last: int) -> N
     assert {n for low, high in spans.gaps(first, last) for n in range(low, high + 1)} == (
         set(range(first, last + 1)) - numbers
     )
+    assert spans.upto(first) == next(n for n in range(first, 62) if n not in numbers) - 1
     assert all(high + 1 < low for (_, high), (low, _) in pairwise(spans))
     assert Spans.unpacked(spans.packed()) == spans
 

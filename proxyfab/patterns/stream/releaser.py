@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
@@ -84,7 +85,8 @@ class Releaser:
         self._done: dict[int, Spans] = {}
         self._met = Spans()
         """Offsets that came here, of all partitions: where they share one count, these are no gaps in another one."""
-        self._last: dict[int, int] = {}
+        self._known: dict[int, Spans] = {}
+        """What was released here, by partition, with what lies between of others."""
         self._limits: Mapping[int, int] = {}
         self._marked = 0.0
         self._seen = False
@@ -210,14 +212,21 @@ class Releaser:
         return limits
 
     def _close_gaps(self) -> None:
-        """Take numbers between those that were released for such if they came here for another partition."""
-        for number, spans in self._done.items() if self.broker.one_count else ():
-            waiting = Spans([(each.offset, each.offset) for each in self._waiting if each.partition == number])
-            last = max(high for _, high in spans)
-            for low, high in spans.gaps(self._last.get(number, 0) + 1, last):
-                if not self._met.gaps(low, high) and waiting.gaps(low, high) == [(low, high)]:
-                    spans.add(low, high)
-            self._last[number] = last
+        """Take numbers behind those that were released for such, too, once they came here for other partitions."""
+        if not self.broker.one_count:
+            return
+        for number, spans in self._done.items():
+            self._known.setdefault(number, Spans([(0, 0)])).update(spans)
+        for number, known in self._known.items():
+            waiting = sorted([each.offset for each in self._waiting if each.partition == number])
+            for _, last in known:
+                at = bisect(waiting, last)
+                upto = min([self._met.upto(last + 1), *[offset - 1 for offset in waiting[at : at + 1]]])
+                if upto > last:
+                    known.add(last + 1, upto)
+                    self._done.setdefault(number, Spans()).add(last + 1, upto)
+            if len(known) > RUNS:
+                self._known[number] = Spans(list(known)[-1:])
         if len(self._met) > RUNS:
             self._met = Spans()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 import numpy as np
 import pytest
 
 from proxyfab import Store
+from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.errors import ConfigurationError, ProxyfabError
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import LATEST, Record, Topic
@@ -16,8 +18,9 @@ from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import FLOOR, LEASE, Marker, objects_of, sweep, ttl_of
 from proxyfab.testing import until
 from proxyfab.testing.content import held
-from proxyfab.wire.events import Event, Frame
-from tests.patterns.stream.events_at_hand import ack, fetch, publish, release
+from proxyfab.testing.natsserver import NatsServer
+from proxyfab.wire.events import Event, Frame, decode
+from tests.patterns.stream.events_at_hand import Hand, ack, fetch, publish, release
 
 
 def big(n: int = 0) -> np.ndarray:
@@ -123,6 +126,35 @@ def test_frames_acknowledged_out_of_order(broker: Broker, store: Store) -> None:
 
     assert held(store) == 0
     assert Marker(broker.state("t")).read()[0][0].packed() == [1, 3]
+
+
+@pytest.mark.parametrize("first", [[0, 3], [8], list(range(8))])
+def test_partitions_that_share_one_count_are_written_down_without_gaps(
+    nats_server: NatsServer, store: Store, monkeypatch: pytest.MonkeyPatch, first: list[int]
+) -> None:
+    """Whatever was told when it was written down: nothing is read again by a sweep."""
+    monkeypatch.setattr(releasing_module, "EVERY", 0.0)
+    monkeypatch.setattr(Releaser, "_begin", lambda self: None)  # just this thread releases
+    monkeypatch.setattr(releasing_module, "sweep", lambda *_, **__: pytest.fail("it is swept"))
+    name = f"t{uuid.uuid4().hex[:8]}"
+    with NatsBroker.from_url(nats_server.url) as broker:
+        topic = broker.ensure(Topic(name, partitions=3))
+        for n in range(9):
+            publish(broker, name, [big(n)], store=store, partition=n % 3)
+        releaser = Releaser(broker, topic, "g")
+        with broker.subscribe(name, group="g") as member:
+            found = {each.position.offset: each for _ in range(9) for each in member.fetch(1, 20)}
+            hands = [Hand(found[offset], decode(found[offset].body)) for offset in sorted(found)]
+            for some in (first, [n for n in range(9) if n not in first]):
+                member.ack([hands[n].delivery for n in some])
+                assert member.info().pending == 9 - len(some) or some is not first
+                releaser.told([hands[n] for n in some])
+                releaser.work()
+        releaser.close()
+        assert held(store) == 0
+        known, _ = Marker(broker.state(name)).read()
+        assert [known[number].packed() for number in range(3)] == [[1, 9]] * 3
+        broker.delete(name)
 
 
 def test_redelivered_and_replayed_events_do_no_harm(broker: Broker, store: Store) -> None:
