@@ -144,15 +144,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.failed:
-        _failed.append(report)
-    if report.skipped and isinstance(report.longrepr, tuple):
-        reason = report.longrepr[2].removeprefix("Skipped: ")
-        if not any(re.search(allowed, reason) for allowed in ALLOWED_SKIPS):
-            _bad_skips.append(f"{report.nodeid}: {reason}")
+    _note(report)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note(report)
+
+
+def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.failed:
         _failed.append(report)
     if report.skipped and isinstance(report.longrepr, tuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -11,9 +10,11 @@ import pytest
 
 from proxyfab.brokers.kafka import KafkaBroker
 from proxyfab.brokers.kafka.member import Member
-from proxyfab.events.broker import Subscription
 from proxyfab.events.model import Delivery, Record, Topic
+from proxyfab.testing.brokering.flows import take
 from proxyfab.testing.kafka import KafkaCluster
+
+PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -29,14 +30,6 @@ def publish(broker: KafkaBroker, *bodies: bytes) -> None:
     broker.publish("t", [Record(body) for body in bodies], timeout=20)
 
 
-def taken(member: Subscription, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-    ends = time.monotonic() + 20
-    while len(found) < count and time.monotonic() < ends:
-        found += member.fetch(count - len(found), 0.5)
-    return found
-
-
 def test_a_group_that_begins_anew_is_told_nothing_of_before(
     broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +38,7 @@ def test_a_group_that_begins_anew_is_told_nothing_of_before(
     with broker.subscribe("t", group="g") as member:
         assert isinstance(member, Member)
         genuine, former, latter = member._hand.news, Mock(), Mock()
-        member.ack(taken(member, 2))
+        member.ack(take(member, 2, PATIENCE))
 
         def news() -> dict[int, int]:
             floors = genuine() or {0: 1}
@@ -65,7 +58,7 @@ def test_who_joins_anew_gets_nothing_twice(broker: KafkaBroker, monkeypatch: pyt
     publish(broker, b"0")
     with broker.subscribe("t", group="g") as member:
         assert isinstance(member, Member)
-        member.nack(taken(member, 1))
+        member.nack(take(member, 1, PATIENCE))
         publish(broker, b"1")
         genuine = member._poll
 
@@ -76,4 +69,4 @@ def test_who_joins_anew_gets_nothing_twice(broker: KafkaBroker, monkeypatch: pyt
             return found
 
         monkeypatch.setattr(member, "_poll", poll)
-        assert [each.body for each in taken(member, 2)] == [b"0", b"1"]
+        assert [each.body for each in take(member, 2, PATIENCE)] == [b"0", b"1"]

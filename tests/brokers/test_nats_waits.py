@@ -19,11 +19,12 @@ from proxyfab.brokers.nats.link import Link, Refusal
 from proxyfab.brokers.nats.place import Place
 from proxyfab.brokers.nats.session import Session
 from proxyfab.errors import ConnectorError, TopicNotFound
-from proxyfab.events.broker import Subscription
-from proxyfab.events.model import Delivery, Record, Topic
+from proxyfab.events.model import Record, Topic
+from proxyfab.testing.brokering.flows import take
 from proxyfab.testing.natsserver import NatsServer
 
 PARTITIONS = 2
+PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -46,21 +47,13 @@ def forget(broker: NatsBroker, topic: str, group: str) -> None:
     broker.ensure_group(topic, group)
 
 
-def taken(member: Subscription, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-    end = time.monotonic() + 20
-    while len(found) < count and time.monotonic() < end:
-        found += member.fetch(count - len(found), 1.0)
-    return found
-
-
 def test_what_the_server_has_forgotten_it_delivers_again_and_nobody_waits_for_its_answer(
     broker: NatsBroker, topic: str
 ) -> None:
     """nats-server gives none to who acknowledges what it has not delivered, as far as it knows."""
     broker.publish(topic, [Record(b"%d" % number, partition=number % PARTITIONS) for number in range(6)])
     with broker.subscribe(topic, group="g") as member:
-        found = taken(member, 6)
+        found = take(member, 6, PATIENCE)
         forget(broker, topic, "g")
         before = time.monotonic()
         member.ack(found)
@@ -70,7 +63,7 @@ def test_what_the_server_has_forgotten_it_delivers_again_and_nobody_waits_for_it
 
         assert time.monotonic() - before < 20, "a call has 30 s, and what is said is said for 60 s"
         assert member.info().lag == 6
-        again = taken(member, 6)
+        again = take(member, 6, PATIENCE)
         assert sorted(each.position for each in again) == sorted(each.position for each in found)
         member.ack(again)
         member.flush()
@@ -80,9 +73,9 @@ def test_what_the_server_has_forgotten_it_delivers_again_and_nobody_waits_for_it
 def test_what_the_server_knows_of_the_same_acknowledgements_is_done(broker: NatsBroker, topic: str) -> None:
     broker.publish(topic, [Record(b"%d" % number) for number in range(4)])
     with broker.subscribe(topic, group="g") as member, broker.subscribe(topic, group="g") as other:
-        found = taken(member, 4)
+        found = take(member, 4, PATIENCE)
         forget(broker, topic, "g")
-        again = taken(other, 2)
+        again = take(other, 2, PATIENCE)
         assert [each.body for each in again] == [b"0", b"1"]
 
         member.ack(found)
@@ -127,10 +120,10 @@ def test_what_is_given_back_to_a_slow_server_is_not_taken_from_who_got_it_since(
         await asyncio.to_thread(passed.wait, 20)
 
     with broker.subscribe(topic, group="g") as member, broker.subscribe(topic, group="g") as other:
-        found = taken(member, 1)
+        found = take(member, 1, PATIENCE)
         looks.first, looks.count = until_passed, 0
         member.nack(found)
-        assert [each.attempt for each in taken(other, 1)] == [2]
+        assert [each.attempt for each in take(other, 1, PATIENCE)] == [2]
         passed.set()
         member.flush()
         assert looks.count
@@ -143,7 +136,7 @@ def test_who_acknowledges_one_by_one_to_a_slow_server_does_not_ask_it_as_often(
 ) -> None:
     broker.publish(topic, [Record(b"%d" % number) for number in range(200)])
     with broker.subscribe(topic, group="g") as member:
-        for each in taken(member, 200):
+        for each in take(member, 200, PATIENCE):
             member.ack([each])
         member.flush()
         assert looks.count < 50
@@ -159,7 +152,7 @@ def test_a_cluster_that_cannot_say_how_far_a_consumer_is_has_not_confirmed_anyth
         raise Refusal(10008, "JetStream system temporarily unavailable")
 
     with broker.subscribe(topic, group="g") as member:
-        found = taken(member, 1)
+        found = take(member, 1, PATIENCE)
         forget(broker, topic, "g")
         looks.first, looks.count = refused, 0
         member.ack(found)
@@ -172,12 +165,12 @@ def test_what_is_extended_or_given_back_and_was_forgotten_is_nothing_to_be_told(
 ) -> None:
     broker.publish(topic, [Record(b"0")])
     with broker.subscribe(topic, group="g") as member:
-        found = taken(member, 1)
+        found = take(member, 1, PATIENCE)
         forget(broker, topic, "g")
         member.extend(found)
         member.nack(found)
         member.flush()
-        assert [each.body for each in taken(member, 1)] == [b"0"]
+        assert [each.body for each in take(member, 1, PATIENCE)] == [b"0"]
 
 
 @pytest.mark.parametrize("gone", [lambda broker, topic: broker.delete_group(topic, "g"), NatsBroker.delete])

@@ -20,19 +20,15 @@ from proxyfab.events.model import EARLIEST, Delivery
 from proxyfab.patterns.stream import Consumer, Producer
 from proxyfab.patterns.trigger import Trigger, statistics
 from proxyfab.testing.processes import until
+from tests.events.emptied import emptied
 
 URL = "memory://cli"
 
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    with open_broker(URL) as broker:
+    with emptied(URL) as broker:
         yield broker
-        for topic in broker.topics():
-            broker.delete(topic)
-        state = broker.state()
-        for name in state.items():
-            state.delete(name)
 
 
 @pytest.fixture

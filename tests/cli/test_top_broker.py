@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner, Result
 
-from proxyfab.brokers import open_broker
 from proxyfab.cli import main
 from proxyfab.cli.top_broker import BrokerWatch, is_broker
 from proxyfab.events.broker import Broker
@@ -17,18 +16,14 @@ from proxyfab.events.model import EARLIEST
 from proxyfab.patterns.stream import Consumer, Producer
 from proxyfab.patterns.trigger import Trigger, statistics
 from proxyfab.testing.processes import until
+from tests.events.emptied import emptied
 
 
 @pytest.fixture(params=["memory", "redis", "nats"])
 def broker(request: pytest.FixtureRequest, redis_server, nats_server) -> Iterator[Broker]:
     urls = {"memory": "memory://top", "redis": redis_server.database(), "nats": f"{nats_server.url}?ns=top"}
-    with open_broker(urls[request.param]) as broker:
+    with emptied(urls[request.param]) as broker:
         yield broker
-        for topic in broker.topics():
-            broker.delete(topic)
-        state = broker.state()
-        for name in state.items():
-            state.delete(name)
 
 
 @pytest.fixture

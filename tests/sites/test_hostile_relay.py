@@ -24,10 +24,10 @@ from proxyfab.link.dialling import straight
 from proxyfab.link.doors import Hello, knock, welcome
 from proxyfab.link.identity import Identity
 from proxyfab.link.listening import Greeter, Listener
-from proxyfab.link.pairing import KEY, NONCE, TOKEN, Reading, challenged, octets, written
+from proxyfab.link.pairing import KEY, NONCE, TOKEN, challenged, octets, written
 from proxyfab.testing.gateways import RelayServer, listens
 from proxyfab.testing.processes import until
-from proxyfab.wire.messages import Message
+from tests.sites.letters import said
 
 MB = 1_000_000
 SECRETS = {name: os.urandom(32) for name in ("aps", "alcf", "nersc")}
@@ -68,17 +68,6 @@ def door(taken: list[Hello]) -> Iterator[Listener]:
 def relay() -> Iterator[RelayServer]:
     with RelayServer(["--sites", "20"]) as server:
         yield server
-
-
-def said(connection: socket.socket) -> Message:
-    reading = Reading()
-    connection.settimeout(20)
-    while (letter := reading.next()) is None:
-        data = connection.recv(reading.missing)
-        if not data:
-            raise ConnectionError("closed")
-        reading.took(data)
-    return letter
 
 
 def test_who_opens_connections_and_says_nothing_keeps_nobody_out(door: Listener, taken: list[Hello]) -> None:

@@ -15,11 +15,11 @@ from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.link.attending import Attendance, call
 from proxyfab.link.dialling import straight
 from proxyfab.link.identity import Identity
-from proxyfab.link.pairing import KEY, NONCE, SIGNATURE, Reading, challenged, octets, written
+from proxyfab.link.pairing import KEY, NONCE, SIGNATURE, challenged, octets, written
 from proxyfab.store import Store
 from proxyfab.testing.gateways import Gateways, RelayServer, listens
 from proxyfab.testing.processes import until
-from proxyfab.wire.messages import Message
+from tests.sites.letters import said
 
 pytest.importorskip("cryptography")
 MB = 1_000_000
@@ -167,17 +167,6 @@ def test_many_pairs_cost_little(relay: RelayServer) -> None:
         for end in [*calls, *echoes]:
             end.close()
         attendance.close()
-
-
-def said(connection: socket.socket) -> Message:
-    reading = Reading()
-    connection.settimeout(20)
-    while (letter := reading.next()) is None:
-        data = connection.recv(reading.missing)
-        if not data:
-            raise ConnectionError("closed")
-        reading.took(data)
-    return letter
 
 
 def test_nobody_registers_or_answers_as_another(relay: RelayServer) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proxyfab.brokers import open_broker
 from proxyfab.errors import CapabilityError, ConfigurationError, WorkerDied
 from proxyfab.events.broker import Broker
 from proxyfab.events.handle import broker_of
@@ -26,16 +25,15 @@ from proxyfab.store import Store
 from proxyfab.testing.content import held
 from proxyfab.testing.processes import until
 from proxyfab.wire.events import decode, unpack_metadata
+from tests.events.emptied import emptied
 
 Make = Callable[..., AbstractContextManager[ResilientExecutor]]
 
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    with open_broker("memory://resilient") as broker:
+    with emptied("memory://resilient") as broker:
         yield broker
-        for topic in broker.topics():
-            broker.delete(topic)
 
 
 @pytest.fixture

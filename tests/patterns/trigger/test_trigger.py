@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proxyfab.brokers import open_broker
 from proxyfab.errors import ConfigurationError, TopicNotFound, WorkerDied
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Topic
@@ -21,19 +20,15 @@ from proxyfab.patterns.stream.deadletters import dead_letters
 from proxyfab.patterns.trigger import Backoff, Event, Trigger, disable, enable, forget, logs, statistics, triggers
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
+from tests.events.emptied import emptied
 
 SOON = Backoff(0.01, 0.05)
 
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    with open_broker("memory://triggers") as broker:
+    with emptied("memory://triggers") as broker:
         yield broker
-        for topic in broker.topics():
-            broker.delete(topic)
-        state = broker.state()
-        for name in state.items():
-            state.delete(name)
 
 
 class Calls:
