@@ -13,8 +13,9 @@ Rules that every connector keeps (the shipped `proxyfab.testing.ConnectorTests` 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -26,6 +27,7 @@ from proxyfab.trace import here
 Self = TypeVar("Self", bound="BaseConnector")
 LARGEST_SWAP = 2**20
 """Bytes of the largest object that `compare_and_set` takes."""
+_SHORTEST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.02  # of who polls although he says that he is told
 
 
@@ -330,16 +332,17 @@ class BaseConnector:
         if not keys:
             return []
         check_timeout(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for pause in _pauses(self.wait_bound or _LONGEST_PAUSE):
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        pause, longest = _SHORTEST_PAUSE, self.wait_bound or _LONGEST_PAUSE
+        while True:
             found = [key for key, there in zip(keys, self.exists_many(keys), strict=True) if there]
             if found:
                 return found
-            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            left = min(pause, longest, deadline - time.monotonic())
             if left <= 0:
                 return []
             time.sleep(left)
-        raise AssertionError("unreachable: pauses never end")
+            pause *= 1.5
 
     def __enter__(self: Self) -> Self:
         return self
@@ -354,13 +357,6 @@ class BaseConnector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_url, (self.spec,)
-
-
-def _pauses(longest: float) -> Iterable[float]:
-    pause = 0.001
-    while True:
-        yield min(pause, longest)
-        pause *= 1.5
 
 
 def check_ttl(ttl: float | None, name: str = "ttl") -> None:

@@ -19,6 +19,7 @@ _URL = (
     r"(?P<scheme>[a-z][a-z0-9_+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?"
     r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?$"
 )
+_USERINFO = r"([a-z][a-z0-9_+.-]*://)([^/?#]*)@"
 _UNSOUND = "[\0\ud800-\udfff]|%00"
 _CHILD = r"[a-z][a-z0-9_+.-]*://[^;#]*"
 _SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?\s*"
@@ -139,6 +140,15 @@ def _sound(url: str) -> str:
     if re.search(_UNSOUND, url):
         raise ConfigurationError(f"{url!r} is no URL: it holds a zero byte, or characters that no encoding has.")
     return url
+
+
+def without_secret(url: str) -> tuple[str, str, str | None]:
+    """The URL without `user:password@`, the user and the password; `""` and None for what is not there."""
+    match = re.match(_USERINFO, url, re.IGNORECASE)
+    if match is None:
+        return url, "", None
+    user, colon, secret = match[2].partition(":")
+    return match[1] + url[match.end() :], unquote(user), unquote(secret) if colon else None
 
 
 def nbytes(size: int | str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar
 
 from proxyfab.errors import CapacityError, ConnectorError
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription, Uncounted
@@ -17,7 +16,7 @@ from proxyfab.events.cursor import NEVER, Spot
 from proxyfab.events.engine import Log
 from proxyfab.events.model import (
     EARLIEST,
-    Capability,
+    IN_MEMORY,
     Delivery,
     Description,
     GroupInfo,
@@ -47,18 +46,7 @@ class MemoryBroker(Broker):
             those that were made from its URL, until the last of them is closed.
     """
 
-    capabilities: ClassVar[Capability] = (
-        Capability.REPLAY
-        | Capability.REPLAY_TIME
-        | Capability.GROUPS
-        | Capability.PER_EVENT_ACK
-        | Capability.DELAYED_NACK
-        | Capability.DEDUP
-        | Capability.PARTITIONS
-        | Capability.STATE
-        | Capability.LAST_VALUE
-        | Capability.CUT
-    )
+    capabilities = IN_MEMORY
     max_record = 16 << 20
 
     def __init__(self, name: str | None = None, *, home: str = "") -> None:

@@ -51,6 +51,10 @@ class Capability(enum.Flag):
     """The oldest records can be cut off (`Broker.cut`), before retention takes them."""
 
 
+IN_MEMORY = ~(Capability.DURABLE | Capability.ACL | Capability.FEDERATION)
+"""What a broker can do whose topics lie in a process's memory, here or in a server (`events.engine`)."""
+
+
 class From(enum.Enum):
     """Where reading begins, if not at a Position or a moment."""
 

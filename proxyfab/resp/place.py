@@ -15,7 +15,7 @@ import re
 from typing import NamedTuple
 
 from proxyfab.errors import ConfigurationError
-from proxyfab.spec import ConnectorSpec, nbytes, read_secret
+from proxyfab.spec import ConnectorSpec, nbytes, read_secret, without_secret
 
 PORT = 6379
 SENTINEL_PORT = 26379
@@ -24,7 +24,6 @@ LEASE = 60.0
 CHUNK = 256 * 2**20
 VARIABLE = "PROXYFAB_REDIS_PASSWORD"
 OPTIONS = ("ns", "user", "password", "cluster", "sentinel", "timeout", "lease", "chunk", "ca", "cert", "key", "verify")
-_USERINFO = re.compile(r"^([a-z0-9+.-]+://)([^/?#]*)@", re.IGNORECASE)
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _remembered: dict[tuple[str, str], str] = {}
 
@@ -54,7 +53,7 @@ class Place(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> tuple[Place, str | None]:
         """The place, and the namespace that the URL names."""
-        url, user, secret = _without_secret(url)
+        url, user, secret = without_secret(url)
         spec = ConnectorSpec.parse(url)
         options = spec.take(*OPTIONS)
         place = cls(
@@ -131,17 +130,6 @@ class Place(NamedTuple):
             raise ConfigurationError(f"{self.label}: a cluster has database 0 only.")
         if not self.tls and (self.ca or self.cert or self.key or not self.verify):
             raise ConfigurationError(f"{self.label} is not encrypted; ca, cert, key and verify belong to rediss://.")
-
-
-def _without_secret(url: str) -> tuple[str, str, str | None]:
-    """The URL without `user:password@`, the user and the password."""
-    match = _USERINFO.match(url)
-    if match is None:
-        return url, "", None
-    from urllib.parse import unquote
-
-    user, colon, secret = match[2].partition(":")
-    return match[1] + url[match.end() :], unquote(user), unquote(secret) if colon else None
 
 
 def _hosts(spec: ConnectorSpec, port: int) -> tuple[Address, ...]:

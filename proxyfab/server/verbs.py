@@ -261,7 +261,9 @@ class Verbs:
         new = Frames(pieces(message.body, old_size, new_size)) if has_new else None
         wish = self.moves.wish(message, name, new_size)
         ends = time.monotonic() + _SWAPPING
-        for times in itertools.count(1):
+        times = 0
+        while True:
+            times += 1
             entry = self.state.find(name)
             if (entry is not None) != has_old or (entry is not None and entry.nbytes != old_size):
                 return Answer("ok", {"done": False})
@@ -282,7 +284,6 @@ class Verbs:
             if place is not None:  # somebody was faster while the new one was stored
                 yield self.host.storage.evict([place])
             yield _giving_way(times, ends)
-        raise AssertionError("unreachable")
 
     def _version(self, name: Name) -> int | None:
         entry = self.state.find(name)

@@ -14,11 +14,10 @@ from __future__ import annotations
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from proxyfab.brokers.kafka.tokens import tokens_of
 from proxyfab.errors import AccessDenied, ConfigurationError
-from proxyfab.spec import ConnectorSpec, flag, nbytes, read_secret
+from proxyfab.spec import ConnectorSpec, flag, nbytes, read_secret, without_secret
 
 PORT = 9092
 VARIABLE = "PROXYFAB_KAFKA_PASSWORD"
@@ -37,7 +36,6 @@ _FREE = re.compile(
     r"broker\.address|client\.(rack|dns)|check\.crcs|acks|max\.in\.flight|session\.timeout|heartbeat\.interval|debug$|log_level$)"
     r"[a-z._]*"
 )
-_USERINFO = re.compile(r"^(kafka://)([^/?#]*)@")
 _remembered: dict[tuple[str, str], str] = {}
 
 
@@ -67,7 +65,7 @@ class Place(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> Place:
         """The place that a URL names; a password in it is remembered and cut out."""
-        url, user, secret = _without_secret(url)
+        url, user, secret = without_secret(url)
         spec = ConnectorSpec.parse(url)
         tuning = tuple(sorted((name[3:], value) for name, value in spec.options if name.startswith("rd.")))
         options = spec._replace(options=tuple(pair for pair in spec.options if not pair[0].startswith("rd.")))
@@ -176,15 +174,6 @@ class Place(NamedTuple):
                 raise ConfigurationError(
                     f"rd.{name} is not let through: only what concerns librdkafka's speed and patience is."
                 )
-
-
-def _without_secret(url: str) -> tuple[str, str, str | None]:
-    """The URL without `user:password@`, the user and the password."""
-    match = _USERINFO.match(url)
-    if match is None:
-        return url, "", None
-    user, colon, secret = match[2].partition(":")
-    return match[1] + url[match.end() :], unquote(user), unquote(secret) if colon else None
 
 
 def _reference(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, I
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
 from proxyfab.events.model import (
     EARLIEST,
-    Capability,
+    IN_MEMORY,
     Description,
     Extent,
     GroupInfo,
@@ -52,18 +52,7 @@ class ZmqBroker(Broker):
         timeout: Seconds that a call has.
     """
 
-    capabilities: ClassVar[Capability] = (
-        Capability.REPLAY
-        | Capability.REPLAY_TIME
-        | Capability.GROUPS
-        | Capability.PER_EVENT_ACK
-        | Capability.DELAYED_NACK
-        | Capability.DEDUP
-        | Capability.PARTITIONS
-        | Capability.STATE
-        | Capability.LAST_VALUE
-        | Capability.CUT
-    )
+    capabilities = IN_MEMORY
     max_record = 1 << 20
 
     def __init__(self, address: str, *, key: str = "", identity: str = _CLIENT, timeout: float = TIMEOUT) -> None:

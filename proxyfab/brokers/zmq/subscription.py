@@ -112,15 +112,7 @@ class Member(ZmqSubscription):
         """The connection, made anew if need be; under `_turn`."""
         if self._seat is not None:
             return self._seat
-        for last in (False, True):
-            try:
-                seat = self._link.open(until)
-                break
-            except Broken as broken:
-                if last or not broken.again:
-                    raise self._link.failed("subscribe", broken) from broken
-        else:
-            raise AssertionError("unreachable")
+        seat = self._opened(until)
         try:
             if self._incarnation not in ("", seat.incarnation):
                 raise TopicNotFound(
@@ -138,6 +130,16 @@ class Member(ZmqSubscription):
         self._incarnation = seat.incarnation
         self._seat, self._told, self._confirmed = seat, 0, 0
         return seat
+
+    def _opened(self, until: float) -> Channel:
+        last = False
+        while True:
+            try:
+                return self._link.open(until)
+            except Broken as broken:
+                if last or not broken.again:
+                    raise self._link.failed("subscribe", broken) from broken
+            last = True
 
     def _stand(self) -> None:
         """The connection is of no use any more."""
@@ -162,7 +164,8 @@ class Member(ZmqSubscription):
         return True
 
     def _ask(self, most: int, timeout: float) -> list[Delivery] | None:
-        for last in (False, True):
+        last = False
+        while True:
             seat = self._sit(time.monotonic() + max(timeout, _GRACE))
             try:
                 if seat.begun and (found := self._begun(seat)):
@@ -171,9 +174,9 @@ class Member(ZmqSubscription):
             except Broken as broken:
                 if last or not broken.again:
                     raise self._link.failed("fetch", broken) from broken
-                continue
-            return None if message.flag("closed") else deliveries_in(message, self.topic)
-        raise AssertionError("unreachable")
+            else:
+                return None if message.flag("closed") else deliveries_in(message, self.topic)
+            last = True
 
     def _begun(self, seat: Channel) -> list[Delivery]:
         """What was asked for ahead."""
