@@ -6,6 +6,8 @@ Rules:
 2. A claim ends when no graph with it is being made, none of its tasks has a future left at this client, and it was not
    used for a moment. From then on only the scheduler's tasks keep the object.
 3. No lock is held while bytes move. Two threads that put the same content at the same time put it twice.
+4. In shared memory what is over does not wait for its moment where `SPARE` bytes were put since: its pages are warm,
+   and serve the next one. Not for a while after one that was given up so came again: these calls go round.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Container, Hashable, Iterable
+from itertools import islice
 from typing import Any
 
 from proxyfab.integrations.dask.home import CLAIM, RELEASE
@@ -26,14 +29,20 @@ from proxyfab.store import Store
 
 IDLE = 0.5
 """Seconds after its last use for which an object is kept, though no future needs it: the next call may."""
+SPARE = 32 << 20
+"""Bytes that are put after an object's last use, from which on it is kept no longer than needed, and waits for none."""
+ROUNDS = 60.0
+"""Seconds for which nothing is given up early once that has cost a put."""
+_SOME = 16
 
 
 class _Kept:
-    __slots__ = ("last", "pins", "ref", "users")
+    __slots__ = ("behind", "last", "pins", "ref", "users")
 
     def __init__(self, ref: Ref[Any]) -> None:
         self.ref = ref
         self.pins = 1
+        self.behind = 0  # bytes that had been put when it was used last
         self.users: set[Hashable] = set()
         self.last = time.monotonic()
 
@@ -55,6 +64,8 @@ class Keeping:
         self._send = send
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
+        self._given_up: dict[str, float] = {}  # early, by token: until when it would have been kept
+        self._go_round = 0.0
         self.put = 0
         self.put_bytes = 0
         self.found = 0
@@ -68,16 +79,27 @@ class Keeping:
         key = self.store.reserve()
         return Key(self._mark + key.id[len(self._mark) :], key.where)
 
-    def fill(self, larges: Iterable[Large]) -> list[str]:
+    def fill(self, larges: Iterable[Large], alive: Container[Hashable] | None = None) -> list[str]:
         """Give every node its reference; what is not there yet is put. Its claims are pinned: say `sent` at last.
+
+        Args:
+            larges: What is to be put.
+            alive: The keys that have futures; None where that is not known.
 
         Raises:
             ProxyfabError: Something could not be put; nothing is pinned then.
         """
         pinned: list[str] = []
+        looked = alive is None or not self.where
         try:
             for large in larges:
-                large.node.ref = self._find(large.token) or self._put(large.token, large)
+                ref = self._find(large.token)
+                if ref is None:
+                    if not looked and alive is not None:
+                        looked = True
+                        self._make_room(large.token, alive)
+                    ref = self._put(large.token, large)
+                large.node.ref = ref
                 pinned.append(large.token)
         except BaseException:
             self.sent(pinned, ())
@@ -94,6 +116,7 @@ class Keeping:
                 if kept is not None:  # else the client was closed, or made a plain one, meanwhile
                     kept.pins -= 1
                     kept.last = now
+                    kept.behind = self.put_bytes
                     kept.users.update(users)
 
     def tidy(self, alive: Container[Hashable]) -> None:
@@ -106,7 +129,7 @@ class Keeping:
             return
         now = time.monotonic()
         with self._lock:
-            over = [token for token, kept in self._kept.items() if self._is_over(kept, now, alive)]
+            over = [token for token, kept in self._kept.items() if now - kept.last >= IDLE and _is_over(kept, alive)]
             self._release([self._kept.pop(token).ref for token in over])
 
     def leave(self) -> None:
@@ -115,6 +138,26 @@ class Keeping:
             with contextlib.suppress(Exception):  # a client that is closed cannot say so, and need not
                 self._release([kept.ref for kept in self._kept.values()], over=True)
             self._kept.clear()
+
+    def _make_room(self, token: str, alive: Container[Hashable]) -> None:
+        """End claims that would only last for a moment; a few are looked at each time, in turns."""
+        now = time.monotonic()
+        with self._lock:
+            if self._given_up.pop(token, 0.0) > now:
+                self._go_round = now + ROUNDS
+            if self._go_round > now:
+                return
+            over = []
+            for each in list(islice(self._kept, _SOME)):
+                kept = self._kept.pop(each)
+                if self.put_bytes - kept.behind >= SPARE and _is_over(kept, alive):
+                    over.append(kept.ref)
+                    self._given_up[each] = kept.last + IDLE
+                else:
+                    self._kept[each] = kept  # behind all others
+            while len(self._given_up) > _SOME:
+                del self._given_up[next(iter(self._given_up))]
+            self._release(over)
 
     def _find(self, token: str) -> Ref[Any] | None:
         with self._lock:
@@ -150,13 +193,14 @@ class Keeping:
         if refs or over:
             self._send({"op": RELEASE, "url": self.store.url, "keys": [str(ref.key) for ref in refs], "over": over})
 
-    @staticmethod
-    def _is_over(kept: _Kept, now: float, alive: Container[Hashable]) -> bool:
-        if kept.pins or now - kept.last < IDLE:
+
+def _is_over(kept: _Kept, alive: Container[Hashable]) -> bool:
+    """Whether no graph with it is being made, and none of its tasks has a future."""
+    if kept.pins:
+        return False
+    while kept.users:
+        user = kept.users.pop()
+        if user in alive:
+            kept.users.add(user)
             return False
-        while kept.users:
-            user = kept.users.pop()
-            if user in alive:
-                kept.users.add(user)
-                return False
-        return True
+    return True

@@ -262,7 +262,7 @@ class Link:
         if time.monotonic() < self._rests_until:
             return None
         try:
-            return self.keeping.fill(packing.larges)
+            return self.keeping.fill(packing.larges, self.client.futures)
         except (ProxyfabError, OSError) as error:
             self._rests_until = time.monotonic() + REST
             self.complain("put", f"Large arguments are sent by plain Dask, since they could not be stored: {error}")

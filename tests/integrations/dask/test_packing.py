@@ -26,6 +26,8 @@ from proxyfab.integrations.dask.loading import loaded, private
 from proxyfab.integrations.dask.node import Held, Told, held_in
 from proxyfab.integrations.dask.packing import MIDDLING, Packing
 from proxyfab.integrations.dask.settings import Settings
+from proxyfab.keys import Key
+from proxyfab.osio.shared import default_root, shared_at
 from proxyfab.serialize import dumps
 from proxyfab.store import Store
 from proxyfab.testing.content import held
@@ -33,6 +35,8 @@ from proxyfab.testing.processes import until
 
 ABOVE = 64 * 1024
 ARRAY = np.arange(ABOVE, dtype=np.uint8)
+LARGE = np.zeros(1 << 17, dtype=np.uint8)
+"""What goes to a segment."""
 NUMBERS = np.arange(6)
 
 
@@ -324,6 +328,60 @@ def test_what_was_put_is_found_by_content_and_claimed_until_nobody_needs_it(said
         keeping.tidy(())
         assert [each["op"] for each in said] == ["proxyfab-claim", "proxyfab-release"]
         assert said[0]["keys"] == said[1]["keys"]
+        store.clear()
+
+
+def kept(keeping: Keeping, *arrays: Any) -> None:
+    """Calls with these, one after the other, of which no future is left."""
+    for array in arrays:
+        work = packing()
+        work.one(array)
+        keeping.sent(keeping.fill(work.larges, ()), ["task"])
+
+
+def test_a_loop_over_different_arrays_fills_the_same_segments_again() -> None:
+    with Store(inline_below=0) as store, patch("proxyfab.integrations.dask.keeping.SPARE", 2 * LARGE.nbytes):
+
+        def said(message: dict[str, Any]) -> None:  # as the scheduler does it
+            if message["op"] == "proxyfab-release":
+                store.evict_many([Key.parse(key) for key in message["keys"]])
+
+        keeping = Keeping(store, said, where="here")
+        pool = shared_at(default_root()).pool
+        before = len(pool)
+        kept(keeping, *(LARGE + number for number in range(20)))
+        assert keeping.put == 20
+        assert len(pool) - before <= 3  # two that are spared, and the one that is filled
+        assert len(keeping) <= 3
+        keeping.tidy(())
+        assert len(keeping) <= 3  # a moment for the last ones, as ever
+        store.clear()
+
+
+def test_what_has_a_future_or_comes_again_is_not_given_up_for_segments(said: list[Any]) -> None:
+    with Store(inline_below=0) as store, patch("proxyfab.integrations.dask.keeping.SPARE", LARGE.nbytes):
+        keeping = Keeping(store, said.append, where="here")
+        first = packing()
+        first.one(LARGE)
+        keeping.sent(keeping.fill(first.larges, {"mine"}), ["mine"])
+        rounds = [LARGE + number for number in range(1, 4)]
+        for _ in range(5):
+            for array in rounds:
+                work = packing()
+                work.one(array)
+                keeping.sent(keeping.fill(work.larges, {"mine"}), ["task"])
+        assert keeping.put <= 1 + 2 * len(rounds)  # once each, and anew at most once
+        work = packing()
+        work.one(LARGE.copy())
+        assert keeping.fill(work.larges, {"mine"}) == [first.larges[0].token]
+        assert work.larges[0].node.ref is first.larges[0].node.ref
+        store.clear()
+
+
+def test_a_store_elsewhere_keeps_what_is_over_for_its_moment(said: list[Any]) -> None:
+    with Store(inline_below=0) as store, patch("proxyfab.integrations.dask.keeping.SPARE", 0):
+        kept(Keeping(store, said.append), *(LARGE + number for number in range(3)))
+        assert {each["op"] for each in said} == {"proxyfab-claim"}
         store.clear()
 
 
