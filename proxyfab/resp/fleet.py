@@ -142,10 +142,11 @@ class Fleet:
             try:
                 link = idle.pop()
             except IndexError:
-                return self.connect(address, protocol=protocol, seconds=seconds)
+                break  # and not from in here, where what fails would tell of this, too
             if time.monotonic() - link.used < _IDLE or not link.stale():
                 return link
             link.close()
+        return self.connect(address, protocol=protocol, seconds=seconds)
 
     def give(self, link: Link, protocol: int = 2) -> None:
         """Take a link back for the next call."""
@@ -224,18 +225,24 @@ class Fleet:
     ) -> T:
         started = time.monotonic()
         seconds = self.place.timeout if timeout is None else timeout
+        failed: BaseException
         try:
             done = self._once(where(), work, seconds, protocol)
         except ProxyfabError:  # some of them are built-in errors, too
             raise
         except FOREIGN as error:
-            late = f"was not finished within {seconds:g} s (?timeout=)" if protocol == 2 else _UNHEARD
-            if attempts is None:
-                left = max(seconds - (time.monotonic() - started), 0.0)
-                attempts = Attempts(self._budget, timeout=left, retryable=partial(self._worth, again=again))
-            return self._again(error, where, work, Doing(what, self.place.label, late), attempts, protocol)
-        self._budget.earn()
-        return done
+            failed = error  # for below: what fails in here would tell of this one's attempts as well as of its own
+        else:
+            self._budget.earn()
+            return done
+        late = f"was not finished within {seconds:g} s (?timeout=)" if protocol == 2 else _UNHEARD
+        if attempts is None:
+            left = max(seconds - (time.monotonic() - started), 0.0)
+            attempts = Attempts(self._budget, timeout=left, retryable=partial(self._worth, again=again))
+        try:
+            return self._again(failed, where, work, Doing(what, self.place.label, late), attempts, protocol)
+        finally:
+            del failed  # no circle: its traceback holds this frame
 
     def _once(
         self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool = False

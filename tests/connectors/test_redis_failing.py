@@ -71,6 +71,19 @@ def test_a_server_that_was_stopped_before_costs_no_more(server: RedisServer) -> 
     server.go_on()
 
 
+def test_where_nobody_listens_the_error_tells_of_one_attempt(server: RedisServer) -> None:
+    server.kill()
+    with RedisConnector.from_url(f"{server.url}/0?timeout=0.3", name="one") as one:
+        with pytest.raises(ConnectorError, match="tried .* times.*refused") as caught:
+            one.put(signed(10))
+
+    told, error = [], caught.value
+    while error is not None:
+        told.append(type(error).__name__)
+        error = error.__cause__ or error.__context__
+    assert told == ["ConnectorError", "ConnectionError", "ConnectionRefusedError"]
+
+
 def test_a_server_that_restarts_empty_says_that_the_object_is_lost(server: RedisServer) -> None:
     with RedisConnector.from_url(f"{server.url}/0?timeout=5", name="one") as one:
         key, never = one.put(signed(100)), one.reserve()
