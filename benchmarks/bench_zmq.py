@@ -1,5 +1,7 @@
-"""One node server on this machine, and those who speak to it: proxyfab over shared memory and by each way of bytes,
-beside pyzmq's own fastest way, ProxyStore's connector and bare streams, each with its server in another process.
+"""One node server on this machine, and those who speak to it, beside others that move bytes between two processes.
+
+proxyfab goes over shared memory and by each way of bytes; beside it are pyzmq's own fastest way, ProxyStore's connector
+and bare streams, each with its server in another process.
 
 All at the level of bytes by key, so that nothing but the connection differs.
 """

@@ -1,5 +1,6 @@
-"""The places behind a connector that nobody has made yet: for commands that look, and must neither make one nor pass a
-mistyped one off as empty.
+"""The places behind a connector that nobody has made yet, for commands that look.
+
+They must neither make one nor pass a mistyped one off as empty.
 
 Promises: changes nothing. Leaves to connectors: what to do about one, and places that are no directories.
 """

@@ -1,5 +1,6 @@
-"""Copies of objects at other sites than their home: which a gateway has, which go first when there are too many, and
-which other sites have of its own objects. Arithmetic.
+"""Copies of objects at other sites than their home: which a gateway has, and which other sites have of its own.
+
+Also which go first when there are too many. Arithmetic.
 
 What is in use by a request that is being answered is spared, so a batch may be larger than the limit for that long.
 """

@@ -17,12 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import zmq
 
 from proxyfab.testing.processes import DEADLINE
@@ -185,10 +184,3 @@ def _read(descriptor: int, until: float) -> str:
             break
         text += more
     return text.decode()
-
-
-@pytest.fixture(scope="module")
-def node_server() -> Iterator[NodeServer]:
-    """A node server for the tests of a module."""
-    with NodeServer() as server:
-        yield server

@@ -27,7 +27,7 @@ from proxyfab.events.model import EARLIEST, Delivery, Record, Topic
 from proxyfab.testing.kafka import KafkaCluster
 from proxyfab.testing.processes import at_once, until
 
-PRODUCE, HEARTBEAT, OFFSET_COMMIT = 0, 68, 8
+PRODUCE, HEARTBEAT = 0, 68
 TOPIC_AUTHORIZATION_FAILED, UNSUPPORTED_VERSION, NOT_LEADER, INTERNAL, DUPLICATE = 29, 35, 6, -1, 46
 
 

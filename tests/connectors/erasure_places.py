@@ -1,5 +1,6 @@
-"""Children of erasure:// whose calls are steps of a world (`erasure_world`), what goes wrong with them, and
-who uses them.
+"""Children of erasure:// whose calls are steps of a world (`erasure_world`), and what goes wrong with them.
+
+And who uses them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Seals over real servers and connectors made of others: what works without one works with it, and who runs the place
-cannot change anything.
+"""Seals over real servers and connectors made of others: what works without one works with it.
+
+And who runs the place cannot change anything.
 """
 
 from __future__ import annotations

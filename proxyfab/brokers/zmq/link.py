@@ -38,8 +38,6 @@ class Link:
     def __init__(self, address: str, key: str, identity: str, timeout: float) -> None:
         self.address, self.timeout = address, timeout
         self.endpoint = f"ipc://{address}" if address.startswith("/") else f"tcp://{address}"
-        self.generation = 0
-        """Changes in a forked child."""
         self._guard = Guard(address, key, identity)
         self._idle: list[Channel] = []
         self.closed = False
@@ -48,7 +46,6 @@ class Link:
     def after_fork(self) -> None:
         """Connections are the parent's, who goes on using them."""
         self._idle = []
-        self.generation += 1
 
     def open(self, until: float) -> Channel:
         """A new connection; raises Broken, ConnectorError and AccessDenied."""

@@ -1,5 +1,7 @@
-"""A random walk: whatever is published, fetched, acknowledged, given back, closed or sought, each group gets what it is
-owed. The model is what the contract says of a group: each record is fresh, owed by a member, due again, or done.
+"""A random walk: each group gets what it is owed, whatever is done to it.
+
+Records are published, fetched, acknowledged and given back, members closed, groups sought. The model is what the
+contract says of a group: each record is fresh, owed by a member, due again, or done.
 """
 
 from __future__ import annotations
