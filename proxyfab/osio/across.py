@@ -46,6 +46,13 @@ class Refused(OSError):
     """The kernel does not let this process look into that one."""
 
 
+class Unreadable(Refused):
+    """It does not for this memory, which has gone, or is a driver's or of `memfd_secret`."""
+
+
+_KINDS = {errno.ESRCH: Lost, errno.EFAULT: Unreadable}
+
+
 class Loan(NamedTuple):
     """Bytes that can be borrowed; made of JSON-like types.
 
@@ -114,15 +121,28 @@ def borrow(loan: Loan, targets: Sequence[tuple[int, int]]) -> None:
 
     Raises:
         Lost: The loan is over, or its lender.
-        Refused: The kernel does not allow it.
+        Refused: The kernel does not allow it; `Unreadable` if for this memory alone.
     """
     pid = Writer.unpack(loan.lender).pid
-    for start, (address, nbytes) in zip(loan.starts, targets, strict=True):
-        _copy(pid, start, nbytes, address)
+    unreadable: Unreadable | None = None
+    try:
+        for start, (address, nbytes) in zip(loan.starts, targets, strict=True):
+            _copy(pid, start, nbytes, address)
+    except Unreadable as error:
+        unreadable = error
+    if not _stands(loan, pid):
+        raise Lost(errno.ESTALE, f"process {pid} has ended the loan") from unreadable
+    if unreadable:
+        raise unreadable
+
+
+def _stands(loan: Loan, pid: int) -> bool:
     found = ctypes.c_uint64()
-    _copy(pid, loan.cell, ctypes.sizeof(found), ctypes.addressof(found))
-    if found.value != loan.number:
-        raise Lost(errno.ESTALE, f"process {pid} has ended the loan")
+    try:
+        _copy(pid, loan.cell, ctypes.sizeof(found), ctypes.addressof(found))
+    except Unreadable:  # the cell has gone
+        return False
+    return found.value == loan.number
 
 
 def _copy(pid: int, start: int, nbytes: int, address: int) -> None:
@@ -135,7 +155,7 @@ def _copy(pid: int, start: int, nbytes: int, address: int) -> None:
             done += count
             continue
         number = ctypes.get_errno() if _read is not None and count < 0 else errno.ENOSYS
-        kind = Lost if number in (errno.ESRCH, errno.EFAULT) else Refused
+        kind = _KINDS.get(number, Refused)
         raise kind(number, f"the memory of process {pid} cannot be read: {os.strerror(number)}")
 
 

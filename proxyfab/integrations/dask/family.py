@@ -22,12 +22,14 @@ not there any more is a lost connection to Dask, which asks anew; after a few in
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from distributed.comm import utils
 from distributed.protocol.serialize import (
     dask_dumps,
     dask_loads,
@@ -41,12 +43,12 @@ from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.figures import Figures
 from proxyfab.integrations.dask.home import sight, version
-from proxyfab.integrations.dask.lent import lend, lender
+from proxyfab.integrations.dask.lent import grows_to, lend, lender
 from proxyfab.integrations.dask.loading import own
 from proxyfab.integrations.dask.published import Published
 from proxyfab.keys import Key
 from proxyfab.members import Members
-from proxyfab.osio.across import Loan, Refused, borrow, horizon
+from proxyfab.osio.across import Loan, Lost, Refused, borrow, horizon
 from proxyfab.osio.memory import new_bytes, unfilled_bytes
 from proxyfab.osio.owner import Writer, this_process
 from proxyfab.osio.root import Root
@@ -72,11 +74,13 @@ MEMORY = 8 << 30
 _WARM = 8
 _WAITING = 4
 _GIVES_UP = 3
+_HEAVY = 12
+"""An answer with so many times what Dask has a thread deserialize: copying 120 MiB takes some 20 ms, zeros 3."""
 _LOADS = {"dask": dask_loads, "pickle": pickle_loads}
 
 
 class TransportLost(OSError):
-    """What a peer has announced is not in shared memory: to Dask a lost connection, so that it asks anew."""
+    """What a peer has announced is not there any more: to Dask a lost connection, so that it asks anew."""
 
 
 class Lane:
@@ -84,6 +88,7 @@ class Lane:
 
     Attributes:
         sight: What the process says in handshakes; those who say the same see the same shared memory.
+        horizon: What it says there, too; those who say the same may borrow of one another; `""` if none may.
         figures: What was done.
 
     Args:
@@ -136,7 +141,7 @@ class Lane:
     # -- values on their way -------------------------------------------------------------------------------------
 
     def send(self, x: object, context: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-        """What Dask makes of a value, its large frames in shared memory if they are worth it."""
+        """What Dask makes of a value; of large frames, if they are worth it, only where they lie."""
         try:
             header, frames = dask_dumps(x, context=context)
             plain = header
@@ -144,27 +149,34 @@ class Lane:
             header, frames = pickle_dumps(x, context=context)
             plain = {MARK: {"inner": header}}
         views = [ensure_memoryview(frame) for frame in frames]
-        large = [place for place, view in enumerate(views) if view.nbytes >= LARGE]
-        if sum([views[place].nbytes for place in large]) < self.above:
+        large = {place: view for place, view in enumerate(views) if view.nbytes >= LARGE}
+        sizes = [view.nbytes for view in large.values()]
+        if sum(sizes) < self.above:
             return plain, frames
-        sizes = [views[place].nbytes for place in large]
-        mark = {"inner": header, "places": large, "sizes": sizes, "bytes": type(x) is bytes}
+        mark = {"inner": header, "places": list(large), "sizes": sizes, "bytes": type(x) is bytes}
+        where = self._left(list(large.values()), context)
+        if where is None:
+            return plain, frames
         rest = [frame for place, frame in enumerate(frames) if place not in large]
-        wanted = [views[place] for place in large]
-        loan = lend(wanted) if self.horizon and context["recipient"].get(HORIZON) == self.horizon else None
-        if loan is not None:
-            self.figures.add("lent", sum(sizes))
-            return {MARK: {**mark, "loan": loan}}, rest
+        weight = _weight(sum(sizes))
+        return {MARK: {**mark, **where, "weights": len(weight)}}, rest + weight
+
+    def _left(self, buffers: list[memoryview], context: dict[str, Any]) -> dict[str, Any] | None:
+        """Leave these where the recipient finds them, and say where; None if they have to go by the socket."""
+        nbytes = sum(each.nbytes for each in buffers)
+        if self.horizon and context["recipient"].get(HORIZON) == self.horizon and (loan := lend(buffers)) is not None:
+            self.figures.add("lent", nbytes)
+            return {"loan": loan}
         try:
-            key = self.published.publish(wanted, _reader(context))
+            key = self.published.publish(buffers, _reader(context))
         except (ProxyfabError, OSError) as error:
             self._warn(f"Large values of Dask go through its sockets, as shared memory could not be used: {error}")
             key = None
         if key is None:
             self.figures.add("fallbacks")
-            return plain, frames
-        self.figures.add("published", sum(sizes))
-        return {MARK: {**mark, "key": key}}, rest
+            return None
+        self.figures.add("published", nbytes)
+        return {"key": key}
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -172,7 +184,7 @@ class Lane:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def fetch(self, mark: dict[str, Any], frames: list[Any]) -> list[Any]:
-        """All frames of a value: those that came by the socket, and those that lie in shared memory.
+        """All frames of a value: those that came by the socket, and copies of those that lie elsewhere on this host.
 
         Raises:
             TransportLost: They do not lie there.
@@ -182,9 +194,6 @@ class Lane:
                 found = self._borrow(Loan(*mark["loan"]), mark["sizes"], as_bytes=mark["bytes"])
             else:
                 found = self._take(Key.parse(mark["key"]), mark["sizes"], new_bytes if mark["bytes"] else own)
-        except Refused as error:
-            self._borrow_no_more()
-            raise TransportLost(f"A value in another process's memory could not be read: {error}") from error
         except (ProxyfabError, OSError) as error:
             self._lose(error)
             raise TransportLost(f"A value of a process on this host could not be read: {error}") from error
@@ -193,7 +202,8 @@ class Lane:
         self.figures.add("received", sum(mark["sizes"]))
         rest = iter(frames)
         large = dict(zip(mark["places"], found, strict=True))
-        return [large[place] if place in large else next(rest) for place in range(len(frames) + len(found))]
+        count = len(frames) + len(found) - mark["weights"]
+        return [large[place] if place in large else next(rest) for place in range(count)]
 
     def _take(self, key: Key, sizes: list[int], make: Callable[[memoryview], Any]) -> list[Any]:
         stored = self._connector.get(key)
@@ -209,21 +219,25 @@ class Lane:
         borrow(loan, [(address, size) for (_, address), size in zip(made, sizes, strict=True)])
         return [block for block, _ in made]
 
-    def _borrow_no_more(self) -> None:
-        """The kernel does not allow it, though nothing said so: what is to come goes through shared memory."""
-        logger.info("Values of Dask are not copied out of other processes any more: the kernel refuses.")
-        self.figures.add("lost")
-        self.horizon = ""
-        for pool in self._pools:
-            _say(pool, self._words())  # on connections to come; one that is open loses its value once at most
-
     def _lose(self, error: Exception) -> None:
+        """Take no more part in what goes wrong again and again."""
         self.figures.add("lost")
+        if getattr(error, "errno", None) == errno.ESRCH:  # who lent it has ended, which says nothing of the way
+            return
         self._lost_in_a_row += 1
-        if self._lost_in_a_row >= _GIVES_UP:
+        if isinstance(error, Refused) or (isinstance(error, Lost) and self._lost_in_a_row >= _GIVES_UP):
+            self._borrow_no_more(error)
+        elif self._lost_in_a_row >= _GIVES_UP:
             for pool in self._pools:
                 self.retract(pool)
             self._warn(f"Values of Dask are not fetched from shared memory any more, as that failed: {error}")
+
+    def _borrow_no_more(self, error: Exception) -> None:
+        """What is to come goes through shared memory."""
+        logger.info("Values of Dask are not copied out of other processes any more: %s", error)
+        self.horizon, self._lost_in_a_row = "", 0
+        for pool in self._pools:
+            _say(pool, self._words())  # on connections to come; one that is open loses its value once at most
 
     def told(self) -> dict[str, int]:
         """The figures, and what waits for its readers."""
@@ -242,6 +256,15 @@ def _block(nbytes: int) -> tuple[Any, int]:
     """Memory to copy into, and where it lies."""
     block = received.take(nbytes)
     return block, ctypes.addressof(ctypes.c_char.from_buffer(block))
+
+
+def _weight(nbytes: int) -> list[Any]:
+    """What goes along so that the recipient's event loop does not copy so much itself: a frame of zeros, or nothing.
+
+    Dask has a thread do what it sees to be large. What comes past the sockets it does not see.
+    """
+    limit = utils.OFFLOAD_THRESHOLD
+    return [bytes(limit + 1)] if limit and grows_to(_HEAVY * limit, nbytes) else []
 
 
 def _reader(context: dict[str, Any]) -> Writer | None:

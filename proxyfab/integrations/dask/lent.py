@@ -26,6 +26,7 @@ class Answer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loans: list[Loan] | None = []
+        self._nbytes = 0
 
     def lend(self, views: Sequence[memoryview]) -> Loan | None:
         """Lend these; None if the answer is over."""
@@ -35,6 +36,12 @@ class Answer:
             loan = lender.lend(views)
             self._loans.append(loan)
             return loan
+
+    def grows_to(self, limit: int, nbytes: int) -> bool:
+        """Whether it has `limit` bytes past the sockets with these, and had not before."""
+        with self._lock:
+            before, self._nbytes = self._nbytes, self._nbytes + nbytes
+            return before < limit <= self._nbytes
 
     def end(self) -> None:
         """All loans end."""
@@ -50,17 +57,23 @@ def lend(views: Sequence[memoryview]) -> Loan | None:
     return None if answer is None else answer.lend(views)
 
 
+def grows_to(limit: int, nbytes: int) -> bool:
+    """Whether the answer that is being made comes to have `limit` bytes past the sockets with these `nbytes`."""
+    answer = _answer.get()
+    return answer is not None and answer.grows_to(limit, nbytes)
+
+
 def lending(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """A handler of Dask's, in whose answers things may be lent until it is done."""
 
     @functools.wraps(handler)
     async def answered(*args: Any, **kwargs: Any) -> Any:
         answer = Answer()
-        before = _answer.set(answer)
+        _answer.set(answer)
         try:
             return await handler(*args, **kwargs)
         finally:
-            _answer.reset(before)
             answer.end()
+            _answer.set(None)  # no `reset`, which fails in another context: a loop that is closed leaves us to whoever
 
     return answered

@@ -43,7 +43,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self._joined = False
-        self._plain_answer: Callable[..., Awaitable[Any]] | None = None
+        self._answers: tuple[Callable[..., Awaitable[Any]], ...] = ()
         self._before: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type[Hand], tuple[Settings]]:
@@ -59,8 +59,9 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         self._joined = True
         lane.announce(worker.rpc)
         worker.handlers[SIGHT] = lambda: lane.sight
-        self._plain_answer = worker.handlers[ANSWER]
-        worker.handlers[ANSWER] = lending(self._plain_answer)
+        plain = worker.handlers[ANSWER]
+        worker.handlers[ANSWER] = ours = lending(plain)
+        self._answers = plain, ours
         worker.metrics[NAME] = lambda _worker: lane.told()
         sweeping = PeriodicCallback(lane.published.sweep, _EVERY)
         worker.periodic_callbacks[NAME] = sweeping
@@ -85,8 +86,8 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
             sweeping.stop()
         worker.metrics.pop(NAME, None)
         worker.handlers.pop(SIGHT, None)
-        if self._plain_answer is not None:
-            worker.handlers[ANSWER], self._plain_answer = self._plain_answer, None
+        if self._answers and worker.handlers.get(ANSWER) is self._answers[1]:  # else somebody has wrapped it meanwhile
+            worker.handlers[ANSWER] = self._answers[0]
         if self._joined:
             self._joined = False
             family.leave()

@@ -1,14 +1,24 @@
-"""What is lent to an answer is lent for as long as that lasts."""
+"""What is lent to an answer is lent for as long as that lasts; who cannot have it does without."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextvars
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from distributed.comm import utils as comm
+from distributed.protocol import deserialize
+from distributed.utils import nbytes
 
-from proxyfab.integrations.dask.lent import lend, lender, lending
+from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.lent import grows_to, lend, lender, lending
+from proxyfab.integrations.dask.worker import ANSWER, Hand
+from proxyfab.osio.across import Loan, horizon
+from proxyfab.osio.owner import Writer, this_process
 
 BLOCK = memoryview(bytes(1000))
 
@@ -73,6 +83,28 @@ def test_a_thread_that_comes_late_lends_nothing() -> None:
     assert len(lender) == 0
 
 
+def test_a_loan_ends_with_a_loop_that_is_closed_over_its_answer() -> None:
+    """Whoever collects the coroutine then does so in a context of his own."""
+
+    async def waits() -> None:
+        lend([BLOCK])
+        await asyncio.sleep(0)
+
+    answer = lending(waits)()
+    contextvars.copy_context().run(answer.send, None)
+    assert len(lender) == 1
+    answer.close()
+    assert len(lender) == 0
+
+
+def test_an_answer_grows_heavy_once() -> None:
+    async def answers() -> list[bool]:
+        return [grows_to(100, nbytes) for nbytes in (99, 1, 100)]
+
+    assert asyncio.run(lending(answers)()) == [False, True, False]
+    assert not grows_to(100, 100)
+
+
 def test_answers_beside_one_another_end_on_their_own() -> None:
     async def run() -> None:
         gates = [asyncio.Event(), asyncio.Event()]
@@ -96,3 +128,105 @@ def test_it_looks_to_dask_like_the_handler() -> None:
 
     assert _expects_comm(lending(held))
     assert not _expects_comm(lending(asyncio.sleep))
+
+
+class Pool:
+    """Of connections."""
+
+    def __init__(self) -> None:
+        self.connection_args: dict[str, Any] = {}
+
+    def collect(self) -> None: ...
+
+    def said(self) -> set[str]:
+        return set(self.connection_args["handshake_overrides"])
+
+
+@pytest.fixture
+def lane() -> Iterator[family.Lane]:
+    lane = family.Lane()
+    yield lane
+    lane.close()
+
+
+@pytest.fixture
+def loan() -> Iterator[Loan]:
+    loan = lender.lend([BLOCK])
+    yield loan
+    lender.end(loan)
+
+
+ENDED = Writer(this_process().writer.machine, (1 << 22) - 1, 1).pack(0)
+"""A process that is not there."""
+
+
+@pytest.mark.skipif(not horizon(), reason="the kernel does not allow one process to read another's memory")
+@pytest.mark.parametrize(
+    ("wrong", "until"),
+    [({"lender": ENDED}, None), ({"number": 1}, 3), ({"starts": [8]}, 1)],
+    ids=["of a process that has ended", "that is over", "of what nobody else may read"],
+)
+def test_loans_that_come_to_nothing(wrong: dict[str, Any], until: int | None, lane: family.Lane, loan: Loan) -> None:
+    """They are no reason to do without shared memory, and only some are one to do without loans."""
+    pool = Pool()
+    lane.announce(pool)
+    mark = {"loan": loan._replace(**wrong), "sizes": [BLOCK.nbytes], "places": [0], "bytes": True, "weights": 0}
+    for count in range(1, 5):
+        with pytest.raises(family.TransportLost):
+            lane.fetch(mark, [])
+        assert family.MARK in pool.said()
+        assert (family.HORIZON in pool.said()) is (until is None or count < until)
+    assert lane.told()["lost"] == 4
+
+
+@pytest.mark.parametrize("lends", [True, False])
+def test_the_event_loop_of_who_gets_much_copies_none_of_it(
+    lends: bool, lane: family.Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes by the socket is enough for Dask to have a thread do it, once in each answer."""
+    monkeypatch.setattr(comm, "OFFLOAD_THRESHOLD", 1 << 18)
+    recipient = {family.MARK: lane.sight} | ({family.HORIZON: lane.horizon} if lends else {})
+    values = [np.arange(size) for size in (1 << 18, 1 << 18, 1 << 17)]
+
+    async def answers() -> list[tuple[int, bool]]:
+        found = []
+        for value in values:
+            header, frames = lane.send(value, {"recipient": recipient})
+            size = sum(map(nbytes, frames))
+            mark = header[family.MARK]
+            back = deserialize(mark["inner"] | {"serializer": "dask"}, lane.fetch(mark, frames))
+            found.append((size, bool((back == value).all())))
+        return found
+
+    assert asyncio.run(lending(answers)()) == [(0, True), ((1 << 18) + 1, True), (0, True)]
+
+
+class Foreign:
+    """A worker, as far as the plugin looks at it."""
+
+    address = "inproc://here"
+
+    def __init__(self) -> None:
+        self.memory_manager = SimpleNamespace(memory_limit=0)
+        self.handlers: dict[str, Any] = {ANSWER: held}
+        self.metrics: dict[str, Any] = {}
+        self.periodic_callbacks: dict[str, Any] = {}
+        self.rpc = Pool()
+
+    def batched_send(self, message: Any) -> None: ...
+
+
+def test_a_plugin_takes_back_its_own_handler_alone() -> None:
+    async def run() -> tuple[Any, Any]:
+        worker, hand = Foreign(), Hand()
+        hand.setup(worker)
+        ours = worker.handlers[ANSWER]
+        assert ours is not held
+        hand.teardown(worker)
+        first = worker.handlers[ANSWER]
+        hand.setup(worker)
+        worker.handlers[ANSWER] = theirs = lending(worker.handlers[ANSWER])  # as somebody else's plugin may
+        hand.teardown(worker)
+        return first is held, worker.handlers[ANSWER] is theirs
+
+    assert asyncio.run(run()) == (True, True)
