@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from proxyfab.abc import Reclaimed, SupportsReap, SupportsScan
 from proxyfab.cli.holdings import connect_there
-from proxyfab.cli.output import as_json, public, show, show_json, size, store_url
+from proxyfab.cli.output import as_json, public, show_reclaimed, store_url
 from proxyfab.errors import CapabilityError
 from proxyfab.osio.lodging import sparing
 from proxyfab.patterns.leftovers import leftovers
@@ -36,14 +36,8 @@ def gc(url: str, dry_run: bool, as_json: bool) -> None:
         found = leftovers(Store(connector), dry_run=dry_run, seen=seen)
         if isinstance(connector, SupportsReap):
             found += _others(connector.reap(dry_run=dry_run), found)
-    if as_json:
-        show_json([item._asdict() for item in found])
-        return
-    if found:
-        show(("what", "size", "why"), [(item.what, size(item.nbytes), item.reason) for item in found])
-    verb = "would reclaim" if dry_run else "reclaimed"
     pieces = sum(not item.what.endswith("(left)") for item in found)
-    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {pieces} pieces at {public(url)}")
+    show_reclaimed(found, f"{pieces} pieces at {public(url)}", dry_run=dry_run, as_json=as_json)
 
 
 def _others(found: list[Reclaimed], known: list[Reclaimed]) -> list[Reclaimed]:

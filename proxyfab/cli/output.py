@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxyfab.abc import Reclaimed
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 store_url = click.argument("url", default="shm://")
 _ONE_LINE = 100_000
@@ -52,6 +54,17 @@ def public(url: str) -> str:
 def working(what: str) -> contextlib.AbstractContextManager[object]:
     """Says `what` on standard error while it lasts, if that is a terminal."""
     return Console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext()
+
+
+def show_reclaimed(found: Sequence[Reclaimed], what: str, *, dry_run: bool, as_json: bool) -> None:
+    """Print what was taken back, or would be; `what` sums it up, as in `3 pieces at shm://`."""
+    if as_json:
+        show_json([item._asdict() for item in found])
+        return
+    if found:
+        show(("what", "size", "why"), [(item.what, size(item.nbytes), item.reason) for item in found])
+    verb = "would reclaim" if dry_run else "reclaimed"
+    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {what}")
 
 
 def show_json(value: Any) -> None:

@@ -11,7 +11,7 @@ import click
 
 from proxyfab.abc import Reclaimed
 from proxyfab.brokers.opening import open_broker
-from proxyfab.cli.output import as_json, public, show, show_json, size, working
+from proxyfab.cli.output import as_json, public, show_json, show_reclaimed, size, working
 from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.stream.forwarding import forward as copy
@@ -79,12 +79,12 @@ def sweep(topic: str | None, dry_run: bool, older: float, url: str, as_json: boo
     if topic is None:
         with working(f"sweeping {public(url)}"):
             found = sweep_tasks(open_broker(url), older=older, dry_run=dry_run)
-        _report(found, public(url), dry_run, as_json, "topics")
+        show_reclaimed(found, f"{len(found)} topics of {public(url)}", dry_run=dry_run, as_json=as_json)
         return
     with working(f"sweeping {topic}"):
         found = take_back(open_broker(url), topic, dry_run=dry_run)
         found += sweep_strays(open_broker(url), topic, older=older, dry_run=dry_run)
-    _report(found, topic, dry_run, as_json)
+    show_reclaimed(found, f"{len(found)} objects of {topic}", dry_run=dry_run, as_json=as_json)
 
 
 @click.command()
@@ -105,14 +105,4 @@ def delete(topic: str, keep_objects: bool, yes: bool, url: str, as_json: bool) -
             if not keep_objects:
                 found += [*take_back(broker, name, everything=True), *sweep_strays(broker, name, older=0.0)]
             broker.delete(name)
-    _report(found, topic, False, as_json)
-
-
-def _report(found: list[Reclaimed], topic: str, dry_run: bool, as_json: bool, what: str = "objects") -> None:
-    if as_json:
-        show_json([item._asdict() for item in found])
-        return
-    if found:
-        show(("what", "size", "why"), [(item.what, size(item.nbytes), item.reason) for item in found])
-    verb = "would reclaim" if dry_run else "reclaimed"
-    click.echo(f"{verb} {size(sum(item.nbytes for item in found))} in {len(found)} {what} of {topic}")
+    show_reclaimed(found, f"{len(found)} objects of {topic}", dry_run=False, as_json=as_json)
