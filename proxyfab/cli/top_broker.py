@@ -115,7 +115,8 @@ class BrokerWatch(Watch[Sample]):
         return BrokerCollector(self)
 
     def close(self) -> None:
-        """It is this process's one for its URL, and stays open for others."""
+        """Others who have opened it keep it open."""
+        self._broker.close()
 
 
 # -- looking ---------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Live:
     def end(self) -> None:
         """Close it if nobody uses it."""
         with self._lock:
-            if self._over or self._users:
+            if self._over or list(self._users):  # not its length, which may count one who has just gone
                 return
             self._over = True
         self.broker.close()

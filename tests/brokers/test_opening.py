@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_one_that_nobody_refers_to_holds_up_nobody() -> None:
     del two
     gc.collect()
     assert until(lambda: own.closed, 10)
+
+
+def test_one_that_has_just_gone_holds_up_nobody() -> None:
+    """Who closes what it has left may be told of its end before anybody else is: the broker stayed open for ever."""
+    one, two = open_broker("memory://"), open_broker("memory://")
+    own, live, closed = broker_of(one), two._live, list[bool]()
+    one.close()
+    first = weakref.ref(two, lambda _: (live.end(), closed.append(own.closed)))  # what was made last is called first
+    del two
+    gc.collect()
+    assert (first(), closed) == (None, [True])
 
 
 def test_what_nobody_closes_stays() -> None:
