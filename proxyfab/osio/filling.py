@@ -10,14 +10,18 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from proxyfab.buffers import Made
-from proxyfab.osio.files import Part, laid, write_all, write_at
+from proxyfab.osio.entries import write_new
+from proxyfab.osio.files import MODE, Part, laid, write_all, write_at
+from proxyfab.osio.huge import room_in
 from proxyfab.osio.mapping import Mapping
+from proxyfab.osio.memory import HUGE
 from proxyfab.wire.slot import SIZE
 
 Body = Sequence[Part]
 LOOKS = 6
 """Segments that are looked at for one object in vain, at most: so a put costs the same however many objects live."""
 _OLDEST = 2
+_NEW = (os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,)
 # Relative costs per byte, measured on tmpfs: a copy to warm pages is 1, the rest follows.
 _FRESH = 5.0
 _WORTH = 3.5
@@ -122,6 +126,30 @@ def fill(segment: Segment, fd: int, need: int, body: Body) -> None:
     """Make the open file of a segment `need` bytes large, or little more, with `body` behind room for a header."""
     _fit(segment, fd, need)
     _copy(segment, fd, need, body)
+
+
+def lay(segment: Segment, head: bytes, need: int, body: Body) -> None:
+    """Make the file of a new segment, with `head` in front of `body`; large ones on huge pages, where there are any.
+
+    Raises:
+        OSError: No space, among others; there may be a file of that name then, of which its caller disposes.
+    """
+    if need >= HUGE:
+        fds: list[int] = []
+        try:
+            fds.extend(map(os.open, (segment.path,), _NEW, MODE))  # opened and recorded by one call: see `osio.leases`
+            found = room_in(fds[0], need, need + need // 4)
+            if found is not None:
+                segment.mapping, segment.populated = found
+                segment.capacity = segment.populated
+                fill(segment, fds[0], need, body)
+                os.pwrite(fds[0], head, 0)
+                return
+        finally:
+            if fds:
+                os.close(fds[0])
+        os.unlink(segment.path)
+    write_new(segment.path, [head, *body])
 
 
 def _fit(segment: Segment, fd: int, need: int) -> None:

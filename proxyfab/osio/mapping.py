@@ -37,6 +37,9 @@ UNLOCKED = 64 * 1024
 _SWEEP_EVERY = 0.25
 _COUNT = 64
 _POPULATE_WRITE = 23
+_ALIGNED = 2 << 20
+_NOTHING, _ALONE = 0, (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)  # addresses, and no memory
+_OVER = 0x10  # MAP_FIXED, inside of what is ours
 _FAILED = ctypes.c_void_p(-1).value
 _SHARED = (mmap.MAP_SHARED,)
 _PRIVATE = (mmap.MAP_PRIVATE,)
@@ -61,10 +64,24 @@ class _Extents(list[tuple["int | None", int]]):
 
     __slots__ = ()
 
+    def map(self, address: int | None, length: int, protection: int, flags: tuple[int], fd: int) -> int:
+        """Map, made and recorded by one call, so that no interrupt comes in between (`osio.leases`)."""
+        self.extend(zip(map(_mmap, (address,), (length,), (protection,), flags, (fd,), (0,)), (length,), strict=False))
+        found = self[-1][0]
+        if found == _FAILED or found is None:
+            self.pop()
+            raise _error()
+        return found
+
     # At interpreter exit the module's globals may be gone before the last mapping.
     def __del__(self, _unmap: Callable[[int | None, int], int] = _munmap) -> None:
         for address, length in self:
             _unmap(address, length)
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
 
 
 class Mapping:
@@ -77,6 +94,8 @@ class Mapping:
         writable: PROT_WRITE too. Only for the process that fills the file.
         private: Writable, and what is written is this mapping's alone. The file must not change meanwhile.
 
+    From 4 MiB on it begins at a multiple of 2 MiB, so that each of a file's huge pages is found by one fault.
+
     Raises:
         OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
     """
@@ -88,16 +107,16 @@ class Mapping:
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable or private else mmap.PROT_READ
         flags = _PRIVATE if private else _SHARED
         self._extents = made = _Extents()
-        # Made and recorded by one call, so that no interrupt comes in between (`osio.leases`).
-        made.extend(
-            zip(map(_mmap, (None,), (self.length,), (protection,), flags, (fd,), (0,)), (self.length,), strict=False)
-        )
-        address = made[0][0]
-        if address == _FAILED or address is None:
-            made.clear()
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        self.address: int = address
+        if self.length < 2 * _ALIGNED:
+            self.address: int = made.map(None, self.length, protection, flags, fd)
+        else:
+            start = made.map(None, self.length + _ALIGNED, _NOTHING, _ALONE, -1)
+            up = -start % _ALIGNED
+            if private:  # anywhere else: which small pages are looked at is to be seen
+                up = 0 if up else PAGE
+            self.address = start + up
+            if _mmap(self.address, self.length, protection, flags[0] | _OVER, fd, 0) != self.address:
+                raise _error()
         self.start = memoryview(_Start.from_address(self.address)).cast("B")
         """The first bytes as they are now, for who holds the mapping: this view does not."""
 

@@ -22,7 +22,8 @@ Rules:
 6. The pages that homes can hold back are bounded by `limit`, whoever evicts and however idle the owner is. What does
    not fit under the limit is published without a home and is an ordinary file from then on.
 7. When the owner ends, its homes go with its namespace; what was published into a named namespace stays.
-8. New files are filled by write, never through a mapping: a full file system is then an error and not SIGBUS.
+8. New files are filled by write, and through a mapping only where the pages are there already (`osio.huge`): a full
+   file system is then an error and not SIGBUS.
 9. A write that is interrupted, anywhere, leaves its segment free or whole and published: its claim ends with it, its
    lock too, and what counts bytes is counted anew when it matters (see `osio.leases` on interrupts).
 """
@@ -38,9 +39,8 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from proxyfab.fork import on_fork
-from proxyfab.osio.entries import write_new
 from proxyfab.osio.files import names_it, open_file
-from proxyfab.osio.filling import LOOKS, NOBODY, Body, Claim, Segment, choose, fill
+from proxyfab.osio.filling import LOOKS, NOBODY, Body, Claim, Segment, choose, fill, lay
 from proxyfab.osio.leases import SETLK, lock, unlocking
 from proxyfab.osio.lodging import Lodging
 from proxyfab.osio.namespace import Namespace
@@ -317,7 +317,7 @@ class Pool:
         try:
             locks = self._locks[-1]
             with _locked(locks, segment.home) as mine:  # against `trim_others`
-                write_new(segment.path, [head(segment.home if keep else 0), *body])
+                lay(segment, head(segment.home if keep else 0), need, body)
                 if mine:
                     lock(locks, segment.home, exclusive=False)  # who looks at once is not to find it locked, and copy
                 publish(segment.path)

@@ -1,0 +1,91 @@
+"""Huge pages for new files in shared memory: 2 MiB are made at once, where 512 pages of 4 KiB cost three times as much.
+
+Whoever writes to a new file of tmpfs gets small pages, also where the kernel could do better, unless it was mounted
+otherwise. `MADV_COLLAPSE` (Linux 6.1) has a file's pages made into huge ones, those that are not there yet included: so
+one small page is written in each 2 MiB, and the rest comes with it. Readers who map the file at an address that is a
+multiple of 2 MiB, as `Mapping` does, find each by one fault.
+
+Promises: what was made is there, so that no write to it finds the file system full; a process that is refused, or for
+which it takes longer than small pages would, does not ask again for a while; where huge pages were switched off
+(`never`) none are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from proxyfab.osio.mapping import PAGE, Mapping, advise
+from proxyfab.osio.memory import STEP
+
+LEAST = 2
+"""Huge pages below which it is not worth the calls."""
+REST = 30.0
+"""Seconds for which nothing is asked for after it was not to be had."""
+_COLLAPSE = 25
+_SLOW = 0.001
+"""Seconds of processor time for a huge page that say that it had to be made room for, or that the host of a virtual
+machine has to give it first. Small ones cost as much."""
+_AT_ONCE = 16
+_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+class _Luck:
+    """Whether this process asks: None before it has looked."""
+
+    allowed: bool | None = None
+    rests_until = 0.0
+
+
+def room_in(fd: int, need: int, length: int) -> tuple[Mapping, int] | None:
+    """Make the first bytes of a new, empty file on huge pages.
+
+    Args:
+        fd: The file; its length is that of the huge pages then.
+        need: Bytes that it is to have: what does not fill a huge page is left to others.
+        length: Bytes to map.
+
+    Returns:
+        The mapping, writable, and how many bytes are there; None where it could not be, and the file is of any length.
+    """
+    count = need // STEP
+    if count < LEAST or not _asks():
+        return None
+    with suppress(OSError):  # there is no room: who writes then says so
+        mapping = Mapping(fd, length, writable=True)
+        if mapping.address % STEP == 0:
+            os.ftruncate(fd, count * STEP)
+            if _made(fd, mapping.address, count):
+                return mapping, count * STEP
+    _Luck.rests_until = time.monotonic() + REST
+    return None
+
+
+def _made(fd: int, address: int, count: int) -> bool:
+    for number in range(count):
+        os.pwrite(fd, b"\0", number * STEP)
+    done, some = 0, 1  # of the first it is seen what they cost
+    while done < count:
+        some = min(some, count - done)
+        before = time.thread_time()
+        if advise(address + done * STEP, some * STEP, _COLLAPSE):
+            return False
+        if time.thread_time() - before > _SLOW * some:
+            return False
+        done, some = done + some, _AT_ONCE
+    return True
+
+
+def _asks() -> bool:
+    if _Luck.allowed is None:
+        _Luck.allowed = PAGE == 4096 and _is_on()
+    return _Luck.allowed and time.monotonic() >= _Luck.rests_until
+
+
+def _is_on() -> bool:
+    try:
+        return "[never]" not in _SWITCH.read_text()
+    except OSError:
+        return False
