@@ -9,6 +9,7 @@ from pathlib import Path
 import proxyfab
 
 PACKAGE = Path(proxyfab.__file__).parent
+ROOT = Path(__file__).parent.parent
 SOURCES = {path.relative_to(PACKAGE): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 40
@@ -31,6 +32,17 @@ def test_a_file_can_be_read_in_one_sitting() -> None:
         too_long += [f"{path}: {node.name} has {body_length(node)} lines" for node in long]
 
     assert too_long == []
+
+
+def test_the_map_has_the_floors_that_the_imports_keep_to() -> None:
+    layers = (ROOT / ".importlinter").read_text().partition("layers =\n")[2].partition("\n\n")[0]
+    rooms = re.findall(r"^  (\w+)\S* .* (\d+)(?: \|)?$", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    drawn: dict[str, set[str]] = {}
+    for name, floor in rooms:
+        drawn.setdefault(floor, set()).add(name)
+    kept = [set(layer.strip().split(" | ")) for layer in layers.splitlines()][1:]  # __main__ has no floor
+
+    assert drawn == {str(number): layer for number, layer in enumerate(reversed(kept))}
 
 
 def test_a_file_is_named_by_an_idea_and_begins_by_saying_it() -> None:
