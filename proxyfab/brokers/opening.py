@@ -68,7 +68,7 @@ def _usable(url: str) -> Handle | None:
 
 
 def _open(url: str) -> Broker:
-    if "://" not in url:
+    if "://" not in str(url):
         raise ConfigurationError(
             f"{url!r} is not a broker's URL: it looks like nats://host:4222 or redis://host:6379/0; open_broker() is "
             f"for this machine's own."

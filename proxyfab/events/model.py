@@ -125,6 +125,12 @@ class Topic:
             raise ConfigurationError(f"A full topic can reject or drop_oldest, not {self.full!r}.")
         if self.release not in RELEASES:
             raise ConfigurationError(f"Objects are released at one of {', '.join(RELEASES)}, not {self.release!r}.")
+        kept = self.retention
+        if kept is not None and not (hasattr(kept, "__float__") and kept > 0):
+            raise ConfigurationError(f"retention= is a positive number of seconds, or None, not {kept!r}.")
+        groups: object = self.groups
+        if isinstance(groups, str):  # each letter of which could name a group
+            raise ConfigurationError(f"groups= is several names, such as ({groups!r},), not {groups!r}.")
         for group in self.groups:
             check_group(group)
 
@@ -257,6 +263,15 @@ def check_topic(name: str) -> str:
             f"{name!r} cannot name a topic: words of letters, digits, '_' and '-', joined by dots, {_LONGEST} at most."
         )
     return name
+
+
+def check_start(start: Start, name: str = "start") -> Start:
+    """Where reading begins, as an argument of that `name` says it; raises ConfigurationError."""
+    if not isinstance(start, From | Mapping | int | float):
+        raise ConfigurationError(
+            f"{name}= is EARLIEST, LATEST, seconds since 1970 or the first offset of each partition, not {start!r}."
+        )
+    return start
 
 
 def check_group(name: str) -> str:

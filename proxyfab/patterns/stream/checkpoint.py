@@ -34,6 +34,7 @@ from proxyfab.events.model import Capability, check_group
 from proxyfab.patterns.stream import saved as kept
 from proxyfab.patterns.stream.counted import Counted, Source, source_of
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.loading import store_given
 from proxyfab.patterns.stream.outputs import (
     Named,
     Numbers,
@@ -49,7 +50,7 @@ from proxyfab.patterns.stream.outputs import (
 from proxyfab.patterns.stream.releasing import ttl_of
 from proxyfab.patterns.stream.saved import Head, Saved
 from proxyfab.spec import nbytes
-from proxyfab.store import Store, open_store
+from proxyfab.store import Store
 
 if TYPE_CHECKING:
     from typing import Self
@@ -92,7 +93,7 @@ class Checkpoint:
             raise ConfigurationError("A checkpoint is a group's: what an observer reads is acknowledged by nobody.")
         self.consumer = consumer
         self.name = check_group(name)
-        self.store = open_store(store) if isinstance(store, str) else store
+        self.store = store_given(store)
         self.committed = 0
         """Commits of this object."""
         self._broker = broker

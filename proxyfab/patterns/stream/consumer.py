@@ -27,7 +27,7 @@ from proxyfab.brokers import open_broker
 from proxyfab.coroutines import in_thread
 from proxyfab.errors import ConfigurationError, IntegrityError, ProxyfabError, ResolveTimeout, SerializationError
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker
-from proxyfab.events.model import EARLIEST, From, Position, Start, Topic, check_group
+from proxyfab.events.model import EARLIEST, Position, Start, Topic, check_group, check_start
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.continuity import Continuity, Gap
 from proxyfab.patterns.stream.deadletters import Undertaker
@@ -36,6 +36,7 @@ from proxyfab.patterns.stream.fetching import Fetching, Pace
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.stream.lanes import Lanes
+from proxyfab.patterns.stream.naming import broker_given, topic_named
 from proxyfab.patterns.stream.selecting import Allocator, Selector, choice_of
 from proxyfab.patterns.stream.settling import Desk
 from proxyfab.patterns.stream.supply import Supply
@@ -116,8 +117,8 @@ class Consumer:
         member: str = "",
     ) -> None:
         _check(attempts, ack_wait=ack_wait, patience=patience, timeout=1.0 if timeout is None else timeout)
-        self.broker = open_broker(broker) if isinstance(broker, str) else broker
-        wanted = Topic(topic) if isinstance(topic, str) else topic
+        wanted = topic_named(topic)
+        self.broker = open_broker(broker) if isinstance(broker, str) else broker_given(broker)
         self.group = None if observe else check_group(group)
         self.timeout = timeout
         name = wanted.name
@@ -137,7 +138,7 @@ class Consumer:
             self.broker,
             wanted,
             group=self.group,
-            start=start,
+            start=check_start(start),
             partitions=own,
             ack_wait=ack_wait,
             patience=patience,
@@ -269,7 +270,7 @@ class Consumer:
         if isinstance(to, datetime):
             return to.timestamp()
         if not isinstance(to, Position):
-            return to if isinstance(to, From | float) or not isinstance(to, int) else float(to)
+            return float(to) if isinstance(to, int) else check_start(to, "to")
         if to.topic != self.topic.name:
             raise ConfigurationError(f"{to} is a position of topic {to.topic}; this consumer reads {self.topic.name}.")
         floors = self._supply.info().floor

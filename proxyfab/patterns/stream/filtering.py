@@ -26,6 +26,8 @@ def wanted_by(where: Where) -> Callable[[Item], object] | None:
     """
     if where is None or callable(where):
         return where
+    if not isinstance(where, str):
+        raise ConfigurationError(f"where= is an expression, or a function of an item, not {where!r}.")
     return _expression(where)
 
 

@@ -285,10 +285,10 @@ class EventRef(Ref[Any]):
 
     def story(self, error: KeyNotFound) -> KeyNotFound:
         """Why there is no object."""
-        return ObjectReleased(
-            f"The object of the event at {self.position} is gone: topic {self.position.topic} has released it, or "
-            f"somebody has evicted it. {error}"
-        )
+        why = f"topic {self.position.topic} has released it, or somebody has evicted it"
+        if "ns=~" in self.url or "://~" in self.url:  # a name that was drawn
+            why += ", or it went with the process that made its store, which has no name: give the producer's store one"
+        return ObjectReleased(f"The object of the event at {self.position} is gone: {why}. {error}")
 
     def reduce_proxy(self, _kind: Any, resolved: bool, target: Any) -> tuple[Any, ...]:
         now = self.current(target) if resolved else self

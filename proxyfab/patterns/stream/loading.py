@@ -22,7 +22,7 @@ from proxyfab.proxy import Kind, is_proxy, is_resolved, kind_of, unwrap
 from proxyfab.ref import Ref, ref_of
 from proxyfab.serialize import dumps
 from proxyfab.spec import StoreSpec
-from proxyfab.store import Store
+from proxyfab.store import Store, open_store
 from proxyfab.wire.events import OBJECT, VALUE, is_plain
 from proxyfab.wire.payload import Payload
 
@@ -47,6 +47,17 @@ class Load(NamedTuple):
     url: str | None = None
     kept: tuple[Store, Key] | None = None
     foreign: bool = False
+
+
+def store_given(store: Store | str | None) -> Store | None:
+    """What is given as `store=`.
+
+    Raises:
+        ConfigurationError: It is neither a store nor the URL of one.
+    """
+    if store is not None and not isinstance(store, Store | str):
+        raise ConfigurationError(f"store= is a Store or the URL of one, not {store!r}.")
+    return open_store(store) if isinstance(store, str) else store
 
 
 class Loader:

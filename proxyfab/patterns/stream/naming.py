@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import index
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -25,6 +25,7 @@ from xxhash import xxh3_64_intdigest
 from proxyfab.errors import ConfigurationError, IntegrityError, ProxyfabError, SerializationError
 from proxyfab.events.model import Topic
 
+T = TypeVar("T")
 Validator: TypeAlias = Callable[[dict[str, Any], object], object]
 """Called with `(metadata, object)`."""
 Selector: TypeAlias = Callable[[dict[str, Any], "str | None", int], int]
@@ -258,11 +259,28 @@ def _plain(named: Any) -> Any:
     return {name: _plain(each) for name, each in named.items()} if isinstance(named, dict) else named
 
 
+def topic_named(topic: str | Topic) -> Topic:
+    """What a consumer's or producer's `topic=` says; raises ConfigurationError."""
+    if isinstance(topic, str):
+        return Topic(topic)
+    if not isinstance(topic, Topic):
+        raise ConfigurationError(f"topic= is a topic's name, or a Topic, not {topic!r}.")
+    return topic
+
+
+def broker_given(broker: T) -> T:
+    """What is given as `broker=`, and is no URL; raises ConfigurationError."""
+    if not callable(getattr(broker, "subscribe", None)):
+        raise ConfigurationError(f"broker= is a broker or its URL, such as nats://host:4222, not {broker!r}.")
+    return broker
+
+
 def topic_of(topic: str | Topic, given: Mapping[str, Any], kept: Mapping[str, Any]) -> Topic:
     """What a producer's topic is to be like, if it does not exist; raises ConfigurationError."""
     options = {name: value for name, value in given.items() if value is not None}
     if isinstance(topic, str):
         return Topic(topic, **options, options=kept)
+    topic = topic_named(topic)
     if options or kept:
         raise ConfigurationError(f"What topic {topic.name} is like is said by the Topic: give it {[*options, *kept]}.")
     return topic

@@ -26,15 +26,23 @@ from proxyfab.events.model import Topic
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.identity import Identity
 from proxyfab.patterns.stream.limits import FULL, Limits
-from proxyfab.patterns.stream.loading import KEEP, Loader
-from proxyfab.patterns.stream.naming import Customs, Selector, Serializer, Validator, partition_of, topic_of
+from proxyfab.patterns.stream.loading import KEEP, Loader, store_given
+from proxyfab.patterns.stream.naming import (
+    Customs,
+    Selector,
+    Serializer,
+    Validator,
+    broker_given,
+    partition_of,
+    topic_of,
+)
 from proxyfab.patterns.stream.receipt import Receipt
 from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import ttl_of
 from proxyfab.patterns.stream.sending import Sending, leaving
 from proxyfab.patterns.stream.strays import unwanted
 from proxyfab.spec import nbytes
-from proxyfab.store import Store, open_store
+from proxyfab.store import Store
 from proxyfab.trace import here
 from proxyfab.wire.events import MAX_FRAME, VALUE, pack_metadata
 
@@ -103,15 +111,15 @@ class Producer:
             raise ConfigurationError(
                 f"A producer that is full can {', '.join(FULL)}, not {full!r}; its timeout and its limits are positive."
             )
-        place = received(broker) if isinstance(broker, str) else broker
-        self.store = open_store(store) if isinstance(store, str) else store
+        place = received(broker) if isinstance(broker, str) else broker_given(broker)
+        self.store = store_given(store)
         self._customs = Customs(validator, selector, serializer)
         given = {
             "partitions": partitions,
             "retention": retention,
             "max_bytes": None if max_bytes is None else nbytes(max_bytes),
             "release": release,
-            "groups": None if groups is None else tuple(groups),
+            "groups": groups if groups is None or isinstance(groups, str) else tuple(groups),
         }
         record = min(place.max_record, MAX_FRAME) - _HEAD - (0 if self.store is None else len(self.store.url))
         limits = Limits(nbytes(most_bytes), most_events, full, timeout, linger, record)

@@ -17,6 +17,7 @@ from types import EllipsisType
 from typing import Any, Protocol, TypeAlias
 
 from proxyfab.buffers import Buffer
+from proxyfab.errors import ConfigurationError
 from proxyfab.parts import Part, Shape
 from proxyfab.ref import Ref
 from proxyfab.serialize.rows import Selection, ranges_of
@@ -71,5 +72,8 @@ class Choice:
 
 
 def choice_of(select: Selector | None, allocate: Allocator | None) -> Choice | None:
-    """None where everything is wanted as it comes."""
+    """None where everything is wanted as it comes; raises ConfigurationError."""
+    for name, given in (("select", select), ("allocate", allocate)):
+        if given is not None and not callable(given):
+            raise ConfigurationError(f"{name}= is a function that is called with an event's metadata, not {given!r}.")
     return None if select is None and allocate is None else Choice(select, allocate)

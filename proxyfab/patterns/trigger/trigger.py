@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from proxyfab.brokers.opening import open_broker
 from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError, ResolveTimeout, WorkerDied
 from proxyfab.events.broker import ACK_WAIT, Broker
-from proxyfab.events.model import LATEST, Start, check_group
+from proxyfab.events.model import LATEST, Start, check_group, check_start
 from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.trigger.lane import Lane, Plan
@@ -103,6 +103,8 @@ class Trigger:
                 f"A trigger takes 1 event or more at once, makes 1 call or more at once, and waits for seconds: not "
                 f"{batch=}, {concurrency=}, {retries=}, {window=}, {timeout=}, {backoff=}."
             )
+        if not callable(fn):
+            raise ConfigurationError(f"A trigger calls a function, not {fn!r}.")
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
             raise ConfigurationError(
                 f"{_name_of(fn)} is a coroutine function: executors call functions, and nobody would await what it "
@@ -121,7 +123,7 @@ class Trigger:
             where,
             batch,
             window,
-            start,
+            check_start(start),
             timeout,
             concurrency,
             retries,

@@ -97,8 +97,9 @@ def test_a_released_object_says_so_by_topic_and_position_here_and_elsewhere(brok
     proxies = [item.proxy, pickle.loads(pickle.dumps(item.proxy)), pickle.loads(pickle.dumps(item.ref)).proxy()]
     item.ref.evict()
     for proxy in proxies:
-        with pytest.raises(ObjectReleased, match=r"event at t/0@1 is gone: topic t has released it"):
+        with pytest.raises(ObjectReleased, match=r"event at t/0@1 is gone: topic t has released it") as caught:
             len(proxy)
+        assert ("give the producer's store one" in str(caught.value)) == ("~" in store.url)
 
 
 def test_a_damaged_reference_breaks_no_iteration(broker: Broker) -> None:
@@ -633,6 +634,17 @@ def test_arguments_that_make_no_sense(broker: Broker, wrong: dict[str, int]) -> 
         Consumer(broker, "t t")
     with pytest.raises(ConfigurationError):
         Consumer(broker, "t", group="a b")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"topic": None}, {"broker": 5}, {"start": "latest"}, {"where": 5}, {"select": "rows"}, {"allocate": bytearray(8)}],
+)
+def test_an_argument_of_the_wrong_kind_is_named(broker: Broker, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(given))}= is .*not "):
+        Consumer(**{"broker": broker, "topic": "t", **given})
+    with Consumer(broker, "t") as consumer, pytest.raises(ConfigurationError, match="to= is .*'latest'"):
+        consumer.seek("latest")  # type: ignore[arg-type]
 
 
 def test_a_broker_by_its_url() -> None:

@@ -395,6 +395,21 @@ def test_arguments_that_make_no_sense(broker: Moody) -> None:
         Producer(broker, Topic("frames"), partitions=3)
 
 
+@pytest.mark.parametrize(
+    ("what", "given"),
+    [("topic", {"topic": None}), ("broker", {"broker": 5}), ("store", {"store": 5}), ("groups", {"groups": "archive"})]
+    + [("retention", {"retention": wrong}) for wrong in ("1h", 0, float("nan"))],
+)
+def test_an_argument_of_the_wrong_kind_is_named(broker: Moody, what: str, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{what}= is .*not "):
+        Producer(**{"broker": broker, "topic": "frames", **given})
+
+
+def test_groups_that_are_one_text_are_not_taken_for_its_letters() -> None:
+    with pytest.raises(ConfigurationError, match=r"such as \('archive',\)"):
+        Topic("frames", groups="archive")  # type: ignore[arg-type]
+
+
 # -- without a close -------------------------------------------------------------------------------------------------
 
 

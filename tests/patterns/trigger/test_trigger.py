@@ -427,6 +427,12 @@ async def soon(_event: Event) -> None: ...
 def test_what_makes_no_sense_is_said_at_once(broker: Broker) -> None:
     with pytest.raises(ConfigurationError, match="coroutine"):
         Trigger(broker, "frames", soon)
+    with pytest.raises(ConfigurationError, match="calls a function, not 5"):
+        Trigger(broker, "frames", 5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="broker"):
+        Trigger(5, "frames", print)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="start= is .*'latest'"):
+        Trigger(broker, "frames", print, start="latest")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="JMESPath"):
         Trigger(broker, "frames", print, where="a > > 1")
     with pytest.raises(ConfigurationError, match="topic"):
