@@ -6,43 +6,33 @@ and two lists of public keys: whom a server lets in (`peers`) and which server i
 Rules:
 1. A key has an id; ids travel, keys never. A key under an id never changes: a new key gets a new id.
 2. A secret is a `Secret`: it prints as `***` and refuses to pickle. No message, log or repr ever holds one.
-3. Secret files are made with mode 0600 by the call that makes them, in a directory of mode 0700; a secret that others
-   could read, and a list or directory that others could write, is refused before it is used.
+3. Where they lie is for `keyfiles`: a secret that others could read is refused, and a list that others could write.
 4. An id is checked before it becomes a file's or a variable's name.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import secrets
-import stat
-import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxyfab.errors import (
     AccessDenied,
     ConfigurationError,
-    ConnectorError,
     KeyExists,
     MissingDependency,
-    ProxyfabError,
     SealError,
 )
+from proxyfab.keyfiles import KeyFiles
 from proxyfab.secret import Hidden as _Hidden
 from proxyfab.secret import Secret as Secret
 
 KINDS = ("symmetric", "sign", "verify", "curve")
 _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _HEADER = "proxyfab-key-1"
-_LARGEST = 64 << 10
-_PATIENCE = 10.0
 _VARIABLES = {
     "symmetric": "PROXYFAB_KEY_",
     "sign": "PROXYFAB_SIGN_",
@@ -78,6 +68,7 @@ class Keyring:
             self.directory = Path(home).expanduser()
         except RuntimeError as error:
             raise ConfigurationError(f"{home} leads to no home: set PROXYFAB_KEYS to a directory for keys.") from error
+        self._files = KeyFiles(self.directory)
 
     def __repr__(self) -> str:
         return f"Keyring({str(self.directory)!r})"
@@ -170,34 +161,34 @@ class Keyring:
         for path in sorted(self.directory.iterdir()) if self.directory.is_dir() else ():
             kind = path.suffix[1:]
             if kind in KINDS and re.fullmatch(_ID, path.stem):
-                found.append(Held(kind, path.stem, _parsed(self._read(path, kind)).get("public", ""), str(path)))
+                found.append(Held(kind, path.stem, self._parsed(path, kind).get("public", ""), str(path)))
         return found
 
     # -- lists of public keys ------------------------------------------------------------------------------------------
 
     def peers(self, id: str) -> dict[bytes, str]:
         """The public CURVE keys that the server with key `id` lets in, each with its name."""
-        return {key.encode(): name for key, name in self._pairs(self._path("peers", id))}
+        return {key.encode(): name for key, name in self._files.rows(self._path("peers", id))}
 
     def allow(self, id: str, public: str | bytes, name: str = "") -> None:
         """Let a client with this public CURVE key in at the server with key `id`."""
         path, public, name = self._path("peers", id), _z85(public), _word(name)
-        with self._alone():
-            rows = [row for row in self._pairs(path) if row[0] != public]
-            self._write_pairs(path, [*rows, (public, name or "-")])
+        with self._files.alone():
+            rows = [row for row in self._files.rows(path) if row[0] != public]
+            self._files.write_rows(path, [*rows, (public, name or "-")])
 
     def server(self, address: str) -> bytes | None:
         """The public CURVE key that was noted for a server's address (`tcp://host:port`), None when none was."""
-        return dict(self._pairs(self.directory / "known_servers")).get(address, "").encode() or None
+        return dict(self._files.rows(self.directory / "known_servers")).get(address, "").encode() or None
 
     def know(self, address: str, public: str | bytes) -> None:
         """Note the public CURVE key of the server at an address."""
         path, address, public = self.directory / "known_servers", _word(address), _z85(public)
-        with self._alone():
-            rows = [row for row in self._pairs(path) if row[0] != address]
-            self._write_pairs(path, [*rows, (address, public)])
+        with self._files.alone():
+            rows = [row for row in self._files.rows(path) if row[0] != address]
+            self._files.write_rows(path, [*rows, (address, public)])
 
-    # -- files -------------------------------------------------------------------------------------------------------
+    # -- where they are ----------------------------------------------------------------------------------------------
 
     def _path(self, kind: str, id: str) -> Path:
         return self.directory / f"{check_id(id)}.{kind}"
@@ -218,111 +209,21 @@ class Keyring:
             given = _Hidden(os.environ[_variable(kind, id)].strip())
             return _checked(kind, id, {"public" if kind == "verify" else "secret": given})
         try:
-            values = _parsed(self._read(path, kind))
+            values = self._parsed(path, kind)
         except FileNotFoundError:
             return None
         if values.get("kind") != kind or values.get("id") != id:
             raise AccessDenied(f"The key file {path} says that it holds another key than its name does: make it anew.")
         return _checked(kind, id, values)
 
-    def _read(self, path: Path, kind: str) -> str:
-        """A file's text, once it is known that nobody else could have written it, or read it where that matters."""
-        self._guard(self.directory, os.stat(self.directory), 0o022)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except PermissionError as error:
-            raise AccessDenied(f"{path} cannot be read by this user: {error.strerror}.") from error
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise AccessDenied(f"{path} is not a file; a key lies in one.")
-            self._guard(path, status, 0o022 if kind in ("verify", "peers") else 0o077)
-            return _Hidden(os.read(descriptor, _LARGEST), "utf-8", "replace")
-        finally:
-            os.close(descriptor)
-
-    def _guard(self, path: Path, status: os.stat_result, forbidden: int) -> None:
-        if status.st_uid not in (os.geteuid(), 0):
-            raise AccessDenied(f"{path} belongs to user {status.st_uid}, not to this one: keys are one's own.")
-        if status.st_mode & forbidden:
-            mode, verb = ("go-w", "write") if forbidden == 0o022 else ("go=", "read")
-            raise AccessDenied(f"Others may {verb} {path}, so it holds no key to trust: chmod {mode} {path}")
+    def _parsed(self, path: Path, kind: str) -> dict[str, str]:
+        return _parsed(self._files.read(path, secret=kind != "verify"))
 
     def _add(self, kind: str, id: str, values: dict[str, str]) -> Held:
         path = self._path(kind, id)
-        fresh = self._fresh(_written({"kind": kind, "id": id, **values}))
-        try:
-            os.link(fresh, path)
-        except FileExistsError as error:
-            raise KeyExists(f"There is a {kind} key {id!r} in {self.directory}; a new key gets a new id.") from error
-        finally:
-            fresh.unlink()
+        if not self._files.add(path, _written({"kind": kind, "id": id, **values})):
+            raise KeyExists(f"There is a {kind} key {id!r} in {self.directory}; a new key gets a new id.")
         return Held(kind, id, values.get("public", ""), str(path))
-
-    def _pairs(self, path: Path) -> list[tuple[str, str]]:
-        try:
-            text = self._read(path, "peers")
-        except FileNotFoundError:
-            return []
-        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("# ")]
-        rows = [line.split() for line in lines]  # a key may begin with #, too
-        return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other thread or process changes a list of this directory meanwhile; its lock is the directory's."""
-        with _writing(self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            ends = time.monotonic() + _PATIENCE
-            while not _locked(descriptor):
-                if time.monotonic() > ends:
-                    raise ConnectorError(f"Somebody has been changing {self.directory} for {_PATIENCE:.0f} s; end it.")
-                time.sleep(0.005)
-            yield
-        finally:
-            with suppress(OSError):  # a child that was forked meanwhile has the descriptor, too
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
-
-    def _write_pairs(self, path: Path, rows: list[tuple[str, str]]) -> None:
-        self._fresh("".join(f"{first} {second}\n" for first, second in rows)).replace(path)
-
-    def _fresh(self, text: str) -> Path:
-        """A new file in the directory that holds `text`, which nobody but this user can read from its first byte on."""
-        path = self.directory / f".{secrets.token_hex(8)}"
-        with _writing(self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._guard(self.directory, os.stat(self.directory), 0o022)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                os.fchmod(descriptor, 0o600)  # a narrow umask has taken away bits that we need
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-        return path
-
-
-@contextmanager
-def _writing(directory: Path) -> Iterator[None]:
-    """Says of what the system refuses that it was about keys, and where they may lie instead."""
-    try:
-        yield
-    except ProxyfabError:  # some are OSErrors
-        raise
-    except OSError as error:
-        told = AccessDenied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ConnectorError
-        text = f"Keys cannot be written to {directory}: {error.strerror}; set PROXYFAB_KEYS to a directory of your own."
-        raise told(text) from error
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # some network file systems have no locks for directories
-        return not isinstance(error, BlockingIOError)
-    return True
 
 
 def _variable(kind: str, id: str) -> str:
