@@ -19,6 +19,7 @@ from tornado.ioloop import PeriodicCallback
 
 from proxyfab.errors import ConfigurationError
 from proxyfab.integrations.dask.home import HELLO, Home, mark_of, sight, version
+from proxyfab.integrations.dask.home import PLAIN as TURN_PLAIN
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.near import Near
@@ -51,6 +52,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
     _proxyfab: Link | None = None
     _proxyfab_settings: Settings | None = None
     _proxyfab_near: Near | None = None
+    _proxyfab_plain: str = ""
     _proxyfab_paced: tuple[Any, float] | None = None
 
     @functools.wraps(PLAIN.submit)
@@ -225,8 +227,11 @@ async def begin(client: Any) -> None:
         return
     _is_not_users_code()
     try:
+        client._proxyfab_plain = ""
         client._proxyfab = await asyncio.wait_for(_met(client, chosen), TIMEOUT)
         _pace(client)
+        if client._proxyfab_plain:
+            _retire(client, client._proxyfab_plain)
     except Exception as error:  # noqa: BLE001 - whatever it is, plain Dask works
         what = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         logger.warning("proxyfab is not used by %r, which is a plain Dask client now: %s", client.id, what)
@@ -263,6 +268,7 @@ async def _met(client: Any, chosen: Settings) -> Link:
     graphs = known in (GRAPH, BEFORE)
     if not graphs:
         logger.warning("Graphs of collections go as ever: this Dask, %s, has others.", distributed.__version__)
+    client._stream_handlers[TURN_PLAIN] = functools.partial(_retire, client)
     if client.scheduler.address.startswith("inproc://"):
         return Link(client, chosen, None, graphs=False)  # one process: Dask hands objects over as they are
     await client._register_scheduler_plugin(Keeper(), name=NAME, idempotent=True)
@@ -283,6 +289,24 @@ async def _met(client: Any, chosen: Settings) -> Link:
     where = home.sight if home.url.startswith("shm://") else ""
     keeping = Keeping(store, client._send_to_scheduler, mark_of(client.id), where)
     return Link(client, chosen, keeping, graphs=graphs)
+
+
+def _retire(client: Any, why: str, away: bool = False) -> None:
+    """A plain client from now on, as far as its arguments go; what is under way by reference goes on.
+
+    Args:
+        client: Of ours.
+        why: A worker that has come, and what it lacks.
+        away: It was sent away, and the client stays as it is.
+    """
+    link = client._proxyfab
+    if away:
+        if link is not None:
+            link.complain("stranger", f"It was sent away, since results lie in a store: {why}.")
+        return
+    client._proxyfab_plain = why  # for a client that is still about to begin, too
+    if link is not None and link.retire():
+        logger.warning("proxyfab is not used any more by %r, which is a plain Dask client now: %s", client.id, why)
 
 
 def _check(home: Home) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
 from dask._task_spec import Alias, DataNode, GraphNode, Task, parse_input
+from tlz import identity  # type: ignore[import-untyped]  # Dask brings it
 
 from proxyfab.integrations.dask.node import Held, Told
 from proxyfab.integrations.dask.packing import Packing
@@ -26,6 +28,8 @@ else:
 
 _PRODUCER: dict[str, Any] = {"_data_producer": True} if "_data_producer" in signature(Task.__init__).parameters else {}
 """What says of a task that it makes data; Dask before 2025.4 did not ask."""
+same = partial(identity)
+"""What a literal that was a node of its own becomes: a task that answers with it. Who gets it need not know us."""
 __all__ = ["ONCE", "materialized", "packed", "rewritten", "same", "weighed"]
 
 
@@ -67,8 +71,3 @@ def _argument(arg: Any, packing: Packing) -> Any:
         return arg if all(inner[key] is node for key, node in arg.items()) else inner
     new = packing.one(arg)
     return arg if new is arg else parse_input(new)
-
-
-def same(value: Any) -> Any:
-    """What a literal that was a node of its own becomes: a task that answers with it."""
-    return value

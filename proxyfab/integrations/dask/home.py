@@ -10,9 +10,13 @@ Words, all in JSON-like types:
 | `proxyfab_hello` | handler | `client`, `version`, `store`, `results` | `url`, `sight`, `version`, `missing` |
 | `proxyfab_gather` | handler | `keys`: what a client waits for | of `gather`, and `holders` of large ones |
 | `proxyfab_read` | handler | `url`, `key` (text) | the stored bytes as one bytes-like, or None |
+| `proxyfab_met` | handler, for workers | `worker`: its address; `version` of proxyfab there, `""` for none | - |
 | `proxyfab-claim` | stream | `url`, `keys` (texts): about to be put, or used again; each is kept for this client | - |
 | `proxyfab-release` | stream | `url`, `keys`: this client names them in no graph to come; `over`: nor any other | - |
 | `proxyfab-stored` | stream, of workers | `task`, `url`, `key`, `nbytes`: a task's result was put | - |
+
+From scheduler to client: `proxyfab-plain`, stream, `why`, `away`: a worker has come that has no
+proxyfab, or another version, and stays; or was sent `away`.
 
 Claims are counted: each ends with one release. Where no store can be had the answer to hello has an `error` and no
 `url`.
@@ -35,6 +39,8 @@ READ = "proxyfab_read"
 CLAIM = "proxyfab-claim"
 RELEASE = "proxyfab-release"
 STORED = "proxyfab-stored"
+MET = "proxyfab_met"
+PLAIN = "proxyfab-plain"
 MARK = 12
 """Hexadecimal digits of a mark, which leave 80 bits of a key to chance."""
 

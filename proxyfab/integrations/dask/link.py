@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
 import time
 import uuid
@@ -232,6 +233,13 @@ class Link:
         """End claims that are not needed."""
         if self.keeping is not None:
             self.keeping.tidy(self.client.futures)
+
+    def retire(self) -> bool:
+        """Nothing more goes by reference; what does stays until its futures are gone. False of one that had retired."""
+        retires = self._rests_until != math.inf
+        self._graphs = self.stores_results = False
+        self._rests_until = math.inf
+        return retires
 
     def leave(self) -> None:
         """The client goes by plain Dask from now on."""

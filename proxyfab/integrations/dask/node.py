@@ -10,14 +10,17 @@ that stands twice in a task's arguments is one object there, as far as weak refe
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from dask._task_spec import GraphNode
+from dask._task_spec import DataNode, GraphNode
 
+from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.loading import loaded
+from proxyfab.integrations.dask.strangers import about
 from proxyfab.ref import Ref
 
 Run = tuple[int, float]
@@ -79,6 +82,9 @@ class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
         return f"<Held {self.token}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if about():  # this is the scheduler; who gets this may not know us
+            with contextlib.suppress(ProxyfabError):  # told by who looks for it, and knows us
+                return DataNode, (self.key, loaded(self.ref))
         return Held, (self.key, self.ref, self.token, self.lazy)
 
     def __dask_tokenize__(self) -> tuple[str, str]:
@@ -124,7 +130,7 @@ class Told(GraphNode):  # type: ignore[misc]  # Dask has no types
         return f"<Told {type(self.value).__qualname__} {self.token}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Told, (self.key, self.value, self.token)
+        return (DataNode, (self.key, self.value)) if about() else (Told, (self.key, self.value, self.token))
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return "proxyfab", self.token  # as of a Held of the same content: whoever has another limit gets the same key

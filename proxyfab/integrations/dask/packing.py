@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
@@ -99,7 +100,7 @@ class Packing:
         if not callable(func) or weight_of(func, self._above) < self._above:  # of the first kind Dask says what it is
             return None
         node = self._hold(func)[0]
-        return None if node is func else (called_later if iscoroutinefunction(func) else called, (node,), {})
+        return None if node is func else (called_later if iscoroutinefunction(func) else operator.call, (node,), {})
 
     def _small(self, items: Collection[Any]) -> int | None:
         """Bytes of them all, if none of them is anything that matters here."""
@@ -194,13 +195,8 @@ def _named_by_its_type(obj: Any) -> str | None:
     return str(tokenize(obj))
 
 
-def called(func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """In place of a function that lies in the store; it comes as the first argument."""
-    return func(*args, **kwargs)
-
-
 async def called_later(func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """The same for one that is a coroutine's: Dask asks before it calls."""
+    """As `operator.call`, for one that is a coroutine's: Dask asks before it calls."""
     return await func(*args, **kwargs)
 
 

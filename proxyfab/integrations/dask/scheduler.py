@@ -31,6 +31,8 @@ from proxyfab.integrations.dask.home import (
     GATHER,
     HELLO,
     MARK,
+    MET,
+    PLAIN,
     READ,
     RELEASE,
     STORED,
@@ -42,6 +44,7 @@ from proxyfab.integrations.dask.home import (
 from proxyfab.integrations.dask.janitor import Janitor
 from proxyfab.integrations.dask.node import held_in
 from proxyfab.integrations.dask.results import Stored, Taking, may_be_inside
+from proxyfab.integrations.dask.strangers import Strangers
 from proxyfab.keys import Key
 from proxyfab.spec import StoreSpec
 from proxyfab.store import Store
@@ -102,9 +105,11 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._storing: set[str] = set()  # clients whose results lie in a store
         self._opening = asyncio.Lock()
         self._results: dict[Hashable, Place] = {}  # where tasks put, or will put, their results
-        self._versions: dict[str, str] = {}
+        self._strangers = Strangers()
         self._ended = False
-        scheduler.handlers.update({HELLO: self.hello, GATHER: self.gather, READ: self.read, STATS: self.stats})
+        scheduler.handlers.update(
+            {HELLO: self.hello, GATHER: self.gather, READ: self.read, MET: self.met, STATS: self.stats}
+        )
         scheduler.stream_handlers.update({CLAIM: self.claim, RELEASE: self.release, STORED: self.stored})
         add_page(scheduler, self.counts)
 
@@ -139,7 +144,6 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
 
     @safely
     def restart(self, scheduler: Scheduler) -> None:  # noqa: ARG002 - Dask's
-        self._versions.clear()
         self.janitor.evict(self.holdings.forget_all())
         self._forget_results()
 
@@ -161,11 +165,13 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
 
     @safely
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002 - Dask's
-        self._versions.pop(worker, None)
+        self._strangers.goes(worker)
         self._reap_soon()
 
     @safely
-    def add_worker(self, scheduler: Scheduler, worker: str) -> None:  # noqa: ARG002 - Dask's
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        if NAME in scheduler.worker_plugins and not worker.startswith("inproc://"):
+            self._strangers.comes(worker)
         self._reap_soon()  # one that was killed late comes back at once
 
     def _reap_soon(self) -> None:
@@ -182,6 +188,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
     async def close(self) -> None:
         if not self._ended:
             self._ended = True
+            self._strangers.forget()
             self.janitor.evict(self.holdings.end())
             self._forget_results()
             await asyncio.to_thread(self.janitor.end, self._close_stores)
@@ -224,14 +231,16 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         """Workers that have no proxyfab, or another version; each is asked once. Who is busy is taken to have it."""
         from distributed.protocol.pickle import dumps
 
-        new = [address for address in self.scheduler.workers if address not in self._versions]
+        versions = self._strangers.versions
+        new = [address for address in self.scheduler.workers if address not in versions]
         if new:
             question = {"op": "run", "function": dumps(_version), "wait": True}
             asked = self.scheduler.broadcast(msg=question, workers=new, on_error="return")
             with contextlib.suppress(asyncio.TimeoutError):
-                self._versions |= {each: _told(said) for each, said in (await asyncio.wait_for(asked, ASK)).items()}
+                for address, said in (await asyncio.wait_for(asked, ASK)).items():
+                    self._strangers.says(address, _told(said))
         mine = _version()
-        return tuple(address for address in self.scheduler.workers if self._versions.get(address, mine) != mine)
+        return tuple(address for address in self.scheduler.workers if versions.get(address, mine) != mine)
 
     async def gather(self, keys: Collection[Hashable], serializers: list[str] | None = None) -> Any:
         """What a client waits for, as Dask answers; but of what may be large only who has it."""
@@ -270,6 +279,19 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         """A task's result was put; perhaps for a key that was forgotten meanwhile."""
         if self._results.get(task) != Place(url, key):
             self.janitor.evict([Place(url, key)])
+
+    @safely
+    def met(self, worker: str, version: str) -> None:
+        """A worker has come. A stranger makes all clients plain ones; where results are stored it has to go."""
+        if not self._strangers.says(worker, version):
+            return
+        why = f"a worker has come that has no proxyfab, or not {_version()}: {worker}; install it there"
+        away = bool(self._storing or self._results)
+        if away:  # what it got of these results it could not read
+            self.scheduler.loop.add_callback(self.scheduler.retire_workers, [worker], close_workers=True, remove=True)
+        for client, stream in self.scheduler.client_comms.items():
+            if mark_of(client) in self._homes:
+                stream.send({"op": PLAIN, "why": why, "away": away})
 
     async def stats(self) -> dict[str, float]:
         """Counts of what is held and what was done."""

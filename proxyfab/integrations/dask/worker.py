@@ -16,9 +16,11 @@ from tornado.ioloop import PeriodicCallback
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import family
+from proxyfab.integrations.dask.home import MET, version
 from proxyfab.integrations.dask.lent import lending
 from proxyfab.integrations.dask.results import keep_handles
 from proxyfab.integrations.dask.settings import Settings
+from proxyfab.integrations.dask.strangers import introduced
 
 NAME = "proxyfab"
 SIGHT = "proxyfab_sight"
@@ -46,8 +48,8 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         self._answers: tuple[Callable[..., Awaitable[Any]], ...] = ()
         self._before: dict[str, Any] = {}
 
-    def __reduce__(self) -> tuple[type[Hand], tuple[Settings]]:
-        return Hand, (self.settings,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return introduced(tuple(self.settings))
 
     def setup(self, worker: Any) -> None:
         keep_handles(1)
@@ -91,3 +93,16 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         if self._joined:
             self._joined = False
             family.leave()
+
+
+class Introduced(Hand):
+    """One that has come to a worker, and says to the scheduler that it is there."""
+
+    def setup(self, worker: Any) -> Any:
+        super().setup(worker)
+        return getattr(worker.scheduler, MET)(worker=worker.address, version=version())
+
+
+def made(settings: tuple[Any, ...]) -> Hand:
+    """The plugin, in a worker that has this very version."""
+    return Introduced(Settings(*settings))

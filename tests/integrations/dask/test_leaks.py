@@ -87,8 +87,17 @@ def _running(dask_scheduler: Any) -> int:
     return sum(task.state == "processing" for task in dask_scheduler.tasks.values())
 
 
-def forgotten(client: Any, _path: Path) -> None:
-    distributed.fire_and_forget(client.submit(grown, large()))
+def forgotten(client: Any, path: Path) -> None:
+    """Dask itself keeps for ever what is done already when it is told to forget it."""
+    distributed.fire_and_forget(client.submit(stubborn, large(), str(path / "gate"), str(path / "done")))
+    assert until(lambda: client.run_on_scheduler(_forgets))
+    (path / "gate").touch()
+    assert until((path / "done").exists)
+
+
+def _forgets(dask_scheduler: Any) -> bool:
+    asked = dask_scheduler.clients.get("fire-and-forget")
+    return asked is not None and bool(asked.wants_what)
 
 
 def collection(client: Any, _path: Path) -> None:

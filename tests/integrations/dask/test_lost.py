@@ -1,28 +1,43 @@
-"""What happens when what Dask relies on goes away under it: the store's content, workers at any moment, the plugin."""
+"""What happens when what Dask relies on goes away: the store's content, workers at any moment, plugin and package."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
+from distributed import Nanny
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import Client, family
+from proxyfab.integrations.dask.home import version
 from proxyfab.integrations.dask.scheduler import Keeper, safely
+from proxyfab.integrations.dask.strangers import Strangers, about, introduced
+from proxyfab.integrations.dask.worker import Hand
 from proxyfab.keys import Key
 from proxyfab.osio.owner import Writer, running, this_process
 from proxyfab.osio.shared import default_root
 from proxyfab.testing.processes import Child, until
 from tests.integrations.dask.leftovers import KILLED, nothing_left, objects
-from tests.integrations.dask.tasks import LARGE, fleeting, grown, large, patient, slowly, total
+from tests.integrations.dask.tasks import LARGE, WAIT, fleeting, grown, large, patient, puts, slowly, total
 
 SECONDS = 20.0
+WITHOUT = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "proxyfab"] + ["proxyfab"]:
+    sys.modules[name] = None
+"""
+"""What a worker has to run that is to be without proxyfab."""
 
 
 def keeper(cluster: Any) -> Any:
@@ -120,6 +135,90 @@ def test_what_a_process_has_not_fetched_that_has_ended_does_not_stay() -> None:
 def _says_who_it_is(talk: Any) -> None:
     talk.send(this_process().writer.pack(0))
     talk.recv()
+
+
+@contextmanager
+def stranger(cluster: Any, client: Any) -> Iterator[Any]:
+    """One more worker, of this name, of a process where nobody can import proxyfab."""
+
+    async def started() -> Any:
+        options = {"memory_limit": 0, "preload": [WITHOUT], "dashboard": False}
+        return await Nanny(cluster.scheduler_address, nthreads=1, name="stranger", **options)
+
+    nanny = client.sync(started)
+    try:
+        yield nanny
+    finally:
+        client.sync(nanny.close)
+        assert until(lambda: len(client.scheduler_info()["workers"]) == 2)
+
+
+def _shadowed(seed: int) -> Any:
+    held = large(seed)
+    return lambda: int(held.sum())
+
+
+def test_its_tasks_need_nothing_of_ours_and_the_client_goes_plain(
+    cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = {"workers": ["stranger"]}
+    with Client(cluster) as client:
+        waiting = client.submit(total, large(), **there)
+        closure = client.submit(_shadowed(1), **there)
+        mapped = client.map(grown, [1, 2], more=large(2), **there)
+        literal = client.compute(dask.delayed(total)(dask.delayed(large(3))), optimize_graph=False, **there)
+        assert puts(client) == 4
+        with stranger(cluster, client) as nanny:
+            assert waiting.result(WAIT) == large().sum()
+            assert closure.result(WAIT) == large(1).sum()
+            assert [int(each) for each in client.gather(mapped)] == [4, 5]
+            assert literal.result(WAIT) == large(3).sum()
+            assert client.submit(grown, large(4), **there).result(WAIT).sum() == large(5).sum()
+            assert client.submit(total, large(6), workers=[nanny.worker_address]).result(WAIT) == large(6).sum()
+            assert puts(client) == 4
+            [said] = [each.getMessage() for each in caplog.records if each.name == "proxyfab.dask"]
+            assert nanny.worker_address in said
+            with Client(cluster, set_as_default=False) as second:
+                assert second._proxyfab is None
+        assert not about()
+        del waiting, closure, mapped, literal
+        assert nothing_left(), objects()
+        with Client(cluster, set_as_default=False) as third:
+            assert third._proxyfab is not None
+
+
+def test_where_results_are_stored_it_is_sent_away(cluster: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with Client(cluster, results="store") as client:
+        kept = client.submit(grown, large())
+        with stranger(cluster, client) as nanny:
+            assert until(lambda: nanny.status.name == "closed", WAIT)
+            assert (client.submit(grown, kept).result(WAIT) == large(2)).all()
+            assert until(lambda: "sent away" in caplog.text)
+
+
+def test_the_plugin_unpickles_in_any_python() -> None:
+    assert isinstance(pickle.loads(pickle.dumps(Hand())), Hand)
+    other = eval(introduced(())[1][0], {"settings": (), "version": "0.0"})
+    assert type(other).__name__ == "Stranger"
+    code = f"import pickle; {WITHOUT}\nprint(type(pickle.loads({pickle.dumps(Hand())!r})).__name__)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "Stranger\n"
+
+
+def test_what_a_scheduler_knows_of_who_comes() -> None:
+    strangers = Strangers()
+    try:
+        strangers.comes("one")
+        assert about()
+        assert not strangers.says("one", version())
+        assert not about()
+        assert strangers.says("two", "")
+        strangers.goes("two")
+        assert not about()
+        strangers.comes("three")
+    finally:
+        strangers.forget()
+    assert not about()
+    assert strangers.versions == {}
 
 
 def kill_some_day(client: Any, rng: random.Random) -> threading.Timer:
