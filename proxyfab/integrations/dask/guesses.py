@@ -65,6 +65,18 @@ def together(items: Collection[Any], depth: int = _DEPTH, *, inside: bool = Fals
     return total
 
 
+def each_is_small(items: Collection[Any]) -> bool:
+    """Whether each is small, however many there are; asked of numbers, words and arrays, which have no parts."""
+    kinds = set(map(type, items))
+    if not all(kind in NUMBERS or kind in LENGTHS or _is_array(kind) for kind in kinds):
+        return False
+    return together(items) is not None
+
+
+def _is_array(kind: type) -> bool:
+    return kind.__name__ == "ndarray" and kind.__module__ == "numpy"
+
+
 def _alike(kind: type, items: Sequence[Any], depth: int, inside: bool) -> int | None:
     """Of things of one type."""
     if kind in NUMBERS:
@@ -80,7 +92,7 @@ def _alike(kind: type, items: Sequence[Any], depth: int, inside: bool) -> int | 
         keys = _flat(items, depth, inside)
         values = None if keys is None else _flat(list(map(dict.values, items)), depth, inside)
         return None if keys is None or values is None else keys + values + _KEY * len(items)
-    if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
+    if _is_array(kind):
         sizes = list(map(_bytes_of, items))
         return sum(sizes) if max(sizes) < LEAF and not any([item.dtype.hasobject for item in items]) else None
     if is_record(kind):

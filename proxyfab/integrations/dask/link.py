@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -22,7 +23,7 @@ from dask.tokenize import tokenize
 from dask.utils import funcname
 
 from proxyfab.errors import ProxyfabError
-from proxyfab.integrations.dask.guesses import LEAF, NUMBERS, PLAINLY, together
+from proxyfab.integrations.dask.guesses import LEAF, LENGTHS, NUMBERS, PLAINLY, together
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.node import Told
 from proxyfab.integrations.dask.packing import Packing
@@ -126,7 +127,7 @@ class Link:
         try:
             function, before, named = shared.function(func) or (func, (), {})
             lists = [_elements(packing, each) for each in iterables]
-            kwargs2 = {name: _light(value) for name, value in {**named, **shared.named(kwargs)}.items()}
+            kwargs2 = {name: _light(value, pure) for name, value in {**named, **shared.named(kwargs)}.items()}
         except RecursionError:
             return self._packed(plain, func, *iterables, **kwargs, **options)
         count = min(map(len, lists), default=0)
@@ -170,13 +171,17 @@ class Link:
         """Whether a call of `submit` has nothing but plainly small things, of which nothing is to be made."""
         if self.stores_results or type(func) is not FunctionType or func.__closure__ or func.__defaults__:
             return False
-        items = (*args, *kwargs.values()) if kwargs else args
-        for each in items:
+        longest = self.settings.above if kwargs and kwargs.get("pure") is False else LEAF  # else it gets a name
+        rest = []
+        for each in (*args, *kwargs.values()) if kwargs else args:
             kind = type(each)
-            if kind not in NUMBERS and (kind is not str or len(each) >= LEAF) and not self._is_small_array(each):
-                total = together(items)
-                return total is not None and total < self.settings.above // PLAINLY
-        return True
+            if kind in NUMBERS or kind is distributed.Future:
+                continue
+            if (kind in LENGTHS and len(each) < longest) or self._is_small_array(each):
+                continue
+            rest.append(each)
+        total = together(rest) if rest else 0
+        return total is not None and total < self.settings.above // PLAINLY
 
     def _is_small_array(self, obj: Any) -> bool:
         """Whether it is an array that goes along, to which Dask gives a name as fast as we do.
@@ -208,7 +213,12 @@ class Link:
 
     def plainly(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A call of Dask's that is not for us."""
-        return self._inside(OURS_NOT, plain, *args, **kwargs)
+        calls = self._calls  # spelt out: this is what small calls cost
+        before, calls.stage = calls.stage, OURS_NOT
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            calls.stage = before
 
     def _packed(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A call of Dask's whose arguments have been looked at."""
@@ -318,9 +328,11 @@ def _elements(packing: Packing, iterable: Any) -> Any:
     if isinstance(iterable, range) or (type(iterable) in (list, tuple) and set(map(type, iterable)) <= NUMBERS.keys()):
         return iterable
     new = packing.many(iterable)
-    return new if any(one is not other for one, other in zip(new, iterable, strict=True)) else iterable
+    return iterable if all(map(is_, new, iterable)) else new
 
 
-def _light(value: Any) -> Any:
-    """A keyword of `map`, so that Dask leaves it in its place."""
-    return Told(None, value, tokenize(value)) if sizeof(value) > KEYWORD and not hides(value) else value
+def _light(value: Any, pure: bool) -> Any:
+    """A keyword of `map`, so that Dask leaves it in its place; with a name by content where that matters."""
+    if sizeof(value) <= KEYWORD or hides(value):
+        return value
+    return Told(None, value, tokenize(value) if pure else uuid.uuid4().hex)

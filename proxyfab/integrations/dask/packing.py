@@ -19,7 +19,7 @@ from dask.tokenize import normalize_token, tokenize
 
 from proxyfab.errors import SerializationError
 from proxyfab.integrations.dask.contents import token_of, token_of_payload
-from proxyfab.integrations.dask.guesses import FEW, LEAF, LENGTHS, NUMBERS, PLAINLY, together
+from proxyfab.integrations.dask.guesses import FEW, LEAF, LENGTHS, NUMBERS, PLAINLY, each_is_small, together
 from proxyfab.integrations.dask.node import Held, Told
 from proxyfab.integrations.dask.sizes import NOT_ALONE, size_of, weight_of
 from proxyfab.serialize import dumps
@@ -73,7 +73,7 @@ class Packing:
 
     def many(self, objs: Sequence[Any]) -> list[Any]:
         """Each packed."""
-        if self._small(objs) is not None:
+        if self._small(objs) is not None or (len(objs) >= FEW and each_is_small(objs)):
             return list(objs)
         return [self.one(obj) for obj in objs]
 
