@@ -20,8 +20,9 @@ from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Start
 from proxyfab.patterns.stream import Consumer, Producer
-from proxyfab.patterns.stream.deadletters import DeadLetter, dead_letters, purge, replay, topic_of
+from proxyfab.patterns.stream.deadletters import DeadLetter, dead_letters, purge, replay
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.letters import topic_of
 from proxyfab.patterns.trigger import disable, enable, forget, logs, statistics, triggers
 
 _FIRST = 3.0

@@ -21,7 +21,7 @@ from proxyfab.cli.top_watch import Watch, in_time, number, table
 from proxyfab.errors import ProxyfabError, TopicNotFound
 from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability
-from proxyfab.patterns.stream.deadletters import topic_of
+from proxyfab.patterns.stream.letters import topic_of
 from proxyfab.patterns.trigger import statistics, triggers
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from proxyfab.abc import Reclaimed
 from proxyfab.brokers.opening import open_broker
 from proxyfab.cli.output import as_json, public, show_json, show_reclaimed, size, working
 from proxyfab.patterns.resilient.leavings import sweep_tasks
-from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.stream.forwarding import forward as copy
+from proxyfab.patterns.stream.letters import topic_of
 from proxyfab.patterns.stream.releasing import sweep as take_back
 from proxyfab.patterns.stream.strays import OLD, sweep_strays
 

@@ -26,8 +26,8 @@ from proxyfab.demo.stream.plan import ACK_WAIT, ASSEMBLE, ATTEMPTS, RECONSTRUCT,
 from proxyfab.errors import ConfigurationError, ConnectorError, TopicNotFound
 from proxyfab.events.broker import Broker
 from proxyfab.patterns.stream import Consumer, sweep
-from proxyfab.patterns.stream.deadletters import topic_of
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.letters import topic_of
 from proxyfab.spec import ConnectorSpec
 from proxyfab.store import Store
 

@@ -29,8 +29,8 @@ from proxyfab.errors import ConfigurationError, IntegrityError, ProxyfabError, R
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker
 from proxyfab.events.model import EARLIEST, Position, Start, Topic, check_group, check_start
 from proxyfab.fork import on_fork
+from proxyfab.patterns.stream.burying import Undertaker
 from proxyfab.patterns.stream.continuity import Continuity, Gap
-from proxyfab.patterns.stream.deadletters import Undertaker
 from proxyfab.patterns.stream.endings import Endings, Fences
 from proxyfab.patterns.stream.fetching import Fetching, Pace
 from proxyfab.patterns.stream.filtering import Where, wanted_by

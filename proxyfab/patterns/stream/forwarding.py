@@ -30,9 +30,9 @@ from proxyfab.events.model import EARLIEST, Capability, Delivery, Kept, Record, 
 from proxyfab.keys import Key
 from proxyfab.patterns.stream.identity import PREFIX, entry
 from proxyfab.patterns.stream.outputs import published
-from proxyfab.patterns.stream.references import ref_in, state_of
+from proxyfab.patterns.stream.references import KEEP, ref_in, state_of
 from proxyfab.patterns.stream.releaser import Releaser
-from proxyfab.patterns.stream.releasing import KEEP, ttl_of
+from proxyfab.patterns.stream.releasing import ttl_of
 from proxyfab.ref import Ref
 from proxyfab.spans import Spans
 from proxyfab.spec import check_name

@@ -26,8 +26,6 @@ from proxyfab.store import Store, open_store
 from proxyfab.wire.events import OBJECT, VALUE, is_plain
 from proxyfab.wire.payload import Payload
 
-KEEP = "keep"
-"""The attribute of an event whose object is not the topic's."""
 _WIDEST = 4
 
 

@@ -20,8 +20,9 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import Capability, Record
 from proxyfab.keys import Key
 from proxyfab.patterns.stream.identity import PREFIX, entry
-from proxyfab.patterns.stream.loading import KEEP, Loader
+from proxyfab.patterns.stream.loading import Loader
 from proxyfab.patterns.stream.naming import partition_of
+from proxyfab.patterns.stream.references import KEEP
 from proxyfab.store import Store
 from proxyfab.trace import here
 from proxyfab.wire.events import END, EVENTS, NBYTES, Event, Frame, decode, encode, pack_metadata

@@ -26,7 +26,7 @@ from proxyfab.events.model import Topic
 from proxyfab.fork import on_fork
 from proxyfab.patterns.stream.identity import Identity
 from proxyfab.patterns.stream.limits import FULL, Limits
-from proxyfab.patterns.stream.loading import KEEP, Loader, store_given
+from proxyfab.patterns.stream.loading import Loader, store_given
 from proxyfab.patterns.stream.naming import (
     Customs,
     Selector,
@@ -37,6 +37,7 @@ from proxyfab.patterns.stream.naming import (
     topic_of,
 )
 from proxyfab.patterns.stream.receipt import Receipt
+from proxyfab.patterns.stream.references import KEEP
 from proxyfab.patterns.stream.releaser import Releaser
 from proxyfab.patterns.stream.releasing import ttl_of
 from proxyfab.patterns.stream.sending import Sending, leaving

@@ -21,6 +21,8 @@ from proxyfab.keys import MAX_ID
 from proxyfab.proxy import Kind
 from proxyfab.ref import Ref, load
 
+KEEP = "keep"
+"""The attribute of an event whose object is not the topic's, but somebody else's."""
 NOWHERE = "memory://"
 """Stands for the store of what has none."""
 State: TypeAlias = "list[Any]"

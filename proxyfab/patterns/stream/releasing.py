@@ -41,14 +41,12 @@ from proxyfab.errors import (
 from proxyfab.events.broker import Broker, State
 from proxyfab.events.model import Capability, Delivery, Description, Topic
 from proxyfab.keys import Key
-from proxyfab.patterns.stream.references import ref_in
+from proxyfab.patterns.stream.references import KEEP, ref_in
 from proxyfab.ref import openers
 from proxyfab.spans import Spans
 from proxyfab.store import Store
 from proxyfab.wire.events import OBJECT, Frame, decode
 
-KEEP = "keep"
-"""An attribute of events whose objects are not the topic's."""
 FLOOR = "release/floor"
 LEASE = "release/lease"
 LEASED = 10.0

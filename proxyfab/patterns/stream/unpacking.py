@@ -16,10 +16,11 @@ from itertools import repeat
 
 from proxyfab.errors import AccessDenied, IntegrityError, ProxyfabError
 from proxyfab.patterns.raised import story_of, traceback_of
+from proxyfab.patterns.stream.burying import Undertaker
 from proxyfab.patterns.stream.continuity import Continuity
-from proxyfab.patterns.stream.deadletters import Undertaker, topic_of
 from proxyfab.patterns.stream.hand import Hand
 from proxyfab.patterns.stream.item import Item
+from proxyfab.patterns.stream.letters import topic_of
 from proxyfab.patterns.stream.settling import Desk
 from proxyfab.patterns.stream.trials import Trial, Trials
 from proxyfab.trace import Link, span
