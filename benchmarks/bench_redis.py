@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
 
 from benchmarks.baselines.redis_raw import RawRedis
+from benchmarks.batches import batched
 from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row, timed
 from benchmarks.pairs import missing
-from benchmarks.payloads import KB, MB
+from benchmarks.payloads import MB
 from benchmarks.waking import woken
 from proxyfab.buffers import Frames
 from proxyfab.keys import Key
@@ -22,7 +22,6 @@ from proxyfab.testing.servers import HOST, RedisServer, ServerMissing
 
 BENCH = "redis"
 OURS, PEER, PLAIN, BARE = "proxyfab-redis", "proxystore-redis", "redis-py", "raw-socket"
-MANY = 1000
 LARGEST = 100 * MB
 Calls = dict[str, Callable[[], object]]
 
@@ -100,22 +99,8 @@ def _batches(server: RedisServer, settings: Settings, outcome: Outcome) -> None:
     """Objects of 1 KB a second, one by one and a thousand at once, as seconds an object."""
     from proxyfab.connectors.redis import RedisConnector
 
-    count = 20 if settings.tiny else MANY
-    many = [Frames([os.urandom(KB)]) for _ in range(count)]
     with RedisConnector.from_url(f"{server.url}/1", name="bench") as ours:
-        keys = ours.put_many(many)
-        calls: dict[str, Callable[[], Any]] = {
-            "put": lambda: [ours.put(frames) for frames in many],
-            "put_many": lambda: ours.put_many(many),
-            "get": lambda: [ours.get(key) for key in keys],
-            "get_many": lambda: ours.get_many(keys),
-        }
-        samples: dict[str, list[float]] = {name: [] for name in calls}
-        for name in interleaved(list(calls), settings.rounds(KB)):
-            samples[name].append(timed(calls[name]) / count)
-        for name in calls:
-            outcome.rows.append(row(BENCH, f"{name}, an object of {count}", OURS, samples[name], nbytes=KB))
-        ours.clear()
+        outcome.rows.extend(batched(BENCH, OURS, ours, settings))
 
 
 def _waking(server: RedisServer, settings: Settings, outcome: Outcome) -> None:

@@ -12,10 +12,10 @@ import contextlib
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
+from benchmarks.batches import batched
 from benchmarks.harness import Outcome, Settings, Skipped, interleaved, row, timed
-from benchmarks.payloads import KB, MB
+from benchmarks.payloads import MB
 from benchmarks.waking import woken
 from proxyfab.buffers import Frames
 from proxyfab.keys import Key
@@ -30,7 +30,6 @@ WAYS = {
     "proxyfab-zmq-router": "?shared=0&side=0&ns=router",
 }
 """Shared memory; all bytes through a Unix socket, TCP, ZeroMQ."""
-MANY = 1000
 LARGEST = 100 * MB
 Calls = dict[str, Callable[[], object]]
 
@@ -105,22 +104,8 @@ def _batches(url: str, settings: Settings, outcome: Outcome) -> None:
     """Objects of 1 KB, one by one and a thousand at once, as seconds an object."""
     from proxyfab.connectors.zmq.connector import ZMQConnector
 
-    count = 20 if settings.tiny else MANY
-    many = [Frames([os.urandom(KB)]) for _ in range(count)]
     with ZMQConnector.from_url(url + "?shared=0&side=tcp") as one:
-        keys = one.put_many(many)
-        calls: dict[str, Callable[[], Any]] = {
-            "put": lambda: [one.put(frames) for frames in many],
-            "put_many": lambda: one.put_many(many),
-            "get": lambda: [one.get(key) for key in keys],
-            "get_many": lambda: one.get_many(keys),
-        }
-        samples: dict[str, list[float]] = {name: [] for name in calls}
-        for name in interleaved(list(calls), settings.rounds(KB)):
-            samples[name].append(timed(calls[name]) / count)
-        for name in calls:
-            outcome.rows.append(row(BENCH, f"{name}, an object of {count}", WIRE, samples[name], nbytes=KB))
-        one.clear()
+        outcome.rows.extend(batched(BENCH, WIRE, one, settings))
 
 
 def _waking(url: str, settings: Settings, outcome: Outcome) -> None:
