@@ -16,8 +16,9 @@ import pytest
 from proxyfab.brokers.nats import settling
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.brokers.nats.link import Link, Refusal
+from proxyfab.brokers.nats.loop import Runner, runner
 from proxyfab.brokers.nats.place import Place
-from proxyfab.brokers.nats.session import Session
+from proxyfab.brokers.nats.session import Lost, Session
 from proxyfab.errors import ConnectorError, TopicNotFound
 from proxyfab.events.model import Record, Topic
 from proxyfab.testing.brokering.flows import take
@@ -207,6 +208,76 @@ def test_a_call_amid_which_its_broker_is_closed_opens_no_other_connection(
     assert len(opened) == 1
     broker._link.closed = False
     broker.close()
+
+
+def test_a_call_that_finds_its_broker_being_closed_keeps_nothing_open(
+    broker: NatsBroker, nats_server: NatsServer
+) -> None:
+    """What it held then nobody would have let go any more: a thread, and the loop's descriptors."""
+    broker.topics()
+    late = NatsBroker.from_url(nats_server.url)
+    late._link._guard = Amid(late.close, late._link._guard)  # type: ignore[assignment]  # it is what is used of a lock
+    before = runner._holders
+    with pytest.raises(ConnectorError, match="closed"):
+        late.topics()
+    assert (late.closed, runner._holders) == (True, before)
+
+
+class Amid:
+    """A lock before which somebody else comes, once."""
+
+    def __init__(self, comes: Callable[[], None], lock: threading.Lock) -> None:
+        self._comes: list[Callable[[], None]] = [comes]
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        for comes in [self._comes.pop() for _ in self._comes[:]]:
+            comes()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_what_is_asked_while_the_last_broker_is_closed_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, genuine = Runner(), asyncio.run_coroutine_threadsafe
+    own.hold()
+    ends = threading.Thread(target=own.release)
+
+    def submitting(*args: Any) -> Any:
+        ends.start()
+        ends.join(0.1)  # it comes first where it can
+        return genuine(*args)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", submitting)
+    with pytest.raises(ConnectorError, match="closed"):
+        own.run(asyncio.sleep(20), 30.0)
+    ends.join()
+
+
+def test_a_server_that_takes_nothing_keeps_nobody_beyond_his_time() -> None:
+    records = [Record(bytes(900_000)) for _ in range(8)]
+    with NatsServer() as server, NatsBroker.from_url(server.url) as broker:
+        broker.ensure(Topic("t"))
+        server.stop()
+        try:
+            before = time.monotonic()
+            with pytest.raises(ConnectorError, match="in time"):
+                broker.publish("t", records, timeout=0.2)
+            assert time.monotonic() - before < 10, "after 15 s more the loop is taken for stuck"
+            with pytest.raises(Lost):
+                broker._run(lambda deadline: cut_amid(broker, deadline))
+        finally:
+            server.go_on()
+
+
+async def cut_amid(broker: NatsBroker, deadline: float) -> None:
+    """Somebody waits for room in a connection that is given up."""
+    session = await broker._link.session(deadline)
+    waits = asyncio.ensure_future(session.say("nobody", b""))
+    await asyncio.sleep(0)
+    session.drop()
+    await waits
 
 
 async def closed_amid(broker: NatsBroker, deadline: float) -> None:

@@ -87,10 +87,10 @@ class Link:
         runner.post(call, *args)
 
     def _hold(self) -> None:
-        if self.closed:
-            raise ConnectorError(f"{self.place.label} was closed; open a new broker.")
         if not self._holding:
             with self._guard:
+                if self.closed:  # asked here: another thread may be at it
+                    raise ConnectorError(f"{self.place.label} was closed; open a new broker.")
                 if not self._holding:
                     runner.hold()
                     runner.closers.add(self._end)
@@ -185,7 +185,7 @@ class Link:
         while True:
             session = await self.session(deadline)
             try:
-                asked = await session.ask(subject, body, headers)
+                asked = await session.ask(subject, body, headers, until=min(now() + AGAIN, deadline))
             except Lost:
                 continue
             await asyncio.wait([asked.answer], timeout=max(0.0, min(AGAIN, deadline - now())))

@@ -30,7 +30,7 @@ class Runner:
     """Runs coroutines of any thread in one of its own. Thread-safe and fork-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: collecting garbage inside may end a broker
         self._holders = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -48,7 +48,7 @@ class Runner:
                 if isinstance(number, int):
                     os.dup2(nothing, number, inheritable=False)
             os.close(nothing)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._holders = 0
         self._loop = self._thread = self._selector = None
         self.closers = set()
@@ -77,17 +77,18 @@ class Runner:
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
         """What a coroutine returns that keeps to a deadline of its own; it is cancelled when we are interrupted."""
-        loop = self._loop
-        if loop is None:
-            work.close()
-            raise ConnectorError("The connection to NATS was closed; open a new broker.")
         if threading.current_thread() is self._thread:  # collecting garbage may end anything here
             work.close()
             raise ConnectorError(
                 "A finalizer that runs in the thread of the connections to NATS cannot wait for them; let it have "
                 "another thread ask the broker."
             )
-        future = asyncio.run_coroutine_threadsafe(work, loop)
+        with self._lock:  # before the loop is told to end, or not at all: nobody would answer behind that
+            loop = self._loop
+            future = None if loop is None else asyncio.run_coroutine_threadsafe(work, loop)
+        if future is None:
+            work.close()
+            raise ConnectorError("The connection to NATS was closed; open a new broker.")
         try:
             return future.result(timeout + _GRACE)
         except TimeoutError:
@@ -102,10 +103,12 @@ class Runner:
 
     def post(self, call: Callable[..., object], *args: object) -> None:
         """Call this in the loop soon, and do not wait."""
-        loop = self._loop
+        with self._lock:
+            loop = self._loop
+            if loop is not None:
+                loop.call_soon_threadsafe(call, *args)
         if loop is None:
             raise ConnectorError("The connection to NATS was closed; open a new broker.")
-        loop.call_soon_threadsafe(call, *args)
 
     def end(self) -> None:
         """At exit: close what is open, so that servers know at once."""

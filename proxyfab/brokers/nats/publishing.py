@@ -104,7 +104,7 @@ class Batch:
         try:
             unsent = 0
             for index in piece:
-                asked.append((index, await self._one(session, index)))
+                asked.append((index, await self._one(session, index, deadline)))
                 unsent += len(self._records[index].body)
                 if unsent > _SOON:
                     unsent = 0
@@ -125,7 +125,7 @@ class Batch:
             await self._think(session, deadline)
         return sorted(unknown), full
 
-    async def _one(self, session: Session, index: int) -> Asked:
+    async def _one(self, session: Session, index: int, deadline: float) -> Asked:
         record = self._records[index]
         if len(record.body) + _HEAD > session.max_payload:
             raise CapacityError(
@@ -133,7 +133,7 @@ class Batch:
                 f"({session.max_payload - _HEAD}): send less at once, or set max_payload there."
             )
         subject = self._desk.names.subject(self._topic, record.partition)
-        return await session.ask(subject, record.body, self._ids[index])
+        return await session.ask(subject, record.body, self._ids[index], until=deadline)
 
     def _settled(self, session: Session, index: int, asked: Asked) -> bool | None:
         """Whether a record was taken; None when that is not known."""

@@ -160,7 +160,7 @@ class Intake(ABC):
             feed.number, feed.left, feed.due = str(next(self._numbers)), batch, now() + seconds
             self._asked[feed.number] = feed
             subject = f"{self.link.api}.CONSUMER.MSG.NEXT.{self._stream}.{feed.name}"
-            await session.say(subject, body, f"{self._inbox}.{feed.number}")
+            await session.say(subject, body, f"{self._inbox}.{feed.number}", until=feed.due)
 
     async def _wait(self, feeds: list[Feed], most: int, end: float) -> None:
         """Until all have said that this was all, or there is enough, or the time is over."""

@@ -120,6 +120,7 @@ class Session:
         except BaseException as error:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self._client.close(), 2.0)
+            self._cut()
             if isinstance(error, Exception):
                 raise _translated(error, self.place) from error
             raise
@@ -157,14 +158,16 @@ class Session:
         if self.alive:
             self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look)
 
-    async def ask(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> Asked:
-        """Send a message that is answered."""
+    async def ask(
+        self, subject: str, body: bytes, headers: dict[str, str] | None = None, *, until: float | None = None
+    ) -> Asked:
+        """Send a message that is answered. `until` as for `say`."""
         self._count += 1
         token = f"{self._count:x}"
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[token] = answer, subject
         try:
-            await self.say(subject, body, self._prefix + token, headers)
+            await self.say(subject, body, self._prefix + token, headers, until=until)
         except BaseException:
             self.forget(token)
             raise
@@ -174,8 +177,20 @@ class Session:
         """Nobody waits for this answer any more."""
         self._waiting.pop(token, None)
 
-    async def say(self, subject: str, body: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Send a message; raises Lost."""
+    async def say(
+        self,
+        subject: str,
+        body: bytes,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        until: float | None = None,
+    ) -> None:
+        """Send a message; raises Lost.
+
+        Where much waits to be sent, for a server that takes nothing, wait for that: until the loop's time is `until`,
+        or for as long as the connection lasts.
+        """
         if not self.alive:
             raise Lost
         if self._client.is_closed:
@@ -190,11 +205,16 @@ class Session:
             return
         self._departures.add(subject, body, reply, headers)
         if self._writer.transport.get_write_buffer_size() > _MUCH:
+            seconds = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
             try:
-                await self._writer.drain()
+                await asyncio.wait_for(self._writer.drain(), seconds)
+            except TimeoutError:  # it is on its way as soon as there is room
+                return
             except OSError as error:
                 self._over()
                 raise Lost from error
+            if not self.alive:
+                raise Lost
 
     def _write(self, data: memoryview) -> bool:
         """Whether some of it waits. What nats-py has gathered goes first: an answer may go to that subscription."""
@@ -228,7 +248,9 @@ class Session:
         return str(self._client.new_inbox())
 
     async def close(self) -> None:
-        """End it."""
+        """End it; what was said leaves before, if that does not take long."""
+        if self._looking is not None:
+            self._looking.cancel()
         with contextlib.suppress(Exception):
             if self.alive and self._direct:
                 self._departures.leave()
@@ -263,6 +285,7 @@ class Session:
         was, self.alive = self.alive, False
         if self._looking is not None:
             self._looking.cancel()
+        self._cut()
         for answer, _ in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Lost())
@@ -270,6 +293,11 @@ class Session:
         self._waiting.clear()
         if was:
             self._lost()
+
+    def _cut(self) -> None:
+        """End the connection at once, and all that waits for room in it: a server that hangs makes none."""
+        with contextlib.suppress(AttributeError):  # there is none yet; or nats-py's have other names
+            self._client._transport._io_writer.transport.abort()
 
 
 def seen(opening: asyncio.Task[Any]) -> None:
