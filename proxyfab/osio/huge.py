@@ -6,8 +6,8 @@ one small page is written in each 2 MiB, and the rest comes with it. Readers who
 multiple of 2 MiB, as `Mapping` does, find each by one fault.
 
 Promises: what was made is there, so that no write to it finds the file system full; a process that is refused, or for
-which it takes longer than small pages would, does not ask again for a while; where huge pages were switched off
-(`never`) none are asked for.
+which it takes longer than small pages would, stops, and does not ask again for a while; where huge pages were switched
+off (`never`) none are asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from proxyfab.osio.memory import STEP
 LEAST = 2
 """Huge pages below which it is not worth the calls."""
 REST = 30.0
-"""Seconds for which nothing is asked for after it was not to be had."""
+"""Seconds for which nothing is asked for after it was refused."""
+COLD = 1.0
+"""Seconds for which nothing is asked for after it took long."""
 _COLLAPSE = 25
 _SLOW = 0.001
 """Seconds of processor time for a huge page that say that it had to be made room for, or that the host of a virtual
@@ -57,13 +59,16 @@ def room_in(fd: int, need: int, length: int) -> tuple[Mapping, int] | None:
         mapping = Mapping(fd, length, writable=True)
         if mapping.address % STEP == 0:
             os.ftruncate(fd, count * STEP)
-            if _made(fd, mapping.address, count):
-                return mapping, count * STEP
+            made = _made(fd, mapping.address, count)
+            if made:
+                os.ftruncate(fd, made * STEP)
+                return mapping, made * STEP
     _Luck.rests_until = time.monotonic() + REST
     return None
 
 
-def _made(fd: int, address: int, count: int) -> bool:
+def _made(fd: int, address: int, count: int) -> int:
+    """Make huge pages of the first ones; returns how many."""
     for number in range(count):
         os.pwrite(fd, b"\0", number * STEP)
     done, some = 0, 1  # of the first it is seen what they cost
@@ -71,11 +76,14 @@ def _made(fd: int, address: int, count: int) -> bool:
         some = min(some, count - done)
         before = time.thread_time()
         if advise(address + done * STEP, some * STEP, _COLLAPSE):
-            return False
+            _Luck.rests_until = time.monotonic() + REST
+            break
+        done += some
         if time.thread_time() - before > _SLOW * some:
-            return False
-        done, some = done + some, _AT_ONCE
-    return True
+            _Luck.rests_until = time.monotonic() + COLD
+            break
+        some = _AT_ONCE
+    return done
 
 
 def _asks() -> bool:

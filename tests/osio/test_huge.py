@@ -83,6 +83,26 @@ def test_a_new_file_is_found_by_one_fault_for_each_huge_page(root: str) -> None:
     pool.close()
 
 
+def test_who_gets_some_and_then_none_fills_the_rest_with_small_ones(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(root, 1 << 30)
+    needs_huge_pages(pool)
+    advised, advise = [], huge.advise
+
+    def once(*args: int) -> int:
+        advised.append(args)
+        return advise(*args) if len(advised) == 1 else -1
+
+    monkeypatch.setattr(huge, "advise", once)
+    data = os.urandom(3 * STEP)
+    assert put(pool, "some", data) == HEAD + data
+    assert put(pool, "none", data) == HEAD + data
+    assert len(advised) == 2
+    os.unlink(f"{root}/some")
+    data = os.urandom(3 * STEP)
+    assert put(pool, "again", data) == HEAD + data
+    pool.close()
+
+
 @pytest.mark.parametrize("why", ["refused", "slow", "full"])
 def test_where_there_are_none_the_file_is_written_and_they_are_not_asked_for_again(
     root: str, why: str, monkeypatch: pytest.MonkeyPatch
