@@ -10,10 +10,15 @@ import pytest
 import zmq
 
 from proxyfab.connectors.zmq.beside import connect
-from proxyfab.testing.nodes import NodeServer, node_server
+from proxyfab.testing.nodes import NodeServer
 from tests.server.raw import PATIENCE, Raw, RawSide, offered
 
-__all__ = ["node_server"]
+
+@pytest.fixture(scope="module")
+def node_server() -> Iterator[NodeServer]:
+    """A node server for the tests of a module."""
+    with NodeServer() as server:
+        yield server
 
 
 @pytest.fixture
