@@ -91,6 +91,8 @@ class Keyring:
     def verifying(self, id: str) -> bytes:
         """The 32 public bytes of an Ed25519 key, also where only its secret half lies; raises as `symmetric`."""
         found = self._find("verify", id)
+        if found is None and not self.has("sign", id):  # somebody else's: another one of that name would not be it
+            found = self._need("verify", id)
         return _binary(found["public"], id) if found else _public_of(self.signing(id))
 
     def curve(self, id: str) -> tuple[bytes, Secret]:
@@ -197,9 +199,12 @@ class Keyring:
         found = self._find(kind, id)
         if found is None:
             error = ConfigurationError if kind == "curve" else SealError
+            how = f"make it with `proxyfab keys make {kind} {id}`, or copy it from where it was made"
+            if kind == "verify":
+                told = f"`proxyfab keys show {id}` where it was made"
+                how = f"take in what {told} tells with `proxyfab keys import verify {id} FILE`"
             raise error(
-                f"There is no {kind} key {id!r} here, neither in {self.directory} nor in ${_variable(kind, id)}: make "
-                f"it with `proxyfab keys make {kind} {id}`, or copy it from where it was made."
+                f"There is no {kind} key {id!r} here, neither in {self.directory} nor in ${_variable(kind, id)}: {how}."
             )
         return found
 

@@ -43,14 +43,28 @@ def check_binds(options: Options) -> None:
     """Refuse to listen beyond this machine without a key (rule 1).
 
     Raises:
-        ConfigurationError: An endpoint needs `--key`.
+        ConfigurationError: An endpoint needs `--key`, or is none.
     """
+    for endpoint in options.bind:
+        scheme, _, where = endpoint.rpartition("://")
+        if scheme not in ("ipc", "inproc") and not (scheme == "tcp" and _is_address(where)):
+            raise ConfigurationError(
+                f"{endpoint!r} is no endpoint: write tcp://HOST:PORT (port 0 is any), or ipc:///path."
+            )
+    if options.advertise and not _is_address(options.advertise):
+        raise ConfigurationError(f"{options.advertise!r} is no address to advertise: write HOST:PORT.")
     open_ones = [endpoint for endpoint in options.bind if not stays_here(endpoint)]
     if open_ones and not options.key:
         raise ConfigurationError(
             f"{open_ones[0]} can be reached from other machines, so the server needs --key: make one with `proxyfab "
             "keys make curve NAME`, let clients in with `proxyfab keys allow`, or bind to 127.0.0.1."
         )
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is host:port; ZeroMQ takes a port from 65536 on for another one."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and (port == "*" or (port.isascii() and port.isdecimal() and int(port) < 65536))
 
 
 class Gate:

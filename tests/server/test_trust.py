@@ -12,6 +12,8 @@ from proxyfab.connectors.zmq.stream import Stream
 from proxyfab.errors import AccessDenied, ConfigurationError
 from proxyfab.keyring import Keyring
 from proxyfab.keys import Key
+from proxyfab.server.gate import check_binds
+from proxyfab.server.options import Options
 from proxyfab.testing.content import is_whole, signed
 from proxyfab.testing.nodes import NodeServer
 from proxyfab.zeromq.greeting import mechanism
@@ -26,6 +28,15 @@ def keyring(tmp_path, monkeypatch) -> Keyring:
     keyring.make("curve", "server")
     keyring.make("curve", "client")
     return keyring
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:6600", "tcp://127.0.0.1", "tcp://127.0.0.1:66000", "udp://127.0.0.1:0"])
+def test_what_is_no_endpoint_is_not_listened_at(bind):
+    """ZeroMQ itself takes port 66000 for 464."""
+    with pytest.raises(ConfigurationError, match="is no endpoint: write tcp://HOST:PORT"):
+        check_binds(Options(bind=(bind,)))
+    with pytest.raises(ConfigurationError, match="no address to advertise"):
+        check_binds(Options(advertise="node7:66000"))
 
 
 @pytest.mark.parametrize("bind", ["tcp://0.0.0.0:0", "tcp://*:0"])

@@ -37,7 +37,7 @@ def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keyring:
         ),
         (["serve", "--site", "a b"], 2, "'a b' cannot name a key"),
         (["serve", "--site", "aps"], 1, "proxyfab keys make sign aps"),
-        (["serve", "--site", "aps", "--peer", "alcf=host:1"], 1, "There is no sign key 'alcf' here"),
+        (["serve", "--site", "aps", "--peer", "alcf=host:1"], 1, "with `proxyfab keys import verify alcf FILE`"),
         (["serve", "--site", "aps", "--streams", "33"], 2, "--streams"),
         (["relay"], 2, "--allow KEY, or all with --open"),
         (["relay", "--open", "--listen", "203.0.113.77:1"], 1, "Cannot listen at 203.0.113.77:1"),
