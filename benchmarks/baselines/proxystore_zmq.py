@@ -25,8 +25,8 @@ class ProxyStoreZmq:
         with warnings.catch_warnings():  # each of its attempts leaves a context behind, unclosed
             warnings.simplefilter("ignore", ResourceWarning)
             wait_for_server(HOST, port, timeout=20)
+            self.connector = ZeroMQConnector(port, address=HOST, timeout=20)  # which looks for it once more
             gc.collect()
-        self.connector = ZeroMQConnector(port, address=HOST, timeout=20)
         self.key = self.connector.put(data)
 
     def get(self) -> Any:
