@@ -26,22 +26,23 @@ _ONE_LINE = 100_000
 def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
     """Print a table; columns whose cells are all numbers or sizes stand on the right.
 
-    Into a pipe or file every row is one line, however long.
+    Into a pipe or file every row, and the title, is one line, however long.
     """
-    table = Table(*columns, title=Text(title) if title else None, title_justify="left", box=None, header_style="bold")
+    table = Table(*columns, box=None, header_style="bold")
     for index, column in enumerate(table.columns):
         if rows and all(str(row[index])[:1].isdigit() for row in rows):
             column.justify = "right"
         column.overflow = "fold"
     for row in rows:
         table.add_row(*[Text(str(cell)) for cell in row])  # a key may look like markup
+    head = [Text(title, style="italic")] if title else []  # the table's own would break where the table ends
     console = Console()
     if console.is_terminal:
-        console.print(table)
+        console.print(*head, table, sep="\n")
         return
     console.width = _ONE_LINE
     with console.capture() as printed:
-        console.print(table)
+        console.print(*head, table, sep="\n")
     click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 

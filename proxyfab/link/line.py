@@ -193,7 +193,7 @@ class Line:
             raise ConnectorError(f"{what}, and the link to it was closed; open it again.")
         if left <= 0:
             state = f"{len(self._streams)} streams are open" if self._streams else "no stream to it is open"
-            raise ResolveTimeout(f"{what}, and not all came within {timeout:g} s: {state}. Is the link up?")
+            raise ResolveTimeout(f"{what}, and not all came within {timeout:.4g} s: {state}. Is the link up?")
         self._lock.wait(left)
 
     def _conclude(self, transfer: int, outcome: Outcome) -> None:

@@ -179,7 +179,7 @@ class Peering:
         state = f"{streams} streams to it are open" if streams else "no stream to it is open"
         trouble = f"; the last dial failed: {self.trouble}" if self.trouble and not streams else ""
         return ResolveTimeout(
-            f"{many} objects were asked of site {self.peer}, and not all came within {timeout:g} s: {state}{trouble} "
+            f"{many} objects were asked of site {self.peer}, and not all came within {timeout:.4g} s: {state}{trouble} "
             f"(`proxyfab doctor --peer` tells which way leads there)"
         )
 
