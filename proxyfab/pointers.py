@@ -55,3 +55,20 @@ untrack = python_function("PyObject_GC_UnTrack", None, ctypes.py_object)
 For what others look at through a pointer. Of garbage in a cycle all finalizers run before anything is freed, in any
 order, and a finalizer may look at what another one has just ended, or keep it.
 """
+
+
+class _Text(ctypes.c_ubyte * (1 << 46)):  # type: ignore[misc]  # one type for all lengths: making one costs 20 us
+    """The memory of a text, which it keeps."""
+
+
+def utf8_of(text: str) -> memoryview | bytes:
+    """A text's UTF-8, lone surrogates included: where it lies, if it is ASCII, and otherwise a copy."""
+    if not text.isascii():
+        return text.encode("utf-8", "surrogatepass")
+    exporter = _Text.from_address(_utf8_at(text, None))
+    exporter.keep = text
+    untrack(exporter)
+    return memoryview(exporter).toreadonly().cast("B")[: len(text)]
+
+
+_utf8_at = python_function("PyUnicode_AsUTF8AndSize", ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)

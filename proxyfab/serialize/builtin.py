@@ -73,7 +73,11 @@ class _Str:
     safe = True
 
     def dump(self, obj: str, /) -> Parts:
-        return None, (obj.encode("utf-8", "surrogatepass"),)  # a copy: text has no buffer
+        if len(obj) < _SMALL:
+            return None, (obj.encode("utf-8", "surrogatepass"),)  # a copy: text has no buffer
+        from proxyfab.pointers import utf8_of
+
+        return None, (utf8_of(obj),)
 
     def load(self, _: Any, buffers: tuple[memoryview, ...], /) -> str:
         (view,) = buffers

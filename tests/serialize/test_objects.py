@@ -514,6 +514,23 @@ def test_torch_tensors_inside_other_objects_go_out_of_band():
     assert mixed[1].sum() == 600
 
 
+def test_large_text_goes_from_where_it_lies_and_lives_as_long_as_that_is_looked_at():
+    text = "".join(["text", "a" * (1 << 22)])
+    tracemalloc.start()
+    payload = dumps(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(text) // 10
+    view = payload.buffers[0][1:]
+    del text, payload
+    gc.collect()
+    assert view.readonly
+    assert bytes(view[:4]) == b"exta"
+    assert len(view) == 3 + (1 << 22)
+    for several in ("a" * (1 << 20), "ä" * (1 << 20), "a\0\ud800" * (1 << 19), "😀" * (1 << 18)):
+        assert loads(wire(dumps(several))) == several
+
+
 # -- cost of import ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from xxhash import xxh3_128
 
 from proxyfab.buffers import Buffer
+from proxyfab.pointers import utf8_of
 from proxyfab.wire.payload import Payload
 
 
@@ -24,10 +25,15 @@ def token_of(obj: object) -> str | None:
     if kind is bytes or kind is bytearray:
         return _digest((kind.__name__,), (obj,))  # type: ignore[arg-type]  # both are buffers
     if kind is str:
-        return _digest(("str",), (obj.encode("utf-8", "surrogatepass"),))  # type: ignore[attr-defined]  # it is text
+        return token_of_text(utf8_of(obj))  # type: ignore[arg-type]  # it is text
     if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
         return _array(obj)
     return None
+
+
+def token_of_text(utf8: Buffer) -> str:
+    """The token of a text whose UTF-8 this is."""
+    return _digest(("str",), (utf8,))
 
 
 def token_of_payload(payload: Payload) -> str:

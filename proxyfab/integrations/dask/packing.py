@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from dask.tokenize import normalize_token, tokenize
 
 from proxyfab.errors import SerializationError
-from proxyfab.integrations.dask.contents import token_of, token_of_payload
+from proxyfab.integrations.dask.contents import token_of, token_of_payload, token_of_text
 from proxyfab.integrations.dask.guesses import FEW, LEAF, LENGTHS, NUMBERS, PLAINLY, each_is_small, together
 from proxyfab.integrations.dask.node import Held, Told
 from proxyfab.integrations.dask.sizes import NOT_ALONE, size_of, weight_of
@@ -163,7 +163,12 @@ class Packing:
         seen = self._seen.get(id(obj))
         if seen is not None:
             return seen, NOT_ALONE
-        payload, token = None, token_of(obj)
+        payload = None
+        if type(obj) is str and not obj.isascii():  # made into bytes once, for its name and for the store
+            payload = dumps(obj, mode=self._mode)
+            token: str | None = token_of_text(payload.buffers[0]) if payload.codec == "str" else token_of(obj)
+        else:
+            token = token_of(obj)
         if token is None:
             try:
                 payload = dumps(obj, mode=self._mode)

@@ -6,6 +6,7 @@ import collections
 import copy
 import pickle
 import time
+import tracemalloc
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -37,6 +38,7 @@ ABOVE = 64 * 1024
 ARRAY = np.arange(ABOVE, dtype=np.uint8)
 LARGE = np.zeros(1 << 17, dtype=np.uint8)
 """What goes to a segment."""
+MUCH = 4_000_000
 NUMBERS = np.arange(6)
 
 
@@ -383,6 +385,38 @@ def test_a_store_elsewhere_keeps_what_is_over_for_its_moment(said: list[Any]) ->
         kept(Keeping(store, said.append), *(LARGE + number for number in range(3)))
         assert {each["op"] for each in said} == {"proxyfab-claim"}
         store.clear()
+
+
+@pytest.mark.parametrize(
+    ("obj", "most"),
+    [
+        *[(b"x" * MUCH, 0), (bytearray(MUCH), 0), ("x" * MUCH, 0), ("ä" * (MUCH // 2), 1), (np.zeros(MUCH // 8), 0)],
+        *[({"a": np.zeros(MUCH // 16), "b": [np.ones(MUCH // 16)]}, 0), (Holder(np.zeros(MUCH // 8)), 0)],
+        *[(pd.DataFrame(np.ones((MUCH // 80, 10))), 0), (pd.DataFrame({"a": np.ones(MUCH // 8)}), 0)],
+    ],
+    ids=lambda obj: None if type(obj) is int else type(obj).__name__,
+)
+def test_what_is_large_is_copied_into_the_store_and_nowhere_else(obj: Any, most: int, said: list[Any]) -> None:
+    with Store(inline_below=0) as store:
+        keeping = Keeping(store, said.append)
+        keeping.fill(warmed(keeping))
+        tracemalloc.start()
+        work = packing(told=True)
+        work.one(obj)
+        keeping.fill(work.larges)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert sum(large.node.nbytes for large in work.larges) >= MUCH
+        assert peak < (most + 0.25) * MUCH  # text that is not ASCII has no bytes before they are made, once
+        store.clear()
+
+
+def warmed(keeping: Keeping) -> list[Any]:
+    """What has the store opened, and everything imported."""
+    work = packing(told=True)
+    for obj in (np.ones(1 << 19), pd.DataFrame({"a": np.ones(1 << 17)}), "x" * (1 << 20)):
+        work.one(obj)
+    return work.larges
 
 
 def test_a_client_that_is_closed_while_a_graph_is_made(said: list[Any]) -> None:
