@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from proxyfab.brokers.nats import settling
+from proxyfab.brokers.nats import groups, settling
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.brokers.nats.link import Link, Refusal
 from proxyfab.brokers.nats.loop import Runner, runner
+from proxyfab.brokers.nats.naming import Seat
 from proxyfab.brokers.nats.place import Place
 from proxyfab.brokers.nats.session import Lost, Session
 from proxyfab.errors import ConnectorError, TopicNotFound
-from proxyfab.events.model import Record, Topic
+from proxyfab.events.model import EARLIEST, Record, Topic
 from proxyfab.testing.brokering.flows import take
 from proxyfab.testing.natsserver import NatsServer
 
@@ -189,6 +190,30 @@ def test_who_waits_is_told_when_the_group_or_the_topic_goes(
 
         assert time.monotonic() - begun < 30
         going.join()
+
+
+def test_a_member_does_not_wait_for_what_is_left_of_a_group_that_has_moved(broker: NatsBroker, topic: str) -> None:
+    """Who moved it has died before all that there was before had gone."""
+    known = broker.ensure(Topic(topic, partitions=PARTITIONS))
+    names, link = broker._desk.names, broker._link
+
+    async def move(deadline: float) -> None:
+        while not all(feed.left for feed in member._intake._feeds.values()):  # type: ignore[attr-defined]  # NATS's own
+            await asyncio.sleep(0.005)
+        for number in range(PARTITIONS):
+            await groups._make(link, names, known, Seat("g", 1, number), EARLIEST, 10.0, deadline)
+        await groups._remove(link, names, topic, str(Seat("g", 0, 0)), deadline)
+
+    def on() -> None:
+        broker._run(move)
+        broker.publish(topic, [Record(b"0")])
+
+    with broker.subscribe(topic, group="g") as member:
+        other, begun = threading.Thread(target=on), time.monotonic()
+        other.start()
+        assert [each.body for each in member.fetch(1, 30.0)] == [b"0"]
+        assert time.monotonic() - begun < 15, "what was asked is asked for 20 s"
+        other.join()
 
 
 def test_a_call_amid_which_its_broker_is_closed_opens_no_other_connection(

@@ -135,15 +135,19 @@ class Intake(ABC):
         turn = next(self._turns) % len(feeds)
         feeds = feeds[turn:] + feeds[:turn]
         for at in range(0, len(feeds), most):
-            if self.ready or self._session is not session:
+            if self.ready or not self._asks(session, feeds):
                 return
             some = feeds[at : at + most]
             await self._ask(session, some, most, 0.0)
             await self._wait(some, most, until)
         left = until - now()
-        if not self.ready and left > _SOON and self._session is session:
+        if not self.ready and left > _SOON and self._asks(session, feeds):
             await self._ask(session, feeds, len(feeds), min(left, _SLICE))
             await self._wait(feeds, 1, until)
+
+    def _asks(self, session: Session | None, feeds: list[Feed]) -> bool:
+        """Whether these are still whom to ask: the connection was not lost, nor has to be bound anew what is read."""
+        return session is not None and self._session is session and all(self._feeds.get(f.name) is f for f in feeds)
 
     async def _ask(self, session: Session, feeds: list[Feed], most: int, seconds: float) -> None:
         """Ask them for `most` together, each for one at least."""
@@ -164,8 +168,8 @@ class Intake(ABC):
 
     async def _wait(self, feeds: list[Feed], most: int, end: float) -> None:
         """Until all have said that this was all, or there is enough, or the time is over."""
-        rest = 0.0
-        while not self.closed and self._session is not None:
+        rest, session = 0.0, self._session
+        while not self.closed and self._asks(session, feeds):
             busy, at = [feed.due for feed in feeds if feed.left], now()
             if not busy or len(self.ready) >= most:
                 return
