@@ -14,7 +14,7 @@ import distributed
 import numpy as np
 import pytest
 
-from proxyfab.errors import ObjectLost
+from proxyfab.errors import ObjectLost, ProxyfabError
 from proxyfab.integrations.dask import Client
 from proxyfab.integrations.dask.holdings import Place
 from proxyfab.integrations.dask.home import mark_of
@@ -24,8 +24,10 @@ from proxyfab.keys import Key
 from proxyfab.serialize import dumps
 from proxyfab.store import Store, received_store
 from proxyfab.testing.content import held
+from proxyfab.testing.nodes import NodeServer
 from proxyfab.testing.processes import until
 from proxyfab.testing.servers import RedisServer
+from tests.integrations.dask.leftovers import SECONDS
 from tests.integrations.dask.tasks import counted, grown, large, total
 
 
@@ -62,6 +64,33 @@ def test_a_result_outlives_all_workers_and_is_not_computed_again(client: Any, tm
     assert (future.result(60) == large(1)).all()
     assert client.submit(total, future).result(60) == large(1).sum()
     assert runs.read_text() == "x"
+
+
+def test_so_it_does_at_a_node_server_until_its_key_is_forgotten(cluster: Any, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with NodeServer() as server, Client(cluster, store=(url := server.url), results="store") as client:
+        first, second = [client.submit(counted, large(number), str(runs)) for number in range(2)]
+        distributed.wait([first, second])
+        kill_all_workers(client)
+        assert (first.result(60) == large(1)).all()
+        assert client.submit(total, second).result(60) == large(2).sum()
+        assert runs.read_text() == "xx"
+        assert stored(url) == 4
+        first.cancel()
+        assert until(lambda: stored(url) == 2, SECONDS)
+        del second
+        assert until(lambda: stored(url) == 0, SECONDS)
+
+
+def test_a_store_that_goes_takes_every_result_by_name_and_in_time(cluster: Any) -> None:
+    with NodeServer() as server, Client(cluster, store=server.url, results="store") as client:
+        futures = client.map(grown, [large(number) for number in range(2)])
+        distributed.wait(futures)
+        server.kill()
+        for future in futures:
+            with pytest.raises(ProxyfabError, match=r"127\.0\.0\.1"):
+                future.result(60)
+        assert (client.submit(_made, 7).result(60) == large(7)).all()
 
 
 def test_what_dask_holds_is_a_handle_and_what_users_see_an_object(client: Any, url: str) -> None:
