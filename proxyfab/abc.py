@@ -13,7 +13,6 @@ Rules that every connector keeps (the shipped `proxyfab.testing.ConnectorTests` 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -332,17 +331,18 @@ class BaseConnector:
         if not keys:
             return []
         check_timeout(timeout)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        pause, longest = _SHORTEST_PAUSE, self.wait_bound or _LONGEST_PAUSE
+        deadline = None if timeout is None else time.monotonic() + timeout
+        longest = self.wait_bound or _LONGEST_PAUSE
+        pause = min(_SHORTEST_PAUSE, longest)
         while True:
             found = [key for key, there in zip(keys, self.exists_many(keys), strict=True) if there]
             if found:
                 return found
-            left = min(pause, longest, deadline - time.monotonic())
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left <= 0:
                 return []
             time.sleep(left)
-            pause *= 1.5
+            pause = min(1.5 * pause, longest)
 
     def __enter__(self: Self) -> Self:
         return self
