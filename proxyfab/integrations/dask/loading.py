@@ -69,6 +69,13 @@ def loaded(ref: Ref[Any]) -> Any:
     return private(payload, mode, make)
 
 
+def is_seen(ref: Ref[Any]) -> bool:
+    """Whether this process finds the object in its store; else only the scheduler has it, or nobody."""
+    with contextlib.suppress(ProxyfabError):
+        return not ref.url.startswith(_SHARED) or ref.exists()
+    return False
+
+
 def private(payload: Payload, mode: str = "default", make: Callable[[memoryview], memoryview] = own) -> Any:
     """The object in a payload, with memory of its own, as `make` makes it, wherever it can be written to."""
     with contextlib.suppress(Exception):  # told by `loads`, which knows what is missing, or damaged

@@ -4,8 +4,9 @@ Client and scheduler pass it on without looking inside: it is a node of Dask's o
 in the thread that executes the task.
 
 Promises: what a task gets is a real object of the exact type, private to it and writable, or, where the user asked for
-it, a lazy proxy; two nodes of equal content have equal tokens, so that Dask's keys of pure tasks are equal. One object
-that stands twice in a task's arguments is one object there, as far as weak references to it can be had.
+it and the worker sees the store, a lazy proxy; two nodes of equal content have equal tokens, so that Dask's keys of
+pure tasks are equal. One object that stands twice in a task's arguments is one object there, as far as weak references
+to it can be had.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from dask._task_spec import DataNode, GraphNode
 
 from proxyfab.errors import ProxyfabError
-from proxyfab.integrations.dask.loading import loaded
+from proxyfab.integrations.dask.loading import is_seen, loaded
 from proxyfab.integrations.dask.strangers import about
 from proxyfab.ref import Ref
 
@@ -61,7 +62,7 @@ class Held(GraphNode):  # type: ignore[misc]  # Dask has no types
         return True
 
     def __call__(self, values: object = ()) -> Any:  # noqa: ARG002 - it needs none
-        if self.lazy:
+        if self.lazy and is_seen(self.ref):
             return self.ref.proxy()
         run = _run()
         if run is not None and self._made is not None and self._made[0] == run:

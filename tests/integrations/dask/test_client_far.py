@@ -56,6 +56,13 @@ def test_a_worker_elsewhere_asks_the_scheduler_once_for_each_object(far: Any) ->
         assert (grown.result(WAIT) == array + 1).all()
 
 
+def test_lazy_tasks_elsewhere_get_the_object_itself(far: Any) -> None:
+    array = np.arange(LARGE)
+    with Client(far, set_as_default=False, lazy=True) as client:
+        told = client.submit(lambda array: (type(array).__name__, int(array.sum())), array).result(WAIT)
+        assert told == ("ndarray", array.sum())
+
+
 def test_what_lies_nowhere_any_more_is_an_error_of_a_name(far: Any) -> None:
     with Client(far, set_as_default=False) as client:
         keeping = client._proxyfab.keeping
