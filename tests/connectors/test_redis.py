@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from proxyfab.testing.conformance.model import ModelTests
 from proxyfab.testing.conformance.objects import ObjectTests
 from proxyfab.testing.conformance.payloads import PayloadTests
 from proxyfab.testing.conformance.threads import ThreadTests
+from proxyfab.testing.content import signed
 from proxyfab.testing.servers import RedisServer
 
 
@@ -53,3 +55,20 @@ class TestRedisInChunks(ObjectTests, BatchTests, PayloadTests, LifetimeTests, Th
     @pytest.fixture
     def url(self, redis_server: RedisServer) -> str:
         return f"{redis_server.database()}?chunk=4096&lease=9000"
+
+
+@pytest.mark.parametrize("length", [2**20, 2**20 + 16, 3_000_000, 5_000_000])
+def test_a_range_moves_its_bytes_once(redis_server: RedisServer, length: int) -> None:
+    content = signed(4_000_000)
+    with (
+        RedisConnector.from_url(redis_server.database()) as one,
+        contextlib.closing(redis_server.client()) as client,
+    ):
+        key = one.put(content)
+        before = client.info("stats")["total_net_output_bytes"]
+        found = one.get_range(key, 96, length)
+        sent = client.info("stats")["total_net_output_bytes"] - before
+
+    assert found is not None
+    assert found.join() == content.slice(96, length).join()
+    assert sent < found.nbytes + 20_000

@@ -97,8 +97,9 @@ def get_range(link: Link, name: bytes, id_hash: int, offset: int, length: int) -
     length = max(min(length, header.length - offset), 0)
     if not header.chunk and length <= len(some):
         return Frames((memoryview(some)[:length],))
-    target = received.take(length)
-    Rest(name, header, offset, offset + length).receive(link, target, raw)
+    target, have = received.take(length), 0 if header.chunk else len(some)
+    target[:have] = memoryview(some)[:have]
+    Rest(name, header, offset + have, offset + length).receive(link, target[have:], raw)
     return Frames((target.toreadonly(),))
 
 
