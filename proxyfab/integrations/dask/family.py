@@ -74,6 +74,8 @@ MEMORY = 8 << 30
 _WARM = 8
 _WAITING = 4
 _GIVES_UP = 3
+_ENDED = 10
+"""Loans in a row that were over too early, as those are of whoever gives up what he asked for, until none is taken."""
 _HEAVY = 12
 """An answer with so many times what Dask has a thread deserialize: copying 120 MiB takes some 20 ms, zeros 3."""
 _LOADS = {"dask": dask_loads, "pickle": pickle_loads}
@@ -225,9 +227,9 @@ class Lane:
         if getattr(error, "errno", None) == errno.ESRCH:  # who lent it has ended, which says nothing of the way
             return
         self._lost_in_a_row += 1
-        if isinstance(error, Refused) or (isinstance(error, Lost) and self._lost_in_a_row >= _GIVES_UP):
+        if isinstance(error, Refused) or (isinstance(error, Lost) and self._lost_in_a_row >= _ENDED):
             self._borrow_no_more(error)
-        elif self._lost_in_a_row >= _GIVES_UP:
+        elif self._lost_in_a_row >= _GIVES_UP and not isinstance(error, Lost):
             for pool in self._pools:
                 self.retract(pool)
             self._warn(f"Values of Dask are not fetched from shared memory any more, as that failed: {error}")

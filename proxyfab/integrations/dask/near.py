@@ -1,4 +1,4 @@
-"""Near: a client fetches results straight from the workers of its own host, and through shared memory.
+"""Near: a client fetches results straight from the workers of its own host, and past the sockets.
 
 Dask's clients have the scheduler fetch results, unless told otherwise, as they cannot know which workers they reach.
 Here a client finds out: a worker that says at an address of this host that it sees the same shared memory is near.

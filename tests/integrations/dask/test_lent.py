@@ -163,7 +163,7 @@ ENDED = Writer(this_process().writer.machine, (1 << 22) - 1, 1).pack(0)
 @pytest.mark.skipif(not horizon(), reason="the kernel does not allow one process to read another's memory")
 @pytest.mark.parametrize(
     ("wrong", "until"),
-    [({"lender": ENDED}, None), ({"number": 1}, 3), ({"starts": [8]}, 1)],
+    [({"lender": ENDED}, None), ({"number": 1}, 10), ({"starts": [8]}, 1)],
     ids=["of a process that has ended", "that is over", "of what nobody else may read"],
 )
 def test_loans_that_come_to_nothing(wrong: dict[str, Any], until: int | None, lane: family.Lane, loan: Loan) -> None:
@@ -171,12 +171,12 @@ def test_loans_that_come_to_nothing(wrong: dict[str, Any], until: int | None, la
     pool = Pool()
     lane.announce(pool)
     mark = {"loan": loan._replace(**wrong), "sizes": [BLOCK.nbytes], "places": [0], "bytes": True, "weights": 0}
-    for count in range(1, 5):
+    for count in range(1, 12):
         with pytest.raises(family.TransportLost):
             lane.fetch(mark, [])
         assert family.MARK in pool.said()
         assert (family.HORIZON in pool.said()) is (until is None or count < until)
-    assert lane.told()["lost"] == 4
+    assert lane.told()["lost"] == 11
 
 
 @pytest.mark.parametrize("lends", [True, False])

@@ -1,4 +1,4 @@
-"""The transport: large values go through shared memory between workers, and to the client, and stay what they are."""
+"""The transport: large values go past the sockets between workers, and to the client, and stay what they are."""
 
 from __future__ import annotations
 
