@@ -12,6 +12,7 @@ import os
 import threading
 from _contextvars import copy_context
 from _queue import Empty, SimpleQueue  # not from `queue`, whose heaps and conditions take a millisecond to load
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -36,6 +37,11 @@ class Task(Generic[R]):
         self._gate = closed_gate()
         self._process = os.getpid()
         self._outcome: tuple[Any, BaseException | None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended."""
+        return self._outcome is not None
 
     def run(self) -> None:
         """Do the work, once, in this thread."""
@@ -191,3 +197,42 @@ def aside(call: Callable[[], R], what: str) -> Task[R]:
     except RuntimeError:  # no thread can be had: late is better than never
         task.run()
     return task
+
+
+class Beginnings:
+    """What takes long to make, made beside whoever waits for it: who leaves at his deadline leaves it to the next one.
+
+    Args:
+        make: Makes one, and puts it where all look for it.
+        what: Is made, for messages.
+    """
+
+    def __init__(self, make: Callable[[], object], what: str) -> None:
+        self._make = make
+        self._what = what
+        self._left: deque[Task[object]] = deque()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether one was made within so many seconds, begun now or by somebody who has left.
+
+        Raises:
+            Exception: What `make` raised.
+        """
+        task = self._begun()
+        try:
+            task.result(seconds)
+        except ResolveTimeout:
+            return False
+        finally:
+            if not task.over:
+                self._left.append(task)
+        return True
+
+    def _begun(self) -> Task[object]:
+        while True:
+            try:
+                task = self._left.popleft()
+            except IndexError:
+                return aside(self._make, self._what)
+            if not task.over:
+                return task

@@ -196,11 +196,11 @@ class Patience(Attempts):
         budget: Of the place; not touched.
         turn: Shared by all who wait for this place.
         outage: Seconds that one may last.
-        timeout: Seconds of the wait; None for no deadline. A second, where it is less.
+        timeout: Seconds of the wait; None for no deadline. A second, where it is none, for a mere look.
         retryable: Whether an error is worth another attempt.
     """
 
-    __slots__ = ("_ends", "_looks", "_outage", "_resumed", "_turn")
+    __slots__ = ("_ends", "_looks", "_outage", "_resumed", "_turn", "trouble")
 
     def __init__(
         self,
@@ -212,8 +212,10 @@ class Patience(Attempts):
         retryable: Callable[[BaseException], bool] = retryable,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        timeout = None if timeout is None else max(timeout, _STOOD)
+        timeout = timeout if timeout is None or timeout > 0 else _STOOD
         super().__init__(budget, timeout=timeout, backoff=Backoff(longest=_GLANCE), retryable=retryable, clock=clock)
+        self.trouble: BaseException | None = None
+        """The last failure, since which the place was not reached."""
         self._turn = turn
         self._outage = outage
         self._looks = False
@@ -229,6 +231,7 @@ class Patience(Attempts):
     def failed(self, error: BaseException) -> float | None:
         """Seconds to pause before the next attempt; None when there should be none. May itself wait for its turn."""
         now = self._clock()
+        self.trouble = error
         if now - self._resumed > _STOOD:
             self._ends = now + self._outage
             self.number = 1
@@ -246,6 +249,7 @@ class Patience(Attempts):
 
     def up(self) -> None:
         """The place was reached."""
+        self.trouble = None
         self.over()
 
     def over(self) -> None:

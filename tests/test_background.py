@@ -117,3 +117,41 @@ def test_as_many_run_at_once_as_there_are_threads(monkeypatch):
         assert until(lambda: not pool.tasks.qsize())
         tasks += [background.start(partial(together.wait, 20), "all at once") for _ in range(background.THREADS - 1)]
     assert sorted(task.result(20) for task in tasks) == list(range(background.THREADS))
+
+
+def test_who_leaves_at_his_deadline_leaves_what_was_begun_to_the_next_one() -> None:
+    made: list[int] = []
+    gate = threading.Event()
+
+    def make() -> None:
+        gate.wait(60)
+        made.append(len(made))
+
+    beginnings = background.Beginnings(make, "Making")
+    assert not beginnings.wait(0.01)
+    assert not beginnings.wait(0.01)
+    gate.set()
+    assert beginnings.wait(60)
+    assert made == [0], "it was begun once"
+    assert beginnings.wait(60)
+    assert made == [0, 1]
+
+
+def test_what_failed_when_nobody_waited_for_it_is_begun_anew() -> None:
+    gate, ended = threading.Event(), threading.Event()
+    outcomes: list[Exception | None] = [ConnectionError("refused"), None, ConnectionError("refused again")]
+
+    def make() -> None:
+        gate.wait(60)
+        ended.set()
+        if (outcome := outcomes.pop(0)) is not None:
+            raise outcome
+
+    beginnings = background.Beginnings(make, "Making")
+    assert not beginnings.wait(0.01)
+    gate.set()
+    assert ended.wait(60)
+    assert until(lambda: beginnings._left[0].over)
+    assert beginnings.wait(60)
+    with pytest.raises(ConnectionError, match="again"):
+        beginnings.wait(60)

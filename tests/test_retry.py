@@ -235,6 +235,20 @@ def test_a_wait_ends_when_an_outage_lasts_too_long_or_with_its_own_deadline():
     assert Patience(RetryBudget(), threading.Lock(), outage=10.0).failed(KeyNotFound("not there")) is None
 
 
+def test_a_short_wait_ends_no_later_than_it_says_and_a_mere_look_may_be_tried_again():
+    for timeout, ends in [(0.3, 0.3), (0.0, 1.0)]:
+        clock = Clock()
+        patience = Patience(RetryBudget(), threading.Lock(), outage=60.0, timeout=timeout, clock=clock)
+        began = clock.now
+        while (pause := patience.failed(ConnectorError("refused"))) is not None:
+            clock.sleep(pause + 1e-6)
+        patience.over()
+        assert clock.now - began == pytest.approx(ends, abs=0.01)
+        assert isinstance(patience.trouble, ConnectorError)
+        patience.up()
+        assert patience.trouble is None
+
+
 def test_of_many_who_wait_one_looks():
     turn = threading.Lock()
     first, second = (Patience(RetryBudget(), turn, outage=20) for _ in range(2))

@@ -37,6 +37,14 @@ NONSENSE = (TypeError, ValueError, LookupError, AttributeError, struct.error)
 """What comes of an answer that is something else than such a command has."""
 
 
+class Late(Exception):
+    """The time of who waits for a server is over; whether it is only slow nobody knows yet."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__("The time is over.")
+        self.address = address
+
+
 class Doing(NamedTuple):
     """What was being done, for messages."""
 

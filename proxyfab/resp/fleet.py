@@ -7,6 +7,7 @@ it may be repeated. Leaves what is said on a link to others.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -16,9 +17,10 @@ from typing import Any, TypeVar
 
 from redis.exceptions import AskError, AuthenticationError, InvalidResponse, RedisError, ResponseError, TimeoutError
 
+from proxyfab.background import Beginnings
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
-from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, NONSENSE, SOON, Doing, translate
+from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, NONSENSE, SOON, Doing, Late, translate
 from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link, pack
 from proxyfab.resp.place import Address, Place
 from proxyfab.resp.topology import Topology, topology_of
@@ -31,6 +33,8 @@ _KEPT = 32
 _KNOWN = 1.0
 """Seconds after a flush in which keys may still be taken for those of before."""
 _UNHEARD = f"ended, as the server did not say a word within {SILENCE:g} s"
+_OPENING = 2 * CONNECT
+"""Seconds that a new link may take; who has less has it made beside himself."""
 _SENT = 5
 """Times that a call goes where it is sent (MOVED, ASK) before that is a failure."""
 
@@ -53,6 +57,9 @@ class Fleet:
         self._budget = budget_of(place.label)
         self._topology: Topology | None = None
         self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
+        self._begun: dict[tuple[Address, int], Beginnings] = {}
+        self._troubles: dict[Address, BaseException] = {}
+        """Why a server could not be entered beside who waited, since which it has done nothing for anybody."""
         self._turn = threading.Lock()
         on_fork(self)
 
@@ -83,10 +90,14 @@ class Fleet:
         work: Callable[[list[tuple[Link, list[int]]]], T],
         what: str,
         timeout: float | None = None,
+        ends: float = math.inf,
     ) -> T:
         """`work` on links that are told of changes: one to each server of the keys, with the positions of its keys.
 
         Outages may last as long as a call may, and as the seconds of the wait, if it has any.
+
+        Raises:
+            Late: `ends` (monotonic seconds) has passed, and no server is known to be away.
         """
         worth = partial(self._worth, again=True)
         attempts = Patience(self._budget, self._turn, outage=self.place.timeout, timeout=timeout, retryable=worth)
@@ -94,10 +105,15 @@ class Fleet:
         def first(link: Link) -> T:
             attempts.up()
             (_, places), *others = self.groups(names)
-            return self._beside([(link, places)], others, work)
+            return self._beside([(link, places)], others, work, ends)
 
         try:
-            return self._run(lambda: self._use().address(names[0]), first, what, True, 3, attempts=attempts)
+            return self._run(lambda: self._use().address(names[0]), first, what, True, 3, attempts=attempts, ends=ends)
+        except Late as late:
+            trouble = attempts.trouble or self._troubles.get(late.address)
+            if trouble is None:
+                raise
+            raise translate(trouble, Doing(what, self.place.label, _UNHEARD)) from trouble
         finally:
             attempts.over()
 
@@ -135,21 +151,24 @@ class Fleet:
             self.epoch = link.epoch
         return link
 
-    def lend(self, address: Address, protocol: int = 2, seconds: float = CONNECT) -> Link:
-        """A link on which nothing is under way; to be given back, or closed. A new one may take so many seconds."""
-        idle = self._idle[address, protocol]
-        while True:
-            try:
-                link = idle.pop()
-            except IndexError:
-                break  # and not from in here, where what fails would tell of this, too
-            if time.monotonic() - link.used < _IDLE or not link.stale():
-                return link
-            link.close()
-        return self.connect(address, protocol=protocol, seconds=seconds)
+    def lend(self, address: Address, protocol: int = 2, seconds: float = CONNECT, ends: float = math.inf) -> Link:
+        """A link on which nothing is under way; to be given back, or closed. A new one may take so many seconds.
+
+        Raises:
+            Late: `ends` (monotonic seconds) has passed; the link that was being made is for the next one.
+        """
+        while (link := self._spare(address, protocol)) is None:
+            left = ends - time.monotonic()
+            if left > _OPENING:
+                return self.connect(address, protocol=protocol, seconds=seconds)
+            if not self._openings(address, protocol).wait(max(left, 0.0)):
+                raise Late(address)
+        return link
 
     def give(self, link: Link, protocol: int = 2) -> None:
         """Take a link back for the next call."""
+        if self._troubles:
+            self._troubles.pop(link.address, None)
         idle = self._idle[link.address, protocol]
         if self.closed or len(idle) >= _KEPT:
             link.close()
@@ -166,12 +185,41 @@ class Fleet:
     def after_fork(self) -> None:
         """In a child: the sockets are its parent's, which goes on talking through them."""
         self._turn = threading.Lock()
+        self._begun = {}
         old, self._idle = self._idle, defaultdict(deque)
         for links in old.values():
             for link in links:
                 link.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _spare(self, address: Address, protocol: int) -> Link | None:
+        """A link that nobody uses, as far as is known still open."""
+        idle = self._idle[address, protocol]
+        while True:
+            try:
+                link = idle.pop()
+            except IndexError:
+                return None
+            if time.monotonic() - link.used < _IDLE or not link.stale():
+                return link
+            link.close()
+
+    def _openings(self, address: Address, protocol: int) -> Beginnings:
+        found = self._begun.get((address, protocol))
+        if found is None:
+            made = Beginnings(partial(self._open, address, protocol), f"Connecting to {self.place.label}")
+            found = self._begun.setdefault((address, protocol), made)
+        return found
+
+    def _open(self, address: Address, protocol: int) -> None:
+        """A new link for whoever wants it, made while who wanted it may leave."""
+        try:
+            link = self.connect(address, protocol=protocol)
+        except FOREIGN as error:
+            self._troubles[address] = error
+            raise
+        self.give(link, protocol)
 
     def _use(self) -> Topology:
         if self.closed:
@@ -222,12 +270,13 @@ class Fleet:
         protocol: int = 2,
         timeout: float | None = None,
         attempts: Attempts | None = None,
+        ends: float = math.inf,
     ) -> T:
         started = time.monotonic()
         seconds = self.place.timeout if timeout is None else timeout
         failed: BaseException
         try:
-            done = self._once(where(), work, seconds, protocol)
+            done = self._once(where(), work, seconds, protocol, ends=ends)
         except ProxyfabError:  # some of them are built-in errors, too
             raise
         except FOREIGN as error:
@@ -240,26 +289,34 @@ class Fleet:
             left = max(seconds - (time.monotonic() - started), 0.0)
             attempts = Attempts(self._budget, timeout=left, retryable=partial(self._worth, again=again))
         try:
-            return self._again(failed, where, work, Doing(what, self.place.label, late), attempts, protocol)
+            return self._again(failed, where, work, Doing(what, self.place.label, late), attempts, protocol, ends)
         finally:
             del failed  # no circle: its traceback holds this frame
 
     def _once(
-        self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool = False
+        self,
+        address: Address,
+        work: Callable[[Link], T],
+        seconds: float,
+        protocol: int,
+        asking: bool = False,
+        ends: float = math.inf,
     ) -> T:
         try:
-            return self._lent(address, work, seconds, protocol, asking)
+            return self._lent(address, work, seconds, protocol, asking, ends)
         except (ProxyfabError, *FOREIGN):  # some of them are built-in errors, too
             raise
         except NONSENSE as error:
             what = f"{type(error).__name__}: {error}"
             raise InvalidResponse(f"what answers says something that makes no sense ({what})") from error
 
-    def _lent(self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool) -> T:
-        ends = time.monotonic() + seconds
-        link = self.lend(address, protocol, seconds if protocol == 2 else min(seconds, SILENCE))
+    def _lent(
+        self, address: Address, work: Callable[[Link], T], seconds: float, protocol: int, asking: bool, ends: float
+    ) -> T:
+        until = time.monotonic() + seconds
+        link = self.lend(address, protocol, seconds if protocol == 2 else min(seconds, SILENCE), ends)
         try:
-            link.begin(ends - time.monotonic())
+            link.begin(until - time.monotonic())
             link.before = ASKING if asking else b""
             done = work(link)
             link.before = b""
@@ -274,12 +331,13 @@ class Fleet:
         links: list[tuple[Link, list[int]]],
         others: Sequence[tuple[bytes, list[int]]],
         work: Callable[[list[tuple[Link, list[int]]]], T],
+        ends: float,
     ) -> T:
         """`work` with one link more for each of the others."""
         lent: list[Link] = []
         try:
             for name, places in others:
-                lent.append(self.lend(self._use().address(name), 3))
+                lent.append(self.lend(self._use().address(name), 3, ends=ends))
                 links.append((lent[-1], places))
             done = work(links)
         except BaseException:
@@ -298,6 +356,7 @@ class Fleet:
         doing: Doing,
         attempts: Attempts,
         protocol: int,
+        ends: float,
     ) -> T:
         """What comes after a first failure: a few more attempts, or the error. To be sent elsewhere is no failure."""
         error, sent = first, 0
@@ -316,7 +375,7 @@ class Fleet:
                 sent = 0
             try:
                 address = where() if asked is None else (asked.host, asked.port)
-                done = self._once(address, work, max(attempts.left or 0, 0.001), protocol, asked is not None)
+                done = self._once(address, work, max(attempts.left or 0, 0.001), protocol, asked is not None, ends)
             except ProxyfabError:
                 raise
             except FOREIGN as next_one:

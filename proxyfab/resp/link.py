@@ -66,6 +66,8 @@ class Link:
         self.epoch = ""
         """Drawn when the server was first used; another one after it lost everything."""
         self.used = self.looked = monotonic()
+        self.pace = 0.0
+        """Seconds that the server took to let us in."""
         self.before = b""
         """What stands before each command: nothing, or ASKING, where the slot of its key is on its way here."""
         self.missing: dict[bytes, None] = {}
@@ -228,9 +230,11 @@ class Link:
         parser.wholly(self._plain)
         self.begin(self._seconds)
         commands, optional = self._greeting()
+        asked = monotonic()
         self.ask(b"".join(commands + optional))
         greeted = [parser.read() for _ in commands]
         answers = [parser.read() for _ in optional]
+        self.pace = monotonic() - asked
         for reply in greeted:
             if isinstance(reply, exceptions.ResponseError) and "already" not in str(reply):
                 raise reply

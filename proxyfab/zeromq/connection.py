@@ -39,11 +39,12 @@ class Broken(Exception):
         text: What the server did.
         again: Whether another connection may do.
         away: Whether this process was stopped or too busy to say that it is there, so that the server gave it up.
+        late: Whether only the deadline has passed: as far as is known the connection stands.
     """
 
-    def __init__(self, text: str, *, again: bool = True, away: bool = False) -> None:
+    def __init__(self, text: str, *, again: bool = True, away: bool = False, late: bool = False) -> None:
         super().__init__(text)
-        self.again, self.away = again, away
+        self.again, self.away, self.late = again, away, late
 
 
 class Connection:

@@ -335,8 +335,8 @@ def test_what_is_put_where_room_was_taken_back_goes(server: NodeServer, monkeypa
         lent: list[Channel] = []
         granted: list[Key] = []
 
-        def lend(patience: float) -> Channel:
-            lent.append(take(patience))
+        def lend(patience: float, ends: float) -> Channel:
+            lent.append(take(patience, ends))
             return lent[-1]
 
         def copy_late(frames: Frames, *, key: Key) -> Key:

@@ -5,28 +5,34 @@ whatever the answer, so that no put between question and wait can be missed, and
 notice names its key and is not stored anywhere, so none can pile up. However many keys a thread waits for, it has one
 connection to each server that has some of them.
 
-Promises: awake within a round trip of the put; back when the time is over. A server started anew ends no wait, and
-is looked for by one waiter of a process at a time, for as long as a call may last; one that does not answer for five
-seconds, as an unreachable one, is an error of its link. Every two seconds some question is asked again, which is the
-heartbeat, and all of them in turn. While a cluster moves a key's slot nobody can be told of it: it is asked for.
+Promises: awake within a round trip of the put; back when the time is over, whatever the server does, though a mere
+look (no time at all) is answered. A server started anew ends no wait, and is looked for by one waiter of a process at a
+time, for as long as a call may last; one that does not answer for five seconds, as an unreachable one, is an error of
+its link. Every two seconds some question is asked again, which is the heartbeat, and all of them in turn. While a
+cluster moves a key's slot nobody can be told of it: it is asked for.
 """
 
 from __future__ import annotations
 
 import select
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
+from math import inf
 from time import monotonic
 
-from redis.exceptions import AskError
+from redis.exceptions import AskError, TimeoutError
 
 from proxyfab.connectors.redis.rounds import there
+from proxyfab.resp.errors import Late
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import SILENCE, Link, pack
 from proxyfab.resp.parser import Push, checked
 
 HEARTBEAT = 2.0
+_GRACE, _PACES = 0.05, 3.0
+"""Seconds after a deadline, or times what the server took to let us in if that is more, in which an answer may come."""
 _MOVING = 0.02
 """Seconds between two looks for keys that are between two servers."""
 _AT_ONCE = 500
@@ -50,6 +56,8 @@ class Watch:
 
     def __init__(self, link: Link, names: Sequence[bytes]) -> None:
         self.link = link
+        self.leaves = inf
+        """When who waits goes on, whatever the server does, in monotonic seconds."""
         self.moving: list[bytes] = []
         """Keys that this server says are perhaps on another one already."""
         self._names = dict.fromkeys(names)
@@ -64,7 +72,7 @@ class Watch:
             names = list(islice(self._doubtful, _AT_ONCE))
             for name in names:
                 del self._doubtful[name]
-            self.link.begin(SILENCE)
+            self._begin()
             self.link.ask(b"".join([pack(b"EXISTS", name) for name in names]) or _PING)
             for name in names:
                 self.link.missing[name] = None  # first: a notice may come before the answer
@@ -82,11 +90,16 @@ class Watch:
 
     def take_notice(self) -> None:
         """Read what was said unasked."""
-        self.link.begin(SILENCE)
+        self._begin()
         while True:
             self._noted(self.link.parser.read())
             if not self.link.parser.pending:
                 return
+
+    def _begin(self) -> None:
+        """Allow the server what it may take: past the end of the wait only for an answer that is on its way."""
+        grace = max(_GRACE, _PACES * self.link.pace)
+        self.link.begin(min(SILENCE, max(self.leaves - monotonic(), 0.0) + grace))
 
     def _doubt(self) -> None:
         """Every two seconds: ask again for some of the keys, in turn for all."""
@@ -120,17 +133,29 @@ class Watch:
 def first(fleet: Fleet, names: Sequence[bytes], timeout: float | None) -> set[bytes]:
     """Those of some keys, on whichever servers, that are there as soon as one is; none when the seconds are over."""
     deadline = None if timeout is None else monotonic() + timeout
-    return fleet.run_watching(names, partial(_first, fleet, names, deadline), "wait", timeout)
+    leaves = inf if deadline is None or timeout is None or timeout <= 0 else deadline  # a mere look is answered
+    with suppress(Late):
+        return fleet.run_watching(names, partial(_first, fleet, names, deadline, leaves), "wait", timeout, leaves)
+    return set()
 
 
 def _first(
-    fleet: Fleet, names: Sequence[bytes], deadline: float | None, links: list[tuple[Link, list[int]]]
+    fleet: Fleet, names: Sequence[bytes], deadline: float | None, leaves: float, links: list[tuple[Link, list[int]]]
 ) -> set[bytes]:
     watches = [Watch(link, [names[place] for place in places]) for link, places in links]
-    return set(wait_any(watches, deadline, lambda moving: there(fleet, moving, "wait")))
+    for watch in watches:
+        watch.leaves = leaves
+    try:
+        return set(_wait_any(watches, deadline, lambda moving: there(fleet, moving, "wait")))
+    except TimeoutError:
+        if monotonic() < leaves:
+            raise
+        raise Late(links[0][0].address) from None
 
 
-def wait_any(watches: Sequence[Watch], deadline: float | None, ask: Callable[[list[bytes]], list[bool]]) -> list[bytes]:
+def _wait_any(
+    watches: Sequence[Watch], deadline: float | None, ask: Callable[[list[bytes]], list[bool]]
+) -> list[bytes]:
     """Those of the keys that are there, as soon as one is; none of them at the deadline (monotonic seconds).
 
     Args:

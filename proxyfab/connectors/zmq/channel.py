@@ -42,6 +42,8 @@ class Channel(abc.ABC):
         """When the last answer came, in monotonic seconds."""
         self.until = math.inf
         """When the first answer of a call has to be there, whatever that asks for; set by who lends the channel."""
+        self.pace = 0.0
+        """Seconds that the server took to answer to hello."""
         self.welcome = Message("", NOBODY, {})
         """What the server answered to hello."""
 

@@ -9,6 +9,7 @@ once; a call ends within its deadline. Leaves to `link` and `channel` how that i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -296,10 +297,12 @@ class ZMQConnector(BaseConnector):
 
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         check_timeout(timeout)
-        wanted = [Wanted(number, key.id, self._find(key)) for number, key in enumerate(keys)]
+        ends = time.monotonic() + timeout if timeout is not None and timeout > 0 else math.inf
+        find = self.servers.find
+        wanted = [Wanted(number, key.id, find(key, self.namespace, ends)) for number, key in enumerate(keys)]
         if not wanted:
             return []
-        return [keys[number] for number in sorted(first(wanted, timeout, self.timeout))]
+        return [keys[number] for number in sorted(first(wanted, timeout, ends, self.timeout))]
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import zmq
 from proxyfab.connectors.zmq.channel import Channel, Filling
 from proxyfab.errors import IntegrityError
 from proxyfab.wire.messages import MAX_BODY, MAX_MESSAGE, Message, decode, encode
-from proxyfab.zeromq.connection import PATIENCE, Broken, Connection
+from proxyfab.zeromq.connection import PATIENCE, SLICE, Broken, Connection
 
 _MORE = int(zmq.SNDMORE)
 _COPIED = 16 << 10
@@ -33,6 +33,7 @@ class Dealer(Channel):
         super().__init__(endpoint)
         self._connection = Connection(endpoint, options, MAX_MESSAGE, patience)
         self._socket = self._connection.socket
+        self._slice = SLICE
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -55,14 +56,22 @@ class Dealer(Channel):
     def _next(self, until: float) -> Message | None:
         """The next header. In between, a look whether the connection still stands."""
         while True:
+            self._limit(until - time.monotonic())
             try:
                 head = bytes(self._socket.recv())
             except zmq.Again:
                 self.check()
                 if time.monotonic() >= until:
-                    raise Broken("did not answer in time", again=False) from None
+                    raise Broken("did not answer in time", again=False, late=True) from None
             else:
                 return decode([head]) if head else None  # an empty one: the server has looked whether we are there
+
+    def _limit(self, left: float) -> None:
+        """Have the next `recv` end with its slice, or with the time, if that is earlier."""
+        slice = SLICE if left * 1000 >= SLICE else int(max(left, 0) * 1000) + 1
+        if slice != self._slice:
+            self._slice = slice
+            self._socket.setsockopt(zmq.RCVTIMEO, slice)
 
     def _skip(self) -> None:
         while self._socket.getsockopt(zmq.RCVMORE):

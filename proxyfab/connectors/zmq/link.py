@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import zmq
 
+from proxyfab.background import Beginnings
 from proxyfab.connectors.zmq.beside import Offer, connect
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.dealer import Dealer
@@ -44,6 +45,9 @@ _AGAIN = 2.0
 """Seconds in which a connection has to come about that takes the place of a broken one."""
 _BESIDE = 1.0
 """Seconds in which a side channel has to open, of a server that has just answered."""
+_LOOK = "Check that it runs (`proxyfab doctor`), or give calls more time with ?timeout=."
+_OPENING = 12.0
+"""Seconds that opening a channel may take; who has less opens it beside himself."""
 _IDLE = 32
 """Channels that are kept for the next call."""
 
@@ -106,6 +110,9 @@ class Link:
         self._idle: deque[Channel] = deque()
         self._turn = threading.Lock()
         self._presence: Presence | None = None
+        self._openings = Beginnings(self._open_beside, f"Connecting to {self.endpoint}")
+        self.trouble: ConnectorError | None = None
+        """Why no channel could be opened beside who waits, since which the server has said nothing."""
 
     @property
     def guarded(self) -> bool:
@@ -141,6 +148,7 @@ class Link:
         incarnation: str = "",
         timeout: float | None = None,
         attempts: Attempts | None = None,
+        ends: float = math.inf,
     ) -> R:
         """What `once(channel, request)` returns, on a channel of its own, repeated where a connection has broken.
 
@@ -150,8 +158,10 @@ class Link:
             incarnation: The server that has to answer; "" for whichever is there.
             timeout: Seconds for this call, if not the link's.
             attempts: Its attempts, if not those of any call; then `once` sees to the time that an answer may take.
+            ends: When who waits goes on, whatever the server does, in monotonic seconds.
 
         Raises:
+            Broken: It is `late`: `ends` has passed, and an answer is not overdue for long.
             ObjectLost: Another incarnation answers at that address.
             ConnectorError: None answers, or not in time.
         """
@@ -164,8 +174,10 @@ class Link:
                 first = attempts.number == 1
                 until = math.inf if first or waits else time.monotonic() + (attempts.left or 0.0)
                 patience = min(PATIENCE, timeout) if first else _AGAIN
-                result = self._attempt(once, request, incarnation, patience, until)
+                result = self._attempt(once, request, incarnation, patience, until, ends)
             except Broken as broken:
+                if broken.late and ends < math.inf:
+                    raise
                 if broken.away and attempts.left:
                     continue  # it was us, seconds ago: nothing that a retry budget is there to prevent
                 error = self._failed(what, broken, attempts)
@@ -183,9 +195,15 @@ class Link:
                 return result
 
     def _attempt(
-        self, once: Callable[[Channel, bytes], R], request: bytes, incarnation: str, patience: float, until: float
+        self,
+        once: Callable[[Channel, bytes], R],
+        request: bytes,
+        incarnation: str,
+        patience: float,
+        until: float,
+        ends: float,
     ) -> R:
-        channel = self._take(patience)
+        channel = self._take(patience, ends)
         channel.until = until
         try:
             if incarnation and channel.welcome.fields["incarnation"] != incarnation:
@@ -206,19 +224,23 @@ class Link:
     def _failed(self, what: str, broken: Broken, attempts: Attempts) -> ConnectorError:
         tries = f", {attempts.number} times" if attempts.number > 1 else ""
         return ConnectorError(
-            f"{what} at {self.endpoint} failed after {attempts.elapsed:.1f} s{tries}: the node server {broken}. "
-            "Check that it runs (`proxyfab doctor`), or give calls more time with ?timeout=."
+            f"{what} at {self.endpoint} failed after {attempts.elapsed:.1f} s{tries}: the node server {broken}. {_LOOK}"
         )
 
     # -- channels ------------------------------------------------------------------------------------------------
 
-    def _take(self, patience: float) -> Channel:
+    def _take(self, patience: float, ends: float = math.inf) -> Channel:
         """A channel whose connection stands, as far as is known."""
         while True:
             try:
                 channel = self._idle.pop()
             except IndexError:
-                return self._open(patience)
+                left = ends - time.monotonic()
+                if left > _OPENING:
+                    return self._open(patience)
+                if not self._openings.wait(max(left, 0.0)):
+                    raise Broken("did not open a connection in time", again=False, late=True) from None
+                continue
             try:
                 channel.look()
             except Broken:
@@ -228,6 +250,15 @@ class Link:
                 raise
             else:
                 return channel
+
+    def _open_beside(self) -> None:
+        """A new channel for whoever wants it, opened while who wanted it may leave."""
+        try:
+            channel = self._open(PATIENCE)
+        except Broken as broken:
+            self.trouble = ConnectorError(f"The node server at {self.endpoint} {broken}. {_LOOK}")
+            raise
+        self._keep(channel)
 
     def _open(self, patience: float) -> Channel:
         """A new channel: beside ZeroMQ where the server offers that, and over ZeroMQ where it does not, or not yet."""
@@ -278,8 +309,10 @@ class Link:
                 "process": f"{writer.machine}-{writer.pid}-{writer.start}",
                 **(fields or {}),
             }
+            asked = time.monotonic()
             channel.send("hello", request, said)
-            message = channel.answer(request, time.monotonic() + self.timeout)
+            message = channel.answer(request, asked + self.timeout)
+            channel.pace = time.monotonic() - asked
             if proven and message.fields.get("proof") != proven:
                 raise AccessDenied(f"What answers beside the node server at {self.address} does not know its token.")
             self._greet(message)
@@ -305,16 +338,18 @@ class Link:
             )
 
     def _keep(self, channel: Channel) -> None:
+        self.trouble = None
         if self._closed or len(self._idle) >= _IDLE:
             channel.close()
         else:
             self._idle.append(channel)
             self._tidy()
 
-    def known(self) -> Welcome:
-        """What the server says of itself; asks it, if that is not known yet."""
+    def known(self, ends: float = math.inf) -> Welcome:
+        """What the server says of itself; asks it, if that is not known yet. `ends` is as in `call`."""
         if self.welcome is None:
-            self.call("hello", lambda _channel, _request: None)
+            timeout = min(self.timeout, max(ends - time.monotonic(), 0.001))
+            self.call("hello", lambda _channel, _request: None, timeout=timeout, ends=ends)
         assert self.welcome is not None
         return self.welcome
 

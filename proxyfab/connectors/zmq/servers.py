@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from proxyfab.fork import on_fork
 from proxyfab.keys import Key
 from proxyfab.policy import check_address
 from proxyfab.spec import ConnectorSpec
+from proxyfab.zeromq.connection import Broken
 from proxyfab.zeromq.guard import CLIENT, Guard
 
 AUTO = "auto"
@@ -123,13 +125,16 @@ class Servers:
         timeout = min(reach.timeout, timeout)
         return Link(own.address, timeout, shared=reach.shared, side=reach.side, options=guard.options)
 
-    def find(self, key: Key | None, namespace: str) -> Spot:
-        """Where the object of a key lies; without a key, or with one that does not say, it is the own namespace."""
+    def find(self, key: Key | None, namespace: str, ends: float = math.inf) -> Spot:
+        """Where the object of a key lies; without a key, or with one that does not say, it is the own namespace.
+
+        Who has to know by `ends` (monotonic seconds) may be told the second of two addresses of one server.
+        """
         own = self.own()
         if key is None or not key.where:
             return Spot(own, "", namespace)
         locator = Locator.of(key)
-        if locator.address != own.address and not _is_of(own, locator):
+        if locator.address != own.address and not _is_of(own, locator, ends):
             own = self._other(locator.address)
         return Spot(own, locator.incarnation, locator.namespace)
 
@@ -159,11 +164,11 @@ class Servers:
         self._members.leave()
 
 
-def _is_of(link: Link, locator: Locator) -> bool:
+def _is_of(link: Link, locator: Locator, ends: float) -> bool:
     """Whether a link's server took an object, or did before it was started anew; it may go by several addresses."""
     try:
-        welcome = link.known()
-    except ConnectorError:  # another server may answer, even if this one does not
+        welcome = link.known(ends)
+    except (ConnectorError, Broken):  # another server may answer, even if this one does not
         return False
     return locator.incarnation == welcome.incarnation or locator.address == welcome.address
 

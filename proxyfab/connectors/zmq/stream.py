@@ -7,6 +7,7 @@ with one system call a message. While it waits it says that it is there, and not
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -20,8 +21,9 @@ from proxyfab.wire.messages import NOBODY, Message
 from proxyfab.wire.side import PULSE, SILENCE, Reading, Writing, written
 from proxyfab.zeromq.connection import Broken
 
-_SLICE = struct.pack("ll", 0, 200_000)
-"""A wait ends after so long (seconds, microseconds), to look whether the server is there and the time is over."""
+_SLICE = 0.2
+"""A wait ends after so many seconds, to look whether the server is there and the time is over."""
+_LIMIT = struct.pack("ll", 0, int(_SLICE * 1e6))
 _LOOK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _ALL = socket.MSG_WAITALL
 _PING = written("ping", NOBODY, {})
@@ -43,8 +45,8 @@ class Stream(Channel):
         self._awaited = NOBODY
         self._said = self._asked = time.monotonic()
         connection.settimeout(None)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _SLICE)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SLICE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LIMIT)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _LIMIT)
         on_fork(self)
 
     def after_fork(self) -> None:
@@ -91,10 +93,14 @@ class Stream(Channel):
 
     def _received(self, until: float) -> int:
         """Bytes that came where the next ones belong, at least one. While none come, a word, and an ear for one."""
-        reading = self._reading
+        reading, now = self._reading, max(self._said, self.heard)
         while True:
+            flags = _ALL if reading.certain else 0
+            if until - now < _SLICE:  # else a slice ends before the time does
+                self._listen(until - time.monotonic())
+                flags = socket.MSG_DONTWAIT
             try:
-                received = self._socket.recv_into(reading.target, 0, _ALL if reading.certain else 0)
+                received = self._socket.recv_into(reading.target, 0, flags)
             except BlockingIOError:
                 received = -1
             except OSError as error:
@@ -110,6 +116,12 @@ class Stream(Channel):
                 self.heard = now
                 return received
 
+    def _listen(self, seconds: float) -> None:
+        """Until something comes, or so many seconds have passed."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.poll(max(seconds, 0) * 1000)
+
     def _ended(self, why: str = "") -> Broken:
         """The server has ended the connection: of itself, or because nothing was heard of us."""
         return Broken(f"has closed the connection{why}", away=time.monotonic() - self._said > SILENCE)
@@ -117,7 +129,7 @@ class Stream(Channel):
     def _patient(self, now: float, until: float) -> None:
         """Raise Broken when the time is over, or the server silent for too long."""
         if now >= until:
-            raise Broken("did not answer in time", again=False)
+            raise Broken("did not answer in time", again=False, late=True)
         if now - max(self.heard, self._asked) > SILENCE:
             raise Broken(f"was silent for {SILENCE:g} s")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 
 from proxyfab.connectors.zmq.batches import Wanted, cut
 from proxyfab.connectors.zmq.channel import Channel
@@ -21,17 +22,23 @@ from proxyfab.zeromq.connection import Broken
 
 _TURN = 0.02
 """Seconds that each of several servers is listened to."""
+_LOOK = 1.0
+"""Seconds in which each of several servers has to say what is there at first; the others are asked in their turn."""
+_GRACE, _PACES = 0.05, 3.0
+"""Seconds after a deadline, or times what the server took for hello if that is more, in which its answer may come."""
+_SOON = 1.0
+"""Seconds in which a server may be back that somebody else starts anew."""
 
 
-def first(wanted: Sequence[Wanted], timeout: float | None, patience: float) -> list[int]:
+def first(wanted: Sequence[Wanted], timeout: float | None, ends: float, patience: float) -> list[int]:
     """The numbers of what is there, as soon as one is.
 
     Args:
         wanted: At least one.
-        timeout: Seconds from now; None for no deadline.
-        patience: Seconds that a server may take to answer beyond it.
+        timeout: Seconds; None for no deadline. With 0 or less each server is asked once, and has to answer.
+        ends: When they are over, in monotonic seconds; infinite without a deadline, and for a mere look.
+        patience: Seconds that a server may take to answer where `ends` is infinite.
     """
-    deadline = None if timeout is None else time.monotonic() + max(timeout, 0)
     found_at: dict[tuple[int, str], list[list[Wanted]]] = {}
     for batch in cut(wanted):
         found_at.setdefault((id(batch[0].spot.link), batch[0].spot.incarnation), []).append(batch)
@@ -40,55 +47,87 @@ def first(wanted: Sequence[Wanted], timeout: float | None, patience: float) -> l
         for server, batches in found_at.items()
         for start in range(0, len(batches), PIPELINED)
     }
-    if len(servers) == 1:
-        (batches,) = servers.values()
-        there = _wait(batches, 0.0, patience) if len(batches) > 1 else []  # all that is there is named
-        return there or _wait(batches, timeout, patience)
+    answers = -inf if timeout is not None and timeout <= 0 else ends
+    if len(servers) > 1:
+        return _in_turns(servers, answers, ends, patience)
+    (batches,) = servers.values()
+    there = _wait(batches, -inf, ends, patience) if len(batches) > 1 else []  # all that is there is named
+    return there or _wait(batches, answers, ends, patience) or []
+
+
+def _in_turns(
+    servers: Mapping[tuple[int, str, int], list[list[Wanted]]], answers: float, ends: float, patience: float
+) -> list[int]:
     away: dict[tuple[int, str, int], float] = {}
     turn = 0.0  # at first, for the same reason
     while True:
         found: list[int] = []
         for server, batches in servers.items():
-            left = turn if deadline is None else min(turn, max(deadline - time.monotonic(), 0.0))
+            now = time.monotonic()
+            over = min(now + turn, answers)
+            leaves = inf if answers == -inf else min(now + (turn or _LOOK), ends)
             try:
-                found += _wait(batches, left, patience, outage=0.0)
+                some = _wait(batches, over, leaves, patience, outage=0.0)
             except ConnectorError:
                 now = time.monotonic()
                 if now - away.setdefault(server, now) > batches[0][0].spot.link.timeout:
                     raise
-                time.sleep(left)
-            else:
+                time.sleep(max(over - now, 0.0))
+                continue
+            if some is not None:
                 away.pop(server, None)
+                found += some
             if found and turn:
                 break
-        if found or (deadline is not None and time.monotonic() >= deadline):
+        if found or time.monotonic() >= answers:
             return found
         turn = _TURN
 
 
 def _wait(
-    batches: list[list[Wanted]], timeout: float | None, patience: float, outage: float | None = None
-) -> list[int]:
-    """Wait for objects of one server. With no time at all, for the answers to every batch."""
-    spot = batches[0][0].spot
-    deadline = None if timeout is None else time.monotonic() + timeout
+    batches: list[list[Wanted]], over: float, leaves: float, patience: float, outage: float | None = None
+) -> list[int] | None:
+    """Wait for objects of one server; None where it has not answered in time.
+
+    Args:
+        batches: The objects. Where the server is to answer at once, all answers are taken.
+        over: When the server is to answer that none is there.
+        leaves: When we leave without an answer, where it is not on its way; infinite to insist on one.
+        patience: Seconds that it may take then.
+        outage: Seconds that it may be away, if not as long as a call may last.
+    """
+    link, began = batches[0][0].spot.link, time.monotonic()
+    incarnation = batches[0][0].spot.incarnation
 
     def once(channel: Channel, request: bytes) -> list[int]:
         attempts.up()
-        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-        until = float("inf") if left is None else time.monotonic() + left + patience
+        now = time.monotonic()
+        left = None if over == inf else max(over - now, 0.0)
+        if leaves < inf:
+            until = max(leaves, now) + max(_GRACE, _PACES * channel.pace)
+        else:
+            until = inf if left is None else now + left + patience
         try:
             return _asked(channel, request, batches, left, until)
         except ObjectLost as stopped:
-            if spot.incarnation:
+            if incarnation:
                 raise
             raise Broken("has stopped") from stopped  # a name, which the next one may know
 
-    longest = float("inf") if timeout is None else timeout + patience
-    over = Files.at(spot.link.address) is not None and not spot.link.revives  # whoever starts it anew is not us
-    attempts = spot.link.patience(0.0 if over else timeout, outage)
+    seconds = max((leaves if leaves < inf else over) - began, 0.0)
+    if Files.at(link.address) is not None and not link.revives:  # whoever starts it anew is not us
+        seconds = min(seconds, _SOON)
+    attempts = link.patience(None if seconds == inf else seconds, outage)
+    ends = leaves + _GRACE
     try:
-        return spot.link.call("wait", once, incarnation=spot.incarnation, timeout=longest, attempts=attempts)
+        return link.call(
+            "wait", once, incarnation=incarnation, timeout=seconds + patience, attempts=attempts, ends=ends
+        )
+    except Broken:  # it is late
+        trouble = attempts.trouble or link.trouble
+        if trouble is not None:
+            raise trouble from None
+        return None
     finally:
         attempts.over()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from proxyfab.wire.payload import Payload
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 _ANEW = 3
+_MOMENT = 0.001
 
 
 def arrived(board: Board, key: Key, timeout: float | None, lease: float | None, bring: Callable[[Key], R | None]) -> R:
@@ -54,13 +56,20 @@ def _waited(board: Board, key: Key, deadline: float | None, lease: float | None)
     if lease is None:
         return board.wait(key, None if deadline is None else max(deadline - time.monotonic(), 0.0))
     listener = Listener(board, key, lease)
+    left = inf if deadline is None else max(deadline - time.monotonic(), 0.0)
     while True:
-        left = inf if deadline is None else deadline - time.monotonic()
-        if board.wait(key, max(min(listener.pause, left), 0.0)):
+        if board.wait(key, min(max(listener.pause, _MOMENT), left)):
             return True
+        if deadline is None:
+            listener.listen()
+            continue
+        left = deadline - time.monotonic()
         if left <= 0:
             return False
-        listener.listen()
+        if listener.pause <= 0:  # beside this thread: a place that is stopped is to hold up nobody past his deadline
+            with suppress(ResolveTimeout):
+                background.aside(listener.listen, f"Listening for {key} in {board.url}").result(left)
+            left = max(deadline - time.monotonic(), _MOMENT)
 
 
 def late(key: Key, url: str, seconds: float) -> ResolveTimeout:
