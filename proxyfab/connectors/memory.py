@@ -2,7 +2,7 @@
 
 Promises: a put copies, so what the caller does to its buffers afterwards changes nothing here; only what was given away
 (`GivenFrames`) is kept as it is. A key that was made in another process is refused with that process's name instead of
-found missing; a forked child reads what it inherited.
+found missing; a forked child reads what it inherited. Times to live are counted by a clock that nobody sets.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from proxyfab.abc import BaseConnector, Reclaimed, Stat, check_swap, check_timeo
 from proxyfab.buffers import Frames
 from proxyfab.errors import CapacityError, ConnectorError, KeyExists
 from proxyfab.keys import Key
+from proxyfab.osio.clock import uptime
 from proxyfab.osio.memory import copied
 from proxyfab.spec import ConnectorSpec, check_name
 from proxyfab.trace import here
@@ -28,13 +29,13 @@ from proxyfab.wire.remains import HEAD, reason
 class _Entry:
     __slots__ = ("created", "expires", "frames")
 
-    def __init__(self, frames: Frames, expires: float | None) -> None:
+    def __init__(self, frames: Frames, ttl: float | None) -> None:
         self.frames = frames
         self.created = time.time()
-        self.expires = expires
+        self.expires = None if ttl is None else uptime() + ttl
 
     def alive(self) -> bool:
-        return self.expires is None or time.time() < self.expires
+        return self.expires is None or uptime() < self.expires
 
 
 class _Space:
@@ -109,7 +110,7 @@ class MemoryConnector(BaseConnector):
         check_ttl(ttl)
         space = self._space()
         key = self.reserve() if key is None else self._own(key)
-        entry = _Entry(_kept(frames), None if ttl is None else time.time() + ttl)
+        entry = _Entry(_kept(frames), ttl)
         with space.lock:
             old = space.entries.get(key.id)
             if old is not None and old.alive() and not replace:
@@ -134,7 +135,7 @@ class MemoryConnector(BaseConnector):
         check_swap(old, new)
         check_ttl(ttl)
         key = self._own(key)
-        entry = None if new is None else _Entry(_kept(new), None if ttl is None else time.time() + ttl)
+        entry = None if new is None else _Entry(_kept(new), ttl)
         while True:
             found = self._find(key)
             if (None if found is None else found.frames) != old:  # compared outside the lock
@@ -177,7 +178,7 @@ class MemoryConnector(BaseConnector):
         with self._space().lock:  # what is renewed here cannot be reaped in between
             entry = self._find(key)
             if entry is not None:
-                entry.expires = None if ttl is None else time.time() + ttl
+                entry.expires = None if ttl is None else uptime() + ttl
         return entry is not None
 
     def scan(self) -> Iterator[Stat]:
@@ -233,7 +234,8 @@ class MemoryConnector(BaseConnector):
 
     def _stat(self, id: str, entry: _Entry) -> Stat:
         owner = _process().replace(".", "@", 1) if self.name.startswith("~") else ""
-        return Stat(Key(id, _process()), entry.frames.nbytes, entry.created, entry.expires, self.name, owner)
+        expires = None if entry.expires is None else entry.expires - uptime() + time.time()
+        return Stat(Key(id, _process()), entry.frames.nbytes, entry.created, expires, self.name, owner)
 
 
 def _kept(frames: Frames) -> Frames:

@@ -27,6 +27,7 @@ from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, I
 from proxyfab.keys import Fresh, Key
 from proxyfab.osio import entries
 from proxyfab.osio.checkup import Lodged
+from proxyfab.osio.clock import steady_at
 from proxyfab.osio.entries import open_held, slot_of, write_new
 from proxyfab.osio.files import Part, check_regular, names_it, open_anything, translate
 from proxyfab.osio.lodging import Lodging
@@ -70,9 +71,9 @@ class SharedMemoryConnector(Lodged):
             check_name(name)
         self._all = name is None
         self._lodging = Lodging(directory or default_root(), name)
+        self._clock = steady_at(self._lodging.path)
         self._shared: Shared | None = None
-        self._closed = False
-        self._mine = False
+        self._closed = self._mine = False
         self._neighbours: set[str] = set()
         self._places: dict[str, str] = {}  # directories from which large objects were read, by `where` of their keys
 
@@ -113,14 +114,14 @@ class SharedMemoryConnector(Lodged):
         return key
 
     def compare_and_set(self, key: Key, old: Frames | None, new: Frames | None, *, ttl: float | None = None) -> bool:
-        return in_memory(self._path(key), old, new, lambda one, over: self.put(one, key=key, ttl=ttl, replace=over))
+        clock, path = self._clock, self._path(key)
+        return in_memory(clock, path, old, new, lambda one, over: self.put(one, key=key, ttl=ttl, replace=over))
 
     def _put(self, frames: Frames, key: Key, ttl: float | None, drawn: bool, replace: Over) -> None:
         path = self._path(key, make=True)
         trailer = key.id.encode() if path[path.rfind("/") + 1] == "=" else b""
         body: list[Part] = [*frames.parts, trailer] if trailer else [*frames.parts]
-        now = time.time()
-        slot = Slot(frames.nbytes, now, now + ttl if ttl else 0.0, id_hash(key.id), len(trailer))
+        slot = Slot(frames.nbytes, time.time(), self._clock.after(ttl), id_hash(key.id), len(trailer))
         try:
             for attempt in range(_ANEW + 1):
                 try:
@@ -138,7 +139,7 @@ class SharedMemoryConnector(Lodged):
             raise translate(error, "write", path) from error
 
     def _store(self, path: str, slot: Slot, body: list[Part], drawn: bool, replace: Over) -> None:
-        publish = partial(publish_over, path, replace)
+        publish = partial(publish_over, self._clock, path, replace)
         if slot.length >= LARGE:
             room = self._room()  # held, as another thread may close this connector: a pool ends with its last user
             room.pool.write(lambda home: pack(slot._replace(home=home)), body, publish)
@@ -181,7 +182,7 @@ class SharedMemoryConnector(Lodged):
         if slot is None:
             return None
         where, root = self._where(key), self._lodging.root()
-        return _stat(key.id, slot, where, "" if root is None else root.namespace(where).owner())
+        return self._stat(key.id, slot, where, "" if root is None else root.namespace(where).owner())
 
     def exists(self, key: Key) -> bool:
         return self._visit(key, lambda *_: True) is not None
@@ -212,7 +213,7 @@ class SharedMemoryConnector(Lodged):
                 slot = unpack(first, available=len(first) if len(first) < _FIRST else os.fstat(fd).st_size)
                 if slot.id_hash != id_hash(key.id):
                     raise IntegrityError("it is the object of another key")
-                if not slot.alive(time.time()):
+                if slot.expires and not slot.alive(self._clock.now()):
                     return None
                 result = act(fd, first, slot)
                 if result is not None:
@@ -277,9 +278,9 @@ class SharedMemoryConnector(Lodged):
                 # Should the namespace be removed meanwhile, a lease keeps the header from becoming another object's.
                 lease = None if slot is None else self._room().lease(slot.home)
                 slot = slot_of(fd)
-                if slot is None or slot.id_hash != id_hash(key.id) or not slot.alive(time.time()):
+                if slot is None or slot.id_hash != id_hash(key.id) or not slot.alive(self._clock.now()):
                     return False
-                os.pwrite(fd, pack(slot._replace(expires=time.time() + ttl if ttl else 0.0)), 0)
+                os.pwrite(fd, pack(slot._replace(expires=self._clock.after(ttl))), 0)
                 del lease
                 return True
             finally:
@@ -308,7 +309,7 @@ class SharedMemoryConnector(Lodged):
             return False
         if gone.home and (room := self._shared) is not None:
             room.pool.heard_free(gone.home)
-        return gone.alive(time.time())
+        return gone.alive(self._clock.now())
 
     def close(self) -> None:
         self._closed = True
@@ -324,9 +325,9 @@ class SharedMemoryConnector(Lodged):
         for namespace in root.namespaces() if self._all else [root.namespace(self.namespace)]:
             owner = namespace.owner()
             for name in entries.entries(namespace):
-                found = entries.look(namespace, name)
+                found = entries.look(namespace, name, self._clock.now())
                 if found is not None:
-                    yield _stat(found.id, found.slot, namespace.name, owner)
+                    yield self._stat(found.id, found.slot, namespace.name, owner)
 
     def reap(self, *, dry_run: bool = False) -> list[Reclaimed]:
         self._check_open()
@@ -343,7 +344,7 @@ class SharedMemoryConnector(Lodged):
         found: list[Reclaimed] = []
 
         def may_go(fd: int) -> bool:
-            reason = entries.lost(os.path.basename(path), fd)
+            reason = entries.lost(os.path.basename(path), fd, self._clock.now())
             if reason:
                 found.append(Reclaimed(path, os.fstat(fd).st_size, reason))
             return bool(reason) and not dry_run
@@ -395,6 +396,5 @@ class SharedMemoryConnector(Lodged):
             shared = self._shared = shared_at(self._lodging.path)
         return shared
 
-
-def _stat(id: str, slot: Slot, namespace: str, owner: str) -> Stat:
-    return Stat(Key(id, namespace), slot.length, slot.created, slot.expires or None, namespace, owner)
+    def _stat(self, id: str, slot: Slot, namespace: str, owner: str) -> Stat:
+        return Stat(Key(id, namespace), slot.length, slot.created, self._clock.wall(slot.expires), namespace, owner)

@@ -172,14 +172,14 @@ def slot_of(fd: int) -> Slot | None:
         return None
 
 
-def is_live(fd: int) -> bool:
-    """Whether the open file holds an object that can be read and has not expired."""
+def is_live(fd: int, now: float) -> bool:
+    """Whether the open file holds an object that can be read and has not expired, by its root's clock."""
     slot = slot_of(fd)
-    return slot is not None and slot.alive(time.time())
+    return slot is not None and slot.alive(now)
 
 
-def look(namespace: Namespace, name: str) -> Entry | None:
-    """The live object under a name; None when there is none, or a damaged one."""
+def look(namespace: Namespace, name: str, now: float) -> Entry | None:
+    """The object under a name that is live by its root's clock; None when there is none, or a damaged one."""
     try:
         fd = open_file(f"{namespace.path}/{name}")
     except (OSError, IntegrityError):
@@ -188,7 +188,7 @@ def look(namespace: Namespace, name: str) -> Entry | None:
         return None
     try:
         slot = slot_of(fd)
-        if slot is None or not slot.alive(time.time()):
+        if slot is None or not slot.alive(now):
             return None
         id = id_of(name, fd, slot)
         return Entry(id, slot) if id_hash(id) == slot.id_hash else None
@@ -209,15 +209,15 @@ def entries(namespace: Namespace, *, temporaries: bool = False) -> list[str]:
     return [name for name in found if name[0] != "." or (temporaries and name.startswith(TEMPORARY))]
 
 
-def lost(name: str, fd: int) -> str:
-    """Why nobody needs an open file any more; empty when somebody may."""
-    now, modified = time.time(), os.fstat(fd).st_mtime
+def lost(name: str, fd: int, now: float) -> str:
+    """Why nobody needs an open file any more, by its root's clock; empty when somebody may."""
+    wall, modified = time.time(), os.fstat(fd).st_mtime
     if name.startswith(TEMPORARY):
-        return "its writer ended before it was complete" if is_abandoned(name, modified, now) else ""
+        return "its writer ended before it was complete" if is_abandoned(name, modified, wall) else ""
     slot = slot_of(fd)
     if slot is not None:
         return "" if slot.alive(now) else remains.reason(os.pread(fd, remains.HEAD, SIZE))
-    old = now - modified > _UNFINISHED_AFTER
+    old = wall - modified > _UNFINISHED_AFTER
     return "its writer ended before it was complete" if old and _is_unfinished(fd) else ""
 
 

@@ -10,11 +10,11 @@ import contextlib
 import os
 import tempfile
 import threading
-import time
 import warnings
 import weakref
 
 from proxyfab.errors import AccessDenied, CapacityError, IntegrityError
+from proxyfab.osio.clock import steady_at
 from proxyfab.osio.leases import Lease, leases
 from proxyfab.osio.mapping import FileId, Mapping, Mappings, window
 from proxyfab.osio.memory import allocate
@@ -44,6 +44,7 @@ class Shared:
     def __init__(self, root: str) -> None:
         self.root = root
         self._leases = f"{root}/{LEASES}"
+        self._clock = steady_at(root)
         status = os.statvfs(root)
         total = status.f_blocks * status.f_frsize
         self.pool = Pool(root, min(total // _POOL_PART, _POOL_MOST))
@@ -68,7 +69,7 @@ class Shared:
             slot = unpack(header, available=min(status.st_size, mapping.length))
         except (OSError, IntegrityError):
             return None
-        if slot.id_hash != id_hash(id) or (slot.expires and not slot.alive(time.time())):
+        if slot.id_hash != id_hash(id) or (slot.expires and not slot.alive(self._clock.now())):
             return None
         lease = None
         if slot.home:

@@ -26,6 +26,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.osio import entries
+from proxyfab.osio.clock import Steady
 from proxyfab.osio.files import (
     NoLinks,
     check_regular,
@@ -48,10 +49,10 @@ _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def holds(fd: int, expected: Frames) -> bool:
-    """Whether an open object file is alive and holds exactly these bytes."""
+def holds(fd: int, expected: Frames, now: float) -> bool:
+    """Whether an open object file is alive, by its root's clock, and holds exactly these bytes."""
     slot = entries.slot_of(fd)
-    if slot is None or slot.length != expected.nbytes or not slot.alive(time.time()):
+    if slot is None or slot.length != expected.nbytes or not slot.alive(now):
         return False
     return os.pread(fd, slot.length, SIZE) == expected.tobytes()  # copies, of what is small by contract
 
@@ -59,7 +60,9 @@ def holds(fd: int, expected: Frames) -> bool:
 # -- shared memory -------------------------------------------------------------------------------------------------
 
 
-def in_memory(path: str, old: Frames | None, new: Frames | None, put: Callable[[Frames, Over], object]) -> bool:
+def in_memory(
+    clock: Steady, path: str, old: Frames | None, new: Frames | None, put: Callable[[Frames, Over], object]
+) -> bool:
     """Compare and set the object file `path`; `put(new, over)` writes one and has it published over what may go."""
     check_swap(old, new)
     try:
@@ -67,23 +70,24 @@ def in_memory(path: str, old: Frames | None, new: Frames | None, put: Callable[[
             put(new, False if old is None else old)
             return True
         if old is not None:
-            return entries.take_away(path, lambda fd: holds(fd, old))
+            return entries.take_away(path, lambda fd: holds(fd, old, clock.now()))
         fd = open_file(path)
     except KeyExists:
         return False
     except OSError as error:
         raise translate(error, "change", path) from error
     try:
-        return fd is None or not entries.is_live(fd)
+        return fd is None or not entries.is_live(fd, clock.now())
     finally:
         if fd is not None:
             os.close(fd)
 
 
-def publish_over(target: str, over: Over, source: str) -> None:
+def publish_over(clock: Steady, target: str, over: Over, source: str) -> None:
     """Give the complete file `source` the name `target` as well.
 
     Args:
+        clock: The root's.
         target: The name.
         over: What may lose it.
         source: Any other name of the file, on the same file system.
@@ -92,19 +96,19 @@ def publish_over(target: str, over: Over, source: str) -> None:
         KeyExists: Something else has it.
     """
     if isinstance(over, Frames):
-        done = _replace(source, target, over)
+        done = _replace(clock, source, target, over)
     else:
-        done = entries.publish(source, target, lambda fd: over or not entries.is_live(fd))
+        done = entries.publish(source, target, lambda fd: over or not entries.is_live(fd, clock.now()))
     if not done:
         raise KeyExists(f"{target} is there already; objects are written once (say replace=True).")
 
 
-def _replace(source: str, target: str, old: Frames) -> bool:
+def _replace(clock: Steady, source: str, target: str, old: Frames) -> bool:
     fd = entries.open_held(target)
     if fd is None:
         return False
     try:
-        if not holds(fd, old):
+        if not holds(fd, old, clock.now()):
             return False
         entries.move(source, target)
         return True
@@ -206,7 +210,7 @@ def _replace_held(path: str, temporary: str, old: Frames, *, put: bool) -> bool:
     if fd is None:
         return False
     try:
-        if not holds(fd, old):
+        if not holds(fd, old, time.time()):
             return False
         if put:
             os.rename(temporary, path)
@@ -222,7 +226,7 @@ def _swap(path: str, temporary: str, old: Frames, *, put: bool) -> bool:
     if fd is None:
         return False
     try:
-        if not holds(fd, old):
+        if not holds(fd, old, time.time()):
             return False
         if not put:
             os.rename(path, temporary)

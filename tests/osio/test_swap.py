@@ -37,8 +37,8 @@ def _swap_and_die(talk: Connection, directory: str, key: Key) -> None:
     """Between the look and the change it lets somebody else in, and behind the change it is killed."""
     look = swap.holds
 
-    def look_and_wait(fd: int, expected: Frames) -> bool:
-        found = look(fd, expected)
+    def look_and_wait(fd: int, expected: Frames, now: float) -> bool:
+        found = look(fd, expected, now)
         talk.send("looked")
         talk.recv()
         return found
