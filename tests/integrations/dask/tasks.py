@@ -49,7 +49,8 @@ def patient(array: Any, gate: str) -> int:
 
 
 def stubborn(array: Any, gate: str, done: str) -> Any:
-    """As `grown`, as soon as there is a file `gate`; says so in a file."""
+    """As `grown`, as soon as there is a file `gate`; says so in a file, and in another one that it has begun."""
+    Path(f"{done}-begun").touch()
     patient(array, gate)
     Path(done).touch()
     return grown(array)

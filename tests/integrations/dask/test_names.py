@@ -15,7 +15,7 @@ pytest.importorskip("distributed")
 import distributed
 
 from proxyfab.integrations.dask.link import Link
-from proxyfab.integrations.dask.packing import MIDDLING
+from proxyfab.integrations.dask.packing import MIDDLING, Packing
 from proxyfab.integrations.dask.settings import Settings
 
 
@@ -80,6 +80,7 @@ def test_map_looks_at_many_small_things_all_at_once() -> None:
     link = Link(Nobody(), Settings(above=1 << 20), None, graphs=False)
     for things in ([f"word {n}" for n in range(5000)], [np.arange(50.0) + n for n in range(5000)], [*range(5000)]):
         assert calls_of(lambda things=things: link.map(lambda *_, **__: [], submitted, (things,), {})) < 200
+        assert calls_of(lambda things=things: Packing(1 << 17).many(things)) < 200  # together they are more than that
     large = np.zeros(1 << 21)
     seen: list[Any] = []
     link.map(lambda *args, **_: seen.append(args) or [], submitted, ([*map(str, range(5000)), large],), {})
