@@ -20,7 +20,6 @@ from proxyfab.errors import (
     CapacityError,
     ConfigurationError,
     ConnectorError,
-    ProxyfabError,
     TopicNotFound,
 )
 from proxyfab.events.model import Record, Topic
@@ -131,13 +130,33 @@ def test_nobody_is_there() -> None:
 
 def test_a_node_server_is_no_broker() -> None:
     with NodeServer() as server, ZmqBroker(f"127.0.0.1:{server.port}", timeout=5) as broker:
-        with pytest.raises(ProxyfabError):
+        with pytest.raises(
+            ConnectorError, match=rf"node server .* open it with Store\('zmq://127.0.0.1:{server.port}'\)"
+        ):
             broker.topics()
 
 
 def test_a_broker_is_no_node_server(server: EventServer) -> None:
-    with ZMQConnector.from_url(f"{server.url}?timeout=5") as one, pytest.raises(ProxyfabError):
-        one.get(Key("k"))
+    with ZMQConnector.from_url(f"{server.url}?timeout=5") as one:
+        with pytest.raises(ConnectorError, match=rf"broker for topics .* open it with open_broker\('{server.url}'\)"):
+            one.get(Key("k"))
+        *_, last = one.diagnose()
+    assert (last.check, last.state) == ("server", "fail")
+    assert "`proxyfab doctor --broker`" in last.detail
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_where_nobody_listens_the_error_tells_of_nothing_else(objects: bool) -> None:
+    with EventServer() as server:
+        url = f"{server.url}?timeout=0.3"
+    with ZMQConnector.from_url(url) if objects else ZmqBroker.from_url(url) as one:
+        with pytest.raises(ConnectorError, match="no server listens there") as caught:
+            one.get(Key("k")) if isinstance(one, ZMQConnector) else one.topics()
+    told, error = [], caught.value.__cause__
+    while error is not None:
+        told.append(type(error).__name__)
+        error = error.__cause__ or error.__context__
+    assert told == ["Broken", "Again"]
 
 
 # -- clients ---------------------------------------------------------------------------------------------------------

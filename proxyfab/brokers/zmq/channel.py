@@ -15,10 +15,10 @@ from typing import Any
 
 import zmq
 
-from proxyfab.errors import IntegrityError
+from proxyfab.errors import ConnectorError, IntegrityError
 from proxyfab.wire.messages import MAX_MESSAGE, NOBODY, REQUEST, Message, decode, encode
 from proxyfab.zeromq.answers import error_named
-from proxyfab.zeromq.connection import PATIENCE, Broken, Connection
+from proxyfab.zeromq.connection import PATIENCE, SLICE, Broken, Connection
 
 _MORE = int(zmq.SNDMORE)
 _COPIED = 64 << 10
@@ -43,6 +43,7 @@ class Channel:
         self.endpoint = endpoint
         self._connection = Connection(endpoint, options, MAX_MESSAGE, patience, server="broker")
         self._socket = self._connection.socket
+        self._slice = SLICE
         self._heard = 0.0
         self._begun = b""
         self._came: Message | None = None
@@ -50,7 +51,10 @@ class Channel:
         try:
             welcome = self.ask("hello", {"beats": True}, (), time.monotonic() + patience)
             if welcome.text("serves", "") != "events":
-                raise Broken("serves no events: it is a node server, or another's", again=False)
+                raise ConnectorError(
+                    f"A node server for objects answers at {endpoint}, and no broker for topics: open it with "
+                    f"Store('zmq://{endpoint.partition('://')[2]}'), or give the address of a broker (`proxyfab broker zmq://...`)."
+                )
             self.incarnation = welcome.text("incarnation")
         except BaseException:
             self.close()
@@ -78,10 +82,18 @@ class Channel:
         return bool(self._begun)
 
     def finish(self, until: float) -> Message:
-        """The answer to what was begun; raises as `ask`."""
-        request, self._begun = self._begun, b""
+        """The answer to what was begun; raises as `ask`. Where that is only late, it can be received later on."""
         message, self._came = self._came, None
-        return self._answer(request, until) if message is None else self._read(message)
+        if message is None:
+            request, self._begun = self._begun, b""
+            try:
+                return self._answer(request, until)
+            except Broken as broken:
+                if broken.late:
+                    self._begun = request
+                raise
+        self._begun = b""
+        return self._read(message)
 
     def forget(self) -> None:
         """What was begun is nobody's business any more."""
@@ -128,18 +140,26 @@ class Channel:
 
     def _next(self, until: float) -> Message | None:
         while True:
+            self._limit(until - time.monotonic())
             try:
                 frames = self._socket.recv_multipart(copy=False)
             except zmq.Again:
                 self._connection.check()
                 if time.monotonic() >= until:
-                    raise Broken("did not answer in time", again=False) from None
+                    raise Broken("did not answer in time", again=False, late=True) from None
                 continue
             parts = [frame.buffer for frame in frames]
             try:
                 return decode(parts) if parts[0] else None  # an empty one: the server has looked whether we are there
             except IntegrityError as error:
                 raise Broken(f"said what cannot be read: {error}", again=False) from error
+
+    def _limit(self, left: float) -> None:
+        """Have the next `recv` end with its slice, or with the time, if that is earlier."""
+        slice = SLICE if left * 1000 >= SLICE else int(max(left, 0) * 1000) + 1
+        if slice != self._slice:
+            self._slice = slice
+            self._socket.setsockopt(zmq.RCVTIMEO, slice)
 
     def look(self) -> None:
         """Whether the connection still stands, unless an answer came just now; raises Broken."""

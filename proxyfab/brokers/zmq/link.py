@@ -125,7 +125,7 @@ class Link:
             try:
                 channel = self._idle.pop()
             except IndexError:
-                return self.open(until)
+                break  # and not from in here, where what fails would tell of this, too
             try:
                 channel.look()
             except Broken:
@@ -135,6 +135,7 @@ class Link:
                 raise
             else:
                 return channel
+        return self.open(until)
 
     def _keep(self, channel: Channel) -> None:
         if self.closed or len(self._idle) >= _IDLE:

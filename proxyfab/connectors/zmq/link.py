@@ -232,14 +232,13 @@ class Link:
     def _take(self, patience: float, ends: float = math.inf) -> Channel:
         """A channel whose connection stands, as far as is known."""
         while True:
-            try:
-                channel = self._idle.pop()
-            except IndexError:
+            channel = _last(self._idle)
+            if channel is None:
                 left = ends - time.monotonic()
                 if left > _OPENING:
                     return self._open(patience)
                 if not self._openings.wait(max(left, 0.0)):
-                    raise Broken("did not open a connection in time", again=False, late=True) from None
+                    raise Broken("did not open a connection in time", again=False, late=True)
                 continue
             try:
                 channel.look()
@@ -313,6 +312,12 @@ class Link:
             channel.send("hello", request, said)
             message = channel.answer(request, asked + self.timeout)
             channel.pace = time.monotonic() - asked
+            if message.fields.get("serves") == "events":
+                raise ConnectorError(
+                    f"A broker for topics answers at {self.endpoint}, and no node server: open it with "
+                    f"open_broker('zmq://{self.address}'), look at it with `proxyfab doctor --broker`, or give the "
+                    "address of a node server (`proxyfab serve`)."
+                )
             if proven and message.fields.get("proof") != proven:
                 raise AccessDenied(f"What answers beside the node server at {self.address} does not know its token.")
             self._greet(message)
@@ -381,3 +386,11 @@ class Link:
         with suppress(KeyError):
             while True:
                 self._places.popitem()[1].close()
+
+
+def _last(idle: deque[Channel]) -> Channel | None:
+    """What was put back last; None for nothing. What fails elsewhere does not tell of that, too."""
+    try:
+        return idle.pop()
+    except IndexError:
+        return None
