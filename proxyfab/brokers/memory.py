@@ -174,7 +174,7 @@ class MemoryBroker(Broker):
         self._closed = True
         if self._known is not None:
             self._known.users.discard(self)
-            if self.name.startswith("~") and not self._known.users:
+            if self.name.startswith("~") and not list(self._known.users):
                 _spaces.pop(self.name, None)
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -17,6 +16,7 @@ from proxyfab.events.engine import Log, same_topic
 from proxyfab.events.model import Topic, check_topic
 from proxyfab.events.values import Values
 from proxyfab.fork import on_fork
+from proxyfab.members import Members
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -98,8 +98,8 @@ class Space:
     def __init__(self) -> None:
         self.logs: dict[str, Shared[Log]] = {}
         self._values: dict[str, Shared[Values]] = {"": Shared(Values())}
-        self.users: weakref.WeakSet[object] = weakref.WeakSet()
-        """Who has it open."""
+        self.users: Members[object] = Members()
+        """Who has it open: look through them, as their number may count one who has just gone."""
         self._lock = threading.RLock()
         on_fork(self)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from proxyfab.brokers.memory import MemoryBroker
+from proxyfab.brokers.memory import MemoryBroker, _spaces
 from proxyfab.testing import BrokerTests
 
 
@@ -17,3 +19,13 @@ class TestMemory(BrokerTests):
     def broker(self) -> Iterator[MemoryBroker]:
         with MemoryBroker() as broker:
             yield broker
+
+
+def test_one_that_has_just_gone_keeps_no_topics() -> None:
+    """Who closes the last one may do so before its set is told that another has gone: the topics stayed for ever."""
+    one = MemoryBroker()
+    two, there = MemoryBroker.from_url(one.url), list[bool]()
+    first = weakref.ref(two, lambda _: (one.close(), there.append(one.name in _spaces)))  # made last, called first
+    del two
+    gc.collect()
+    assert (first(), there) == (None, [False])
