@@ -53,7 +53,8 @@ class Channel:
             if welcome.text("serves", "") != "events":
                 raise ConnectorError(
                     f"A node server for objects answers at {endpoint}, and no broker for topics: open it with "
-                    f"Store('zmq://{endpoint.partition('://')[2]}'), or give the address of a broker (`proxyfab broker zmq://...`)."
+                    f"Store('zmq://{endpoint.partition('://')[2]}'), or give the address of a broker (`proxyfab broker "
+                    "zmq://...`)."
                 )
             self.incarnation = welcome.text("incarnation")
         except BaseException:
