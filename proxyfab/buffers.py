@@ -30,10 +30,9 @@ def byte_view(buffer: Buffer) -> memoryview:
         return view.cast("B")
     if not view.f_contiguous:
         return memoryview(view.tobytes())  # a copy: bytes with gaps between them have no flat view
-    # PickleBuffer.raw() is the standard library's way to flatten Fortran order without a copy.
-    from pickle import PickleBuffer
+    from proxyfab.pointers import flat_view
 
-    return PickleBuffer(buffer).raw()
+    return flat_view(view)  # Fortran order
 
 
 class Frames:

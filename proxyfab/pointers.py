@@ -57,18 +57,44 @@ order, and a finalizer may look at what another one has just ended, or keep it.
 """
 
 
-class _Text(ctypes.c_ubyte * (1 << 46)):  # type: ignore[misc]  # one type for all lengths: making one costs 20 us
-    """The memory of a text, which it keeps."""
+class _Memory(ctypes.c_ubyte * (1 << 46)):  # type: ignore[misc]  # one type for all lengths: making one costs 20 us
+    """The memory of something else, which it keeps."""
+
+
+def view_at(address: int, length: int, keep: object) -> memoryview:
+    """A read-only view of memory that stays where it is as long as `keep` lives, which the view holds."""
+    return memoryview(_kept_at(address, keep)).toreadonly().cast("B")[:length]
+
+
+def flat_view(view: memoryview) -> memoryview:
+    """The bytes of a view without gaps as they lie in memory, in one dimension. Nobody else may have `view`.
+
+    `PickleBuffer.raw` would make a view that holds another one by its buffer, and with two such in a reference cycle
+    CPython crashes: garbage collection empties the inner one, which cannot be released, and it is freed later.
+    """
+    held = PyBuffer()
+    get_buffer(view, held, _FULL_READ_ONLY)
+    address, length = held.buf, held.len
+    release_buffer(held)  # `view` itself still holds the bytes, and nobody else can release it
+    if view.readonly:
+        return view_at(address, length, view)
+    return memoryview(_kept_at(address, view)).cast("B")[:length]
+
+
+def _kept_at(address: int, keep: object) -> Any:
+    exporter: Any = _Memory.from_address(address)
+    exporter.keep = keep
+    untrack(exporter)
+    return exporter
 
 
 def utf8_of(text: str) -> memoryview | bytes:
     """A text's UTF-8, lone surrogates included: where it lies, if it is ASCII, and otherwise a copy."""
     if not text.isascii():
         return text.encode("utf-8", "surrogatepass")
-    exporter = _Text.from_address(_utf8_at(text, None))
-    exporter.keep = text
-    untrack(exporter)
-    return memoryview(exporter).toreadonly().cast("B")[: len(text)]
+    return view_at(_utf8_at(text, None), len(text), text)
 
 
+_FULL_READ_ONLY = 0x11C
+"""`PyBUF_FULL_RO`: of any order and shape."""
 _utf8_at = python_function("PyUnicode_AsUTF8AndSize", ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)

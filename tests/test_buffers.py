@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from array import array
+from pickle import PickleBuffer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +40,29 @@ def test_a_view_is_of_the_same_memory(buffer) -> None:
     assert (view.format, view.ndim, view.nbytes) == ("B", 1, memoryview(buffer).nbytes)
     assert view.tobytes() == memoryview(buffer).tobytes(order="A")
     assert np.shares_memory(np.frombuffer(view, "u1"), np.asarray(memoryview(buffer)).view())
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("wrap", [np.asarray, memoryview, PickleBuffer], ids=lambda wrap: wrap.__name__)
+def test_no_view_holds_another_one_by_its_buffer(order: str, wrap: Any) -> None:
+    """Two such in a reference cycle, as in a traceback that its frame keeps, end the process: a fault of CPython's."""
+    array = np.ones((3, 4), order=order)
+    view = byte_view(wrap(array))
+
+    assert not isinstance(view.obj, memoryview)
+
+
+def test_a_flat_view_holds_the_memory_and_is_as_writable() -> None:
+    array = np.ones((300, 400), order="F")
+    view, gone = byte_view(array), weakref.ref(array)
+    view[:8] = bytes(8)
+    assert array[0, 0] == 0
+    array.flags.writeable = False
+    assert byte_view(array).readonly
+    del array
+    assert gone() is not None
+    del view
+    assert gone() is None
 
 
 @pytest.mark.parametrize("empty", [b"", np.empty((0, 3)), np.empty(0, "f8"), memoryview(b"abc")[3:]])

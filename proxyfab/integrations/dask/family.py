@@ -37,8 +37,8 @@ from distributed.protocol.serialize import (
     pickle_loads,
     register_serialization_family,
 )
-from distributed.utils import ensure_memoryview
 
+from proxyfab.buffers import byte_view
 from proxyfab.connectors.shm import SharedMemoryConnector
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.figures import Figures
@@ -150,7 +150,7 @@ class Lane:
         except NotImplementedError:
             header, frames = pickle_dumps(x, context=context)
             plain = {MARK: {"inner": header}}
-        views = [ensure_memoryview(frame) for frame in frames]
+        views = [byte_view(frame) for frame in frames]  # Dask's own way may crash: see `flat_view`
         large = {place: view for place, view in enumerate(views) if view.nbytes >= LARGE}
         sizes = [view.nbytes for view in large.values()]
         if sum(sizes) < self.above:

@@ -216,6 +216,19 @@ class Foreign:
     def batched_send(self, message: Any) -> None: ...
 
 
+def test_no_view_that_is_lent_holds_another_one_by_its_buffer(
+    lane: family.Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two such in a reference cycle, as of a failed answer, end the process: a fault of CPython's."""
+    left: list[memoryview] = []
+    monkeypatch.setattr(lane, "_left", lambda buffers, _: left.extend(buffers))
+    for array in (np.ones(1 << 20), np.ones((1 << 10, 1 << 10), order="F")):
+        lane.send(array, {"recipient": {}})
+
+    assert len(left) == 2
+    assert not any(isinstance(view.obj, memoryview) for view in left)
+
+
 def test_a_plugin_takes_back_its_own_handler_alone() -> None:
     async def run() -> tuple[Any, Any]:
         worker, hand = Foreign(), Hand()
