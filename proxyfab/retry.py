@@ -4,8 +4,8 @@ And the patience of who waits, which costs none of that: of all who wait for one
 Promises: a place that answers nothing but errors is asked at most ten times more in all than it would be without
 retries, and a healthy one at most a tenth more; nobody waits past a deadline; clients that failed together do not come
 back together. Pure: clock, sleep and random source can be handed in, and nothing here knows a connector.
-Leaves to the caller: which operations may be repeated (`IDEMPOTENT` says what is always safe; a put is when its key was
-drawn before the first attempt), and sending the same request id again where the server remembers ids.
+Leaves to the caller: which operations may be repeated (what only reads always may; a put when its key was drawn before
+the first attempt), and sending the same request id again where the server remembers ids.
 
 Sources: retry throttling in gRPC's proposal A6; full jitter in "Exponential Backoff And Jitter", AWS Architecture Blog.
 """
@@ -33,9 +33,6 @@ _GLANCE = 1.0
 """Seconds at most from one look whether a place is back to the next."""
 _STOOD = 1.0
 """Seconds without a failure after which the next one is a new outage."""
-_READS = {"get", "get_range", "get_many", "exists", "exists_many", "stat", "wait", "scan", "status"}
-IDEMPOTENT = frozenset(_READS | {"reserve", "renew", "renew_many"})
-"""Operations whose second time changes nothing and answers as the first would have."""
 
 
 class RetryBudget:

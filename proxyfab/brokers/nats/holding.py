@@ -1,5 +1,7 @@
-"""What a member holds, and for how long: the server's own time for it is short, so that what a killed member held comes
-again soon, and who lives asks for more until the member's time is over.
+"""What a member holds, and for how long.
+
+The server's own time for it is short, so that what a killed member held comes again soon, and who lives asks for more
+until the member's time is over.
 
 Rules:
 1. The server gives `LEASE` seconds, or less where a member of the group asked for less (`leases`). Every third of that
@@ -21,7 +23,6 @@ from proxyfab.events.model import Delivery
 LEASE = 10.0
 _SLACK = 0.05
 Spot = tuple[int, int]
-Say = Callable[[bytes, list[str]], None]
 
 
 class _Held:

@@ -14,10 +14,9 @@ from __future__ import annotations
 import os
 import re
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 from proxyfab.errors import ConfigurationError, MissingDependency
-from proxyfab.spec import ConnectorSpec, read_secret
+from proxyfab.spec import ConnectorSpec, read_secret, without_secret
 
 PORT = 4222
 AUTO = "auto"
@@ -41,7 +40,6 @@ _OPTIONS = (
     "sync",
 )
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_USERINFO = re.compile(r"^(nats://)([^/?#]*)@")
 _remembered: dict[tuple[str, ...], str] = {}
 
 
@@ -82,7 +80,9 @@ class Place(NamedTuple):
     @classmethod
     def parse(cls, url: str) -> Place:
         """The place that a URL names; raises ConfigurationError."""
-        url, user, secret = _without_secret(url)
+        url, user, secret = without_secret(url)
+        if secret is None and user:  # nats://token@host
+            user, secret = "", user
         spec = ConnectorSpec.parse(url)
         options = spec.take(*_OPTIONS)
         if spec.path.strip("/"):
@@ -175,16 +175,6 @@ def _need_nkeys() -> None:
         import nkeys  # noqa: F401 - nats-py asks for it too late to say what to do
     except ModuleNotFoundError as error:
         raise MissingDependency("A credentials file of NATS needs nkeys: pip install nkeys") from error
-
-
-def _without_secret(url: str) -> tuple[str, str, str | None]:
-    """The URL without `user:password@` or `token@`, the user, and the password or token."""
-    match = _USERINFO.match(url)
-    if match is None:
-        return url, "", None
-    user, colon, secret = match[2].partition(":")
-    bare = match[1] + url[match.end() :]
-    return (bare, unquote(user), unquote(secret)) if colon else (bare, "", unquote(user))
 
 
 def _hosts(text: str) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
@@ -96,7 +95,9 @@ class Values(State):
         check_name(name)
 
         async def work(deadline: float) -> bool:
-            for times in count(1):
+            times = 0
+            while True:
+                times += 1
                 found = await self._find(name, deadline)
                 _expect(name, found, revision)
                 if found.kept is None:
@@ -104,7 +105,6 @@ class Values(State):
                 if await self._try(name, b"", {**_GONE, _EXPECTED: str(found.sequence)}, deadline):
                     return True
                 await once_more(f"The value {name}", times, deadline)
-            raise AssertionError("unreachable")
 
         return self._desk.link.run(work, self._timeout)
 
@@ -166,7 +166,9 @@ class Values(State):
             return await self._say(name, value, headers, deadline)
         mark = {**headers, _MARK: os.urandom(8).hex()}  # an answer that was lost makes us ask twice: was it ours?
         found = _Found(None, 0, math.inf) if not revision else await self._find(name, deadline)
-        for times in count(1):
+        times = 0
+        while True:
+            times += 1
             _expect(name, found, revision)
             taken = await self._try(name, value, {**mark, _EXPECTED: str(found.sequence)}, deadline)
             if taken:
@@ -175,7 +177,6 @@ class Values(State):
             found = await self._find(name, deadline)
             if found.mark == mark[_MARK]:
                 return found.sequence
-        raise AssertionError("unreachable")
 
     async def _try(self, name: str, value: bytes, headers: dict[str, str], deadline: float) -> int:
         """The new revision; 0 where another one was expected."""

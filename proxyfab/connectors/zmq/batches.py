@@ -1,5 +1,6 @@
-"""Batches: many wishes become few messages, each to one server and within the bounds of a message, or are sent one
-right behind the other, so that none waits for another's answer.
+"""Batches: many wishes become few messages, or are sent one right behind the other.
+
+Each message goes to one server and keeps within the bounds of one; no wish waits for another's answer.
 """
 
 from __future__ import annotations
