@@ -256,9 +256,9 @@ class Grant(NamedTuple):
     actions: frozenset[str]
 
 
-def check_topic(name: str) -> str:
+def check_topic(name: object) -> str:
     """A topic's name; raises ConfigurationError."""
-    if len(name) > _LONGEST or not re.fullmatch(_TOPIC, name):
+    if not isinstance(name, str) or len(name) > _LONGEST or not re.fullmatch(_TOPIC, name):
         raise ConfigurationError(
             f"{name!r} cannot name a topic: words of letters, digits, '_' and '-', joined by dots, {_LONGEST} at most."
         )
@@ -274,9 +274,9 @@ def check_start(start: Start, name: str = "start") -> Start:
     return start
 
 
-def check_group(name: str) -> str:
+def check_group(name: object) -> str:
     """A group's name; raises ConfigurationError."""
-    if not re.fullmatch(r"[A-Za-z0-9_~][A-Za-z0-9_~-]{0,63}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_~][A-Za-z0-9_~-]{0,63}", name):
         raise ConfigurationError(f"{name!r} cannot name a group: 1 to 64 letters, digits, '_' and '-'.")
     return name
 

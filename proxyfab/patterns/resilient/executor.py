@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Future as PlainFuture
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from proxyfab.brokers.opening import open_broker
 from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError, WorkerDied
@@ -69,6 +69,7 @@ class ResilientExecutor(Executor):
 
     Raises:
         CapabilityError: The broker cannot lease single records, or keeps no values.
+        ConfigurationError: An argument makes no sense.
     """
 
     def __init__(
@@ -84,9 +85,8 @@ class ResilientExecutor(Executor):
         quarantine: Quarantine = Quarantine(),  # noqa: B008 - frozen
         timeout: float | None = None,
     ) -> None:
+        _check_sizes(lease, workers, {} if pools is None else pools)
         self.broker = broker if isinstance(broker, Broker) else open_broker(broker)
-        if lease <= 0:
-            raise ConfigurationError(f"A lease of {lease} s makes no sense.")
         own = (0 if pools else os.cpu_count() or 1) if workers is None else workers
         _check(self.broker, own, pools or {})
         self.name = check_topic(name or f"{UNNAMED}{Key.draw().id[:12]}")
@@ -263,6 +263,27 @@ class ResilientExecutor(Executor):
 
     def _told(self, what: str, pid: int) -> None:
         self._journal.health(f"worker/{pid}", what, pid=pid)
+
+
+def _check_sizes(lease: object, workers: object, pools: object) -> None:
+    """Arguments that would only fail in a worker."""
+    if not isinstance(lease, int | float) or not lease > 0:
+        raise ConfigurationError(f"{lease=} is no number of seconds above 0.")
+    if workers is not None and not _counts(workers):
+        raise ConfigurationError(f"{workers=} is no number of processes: 0 or more, or None for one for each core.")
+    if not isinstance(pools, Mapping):
+        raise ConfigurationError(f"{pools=} names no executors; write pools={{'name': (executor, 4)}}.")
+    for name, pool in pools.items():
+        executor, number = pool if isinstance(pool, tuple | list) and len(pool) == 2 else (None, None)
+        if not callable(getattr(executor, "submit", None)) or not _counts(number):
+            raise ConfigurationError(
+                f"pools[{name!r}] is {pool!r}, and not an executor and how many workers to run in it, as in "
+                "pools={'name': (executor, 4)}."
+            )
+
+
+def _counts(number: object) -> bool:
+    return isinstance(number, SupportsIndex) and number.__index__() >= 0
 
 
 def _check(broker: Broker, workers: int, pools: Mapping[str, tuple[Executor, int]]) -> None:

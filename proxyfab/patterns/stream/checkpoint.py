@@ -86,6 +86,8 @@ class Checkpoint:
         above: int | str = "32 KiB",
         timeout: float = 60.0,
     ) -> None:
+        if not isinstance(getattr(consumer, "broker", None), Broker):
+            raise ConfigurationError(f"A checkpoint is a Consumer's: not {consumer=}.")
         broker: Broker = consumer.broker
         if Capability.STATE not in broker.capabilities:
             raise CapabilityError(f"{broker.url} keeps no values beside topics, so nothing can be committed there.")

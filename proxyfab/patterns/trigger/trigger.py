@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from proxyfab.brokers.opening import open_broker
 from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError, ResolveTimeout, WorkerDied
 from proxyfab.events.broker import ACK_WAIT, Broker
-from proxyfab.events.model import LATEST, Start, check_group, check_start
+from proxyfab.events.model import LATEST, Start, check_group, check_start, check_topic
 from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.trigger.lane import Lane, Plan
@@ -103,6 +103,8 @@ class Trigger:
                 f"A trigger takes 1 event or more at once, makes 1 call or more at once, and waits for seconds: not "
                 f"{batch=}, {concurrency=}, {retries=}, {window=}, {timeout=}, {backoff=}."
             )
+        if not _is_pattern(topic):
+            check_topic(topic)
         if not callable(fn):
             raise ConfigurationError(f"A trigger calls a function, not {fn!r}.")
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
@@ -275,7 +277,7 @@ class Trigger:
                 lanes[topic] = Lane(self.broker, topic, self._plan, book, executor, slots)
 
     def _topics(self) -> list[str]:
-        if "*" not in self.topic:
+        if not _is_pattern(self.topic):
             return [self.topic]
         return [
             name
@@ -304,6 +306,10 @@ class Trigger:
 
 
 _READY = 10.0
+
+
+def _is_pattern(topic: object) -> bool:
+    return isinstance(topic, str) and "*" in topic
 
 
 def _name_of(fn: object) -> str:

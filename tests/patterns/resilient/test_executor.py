@@ -220,8 +220,18 @@ def test_shutdown(make: Make, broker: Broker) -> None:
 
 
 def test_what_makes_no_sense_is_refused(broker: Broker, store: Store) -> None:
-    with pytest.raises(ConfigurationError):
-        ResilientExecutor(broker, store, workers=0, lease=0)
+    for lease in (0, "x"):
+        with pytest.raises(ConfigurationError, match="lease="):
+            ResilientExecutor(broker, store, workers=0, lease=lease)  # type: ignore[arg-type]  # is to be refused
+    for workers in (-1, "two"):
+        with pytest.raises(ConfigurationError, match="workers="):
+            ResilientExecutor(broker, store, workers=workers)  # type: ignore[arg-type]  # as above
+    with ThreadPoolExecutor(1) as pool:
+        for wrong in (5, (5, 1), (pool,), (pool, "two"), (pool, -1)):
+            with pytest.raises(ConfigurationError, match=r"pools\['x'\] is .*as in pools="):
+                ResilientExecutor(broker, store, workers=0, pools={"x": wrong})  # type: ignore[dict-item]  # as above
+    with pytest.raises(ConfigurationError, match="pools=5 names no executors"):
+        ResilientExecutor(broker, store, workers=0, pools=5)  # type: ignore[arg-type]  # as above
     with pytest.raises(ConfigurationError, match="this process's own"):
         ResilientExecutor(broker, store, workers=1)
 

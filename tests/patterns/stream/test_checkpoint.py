@@ -229,6 +229,10 @@ def test_state_of_all_kinds(broker: Broker, place: str) -> None:
                 assert objects(place) == 1
             with pytest.raises(ConfigurationError, match="has its state in"):
                 Checkpoint(consumer, "c").open()
+            with pytest.raises(ConfigurationError, match="Consumer's: not consumer=5"):
+                Checkpoint(5, "c")  # type: ignore[arg-type]  # what is to be refused
+            with pytest.raises(ConfigurationError, match="5 cannot name a group"):
+                Checkpoint(consumer, 5)  # type: ignore[arg-type]  # as above
             with Checkpoint(consumer, "c", store=store) as point:
                 assert point.state["big"].sum() == 100_000
                 point.commit(0)

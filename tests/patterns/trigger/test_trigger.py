@@ -435,5 +435,6 @@ def test_what_makes_no_sense_is_said_at_once(broker: Broker) -> None:
         Trigger(broker, "frames", print, start="latest")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="JMESPath"):
         Trigger(broker, "frames", print, where="a > > 1")
-    with pytest.raises(ConfigurationError, match="topic"):
-        Trigger(broker, "no such/ topic", print).start()
+    for topic in ("no such/ topic", "", None, 5):
+        with pytest.raises(ConfigurationError, match="cannot name a topic"):
+            Trigger(broker, topic, print)  # type: ignore[arg-type]
