@@ -34,16 +34,19 @@ SPARE = 32 << 20
 ROUNDS = 60.0
 """Seconds for which nothing is given up early once that has cost a put."""
 _SOME = 16
+_USERS = 256
+"""Keys that are remembered for an object before those are looked for whose futures are gone."""
 
 
 class _Kept:
-    __slots__ = ("behind", "last", "pins", "ref", "users")
+    __slots__ = ("behind", "last", "many", "pins", "ref", "users")
 
     def __init__(self, ref: Ref[Any]) -> None:
         self.ref = ref
         self.pins = 1
         self.behind = 0  # bytes that had been put when it was used last
         self.users: set[Hashable] = set()
+        self.many = _USERS  # users from which on those are dropped that have no future
         self.last = time.monotonic()
 
 
@@ -129,6 +132,8 @@ class Keeping:
             return
         now = time.monotonic()
         with self._lock:
+            for kept in self._kept.values():
+                _drop(kept, alive)
             over = [token for token, kept in self._kept.items() if now - kept.last >= IDLE and _is_over(kept, alive)]
             self._release([self._kept.pop(token).ref for token in over])
 
@@ -192,6 +197,13 @@ class Keeping:
     def _release(self, refs: list[Ref[Any]], *, over: bool = False) -> None:
         if refs or over:
             self._send({"op": RELEASE, "url": self.store.url, "keys": [str(ref.key) for ref in refs], "over": over})
+
+
+def _drop(kept: _Kept, alive: Container[Hashable]) -> None:
+    """Of an object that is in use all the time the users that are gone would be remembered for ever."""
+    if len(kept.users) >= kept.many:
+        kept.users = {user for user in kept.users if user in alive}
+        kept.many = max(_USERS, 2 * len(kept.users))  # so that it costs each user a few looks in all
 
 
 def _is_over(kept: _Kept, alive: Container[Hashable]) -> bool:

@@ -333,6 +333,28 @@ def test_what_was_put_is_found_by_content_and_claimed_until_nobody_needs_it(said
         store.clear()
 
 
+def test_users_of_what_is_in_use_all_the_time_are_forgotten_when_their_futures_are(said: list[Any]) -> None:
+    with Store(inline_below=0) as store:
+        keeping = Keeping(store, said.append)
+        work = packing()
+        work.one(ARRAY)
+        alive: set[object] = {"first"}
+        keeping.sent(keeping.fill(work.larges), alive)
+        [kept] = keeping._kept.values()
+        for number in range(5000):
+            keeping.sent(keeping.fill(work.larges), [f"task-{number}"])
+            if not number % 100:
+                keeping.tidy(alive)
+        assert len(kept.users) < 500  # of which one has a future
+        assert "first" in kept.users
+        alive.update(range(3000))
+        keeping.sent(keeping.fill(work.larges), range(3000))
+        keeping.tidy(alive)
+        assert kept.users >= alive
+        assert kept.many == 6002  # whoever has so many futures has them looked through now and then, not always
+        store.clear()
+
+
 def kept(keeping: Keeping, *arrays: Any) -> None:
     """Calls with these, one after the other, of which no future is left."""
     for array in arrays:
