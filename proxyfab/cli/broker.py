@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from proxyfab.spec import ConnectorSpec, nbytes
 URL = "nats://127.0.0.1:4222"
 TOKEN = "PROXYFAB_NATS_TOKEN"
 _START = 30.0
+_LAST = 3
+_STAMP = re.compile(r"^\[\d+\] [\d/]+ [\d:.]+ ")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -109,13 +112,13 @@ def _run(
             if told:
                 return
             if server.poll() is not None or time.monotonic() > until:
-                raise ConnectorError(f"nats-server did not start: {Path(directory, 'log').read_text()[-2000:].strip()}")
+                raise ConnectorError(f"nats-server did not start: {_last_lines(directory)}")
             time.sleep(0.01)
         say({"url": f"nats://{host}:{port}", "pid": os.getpid(), "server": server.pid, **about})
         while not told and server.poll() is None:
             time.sleep(0.1)
         if not told:
-            raise ConnectorError(f"nats-server ended: {Path(directory, 'log').read_text()[-2000:].strip()}")
+            raise ConnectorError(f"nats-server ended: {_last_lines(directory)}")
     finally:
         server.terminate()
         try:
@@ -123,3 +126,11 @@ def _run(
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _last_lines(directory: str) -> str:
+    """Why a nats-server ended: what it says went wrong, or else its last lines."""
+    lines = Path(directory, "log").read_text(errors="replace").splitlines()
+    said = [_STAMP.sub("", line).strip() for line in lines]
+    wrong = [line for line in said if line.startswith(("[FTL]", "[ERR]"))]
+    return "; ".join((wrong or said)[-_LAST:]) or "it said nothing"

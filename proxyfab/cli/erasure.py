@@ -13,6 +13,7 @@ from rich.progress import track
 from proxyfab.abc import Stat, SupportsScan
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.output import as_json, public, show, show_json, size
+from proxyfab.cli.places import absences
 from proxyfab.connectors.erasure import ErasureConnector
 from proxyfab.connectors.erasure.options import parse
 from proxyfab.erasure.field import MOST
@@ -65,6 +66,7 @@ def status(url: str, as_json: bool) -> None:
 def _standing(one: ErasureConnector, number: int, drained: frozenset[bytes]) -> dict[str, Any]:
     member = one.members[number]
     stats, fault = [], ""
+    absent = "; ".join(absences(member.child))
     left = member.label in drained
     try:
         if not isinstance(member.child, SupportsScan):
@@ -76,11 +78,11 @@ def _standing(one: ErasureConnector, number: int, drained: frozenset[bytes]) -> 
     return {
         "child": public(member.spec),
         "site": member.standing.site,
-        "state": "down" if fault else "drained" if left else "well",
+        "state": "down" if fault else "drained" if left else "absent" if absent else "well",
         "shards": sum(_counts(stat, left) for stat in stats),
         "bytes": sum(stat.nbytes for stat in stats),
         "capacity": size(capacity) if capacity else "-",
-        "fault": fault,
+        "fault": fault or absent,
     }
 
 

@@ -97,6 +97,9 @@ def _run(node: Node, storage: str, ready_file: str | None, ready_fd: int | None)
     if node.far is not None:
         ready |= {"site": node.far.site, "listen": node.far.listening}
     said = f"{storage} at {ready['url']}"
+    if node.far is not None:
+        dialled = f"is dialled at {node.far.listening}" if node.far.listening else "only dials others"
+        said += f", gateway of site {node.far.site}, which {dialled}"
     run_until_told("serve", said, node, {**ready, "incarnation": node.incarnation}, ready_file, ready_fd)
 
 

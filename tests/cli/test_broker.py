@@ -75,3 +75,12 @@ def test_what_makes_no_sense_is_said(url: str, words: str) -> None:
         assert process.wait(30) == 2
         assert process.stderr is not None
         assert words in process.stderr.read()
+
+
+def test_a_server_that_does_not_start_says_why_in_a_line() -> None:
+    done = subprocess.run(
+        [*COMMAND, "nats://127.0.0.1:66000"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "address 66000: invalid port" in done.stderr
+    assert (len(done.stderr.splitlines()), "[INF]" in done.stderr) == (1, False), done.stderr

@@ -44,6 +44,9 @@ def test_what_is_lost_is_seen_and_restored(url: str, tmp_path: Path) -> None:
     assert all("well" in row for row in rows)
     assert json.loads(call("scrub", url, "--json").stdout)["missing"] == 0
     shutil.rmtree(tmp_path / "1")
+    absent = json.loads(call("status", url, "--json").stdout)
+    assert [row["state"] for row in absent] == ["well", "absent", "well", "well"]
+    assert f"{tmp_path}/1 " in absent[1]["fault"]
     bad = json.loads(call("scrub", url, "--json", status=1).stdout)
     assert bad["missing"] > 0
     assert json.loads(call("repair", url, "--json").stdout)["restored"] == bad["missing"]

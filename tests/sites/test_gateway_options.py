@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,21 @@ def test_a_site_that_is_its_own_peer(ring: Keyring) -> None:
     result = CliRunner().invoke(main, ["serve", "--site", "aps", "--peer", f"aps=#{public}"])
     assert result.exit_code == 2
     assert "Site 'aps' is its own peer" in result.output
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"), [("127.0.0.1:0", r"is dialled at 127\.0\.0\.1:\d+"), ("", "only dials others")]
+)
+def test_a_gateway_says_of_which_site_it_is_and_where_others_dial(ring: Keyring, listen: str, said: str) -> None:
+    for name in ("aps", "alcf"):
+        ring.make("sign", name)
+    more = ["--peer", "alcf=127.0.0.1:1", *(["--listen", listen] if listen else []), "--memory", "1MiB"]
+    command = [sys.executable, "-m", "proxyfab", "serve", "--site", "aps", *more]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+    assert re.search(f" at zmq://127.0.0.1:\\d+, gateway of site aps, which {said}, pid {process.pid}", line), line
 
 
 def test_a_peer_is_known_by_the_keyring_or_by_its_key(ring: Keyring) -> None:
