@@ -26,6 +26,7 @@ from proxyfab.events.broker import Subscription
 from proxyfab.events.model import EARLIEST, Delivery, Record, Topic
 from proxyfab.testing.kafka import KafkaCluster
 from proxyfab.testing.processes import at_once, until
+from proxyfab.testing.servers import free_port
 
 PRODUCE, HEARTBEAT = 0, 68
 TOPIC_AUTHORIZATION_FAILED, UNSUPPORTED_VERSION, NOT_LEADER, INTERNAL, DUPLICATE = 29, 35, 6, -1, 46
@@ -59,6 +60,16 @@ def _take(member: Subscription, count: int, seconds: float = 20.0) -> list[Deliv
 
 def _numbers(found: list[Delivery]) -> list[int]:
     return sorted(int(each.body) for each in found)
+
+
+def test_where_no_kafka_is_who_was_never_answered_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxyfab.brokers.kafka.client._FIRST", 0.5)
+    started = time.monotonic()
+    with KafkaBroker.from_url(f"kafka://127.0.0.1:{free_port()}") as broker:
+        for call in (broker.topics, lambda: broker.ensure(Topic("t")), lambda: broker.subscribe("t", group="g")):
+            with pytest.raises(ConnectorError, match="Connection refused"):
+                call()
+    assert time.monotonic() - started < 30  # and not the 60 s of a call
 
 
 # -- brokers that go ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
@@ -30,6 +31,9 @@ _TRY = 5.0
 """Seconds after which a question is asked again: it may have gone out by a connection that was just breaking."""
 _GRACE = 1.0
 """Seconds that a request's own deadline comes before that of who waits for it."""
+_FIRST = 10.0
+"""Seconds after which who was never answered is told that nobody is there: the address may be wrong."""
+_UNREACHED = {KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._SSL}
 CLOSING = 10.0
 """Seconds that closing takes at most; what takes longer goes on by itself."""
 
@@ -44,6 +48,9 @@ class Client:
         self._admin: AdminClient | None = None
         self._counts: dict[str, int] = {}
         self._refused = ""
+        self._unreached = ""
+        """Why the last server that did not answer was not reached."""
+        self._answered = False
         self.closed = False
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -98,7 +105,7 @@ class Client:
             if self._admin is not None:
                 return self._admin
             made = self._admin = self._open(AdminClient, self.place.config())
-        made.list_topics(timeout=self.timeout)  # what is asked before it is connected may take a second longer
+        self.listed(made.list_topics, self.timeout)  # what is asked before it is connected may take a second longer
         return made
 
     def consumer(self, group: str, options: Mapping[str, object]) -> Consumer:
@@ -115,6 +122,14 @@ class Client:
         """Librdkafka tells here of what concerns no single call; of a refusal the next call that fails speaks."""
         if error.code() in REFUSED:
             self._refused = error.str()
+        elif error.code() in _UNREACHED:
+            self._unreached = error.str()
+
+    def listed(self, ask: Callable[..., R], seconds: float) -> R:
+        """What `ask(timeout=...)` is answered; who was never answered does not ask for long."""
+        found = ask(timeout=seconds if self._answered else min(seconds, _FIRST))
+        self._answered = True
+        return found
 
     def _check(self) -> None:
         if self.closed:
@@ -126,7 +141,7 @@ class Client:
         """All topics and how many partitions they have."""
         said = f"Asking {self.place.label} for its topics"
         with self.asking(said):
-            found = self.producer().list_topics(timeout=self.timeout if timeout is None else timeout)
+            found = self.listed(self.producer().list_topics, self.timeout if timeout is None else timeout)
         self._counts = {name: len(topic.partitions) for name, topic in found.topics.items() if topic.partitions}
         return dict(self._counts)
 
@@ -148,7 +163,7 @@ class Client:
         until = time.monotonic() + self.timeout
         with self.asking(f"Making topic {topic} at {self.place.label}"):
             while time.monotonic() < until:
-                found = self.producer().list_topics(topic, timeout=self.timeout).topics[topic]
+                found = self.listed(partial(self.producer().list_topics, topic), self.timeout).topics[topic]
                 if found.partitions:
                     self._counts[topic] = len(found.partitions)
                     return len(found.partitions)
@@ -246,6 +261,10 @@ class Client:
             return None
         return AccessDenied(f"{said} was refused: {self._refused}. Check ?sasl=, ?user= and its password, and ?tls=.")
 
+    def unreached(self) -> str:
+        """Why a server was not reached, where none has ever answered."""
+        return "" if self._answered else self._unreached
+
     def close(self) -> None:
         """Let go of the handles, at once: whoever waits for something has waited for it."""
         with self._lock:
@@ -269,6 +288,9 @@ class _Asking:
         if isinstance(error, KafkaException):
             found = translate(error.args[0], self._said)
             refused = self._client.refusal(self._said) if isinstance(found, ConnectorError) else None
+            why = self._client.unreached() if type(found) is ConnectorError else ""
+            if why:
+                found = ConnectorError(f"{found} The last that was tried: {why}.")
             raise refused or found from error
         if isinstance(error, (TimeoutError, RuntimeError)) and not isinstance(error, NotImplementedError):
             raise ConnectorError(f"{self._said} was not answered in time; is the cluster running?") from error

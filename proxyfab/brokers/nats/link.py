@@ -6,12 +6,14 @@ Rules:
    its deadline; what cannot be repeated carries an id that the server knows it by.
 3. A session that cannot be had is tried for again until the deadline. Being refused ends that at once; who was let in
    before is patient for `_REFUSED` seconds, as who says who may enter may just be starting again, too.
+4. Who was never let in is told after `_FIRST` seconds that nobody is there: the address may be wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -34,6 +36,7 @@ AGAIN = 3.0
 _PAUSE, _LONGEST = 0.02, 0.5
 _PAUSES = Backoff(first=0.001, longest=0.05)
 _REFUSED = 10.0
+_FIRST = 10.0
 STATUS = "503"
 
 
@@ -65,6 +68,8 @@ class Link:
         self._session: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
         self._entered = False
+        self._absent = False
+        """Whether what was tried last has ended because nobody is there."""
         self._trouble: AccessDenied | ConnectorError | None = None
         """Why there was none the last time."""
         self.lost: set[Callable[[], None]] = set()
@@ -137,19 +142,22 @@ class Link:
             try:
                 opening.result()
             except ConnectorError:
-                if now() >= deadline - _PAUSE:  # otherwise it was somebody else's time that was over
+                if self._absent or now() >= deadline - _PAUSE:  # otherwise it was somebody else's time that was over
                     raise
         return self._session
 
     async def _open(self, deadline: float) -> Session:
         pause, patient = _PAUSE, now() + (_REFUSED if self._entered else 0.0)
+        until = math.inf if self._entered or self._embedded is not None else now() + _FIRST
+        self._absent = False
         while True:
             try:
                 session = await self._try(max(0.1, min(CONNECT, deadline - now())))
             except (AccessDenied, ConnectorError) as error:
                 self._trouble = type(error)(str(error))
                 refused = isinstance(error, AccessDenied) and self._embedded is None  # whose token may just change
-                if (refused and now() >= patient) or now() + pause >= deadline:
+                self._absent = now() + pause >= until
+                if (refused and now() >= patient) or self._absent or now() + pause >= deadline:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST)

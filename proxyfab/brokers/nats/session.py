@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -84,6 +85,8 @@ class Session:
         self._count = 0
         self._prefix = ""
         self._direct = False
+        self._trouble: OSError | None = None
+        """Why a server was not reached."""
 
     @property
     def max_payload(self) -> int:
@@ -122,7 +125,7 @@ class Session:
                 await asyncio.wait_for(self._client.close(), 2.0)
             self._cut()
             if isinstance(error, Exception):
-                raise _translated(error, self.place) from error
+                raise _translated(error, self.place, self._trouble) from error
             raise
         self._prefix = f"{inbox}."
         version = self._client.connected_server_version
@@ -268,6 +271,8 @@ class Session:
             found[0].set_result(message)
 
     async def _heard(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self._trouble = error
         match = _DENIED.search(str(error).lower())
         if match is None:
             return
@@ -320,8 +325,13 @@ def refused(place: Place, what: str, subject: str) -> AccessDenied:
     )
 
 
-def _translated(error: Exception, place: Place) -> Exception:
+def _translated(error: Exception, place: Place, trouble: OSError | None = None) -> Exception:
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, nats.errors.NoServersError) and trouble is not None:
+        number = trouble.errno or 0
+        text = os.strerror(number) if number > 0 else str(trouble).strip() or text
+    elif isinstance(error, TimeoutError):
+        text = "nothing came of what a NATS server says first: it is not reached, hangs, or is something else"
     if isinstance(error, (AccessDenied, ConfigurationError, ConnectorError)):
         return error
     if any(word in text.lower() for word in _UNWANTED):
