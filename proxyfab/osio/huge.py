@@ -30,6 +30,10 @@ _COLLAPSE = 25
 _SLOW = 0.001
 """Seconds of processor time for a huge page that say that it had to be made room for, or that the host of a virtual
 machine has to give it first. Small ones cost as much."""
+_LATE = 0.002
+"""The same of all time: each call waits until every processor has done something, behind whatever it is busy with."""
+_PART = 10
+"""So many times as long as it was late nothing is asked for: that is what waiting costs at most, as a part of all."""
 _AT_ONCE = 16
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -39,6 +43,8 @@ class _Luck:
 
     allowed: bool | None = None
     rests_until = 0.0
+    at_once = 1
+    """Pages for the next call: one to see what it costs, and more where that was well."""
 
 
 def room_in(fd: int, need: int, length: int) -> tuple[Mapping, int] | None:
@@ -71,18 +77,19 @@ def _made(fd: int, address: int, count: int) -> int:
     """Make huge pages of the first ones; returns how many."""
     for number in range(count):
         os.pwrite(fd, b"\0", number * STEP)
-    done, some = 0, 1  # of the first it is seen what they cost
+    done = 0
     while done < count:
-        some = min(some, count - done)
-        before = time.thread_time()
+        some = min(_Luck.at_once, count - done)
+        before, began = time.thread_time(), time.monotonic()
         if advise(address + done * STEP, some * STEP, _COLLAPSE):
             _Luck.rests_until = time.monotonic() + REST
             break
         done += some
-        if time.thread_time() - before > _SLOW * some:
-            _Luck.rests_until = time.monotonic() + COLD
+        slow, took = time.thread_time() - before > _SLOW * some, time.monotonic() - began
+        _Luck.at_once = 1 if slow else _AT_ONCE
+        if slow or took > _LATE * some:
+            _Luck.rests_until = time.monotonic() + (COLD if slow else _PART * took)
             break
-        some = _AT_ONCE
     return done
 
 

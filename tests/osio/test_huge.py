@@ -29,7 +29,9 @@ SIZES = (2 * STEP - SIZE, 2 * STEP, 5_000_000, 3 * STEP - SIZE, 3 * STEP - SIZE 
 def luck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huge._Luck, "allowed", None)
     monkeypatch.setattr(huge._Luck, "rests_until", 0.0)
+    monkeypatch.setattr(huge._Luck, "at_once", 1)
     monkeypatch.setattr(huge, "_SLOW", 60.0)
+    monkeypatch.setattr(huge, "_LATE", 60.0)
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_who_gets_some_and_then_none_fills_the_rest_with_small_ones(root: str, m
     pool.close()
 
 
-@pytest.mark.parametrize("why", ["refused", "slow", "full"])
+@pytest.mark.parametrize("why", ["refused", "slow", "late", "full"])
 def test_where_there_are_none_the_file_is_written_and_they_are_not_asked_for_again(
     root: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,12 +116,24 @@ def test_where_there_are_none_the_file_is_written_and_they_are_not_asked_for_aga
     else:
         asked = Mock(return_value=-1 if why == "refused" else 0)
         monkeypatch.setattr(huge, "advise", asked)
-        monkeypatch.setattr(huge, "_SLOW", -1.0)
+        monkeypatch.setattr(huge, "_LATE" if why == "late" else "_SLOW", -1.0)
+        monkeypatch.setattr(huge, "_PART", 1e12)
     monkeypatch.setattr(huge, "_is_on", lambda: True)
     for number in range(3):
         data = os.urandom(5_000_000)
         assert put(pool, str(number), data) == HEAD + data
     assert asked.call_count == (1 if mmap.PAGESIZE == 4096 else 0)
+    pool.close()
+
+
+def test_after_one_that_went_well_few_are_asked_for_by_one_call(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call waits for all processors."""
+    pool = Pool(root, 1 << 30)
+    needs_huge_pages(pool)
+    monkeypatch.setattr(huge, "advise", asked := Mock(side_effect=huge.advise))
+    data = os.urandom(3 * STEP)
+    assert put(pool, "one", data) == HEAD + data
+    assert asked.call_count == 1
     pool.close()
 
 
