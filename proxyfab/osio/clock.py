@@ -10,14 +10,16 @@ Leaves to others what machines share: a file system's clock, a server's.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
+import re
 import time
 
 from proxyfab.errors import ProxyfabError
 from proxyfab.osio.files import NoLinks, discard, link_new, read_small, temporary_name, write_all
 
 CLOCK = ".clock"
+_SAID = re.compile(rb"-?[0-9]{1,11}\.[0-9]{6}")
+"""What is written there, to the last digit: what was cut, or is another's, is nobody's time."""
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
 
@@ -64,9 +66,8 @@ def _begun(root: str) -> float | None:
         if said is None:
             _write(path, f"{time.time() - uptime():.6f}".encode())
             said = read_small(path)
-        began = float(said or b"")
-        if math.isfinite(began):
-            return began
+        if said is not None and _SAID.fullmatch(said):
+            return float(said)
     return None
 
 
