@@ -171,7 +171,8 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
     @safely
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         if NAME in scheduler.worker_plugins and not worker.startswith("inproc://"):
-            self._strangers.comes(worker)
+            self._strangers.waits(worker, scheduler.stream_comms[worker])
+            asyncio.get_running_loop().call_later(ASK, self._strangers.late, worker)
         self._reap_soon()  # one that was killed late comes back at once
 
     def _reap_soon(self) -> None:

@@ -6,8 +6,9 @@
 | `Strangers` | what the scheduler knows of who has come |
 | `about()` | whether one is about: nodes of ours are pickled then as the objects that they stand for |
 
-Promises: a worker without proxyfab starts as it does with plain Dask, and gets tasks that need nothing of ours: from
-the moment that it has registered, and before it has said what it is.
+Promises: a worker without proxyfab starts as it does with plain Dask, and gets tasks that need nothing of ours. What a
+worker that comes is sent waits until it has said what it is, which it does before it reads any of that: so nothing is
+made an object in the scheduler for the sake of who is none.
 """
 
 from __future__ import annotations
@@ -47,16 +48,44 @@ def about() -> bool:
     return bool(_about)
 
 
+class _Waiting:
+    """One of Dask's `BatchedSend`, which keeps what it is given until it is let go."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._comm: Any = None
+        stream.start = self._start
+
+    def _start(self, comm: Any) -> None:
+        self._stream.comm = self._comm = comm
+
+    def let_go(self) -> None:
+        del self._stream.start
+        if self._comm is not None:  # else it has yet to begin, and will at once
+            self._stream.start(self._comm)
+
+
 class Strangers:
     """Of one scheduler, for its event loop."""
 
     def __init__(self) -> None:
         self.versions: dict[str, str] = {}
         """Of workers that have said theirs, by address."""
+        self._waiting: dict[str, _Waiting] = {}
+
+    def waits(self, worker: str, stream: Any) -> None:
+        """It has registered, and will say what it is; what goes through `stream` waits for that."""
+        self._waiting[worker] = _Waiting(stream)
+
+    def late(self, worker: str) -> None:
+        """It has had its time; if it has not said what it is, it may be a stranger."""
+        if worker in self._waiting:
+            self.comes(worker)
 
     def comes(self, worker: str) -> None:
-        """It has registered, and will say what it is."""
+        """It is a stranger, or may be one."""
         _about.add((id(self), worker))
+        self._let_go(worker)
 
     def says(self, worker: str, its: str) -> bool:
         """Whether it is a stranger."""
@@ -76,7 +105,15 @@ class Strangers:
         """All are gone."""
         for worker in [worker for mine, worker in _about if mine == id(self)]:
             self._goes(worker)
+        for worker in tuple(self._waiting):
+            self._goes(worker)
         self.versions.clear()
 
     def _goes(self, worker: str) -> None:
         _about.discard((id(self), worker))
+        self._let_go(worker)  # also to one that goes: it may have been told to close
+
+    def _let_go(self, worker: str) -> None:
+        waiting = self._waiting.pop(worker, None)
+        if waiting is not None:
+            waiting.let_go()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dask
 import pytest
@@ -21,6 +22,7 @@ from distributed import Nanny
 from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import Client, family
 from proxyfab.integrations.dask.home import version
+from proxyfab.integrations.dask.loading import loaded
 from proxyfab.integrations.dask.scheduler import Keeper, safely
 from proxyfab.integrations.dask.strangers import Strangers, about, introduced
 from proxyfab.integrations.dask.worker import Hand
@@ -138,12 +140,12 @@ def _says_who_it_is(talk: Any) -> None:
 
 
 @contextmanager
-def stranger(cluster: Any, client: Any) -> Iterator[Any]:
-    """One more worker, of this name, of a process where nobody can import proxyfab."""
+def comer(cluster: Any, client: Any, name: str, *preload: str) -> Iterator[Any]:
+    """One more worker, of this name."""
 
     async def started() -> Any:
-        options = {"memory_limit": 0, "preload": [WITHOUT], "dashboard": False}
-        return await Nanny(cluster.scheduler_address, nthreads=1, name="stranger", **options)
+        options = {"memory_limit": 0, "preload": list(preload), "dashboard": False}
+        return await Nanny(cluster.scheduler_address, nthreads=1, name=name, **options)
 
     nanny = client.sync(started)
     try:
@@ -151,6 +153,19 @@ def stranger(cluster: Any, client: Any) -> Iterator[Any]:
     finally:
         client.sync(nanny.close)
         assert until(lambda: len(client.scheduler_info()["workers"]) == 2)
+
+
+def stranger(cluster: Any, client: Any) -> Any:
+    """One more worker, of this name, of a process where nobody can import proxyfab."""
+    return comer(cluster, client, "stranger", WITHOUT)
+
+
+def test_tasks_that_wait_for_a_worker_get_there_by_reference(cluster: Any) -> None:
+    with Client(cluster) as client, patch("proxyfab.integrations.dask.node.loaded", wraps=loaded) as scheduler:
+        waiting = [client.submit(total, large(number), workers=["comer"]) for number in range(2)]
+        with comer(cluster, client, "comer"):
+            assert client.gather(waiting) == [large(number).sum() for number in range(2)]
+        scheduler.assert_not_called()
 
 
 def _shadowed(seed: int) -> Any:
@@ -219,6 +234,42 @@ def test_what_a_scheduler_knows_of_who_comes() -> None:
         strangers.forget()
     assert not about()
     assert strangers.versions == {}
+
+
+class Stream:
+    """As Dask's `BatchedSend`."""
+
+    def __init__(self) -> None:
+        self.comm: Any = None
+        self.begun: list[Any] = []
+
+    def start(self, comm: Any) -> None:
+        self.begun.append(comm)
+
+
+def test_what_is_sent_to_who_comes_waits_until_he_has_said_what_he_is() -> None:
+    strangers = Strangers()
+    streams = {name: Stream() for name in ("one", "two", "three", "four", "five")}
+    for name, stream in streams.items():
+        strangers.waits(name, stream)
+    assert not about()
+    strangers.says("one", version())
+    for name, stream in streams.items():
+        stream.start(name)
+        assert stream.begun == (["one"] if name == "one" else [])
+    assert streams["two"].comm == "two"  # so that Dask finds it closed
+    strangers.late("one")
+    strangers.says("two", version())
+    assert not about()
+    strangers.late("three")
+    strangers.goes("three")
+    assert not about()
+    strangers.says("four", "")
+    assert about()
+    assert not streams["five"].begun
+    strangers.forget()
+    assert not about()
+    assert all(stream.begun == [name] for name, stream in streams.items())
 
 
 def kill_some_day(client: Any, rng: random.Random) -> threading.Timer:
