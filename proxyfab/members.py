@@ -17,7 +17,14 @@ K = TypeVar("K")
 
 
 class Members(WeakSet[T]):
-    """A WeakSet that does not mind when another thread adds to it while this one looks through it."""
+    """A WeakSet that does not mind when another thread adds to it while this one looks through it.
+
+    It is true while one of them lives. By its number, as a WeakSet is, it would be so for one who has just gone, and
+    for ever for one whose end an interrupt kept it from noting.
+    """
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
     def __iter__(self) -> Iterator[T]:
         references: Any = self.data  # type: ignore[attr-defined]  # typeshed does not tell of it

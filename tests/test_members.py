@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from proxyfab.members import Known, Members
 
@@ -23,6 +24,16 @@ def test_members_are_looked_through_while_others_come() -> None:
     del kept[:4]
     del member
     assert set(members) == set(kept)
+
+
+def test_members_are_some_while_one_lives() -> None:
+    member, other = Member(), Member()
+    members, told = Members([member, other]), list[bool]()
+    refs = [weakref.ref(each, lambda _: told.append(bool(members))) for each in (member, other)]
+    del member  # what was made last is called first: before the set knows
+    del other
+    assert [ref() for ref in refs] == [None, None]
+    assert told == [True, False]
 
 
 def test_two_threads_that_want_a_value_at_once_get_the_same() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from proxyfab.errors import ConnectorError
 from proxyfab.exit import Hold
+from proxyfab.members import Members
 from proxyfab.patterns.ownership.book import Account, Session
 from proxyfab.patterns.ownership.desk import Desk
 from proxyfab.patterns.ownership.protocol import Steps
@@ -127,7 +128,7 @@ class Lent:
         self.session = session
         self.data = record.data
         self.version = record.version
-        self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._handles: Members[object] = Members()
         self._open = True
         self._hold = owe(self, account, claim, owner=False)
 
