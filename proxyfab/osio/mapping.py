@@ -73,6 +73,17 @@ class _Extents(list[tuple["int | None", int]]):
             raise _error()
         return found
 
+    def keep(self, address: int, length: int) -> None:
+        """Unmap what is before and behind this part of the one that there is: each part counts as a mapping."""
+        ((start, whole),) = self
+        assert start is not None
+        end = address + length
+        self[0] = address, length  # first: what is unmapped may be somebody else's the next moment
+        if address > start:
+            _munmap(start, address - start)
+        if start + whole > end:
+            _munmap(end, start + whole - end)
+
     # At interpreter exit the module's globals may be gone before the last mapping.
     def __del__(self, _unmap: Callable[[int | None, int], int] = _munmap) -> None:
         for address, length in self:
@@ -117,6 +128,7 @@ class Mapping:
             self.address = start + up
             if _mmap(self.address, self.length, protection, flags[0] | _OVER, fd, 0) != self.address:
                 raise _error()
+            made.keep(self.address, self.length)
         self.start = memoryview(_Start.from_address(self.address)).cast("B")
         """The first bytes as they are now, for who holds the mapping: this view does not."""
 

@@ -46,6 +46,24 @@ def watched(fd: int) -> tuple[list[memoryview], weakref.ref[Keep], weakref.ref[M
     return [window(mapping, 64, 8192, keep)], weakref.ref(keep), weakref.ref(mapping)
 
 
+def _addresses() -> set[str]:
+    return {line.split(" ", 1)[0] for line in Path("/proc/self/maps").read_text().splitlines()}
+
+
+@pytest.mark.parametrize("how", [{}, {"writable": True}, {"private": True}], ids=str)
+def test_a_large_mapping_counts_once(fd: int, how: dict[str, bool]) -> None:
+    """A process may have 65,530. Nothing stays mapped around one at a multiple of 2 MiB, nor after it."""
+    lengths = [(4 << 20) + number * PAGE for number in range(40)]
+    before = _addresses()
+    mappings = [Mapping(fd, length, **how) for length in lengths]
+    ours = {f"{each.address:x}-{each.address + each.length:x}" for each in mappings}
+    assert ours <= _addresses()
+    assert len(_addresses() - before) < 60  # else 80; some may be of others
+    assert how.get("private") or all(each.address % (2 << 20) == 0 for each in mappings)
+    del mappings
+    assert not ours & _addresses()
+
+
 DERIVED: dict[str, Callable[[memoryview], Any]] = {
     "slice of a slice": lambda view: view[10:1000][5:][::2],
     "cast": lambda view: view.cast("d"),
