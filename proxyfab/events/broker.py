@@ -102,8 +102,17 @@ class Subscription(ABC):
     def fetch(self, most: int, timeout: float) -> list[Delivery]:
         """Up to `most` records as soon as there is one; [] when `timeout` seconds have passed.
 
-        Of a partition they come in its order, except for those that come again.
+        Of a partition they come in its order, except for those that come again. At a broker that does not answer it is
+        [], too, until that is known to be away; with no time at all it answers, or the call fails.
         """
+
+    def fetch_surely(self, most: int, timeout: float) -> list[Delivery]:
+        """The same, but what it says when the time is over the broker has said: there is nothing.
+
+        Raises:
+            ConnectorError: It did not answer for as long as a call may last.
+        """
+        return self.fetch(most, timeout) or self.fetch(most, 0.0)
 
     def ahead(self, most: int) -> bool:  # noqa: ARG002 - for those who gain by it
         """Ask now, without waiting, for up to `most` that are there; whether that was done. Raises nothing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis.exceptions import (
     AskError,
@@ -38,11 +38,19 @@ NONSENSE = (TypeError, ValueError, LookupError, AttributeError, struct.error)
 
 
 class Late(Exception):
-    """The time of who waits for a server is over; whether it is only slow nobody knows yet."""
+    """The time of who waits for a server is over; whether it is only slow nobody knows yet.
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    Args:
+        address: The server.
+        link: On which its answer may still come, and which is the caller's now; None for none.
+    """
+
+    def __init__(self, address: tuple[str, int], link: Any = None) -> None:
         super().__init__("The time is over.")
         self.address = address
+        self.link = link
+        self.trouble: BaseException | None = None
+        """Why the server is known to be away; None for unknown."""
 
 
 class Doing(NamedTuple):
@@ -52,6 +60,27 @@ class Doing(NamedTuple):
     where: str
     late: str = "was not finished in time"
     """What it means that a deadline passed."""
+
+
+def worth(error: BaseException, again: bool, several: bool) -> bool:
+    """Whether another attempt may end better, and does no harm.
+
+    Args:
+        error: What the last one met.
+        again: Whether what is done may be repeated when nobody knows whether it was done.
+        several: Whether the place is several servers, of which another one may be asked.
+    """
+    if isinstance(error, (*MOVED, *SOON)):
+        return not isinstance(error, MOVED) or several
+    if isinstance(error, (AuthenticationError, ResponseError, TimeoutError, MemoryError, RecursionError)):
+        return False
+    unsent = isinstance(error, (RedisError, OSError)) and "onnecting to" in str(error)
+    return again or unsent
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the right server answered, and says no."""
+    return isinstance(error, ResponseError) and not isinstance(error, (*MOVED, *SOON))
 
 
 def translate(error: BaseException, doing: Doing) -> ProxyfabError:

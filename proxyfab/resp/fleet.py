@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, AuthenticationError, InvalidResponse, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AskError, InvalidResponse
 
 from proxyfab.background import Beginnings
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
-from proxyfab.resp.errors import ELSEWHERE, FOREIGN, MOVED, NONSENSE, SOON, Doing, Late, translate
+from proxyfab.resp.errors import ELSEWHERE, FOREIGN, NONSENSE, Doing, Late, is_refusal, translate, worth
 from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link, pack
 from proxyfab.resp.place import Address, Place
 from proxyfab.resp.topology import Topology, topology_of
@@ -61,10 +61,18 @@ class Fleet:
         self._troubles: dict[Address, BaseException] = {}
         """Why a server could not be entered beside who waited, since which it has done nothing for anybody."""
         self._turn = threading.Lock()
+        self._worth = partial(worth, several=place.cluster or bool(place.sentinel))
         on_fork(self)
 
     def run(
-        self, name: bytes, work: Callable[[Link], T], what: str, *, again: bool = True, timeout: float | None = None
+        self,
+        name: bytes,
+        work: Callable[[Link], T],
+        what: str,
+        *,
+        again: bool = True,
+        timeout: float | None = None,
+        ends: float = math.inf,
     ) -> T:
         """`work(link)` on a link to the server of the key `name`.
 
@@ -74,11 +82,13 @@ class Fleet:
             what: The operation, for messages.
             again: Whether it may be repeated when nobody knows whether it was done.
             timeout: Seconds that it has; None for the place's.
+            ends: When who waits goes on where no link is to be had, in monotonic seconds; `work` sees to the rest.
 
         Raises:
             ProxyfabError: What `work` met, translated.
+            Late: `ends` has passed, or `work` says so.
         """
-        return self._run(lambda: self._use().address(name), work, what, again, timeout=timeout)
+        return self._run(lambda: self._use().address(name), work, what, again, timeout=timeout, ends=ends)
 
     def run_at(self, address: Address, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
         """`work(link)` on a link to one server."""
@@ -110,12 +120,16 @@ class Fleet:
         try:
             return self._run(lambda: self._use().address(names[0]), first, what, True, 3, attempts=attempts, ends=ends)
         except Late as late:
-            trouble = attempts.trouble or self._troubles.get(late.address)
-            if trouble is None:
-                raise
-            raise translate(trouble, Doing(what, self.place.label, _UNHEARD)) from trouble
+            self.tell(late, what, attempts.trouble)
+            raise
         finally:
             attempts.over()
+
+    def tell(self, late: Late, what: str, trouble: BaseException | None = None) -> None:
+        """Raise why the server of a wait that is late is known to be away, if it is."""
+        trouble = trouble or late.trouble or self._troubles.get(late.address)
+        if trouble is not None:
+            raise translate(trouble, Doing(what, self.place.label, _UNHEARD)) from trouble
 
     def groups(self, names: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
         """Positions of the keys that one server has, with one key of each group."""
@@ -284,7 +298,7 @@ class Fleet:
         else:
             self._budget.earn()
             return done
-        late = f"was not finished within {seconds:g} s (?timeout=)" if protocol == 2 else _UNHEARD
+        late = f"was not finished within {seconds:g} s (?timeout=)" if protocol == 2 and ends == math.inf else _UNHEARD
         if attempts is None:
             left = max(seconds - (time.monotonic() - started), 0.0)
             attempts = Attempts(self._budget, timeout=left, retryable=partial(self._worth, again=again))
@@ -320,8 +334,9 @@ class Fleet:
             link.before = ASKING if asking else b""
             done = work(link)
             link.before = b""
-        except BaseException:
-            link.close()
+        except BaseException as error:
+            if not (isinstance(error, Late) and error.link is link):
+                link.close()
             raise
         self.give(link, protocol)
         return done
@@ -362,7 +377,7 @@ class Fleet:
         error, sent = first, 0
         while True:
             asked = error if isinstance(error, AskError) else None
-            if asked is None and not _is_refusal(error):
+            if asked is None and not is_refusal(error):
                 self._use().refresh()  # also where this call may not try again: the next one has to find out anew
             if isinstance(error, ELSEWHERE) and self.place.cluster and sent < _SENT:
                 sent += 1
@@ -383,17 +398,3 @@ class Fleet:
             else:
                 attempts.succeeded()
                 return done
-
-    def _worth(self, error: BaseException, again: bool) -> bool:
-        """Whether another attempt may end better, and does no harm."""
-        if isinstance(error, (*MOVED, *SOON)):
-            return not isinstance(error, MOVED) or self.place.cluster or bool(self.place.sentinel)
-        if isinstance(error, (AuthenticationError, ResponseError, TimeoutError, MemoryError, RecursionError)):
-            return False
-        unsent = isinstance(error, (RedisError, OSError)) and "onnecting to" in str(error)
-        return again or unsent
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the right server answered, and says no."""
-    return isinstance(error, ResponseError) and not isinstance(error, (*MOVED, *SOON))

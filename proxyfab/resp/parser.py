@@ -52,7 +52,7 @@ class InPlaceParser(BaseParser):
         self._start = self._end = 0
         self._sock: Any = None
         self._flags: int = _WHOLE
-        self._armed = 0.0
+        self._armed = self._limit = 0.0
         self.deadline = 0.0
         self._reader: Any = None
 
@@ -61,7 +61,7 @@ class InPlaceParser(BaseParser):
     def on_connect(self, connection: _Connected) -> None:
         self._sock = connection._sock
         self._start = self._end = 0
-        self._armed = 0.0
+        self._armed = self._limit = 0.0
         self._reader = None
 
     def on_disconnect(self) -> None:
@@ -227,8 +227,21 @@ class InPlaceParser(BaseParser):
         """Whether the kernel can wait for all that was asked for, and keep the time, in one call (TLS cannot)."""
         self._flags = _WHOLE if possible else 0
 
+    def first(self, until: float) -> None:
+        """Receive what comes first, if nothing did yet, by so many monotonic seconds; the rest has until `deadline`.
+
+        Raises:
+            redis.exceptions.TimeoutError: Nothing came; it can be received later on.
+        """
+        if self._start == self._end:
+            allowed, self.deadline = self.deadline, min(until, self.deadline)
+            try:
+                self._fill()
+            finally:
+                self.deadline = allowed
+
     def arm(self) -> None:
-        """Let a call of the socket end in time. The limit is set anew only where that makes a difference."""
+        """Let the socket send in time (with TLS: receive, too). The limit is set anew only where that matters."""
         left = self.deadline - monotonic()
         if left <= 0:
             raise exceptions.TimeoutError("the deadline passed")
@@ -238,9 +251,16 @@ class InPlaceParser(BaseParser):
         if not self._flags:
             self._sock.settimeout(left)
             return
-        value = struct.pack("@ll", int(left), max(int(left % 1 * 1e6), 1))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(left))
+
+    def _limited(self) -> None:
+        """Let the socket receive in time, or look at the time before; so it is not set for each short wait."""
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise exceptions.TimeoutError("the deadline passed")
+        if not 0.0 < self._limit <= 1.02 * left + 0.001:
+            self._limit = left
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(left))
 
     def _line(self) -> bytes:
         while (found := self._buffer.find(b"\r\n", self._start, self._end)) < 0:
@@ -261,14 +281,25 @@ class InPlaceParser(BaseParser):
         self._end += self._receive(self._view[self._end :], 0)
 
     def _receive(self, into: memoryview, flags: int) -> int:
-        self.arm()
-        try:
-            count: int = self._sock.recv_into(into, 0, flags) if flags else self._sock.recv_into(into)
-        except (BlockingIOError, TimeoutError):
-            raise exceptions.TimeoutError("the deadline passed") from None
+        if not self._flags:
+            self.arm()
+        count = -1
+        while count < 0:
+            if self._flags:
+                self._limited()
+            try:
+                count = self._sock.recv_into(into, 0, flags) if flags else self._sock.recv_into(into)
+            except TimeoutError:
+                raise exceptions.TimeoutError("the deadline passed") from None
+            except BlockingIOError:  # by then; or its limit was that of a shorter wait
+                self._limit = 0.0
         if count == 0:
             raise exceptions.ConnectionError("the server closed the connection")
         return count
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), max(int(seconds % 1 * 1e6), 1))
 
 
 def _number(text: bytes | bytearray) -> int:

@@ -1,12 +1,14 @@
 """What broker, subscriptions and values ask a server, each in one round trip; and waiting for a bell that it rings.
 
 Promises: no call outlives its deadline; a link that breaks is tried again within it, with the same words; who waits is
-told by the server, and let go at once by `Waiting.end`. Nothing is lost with a link that waits: it only looks.
+told by the server, and let go at once by `Waiting.end`. Nothing is lost with a link that waits: it only looks. Who
+waits goes on at his deadline: what was asked for then may come later, on a link that is his.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from time import monotonic
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -21,14 +23,15 @@ from proxyfab.errors import (
     TopicNotFound,
 )
 from proxyfab.events.broker import TIMEOUT
-from proxyfab.resp.errors import FOREIGN
+from proxyfab.resp.errors import FOREIGN, Late
 from proxyfab.resp.fleet import Fleet
-from proxyfab.resp.link import Link, Part, pack
+from proxyfab.resp.link import SILENCE, Link, Part, pack
 from proxyfab.resp.parser import Reply, checked
 
 LOOK = 1.0
 """Seconds after which who waits looks whether all is there still: a server that lost everything rings no bell."""
-_SILENCE = 5.0
+_LOOKS = 0.15
+"""Seconds that a server may take to notice that a wait's time is over: by default it looks ten times a second."""
 _OURS = ("NOTOPIC", "NOGROUP", "NOPARTITION", "OUTSIDE", "FULL", "CONFLICT")
 
 
@@ -53,25 +56,70 @@ class Desk:
         return self if timeout >= TIMEOUT else Desk(self.fleet, timeout)
 
     def ask(
-        self, script: Script, key: bytes, words: Sequence[Part], what: str, *, timeout: float | None = None
+        self,
+        script: Script,
+        key: bytes,
+        words: Sequence[Part],
+        what: str,
+        *,
+        timeout: float | None = None,
+        leaves: float = inf,
+        keep: bool = False,
     ) -> Reply:
         """What a script answers.
 
+        Args:
+            script: Which.
+            key: Of what it works on.
+            words: It is told.
+            what: Is being done, for messages.
+            timeout: Seconds, if not the desk's.
+            leaves: When who asks goes on, in monotonic seconds.
+            keep: Whether an answer that comes later is for who asks; he is given the link then.
+
         Raises:
+            Late: `leaves` has passed.
             TopicNotFound, BackPressureError, Conflict: It has not done its work.
             ProxyfabError: It could not be asked.
         """
 
         def work(link: Link) -> Reply:
-            reply = _exchange(link, script.command(key, words))
-            if isinstance(reply, NoScriptError):
-                reply = _exchange(link, script.command(key, words, unknown=True))
+            try:
+                reply = _exchange(link, script.command(key, words), leaves)
+                if isinstance(reply, NoScriptError):
+                    reply = _exchange(link, script.command(key, words, unknown=True), leaves)
+            except Late as late:
+                if keep:
+                    raise
+                link.close()
+                raise Late(late.address) from None
             return _known(reply)
 
-        reply = self.fleet.run(key, work, what, timeout=self._timeout if timeout is None else timeout)
+        reply = self.fleet.run(key, work, what, timeout=self._timeout if timeout is None else timeout, ends=leaves)
         if isinstance(reply, ResponseError):
             raise _meaning(str(reply).split(" "), key, words, self.fleet.place.label)
         return reply
+
+    def finish(self, link: Link, leaves: float) -> Reply | None:
+        """What a script answers that was late, on its link, which is closed or given back; None where it failed.
+
+        Raises:
+            Late: `leaves` has passed again.
+        """
+        try:
+            link.begin(self.fleet.place.timeout)
+            link.hear(leaves)
+            reply = _known(link.parser.read())
+        except Late:
+            raise
+        except FOREIGN:
+            link.close()
+            return None
+        except BaseException:
+            link.close()
+            raise
+        self.fleet.give(link)
+        return None if isinstance(reply, ResponseError) else reply
 
     def transact(
         self, parts: list[Part], count: int, script: Script, key: bytes, words: Sequence[Part], timeout: float
@@ -112,9 +160,16 @@ def _known(reply: Reply) -> Reply:
     return checked(reply)
 
 
-def _exchange(link: Link, parts: list[Part]) -> Reply:
+def _exchange(link: Link, parts: list[Part], leaves: float = inf) -> Reply:
     link.send(parts, sum(map(len, parts)))
+    if leaves < inf:
+        link.hear(leaves)
     return link.parser.read()
+
+
+def leaves_at(until: float, timeout: float) -> float:
+    """When who waits goes on, whatever the server does; a mere look, with no time at all, is answered."""
+    return until if timeout > 0 else inf
 
 
 class Waiting:
@@ -125,11 +180,12 @@ class Waiting:
         self._desk = desk
         self._links: set[Link] = set()
 
-    def wait(self, bell: bytes, rung: bytes, seconds: float) -> None:
+    def wait(self, bell: bytes, rung: bytes, seconds: float, leaves: float) -> None:
         """Return when a bell is rung after `rung`, or after so many seconds, or a few more of the server's.
 
         Raises:
             Ended: It was let go.
+            Late: `leaves` (monotonic seconds) has passed.
             ProxyfabError: The server went away.
         """
         until = monotonic() + min(seconds, LOOK)
@@ -142,9 +198,13 @@ class Waiting:
             try:
                 if not self.ended:
                     block = b"%d" % max(int(left * 1000), 1)
-                    link.begin(left + _SILENCE)
+                    link.begin(left + SILENCE)
                     link.ask(pack(b"XREAD", b"COUNT", b"1", b"BLOCK", block, b"STREAMS", bell, rung))
+                    link.hear(leaves, _LOOKS)
                     checked(link.parser.read())
+            except Late as late:
+                link.close()
+                raise Late(late.address) from None
             except FOREIGN:
                 if not self.ended:
                     raise
@@ -153,7 +213,7 @@ class Waiting:
             if self.ended:
                 raise Ended
 
-        self._desk.fleet.run(bell, work, "waiting", timeout=min(seconds, LOOK) + _SILENCE)
+        self._desk.fleet.run(bell, work, "waiting", timeout=min(seconds, LOOK) + SILENCE, ends=leaves)
 
     def end(self) -> None:
         """Let go of all who wait, now and later."""

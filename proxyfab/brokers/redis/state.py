@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from time import monotonic
 
 from proxyfab.brokers.redis import values
-from proxyfab.brokers.redis.desk import LOOK, Desk, Waiting
+from proxyfab.brokers.redis.desk import LOOK, Desk, Waiting, leaves_at
 from proxyfab.brokers.redis.subscription import key
 from proxyfab.errors import CapacityError
 from proxyfab.events.broker import State
 from proxyfab.events.model import Kept, check_name
+from proxyfab.resp.errors import Late
 from proxyfab.resp.parser import Reply
 
 MAX_VALUE = 512 << 10
@@ -51,19 +53,26 @@ class RedisState(State):
 
     def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
         until = monotonic() + timeout
+        try:
+            return self._wait(known, until, leaves_at(until, timeout))
+        except Late as late:
+            self._desk.fleet.tell(late, "waiting for values")
+            return {}
+
+    def _wait(self, known: Mapping[str, int], until: float, leaves: float) -> dict[str, Kept | None]:
         names = list(known)
         while True:
-            rung, kept, ends = self._look(names)
+            rung, kept, ends = self._look(names, leaves)
             found = {name: each for name, each in kept.items() if (each.revision if each else 0) != known[name]}
             left = until - monotonic()
             if found or left <= 0:
                 return found
-            self._waiting.wait(self._key + b":b", rung, min(left, ends))
+            self._waiting.wait(self._key + b":b", rung, min(left, ends), leaves)
 
-    def _look(self, names: Sequence[str]) -> tuple[bytes, dict[str, Kept | None], float]:
+    def _look(self, names: Sequence[str], leaves: float = inf) -> tuple[bytes, dict[str, Kept | None], float]:
         """The bell, the values, and the seconds until one of them ends."""
         words = [name.encode() for name in names]
-        rung, *told = self._desk.ask(values.GET, self._key, words, "getting a value")
+        rung, *told = self._desk.ask(values.GET, self._key, words, "getting a value", leaves=leaves)
         found: dict[str, Kept | None] = {}
         ends = LOOK
         for name, revision, lives, value in zip(names, told[::3], told[1::3], told[2::3], strict=True):

@@ -3,7 +3,8 @@
 Promises: a fetch is one round trip while there is something, and one more for all of its large records; who waits is
 told by the server, and returns at once when the subscription is closed. An acknowledgement of any number is one round
 trip, which confirms it: there is nothing to flush. What a member owes comes again when it is closed, or when its time
-is over. A subscription of a parent does nothing in its forked child.
+is over. A fetch ends at its deadline; what the server gives a member later is for the next one. A subscription of a
+parent does nothing in its forked child.
 """
 
 from __future__ import annotations
@@ -12,23 +13,28 @@ import contextlib
 import os
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from time import monotonic
 
+from redis.exceptions import TimeoutError
+
 from proxyfab.brokers.redis import turns
-from proxyfab.brokers.redis.desk import LOOK, Desk, Ended, Waiting
+from proxyfab.brokers.redis.desk import LOOK, Desk, Ended, Waiting, leaves_at
 from proxyfab.brokers.redis.records import DESCRIBE, READ, START
 from proxyfab.brokers.redis.scripts import INLINE
 from proxyfab.errors import CapacityError, ConnectorError, TopicNotFound
 from proxyfab.events.broker import Subscription, Uncounted
 from proxyfab.events.model import Delivery, From, GroupInfo, Position, Start
-from proxyfab.resp.link import pack
+from proxyfab.resp.errors import FOREIGN, Late
+from proxyfab.resp.link import SILENCE, Link, pack
 from proxyfab.resp.parser import Reply
 
 MAX_NOTE = 1 << 10
 MOST = 1000
 """Records that one round trip brings at most."""
-_LEAVE = 5.0
+_LEAVE, _GIVE = 5.0, 0.1
 
 
 def key(topic: str, rest: str) -> bytes:
@@ -50,10 +56,17 @@ class RedisSubscription(Subscription):
 
     def fetch(self, most: int, timeout: float) -> list[Delivery]:
         until = monotonic() + timeout
+        try:
+            return self._fetch(most, until, leaves_at(until, timeout))
+        except Late as late:
+            self._desk.fleet.tell(late, "fetching")
+            return []
+
+    def _fetch(self, most: int, until: float, leaves: float) -> list[Delivery]:
         while True:
             self._open()
             turn = self._turn
-            rung, again, *told = self._ask(min(most, MOST))
+            rung, again, *told = self._ask(min(most, MOST), leaves)
             if told:
                 found = self._taken(deliveries(self._desk, self.topic, told), turn)
                 if found or self._waiting.ended:
@@ -63,13 +76,13 @@ class RedisSubscription(Subscription):
             if left <= 0:
                 return []
             try:
-                self._waiting.wait(key(self.topic, "b"), rung, min(left, int(again) / 1e6 if again else LOOK))
+                self._waiting.wait(key(self.topic, "b"), rung, min(left, int(again) / 1e6 if again else LOOK), leaves)
             except Ended:
                 return []
 
     @abstractmethod
-    def _ask(self, most: int) -> list[bytes]:
-        """What there is: the bell, when something comes again, and records."""
+    def _ask(self, most: int, leaves: float) -> list[bytes]:
+        """What there is: the bell, when something comes again, and records; raises Late."""
 
     @abstractmethod
     def _taken(self, found: list[Delivery], turn: int) -> list[Delivery]:
@@ -113,13 +126,58 @@ class Member(RedisSubscription):
         self._ack_wait = _micros(max(ack_wait, 0.001))
         self._partitions = [b"%d" % number for number in partitions]
         self._left = left
+        self._late: deque[tuple[float, Link]] = deque()
+        """Links on which a fetch is still to be answered, each with when it was given up first."""
 
-    def _ask(self, most: int) -> list[bytes]:
+    def _ask(self, most: int, leaves: float) -> list[bytes]:
+        if self._late and (late := self._came(leaves)) is not None:
+            return late
         # the next fetch begins with another partition, so that a busy one does not keep the others waiting
         turned = self._partitions = [*self._partitions[1:], *self._partitions[:1]]
         words = [self._me, b"%d" % most, self._ack_wait, *turned]
-        reply: list[bytes] = self._desk.ask(turns.FETCH, self._key, words, "fetching")
+        try:
+            reply: list[bytes] = self._desk.ask(turns.FETCH, self._key, words, "fetching", leaves=leaves, keep=True)
+        except Late as late:
+            if late.link is not None:
+                self._put_off(monotonic(), late.link)
+            raise
         return reply
+
+    def _came(self, leaves: float) -> list[bytes] | None:
+        """What an earlier fetch is answered; None where it is not, and a new one may be: nothing was lost."""
+        try:
+            since, link = self._late.popleft()
+        except IndexError:  # another thread was faster
+            return None
+        try:
+            if leaves == inf and not link.wait(0):
+                self._put_off(since, link)
+                return None
+            found: list[bytes] | None = self._desk.finish(link, leaves)
+        except Late as late:
+            if monotonic() - since > SILENCE:
+                late.trouble = TimeoutError(f"silent for {SILENCE:g} s")
+            self._put_off(since, link)
+            raise
+        return found
+
+    def _put_off(self, since: float, link: Link) -> None:
+        self._late.append((since, link))
+        if self._waiting.ended:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """What is still to come on links, and was not yet: it is given back behind it, on the same way."""
+        while self._late:
+            try:
+                _, link = self._late.popleft()
+            except IndexError:
+                return
+            with contextlib.suppress(*FOREIGN):
+                link.begin(_GIVE)
+                parts = turns.LEAVE.command(self._key, [self._me])
+                link.send(parts, sum(map(len, parts)))
+            link.close()
 
     def _taken(self, found: list[Delivery], turn: int) -> list[Delivery]:  # noqa: ARG002 - the server keeps count
         if not self._waiting.ended:
@@ -146,6 +204,9 @@ class Member(RedisSubscription):
             self._desk.ask(turns.KEEP, self._key, [self._me, micros, bytes(note), how, *spots], "settling")
 
     def seek(self, start: Start) -> None:
+        while self._late:  # what of before it comes late would be taken for what comes behind it
+            with contextlib.suppress(IndexError):
+                self._desk.finish(self._late.popleft()[1], inf)
         words = [self.group.encode(), b"seek", *start_words(start), b"0"]
         self._desk.ask(turns.GROUP, self._key, words, "seeking")
 
@@ -162,6 +223,7 @@ class Member(RedisSubscription):
         self._left(self)
         if self._pid != os.getpid():
             return
+        self._let_go()
         with contextlib.suppress(TopicNotFound):  # then nothing is owed any more
             self._leave()
 
@@ -183,11 +245,11 @@ class Reader(Uncounted, RedisSubscription):
         self._cursors = cursors
         self._lock = threading.Lock()
 
-    def _ask(self, most: int) -> list[bytes]:
+    def _ask(self, most: int, leaves: float) -> list[bytes]:
         words = [b"%d" % most]
         for number, cursor in list(self._cursors.items()):
             words += [b"%d" % number, b"%d" % cursor]
-        reply: list[bytes] = self._desk.ask(READ, key(self.topic, "m"), words, "reading")
+        reply: list[bytes] = self._desk.ask(READ, key(self.topic, "m"), words, "reading", leaves=leaves)
         return reply
 
     def _taken(self, found: list[Delivery], turn: int) -> list[Delivery]:

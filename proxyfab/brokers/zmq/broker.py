@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from proxyfab.brokers.zmq.link import Link
+from proxyfab.brokers.zmq.reader import Reader
 from proxyfab.brokers.zmq.reading import kept_in
-from proxyfab.brokers.zmq.subscription import Member, Reader, ZmqSubscription
+from proxyfab.brokers.zmq.subscription import Member, ZmqSubscription
 from proxyfab.errors import CapacityError, ConfigurationError, ConnectorError, IntegrityError
 from proxyfab.events.broker import ACK_WAIT, TIMEOUT, Broker, State, Subscription
 from proxyfab.events.model import (
@@ -35,6 +36,7 @@ from proxyfab.events.model import (
 from proxyfab.events.plain import info_in, start_out, topic_in, topic_out
 from proxyfab.spec import ConnectorSpec
 from proxyfab.wire.messages import Message
+from proxyfab.zeromq.connection import Broken
 
 _BATCH, _ROOM = 256, 1 << 20
 _MAX_VALUE = 512 << 10
@@ -264,12 +266,16 @@ class _State(State):
             after = max(page)
 
     def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
-        until = time.monotonic() + timeout
+        until, leaves = time.monotonic() + timeout, self._link.leaves(timeout)
         names = {check_name(name): int(revision) for name, revision in known.items()}
         while True:
             left = max(0.0, until - time.monotonic())
             fields = {"topic": self._topic, "known": names, "t": min(left, _SLICE)}
-            found = kept_in(self._link.call("watch", fields, timeout=min(left, _SLICE) + self._timeout))
+            try:
+                answer = self._link.call("watch", fields, timeout=min(left, _SLICE) + self._timeout, leaves=leaves)
+            except Broken:  # it is late
+                return {}
+            found = kept_in(answer)
             if found or left <= _SLICE:
                 return found
 

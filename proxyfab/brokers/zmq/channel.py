@@ -2,7 +2,8 @@
 
 Rules:
 1. It connects once (`zeromq.connection`); what is sent on it goes to the server that said hello on it.
-2. A call that ends in any other way than by its answer leaves the channel to be closed: a late answer has no reader.
+2. A call that ends in any other way than by its answer, or by being late, leaves the channel to be closed. An answer
+   that comes later than its call's end is passed over.
 3. One request may be under way beside calls: `begin` sends it, and `finish` receives its answer.
 """
 
@@ -45,11 +46,15 @@ class Channel:
         self._socket = self._connection.socket
         self._slice = SLICE
         self._heard = 0.0
+        self.pace = 0.0
+        """Seconds that the server took to let us in."""
         self._begun = b""
         self._came: Message | None = None
         """The answer to what was begun, if it came amid a call."""
         try:
-            welcome = self.ask("hello", {"beats": True}, (), time.monotonic() + patience)
+            asked = time.monotonic()
+            welcome = self.ask("hello", {"beats": True}, (), asked + patience)
+            self.pace = time.monotonic() - asked
             if welcome.text("serves", "") != "events":
                 raise ConnectorError(
                     f"A node server for objects answers at {endpoint}, and no broker for topics: open it with "
@@ -97,8 +102,9 @@ class Channel:
         return self._read(message)
 
     def forget(self) -> None:
-        """What was begun is nobody's business any more."""
-        self._begun, self._came = b"", None
+        """What has come of what was begun is nobody's business any more; what has not, was not done yet."""
+        if self._came is not None:
+            self._begun, self._came = b"", None
 
     def _answer(self, request: bytes, until: float) -> Message:
         while True:

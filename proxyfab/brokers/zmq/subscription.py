@@ -1,9 +1,11 @@
-"""Members of groups and readers over ZeroMQ. A member is its connection: what it holds comes again when that ends.
+"""Members of groups over ZeroMQ, and what readers share with them.
+
+A member is its connection: what it holds comes again when that ends.
 
 Rules:
 1. One thread at a time fetches, on the subscription's own connection. What is acknowledged goes the same way without
    an answer, or, while somebody waits there, by a connection of the link's, with one; `flush` waits for both. What is
-   asked for ahead lies in the connection until the next fetch, and comes again if that ends before.
+   asked for ahead, or is late, lies in the connection until the next fetch, and comes again if that ends before.
 2. A connection that ended is made anew by the next fetch, as a new member of the same group, unless the server was
    started anew: then what it held is lost, and every use says so.
 """
@@ -11,29 +13,32 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
 
+from proxyfab.background import Beginnings
 from proxyfab.brokers.zmq.channel import Channel
-from proxyfab.brokers.zmq.link import Link
+from proxyfab.brokers.zmq.link import OPENING, Link
 from proxyfab.brokers.zmq.reading import deliveries_in
 from proxyfab.errors import CapacityError, ConnectorError, ProxyfabError, TopicNotFound
-from proxyfab.events.broker import TIMEOUT, Subscription, Uncounted
+from proxyfab.events.broker import TIMEOUT, Subscription
 from proxyfab.events.model import Delivery, GroupInfo, Start
-from proxyfab.events.plain import cursors_in, info_in, start_out
+from proxyfab.events.plain import info_in, start_out
 from proxyfab.wire.messages import Message
-from proxyfab.zeromq.connection import Broken
+from proxyfab.zeromq.connection import PATIENCE, Broken
 
-_SLICE = 30.0
-"""Seconds that one request waits at the server."""
+_SLICE = 4.0
+"""Seconds that one request waits at the server; one that is left behind keeps the next one waiting no longer."""
 _GRACE = 5.0
-"""Seconds in which the answer comes after that."""
+"""Seconds in which an answer comes that is not waited for at the server."""
 _SPOTS = 2000
 _MAX_NOTE = 1 << 10
 _MOST = 256
@@ -59,14 +64,17 @@ class ZmqSubscription(Subscription):
 
     def fetch(self, most: int, timeout: float) -> list[Delivery]:
         self._check()
-        until = time.monotonic() + timeout
+        until, leaves = time.monotonic() + timeout, self._link.leaves(timeout)
         if not self._turn.acquire(timeout=max(0.0, timeout)):
             return []
         try:
             while True:
                 self._check()
                 left = max(0.0, until - time.monotonic())
-                found = self._ask(min(most, _MOST), min(left, _SLICE))
+                try:
+                    found = self._ask(min(most, _MOST), min(left, _SLICE), leaves)
+                except Broken:  # it is late
+                    return []
                 if found is None:  # it was closed
                     return []
                 if found or left <= _SLICE:
@@ -75,8 +83,8 @@ class ZmqSubscription(Subscription):
             self._turn.release()
 
     @abstractmethod
-    def _ask(self, most: int, timeout: float) -> list[Delivery] | None:
-        """One request; under `_turn`. None when the subscription was closed meanwhile."""
+    def _ask(self, most: int, timeout: float, leaves: float) -> list[Delivery] | None:
+        """One request; under `_turn`. None when the subscription was closed meanwhile; Broken when it is late."""
 
     def _check(self) -> None:
         if self._closed:
@@ -95,6 +103,8 @@ class Member(ZmqSubscription):
         super().__init__(link, fields, closing)
         self.group: str = fields["group"]
         self._seat: Channel | None = None
+        self._made: deque[tuple[Channel, bytes]] = deque()
+        self._openings = Beginnings(self._join_beside, f"Connecting to {link.endpoint}")
         self._token = b""
         self._incarnation = ""
         self._told = 0
@@ -108,10 +118,35 @@ class Member(ZmqSubscription):
         with self._turn:
             self._sit(time.monotonic() + timeout)
 
-    def _sit(self, until: float) -> Channel:
-        """The connection, made anew if need be; under `_turn`."""
+    def _sit(self, until: float, leaves: float = math.inf) -> Channel:
+        """The connection, made anew if need be; under `_turn`. Raises Broken when it is late."""
         if self._seat is not None:
             return self._seat
+        if leaves - time.monotonic() > OPENING:
+            seat, self._token = self._joined(until)
+        else:
+            while not self._made:
+                self._link.begin(self._openings, leaves)
+            seat, self._token = self._made.popleft()
+        self._incarnation = seat.incarnation
+        self._seat, self._told, self._confirmed = seat, 0, 0
+        return seat
+
+    def _join_beside(self) -> None:
+        """A connection for the next fetch, made while who fetches may leave."""
+        self._made.append(self._joined(time.monotonic() + PATIENCE))
+        if self._closed:
+            self._discard()
+
+    def _discard(self) -> None:
+        while self._made:
+            try:
+                self._made.popleft()[0].close()
+            except IndexError:  # another thread was faster
+                break
+
+    def _joined(self, until: float) -> tuple[Channel, bytes]:
+        """A new connection, and what its member is called there."""
         seat = self._opened(until)
         try:
             if self._incarnation not in ("", seat.incarnation):
@@ -120,16 +155,14 @@ class Member(ZmqSubscription):
                     "it held: make it and subscribe again."
                 )
             answer = seat.ask("join", self._fields, (), until)
-            self._token = answer.token("m")
+            token = answer.token("m")
         except Broken as broken:
             seat.close()
             raise self._link.failed("subscribe", broken) from broken
         except BaseException:
             seat.close()
             raise
-        self._incarnation = seat.incarnation
-        self._seat, self._told, self._confirmed = seat, 0, 0
-        return seat
+        return seat, token
 
     def _opened(self, until: float) -> Channel:
         last = False
@@ -144,6 +177,8 @@ class Member(ZmqSubscription):
     def _stand(self) -> None:
         """The connection is of no use any more."""
         seat, self._seat = self._seat, None
+        if self._closed:
+            self._discard()
         if seat is not None:
             self._lost = self._lost or self._told > self._confirmed
             seat.close()
@@ -154,40 +189,60 @@ class Member(ZmqSubscription):
         try:
             if self._seat is None or self._seat.begun:
                 return False
-            self._seat.begin("fetch", {"m": self._token, "n": min(most, _MOST), "t": 0.0})
-            self._told_before = self._told
-        except (Broken, zmq.ZMQError):  # the next fetch sits down anew
-            self._stand()
+            self._begin(self._seat, most, 0.0)
+        except Broken:  # the next fetch sits down anew
             return False
         finally:
             self._turn.release()
         return True
 
-    def _ask(self, most: int, timeout: float) -> list[Delivery] | None:
-        last = False
+    def _ask(self, most: int, timeout: float, leaves: float) -> list[Delivery] | None:
+        last, until = False, time.monotonic() + timeout
         while True:
-            seat = self._sit(time.monotonic() + max(timeout, _GRACE))
             try:
-                if seat.begun and (found := self._begun(seat)):
-                    return found
-                message = self._seated(seat, "fetch", {"m": self._token, "n": most, "t": timeout}, timeout + _GRACE)
+                seat = self._sit(time.monotonic() + max(timeout, _GRACE), leaves)
             except Broken as broken:
+                self._link.late("fetch", broken)
+            try:
+                if seat.begun and (found := self._begun(seat, _GRACE, leaves)):
+                    return found
+                left = max(min(until - time.monotonic(), timeout), 0.0)
+                self._begin(seat, most, left)
+                message = self._late(seat, left + _GRACE, leaves)
+            except Broken as broken:
+                if broken.late and leaves < math.inf:
+                    raise
+                self._link.trouble = broken
                 if last or not broken.again:
                     raise self._link.failed("fetch", broken) from broken
             else:
                 return None if message.flag("closed") else deliveries_in(message, self.topic)
             last = True
 
-    def _begun(self, seat: Channel) -> list[Delivery]:
-        """What was asked for ahead."""
-        message = self._heard(seat.finish, _GRACE, self._told_before)
-        return deliveries_in(message, self.topic)
+    def _begin(self, seat: Channel, most: int, timeout: float) -> None:
+        try:
+            seat.begin("fetch", {"m": self._token, "n": min(most, _MOST), "t": timeout})
+        except zmq.ZMQError as error:
+            self._stand()
+            raise Broken(f"cannot be reached: {error.strerror}") from error
+        except BaseException:
+            self._stand()
+            raise
+        self._told_before = self._told
+
+    def _begun(self, seat: Channel, seconds: float, leaves: float) -> list[Delivery]:
+        """What was asked for ahead, or came late."""
+        return deliveries_in(self._late(seat, seconds, leaves), self.topic)
+
+    def _late(self, seat: Channel, seconds: float, leaves: float) -> Message:
+        """The answer to what was begun; where it is late, it is for the next fetch."""
+        return self._heard(lambda until: seat.finish(min(until, leaves)), seconds, self._told_before, leaves < math.inf)
 
     def _seated(self, seat: Channel, verb: str, fields: dict[str, Any], timeout: float) -> Message:
         return self._heard(lambda until: seat.ask(verb, fields, (), until), timeout, self._told)
 
-    def _heard(self, call: Callable[[float], Message], timeout: float, told: int) -> Message:
-        """An answer, which says that so many one-way messages were done."""
+    def _heard(self, call: Callable[[float], Message], timeout: float, told: int, leaves: bool = False) -> Message:
+        """An answer, which says that so many one-way messages were done; who leaves can have it later."""
         try:
             answer = call(time.monotonic() + timeout)
         except ProxyfabError:  # an answer, too
@@ -196,10 +251,12 @@ class Member(ZmqSubscription):
         except zmq.ZMQError as error:
             self._stand()
             raise Broken(f"cannot be reached: {error.strerror}") from error
-        except BaseException:
-            self._stand()
+        except BaseException as error:
+            if not (leaves and isinstance(error, Broken) and error.late):
+                self._stand()
             raise
         self._confirmed = max(self._confirmed, told)
+        self._link.trouble = None
         return answer
 
     # -- settling ----------------------------------------------------------------------------------------------------
@@ -281,7 +338,7 @@ class Member(ZmqSubscription):
         self._call("seek", {"start": start_out(start)})
         if self._turn.acquire(blocking=False):
             try:
-                if self._seat is not None:  # what was asked for ahead lies where the group is not any more
+                if self._seat is not None:  # what came lies where the group is not any more
                     self._seat.forget()
             finally:
                 self._turn.release()
@@ -332,52 +389,3 @@ class Member(ZmqSubscription):
                 self._stand()
             finally:
                 self._turn.release()
-
-
-class Reader(Uncounted, ZmqSubscription):
-    """Reads without anybody counting; where it is, it knows itself."""
-
-    def __init__(
-        self, link: Link, fields: dict[str, Any], closing: Callable[[ZmqSubscription], None], timeout: float
-    ) -> None:
-        super().__init__(link, fields, closing)
-        self.group = None
-        self._cursors: dict[int, int] = {}
-        self._log = 0
-        self._begin(fields, timeout)
-
-    def _begin(self, fields: dict[str, Any], timeout: float | None = None) -> None:
-        answer = self._link.call("cursors", fields, timeout=timeout)
-        self._cursors = cursors_in(answer.fields.get("c"))
-        self._log = answer.count("log")
-
-    def _where(self) -> dict[str, Any]:
-        return {"topic": self.topic, "log": self._log, "c": [list(each) for each in self._cursors.items()]}
-
-    def _ask(self, most: int, timeout: float) -> list[Delivery] | None:
-        said = {**self._where(), "n": most, "t": min(timeout, 1.0)}
-        until = time.monotonic() + timeout
-        while True:
-            message = self._link.call("read", said, timeout=timeout + self._link.timeout)
-            if self._closed:
-                return None
-            if message.body:
-                self._cursors = cursors_in(message.fields.get("c"))
-                return deliveries_in(message, self.topic)
-            left = until - time.monotonic()
-            if left <= 0:
-                return []
-            said["t"] = min(left, 1.0)
-
-    def seek(self, start: Start) -> None:
-        self._check()
-        self._begin({**self._fields, "start": start_out(start)})
-
-    def info(self) -> GroupInfo:
-        self._check()
-        return info_in(self._link.call("read-info", self._where()).fields.get("info"))
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._closing(self)

@@ -74,7 +74,7 @@ def _tasks(broker: Broker, topic: str) -> Iterator[Task]:
     last = broker.describe(topic).extents[0].last
     with broker.subscribe(topic, group=None, start=EARLIEST) as reader:
         at = 0
-        while at < last and (batch := reader.fetch(_BATCH, _WAIT)):
+        while at < last and (batch := reader.fetch_surely(_BATCH, _WAIT)):
             at = batch[-1].position.offset
             for delivery in batch:
                 with contextlib.suppress(IntegrityError):

@@ -95,7 +95,7 @@ def dead_letters(broker: Broker, topic: str) -> Iterator[DeadLetter]:
     at = gone.floor
     with broker.subscribe(name, group=None, start={0: at + 1} if at else EARLIEST) as reader:
         while at < last:
-            found = reader.fetch(_MOST, 1.0)
+            found = reader.fetch_surely(_MOST, 1.0)
             if not found:
                 return
             for delivery in found:

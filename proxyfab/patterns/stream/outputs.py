@@ -240,7 +240,7 @@ def published(broker: Broker, topic: str, after: Mapping[int, int]) -> dict[str,
             continue
         with broker.subscribe(topic, group=None, start={partition: low}, partitions=[partition]) as reader:
             at = low - 1
-            while at < extent.last and (batch := reader.fetch(BATCH, _WAIT)):
+            while at < extent.last and (batch := reader.fetch_surely(BATCH, _WAIT)):
                 at = batch[-1].position.offset
                 for delivery in batch:
                     try:

@@ -305,7 +305,7 @@ def _records(broker: Broker, topic: str, number: int, low: int, high: int) -> It
         return
     with broker.subscribe(topic, group=None, start={number: low}, partitions=[number]) as reader:
         while True:
-            batch = reader.fetch(BATCH, _WAIT)
+            batch = reader.fetch_surely(BATCH, _WAIT)
             some = [delivery for delivery in batch if delivery.position.offset <= high]
             if some:
                 yield some

@@ -128,7 +128,7 @@ def _referred(broker: Broker, topic: str) -> Iterator[str]:
         with broker.subscribe(topic, group=None, start={number: extent.first}, partitions=[number]) as reader:
             at = 0
             while at < extent.last:
-                batch = reader.fetch(_BATCH, _WAIT)
+                batch = reader.fetch_surely(_BATCH, _WAIT)
                 if not batch:
                     raise ConnectorError(f"Topic {topic} could not be read to its end; nothing was evicted. Try again.")
                 at = batch[-1].position.offset
