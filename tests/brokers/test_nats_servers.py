@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from proxyfab.brokers.nats import link
 from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.errors import (
     AccessDenied,
@@ -107,33 +105,6 @@ def test_acknowledgements_survive_a_restart(server: NatsServer) -> None:
             rest = [int(each.body) for each in member.fetch(10, 15)]
 
         assert rest[-6:] == [4, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize(("port", "said"), [("closed", "Connection refused"), ("other", "or is something else")])
-def test_where_no_nats_is_who_was_never_let_in_is_told_soon(
-    monkeypatch: pytest.MonkeyPatch, port: str, said: str
-) -> None:
-    monkeypatch.setattr(link, "_FIRST", 0.3)
-    monkeypatch.setattr(link, "CONNECT", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        number = other.getsockname()[1] if port == "other" else free_port()
-        started = time.monotonic()
-        with NatsBroker.from_url(f"nats://127.0.0.1:{number}") as broker, pytest.raises(ConnectorError, match=said):
-            broker.topics()
-    assert time.monotonic() - started < 30  # and not the 60 s of a call
-
-
-def test_who_was_let_in_before_waits_for_a_server_that_is_started_again(
-    server: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link, "_FIRST", 0.0)
-    with NatsBroker.from_url(server.url) as broker:
-        broker.ensure(Topic("t"))
-        server.kill()
-        again = threading.Timer(0.5, server.start)
-        again.start()
-        assert broker.topics() == ["t"]
-        again.join()
 
 
 def test_a_server_that_does_not_answer_is_noticed_in_time(server: NatsServer) -> None:

@@ -103,8 +103,6 @@ class Trigger:
                 f"A trigger takes 1 event or more at once, makes 1 call or more at once, and waits for seconds: not "
                 f"{batch=}, {concurrency=}, {retries=}, {window=}, {timeout=}, {backoff=}."
             )
-        if not _is_pattern(topic):
-            check_topic(topic)
         if not callable(fn):
             raise ConfigurationError(f"A trigger calls a function, not {fn!r}.")
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
@@ -114,7 +112,7 @@ class Trigger:
             )
         wanted_by(where)  # an expression that makes no sense is said here
         self.broker = broker if isinstance(broker, Broker) else open_broker(broker)
-        self.topic = topic
+        self.topic = topic if _is_pattern(topic) else check_topic(topic)
         self.name = check_group(group or _name_of(fn))
         self._enabled = enabled
         self._own = executor is None
