@@ -70,7 +70,8 @@ def flat_view(view: memoryview) -> memoryview:
     """The bytes of a view without gaps as they lie in memory, in one dimension. Nobody else may have `view`.
 
     `PickleBuffer.raw` would make a view that holds another one by its buffer, and with two such in a reference cycle
-    CPython crashes: garbage collection empties the inner one, which cannot be released, and it is freed later.
+    CPython before 3.12.7 crashes (its issue 77894): garbage collection empties the inner one, which cannot be released,
+    and it is freed later.
     """
     held = PyBuffer()
     get_buffer(view, held, _FULL_READ_ONLY)
