@@ -61,6 +61,7 @@ class Fleet:
         self._troubles: dict[Address, BaseException] = {}
         """Why a server could not be entered beside who waited, since which it has done nothing for anybody."""
         self._turn = threading.Lock()
+        self._pace = math.inf
         self._worth = partial(worth, several=place.cluster or bool(place.sentinel))
         on_fork(self)
 
@@ -161,8 +162,8 @@ class Fleet:
         if self._check is not None and address not in self.place.hosts:
             self._check(address)
         link = Link(address, self.place, self.place.secret(), mark=self._mark, protocol=protocol, seconds=seconds)
-        if link.epoch:
-            self.epoch = link.epoch
+        self.epoch = link.epoch or self.epoch
+        link.pace = self._pace = min(self._pace, link.pace)  # another one may have been made while the server hung
         return link
 
     def lend(self, address: Address, protocol: int = 2, seconds: float = CONNECT, ends: float = math.inf) -> Link:
@@ -181,8 +182,7 @@ class Fleet:
 
     def give(self, link: Link, protocol: int = 2) -> None:
         """Take a link back for the next call."""
-        if self._troubles:
-            self._troubles.pop(link.address, None)
+        self._troubles.pop(link.address, None)
         idle = self._idle[link.address, protocol]
         if self.closed or len(idle) >= _KEPT:
             link.close()

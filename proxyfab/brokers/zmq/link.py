@@ -50,7 +50,7 @@ class Link:
         self._guard = Guard(address, key, identity)
         self._idle: list[Channel] = []
         self._openings = Beginnings(self._open_beside, f"Connecting to {self.endpoint}")
-        self._pace = 0.0
+        self._pace = math.inf
         self.trouble: Broken | None = None
         """Why a connection ended, or was not made, since which the server has said nothing to this link."""
         self.closed = False
@@ -72,7 +72,7 @@ class Link:
             raise
         except zmq.ZMQError as error:
             raise ConnectorError(f"Connecting to {self.endpoint} failed: {error.strerror}.") from error
-        self._pace = channel.pace
+        self._pace = min(self._pace, channel.pace)  # another one may have been made while the server hung
         return channel
 
     def leaves(self, timeout: float) -> float:
