@@ -162,9 +162,9 @@ def stranger(cluster: Any, client: Any) -> Any:
 
 def test_tasks_that_wait_for_a_worker_get_there_by_reference(cluster: Any) -> None:
     with Client(cluster) as client, patch("proxyfab.integrations.dask.node.loaded", wraps=loaded) as scheduler:
-        waiting = [client.submit(total, large(number), workers=["comer"]) for number in range(2)]
+        waiting = [client.submit(total, large(number), workers=["comer"]) for number in range(6)]
         with comer(cluster, client, "comer"):
-            assert client.gather(waiting) == [large(number).sum() for number in range(2)]
+            assert client.gather(waiting) == [large(number).sum() for number in range(6)]  # on all of its host
         scheduler.assert_not_called()
 
 
