@@ -115,8 +115,8 @@ class ZMQConnector(BaseConnector):
     def reserve(self) -> Key:
         return Key.draw(self._find(None).where())
 
-    def _find(self, key: Key | None) -> Spot:
-        return self.servers.find(key, self.namespace)
+    def _find(self, key: Key | None, ends: float = math.inf) -> Spot:
+        return self.servers.find(key, self.namespace, ends)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -298,8 +298,7 @@ class ZMQConnector(BaseConnector):
     def wait_any(self, keys: Sequence[Key], timeout: float | None = None) -> list[Key]:
         check_timeout(timeout)
         ends = time.monotonic() + timeout if timeout is not None and timeout > 0 else math.inf
-        find = self.servers.find
-        wanted = [Wanted(number, key.id, find(key, self.namespace, ends)) for number, key in enumerate(keys)]
+        wanted = [Wanted(number, key.id, self._find(key, ends)) for number, key in enumerate(keys)]
         if not wanted:
             return []
         return [keys[number] for number in sorted(first(wanted, timeout, ends, self.timeout))]

@@ -11,6 +11,7 @@ its children, and then counts for every URL of another site. Without it a URL's 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ class SiteConnector(ZMQConnector):
             raise ConfigurationError(f"{link.address} is {what}, not the gateway of site {self.site}.")
         return SiteSpot(link, incarnation, namespace)
 
-    def _find(self, key: Key | None) -> Spot:
+    def _find(self, key: Key | None, ends: float = math.inf) -> Spot:  # noqa: ARG002 - no gateway has to be asked
         if key is None or not key.where:
             return self._spot(self.namespace)
         site, namespace, incarnation = _home(key)
