@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -17,10 +16,8 @@ from proxyfab.events.model import Record, Topic
 from proxyfab.testing.events import EventServer
 from proxyfab.testing.processes import at_once, until
 from proxyfab.testing.servers import RedisServer
+from tests.stopping import DEADLINE, in_time, stopped
 
-DEADLINE = 0.2
-LATE = 2.0
-"""Seconds that a machine full of others' work may add; a server that is silent was believed in for four, or sixty."""
 LONG = 600.0
 """Seconds to acknowledge: what comes again by itself comes after the test."""
 
@@ -58,19 +55,10 @@ def broker(place: Place, request: pytest.FixtureRequest) -> Iterator[Broker]:
             broker.delete("t")
 
 
-@contextmanager
-def stopped(place: Place) -> Iterator[None]:
-    place.stop()
-    try:
-        yield
-    finally:
-        place.go_on()
-
-
-def _in_time(wait: Callable[[], Any]) -> None:
-    began = time.monotonic()
-    assert not wait()
-    assert DEADLINE <= time.monotonic() - began < DEADLINE + LATE
+def _three(broker: Broker, member: Subscription) -> None:
+    """Records for who has a connection already."""
+    assert member.fetch(1, 0) == []
+    broker.publish("t", [Record(b"%d" % number) for number in range(3)])
 
 
 def _all(subscription: Subscription, number: int) -> list[bytes]:
@@ -88,9 +76,9 @@ def test_fetches_and_waits_keep_their_deadline(place: Place, broker: Broker) -> 
         state = broker.state("t")
         with stopped(place):
             for _ in range(2):  # on connections that stand, and on none
-                _in_time(lambda: member.fetch(1, DEADLINE))
-                _in_time(lambda: reader.fetch(1, DEADLINE))
-                _in_time(lambda: state.wait({"x": 0}, DEADLINE))
+                in_time(lambda: member.fetch(1, DEADLINE))
+                in_time(lambda: reader.fetch(1, DEADLINE))
+                in_time(lambda: state.wait({"x": 0}, DEADLINE))
         broker.publish("t", [Record(b"x")])
         state.put("x", b"y")
         assert _all(member, 1) == _all(reader, 1) == [b"x"]
@@ -99,11 +87,10 @@ def test_fetches_and_waits_keep_their_deadline(place: Place, broker: Broker) -> 
 
 def test_what_a_fetch_is_given_too_late_is_for_the_next_one(place: Place, broker: Broker) -> None:
     with broker.subscribe("t", group="g", ack_wait=LONG) as member:
-        assert member.fetch(1, 0) == []
-        broker.publish("t", [Record(b"%d" % number) for number in range(3)])
+        _three(broker, member)
         with stopped(place):
-            _in_time(lambda: member.fetch(2, DEADLINE))
-            _in_time(lambda: member.fetch(2, DEADLINE))
+            in_time(lambda: member.fetch(2, DEADLINE))
+            in_time(lambda: member.fetch(2, DEADLINE))
         found = member.fetch(9, 60)
         while len(found) < 3:
             found += member.fetch(9, 60)
@@ -121,17 +108,16 @@ def test_what_was_given_too_late_to_who_is_closed_goes_to_others(place: Place, b
         assert member.fetch(1, 0) == []
         broker.publish("t", [Record(b"x")])
         with stopped(place):
-            _in_time(lambda: member.fetch(1, DEADLINE))
+            in_time(lambda: member.fetch(1, DEADLINE))
         member.close()
         assert _all(other, 1) == [b"x"]
 
 
 def test_what_comes_late_of_before_a_move_is_not_handed_out(place: Place, broker: Broker) -> None:
     with broker.subscribe("t", group="g", ack_wait=LONG) as member:
-        assert member.fetch(1, 0) == []
-        broker.publish("t", [Record(b"%d" % number) for number in range(3)])
+        _three(broker, member)
         with stopped(place):
-            _in_time(lambda: member.fetch(1, DEADLINE))
+            in_time(lambda: member.fetch(1, DEADLINE))
         member.seek({0: 3})
         assert _all(member, 1) == [b"2"]
 

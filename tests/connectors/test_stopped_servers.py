@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,10 +17,8 @@ from proxyfab.errors import ConnectorError
 from proxyfab.testing.nodes import WAYS, NodeServer
 from proxyfab.testing.processes import at_once, until
 from proxyfab.testing.servers import RedisServer
+from tests.stopping import DEADLINE, LATE, in_time, stopped
 
-DEADLINE = 0.2
-LATE = 2.0
-"""Seconds that a machine full of others' work may add; a server that is silent was believed in for four, or five."""
 KEY = Key("not-there")
 
 
@@ -51,29 +48,13 @@ def place(request: pytest.FixtureRequest, servers: dict[str, Place]) -> Iterator
     place.go_on()
 
 
-@contextmanager
-def stopped(place: Place) -> Iterator[None]:
-    place.stop()
-    try:
-        yield
-    finally:
-        place.go_on()
-
-
-def _in_time(wait: Callable[[], Any]) -> None:
-    """It says in time that nothing was there, and no more."""
-    began = time.monotonic()
-    assert not wait()
-    assert DEADLINE <= time.monotonic() - began < DEADLINE + LATE
-
-
 def test_a_wait_on_a_connection_that_stands(place: Place) -> None:
     with place.open() as one:
         one.put(Frames([b"x"]))
         one.wait(KEY, 0.01)
         with stopped(place):
-            _in_time(lambda: one.wait(KEY, DEADLINE))
-            _in_time(lambda: one.wait_any([KEY, Key("another")], DEADLINE))  # which finds none that stands
+            in_time(lambda: one.wait(KEY, DEADLINE))
+            in_time(lambda: one.wait_any([KEY, Key("another")], DEADLINE))  # which finds none that stands
         assert one.exists(one.put(Frames([b"x"])))
         assert one.wait(one.put(Frames([b"x"])), 60)
 
@@ -81,7 +62,7 @@ def test_a_wait_on_a_connection_that_stands(place: Place) -> None:
 def test_a_wait_that_has_to_connect_first(place: Place) -> None:
     with place.open() as one:
         with stopped(place):
-            _in_time(lambda: one.wait(KEY, DEADLINE))
+            in_time(lambda: one.wait(KEY, DEADLINE))
         assert one.wait(one.put(Frames([b"x"]), key=KEY, replace=True), 60)
         one.evict(KEY)
 
@@ -117,7 +98,7 @@ def test_what_lies_on_a_server_that_runs_is_found_beside_one_that_is_stopped(ser
         theirs, ours = one.reserve(), two.reserve()
         assert two.wait_any([theirs, ours], 0.1) == []
         with stopped(servers["zmq?shared=1"]):
-            _in_time(lambda: two.wait_any([theirs, ours], DEADLINE))
+            in_time(lambda: two.wait_any([theirs, ours], DEADLINE))
             began = time.monotonic()
             two.put(Frames([b"x"]), key=ours)
             assert two.wait_any([theirs, ours], 60) == [ours]

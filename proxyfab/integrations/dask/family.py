@@ -21,7 +21,6 @@ not there any more is a lost connection to Dask, which asks anew; after a few in
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import threading
@@ -44,7 +43,7 @@ from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask.figures import Figures
 from proxyfab.integrations.dask.home import sight, version
 from proxyfab.integrations.dask.lent import grows_to, lend, lender
-from proxyfab.integrations.dask.loading import own
+from proxyfab.integrations.dask.loading import own, room
 from proxyfab.integrations.dask.published import Published
 from proxyfab.keys import Key
 from proxyfab.members import Members
@@ -53,7 +52,6 @@ from proxyfab.osio.memory import new_bytes, unfilled_bytes
 from proxyfab.osio.owner import Writer, this_process
 from proxyfab.osio.root import Root
 from proxyfab.osio.shared import check_mine, default_root, shared_at
-from proxyfab.osio.warm import received
 from proxyfab.wire.layout import spans_of
 
 logger = logging.getLogger(__name__)
@@ -217,7 +215,8 @@ class Lane:
 
     @staticmethod
     def _borrow(loan: Loan, sizes: list[int], *, as_bytes: bool) -> list[Any]:
-        made = [(unfilled_bytes if as_bytes else _block)(size) for size in sizes]
+        make: Callable[[int], tuple[Any, int]] = unfilled_bytes if as_bytes else room
+        made = [make(size) for size in sizes]
         borrow(loan, [(address, size) for (_, address), size in zip(made, sizes, strict=True)])
         return [block for block, _ in made]
 
@@ -252,12 +251,6 @@ def _say(pool: Any, words: dict[str, str]) -> None:
     before = pool.connection_args.get("handshake_overrides", {})
     said = {word: value for word, value in before.items() if word not in WORDS}
     pool.connection_args = {**pool.connection_args, "handshake_overrides": said | words}
-
-
-def _block(nbytes: int) -> tuple[Any, int]:
-    """Memory to copy into, and where it lies."""
-    block = received.take(nbytes)
-    return block, ctypes.addressof(ctypes.c_char.from_buffer(block))
 
 
 def _weight(nbytes: int) -> list[Any]:

@@ -48,10 +48,17 @@ _once: ByteLRU[Key, Key] = ByteLRU(_KEYS, lambda _: 1)
 
 def own(view: memoryview) -> memoryview:
     """The same bytes in writable memory of this process alone; other threads run meanwhile."""
-    block = received.take(view.nbytes)
-    if view.nbytes:
-        copy_to(view, ctypes.addressof(ctypes.c_char.from_buffer(block)))
+    if not view.nbytes:
+        return received.take(0)
+    block, address = room(view.nbytes)
+    copy_to(view, address)
     return block
+
+
+def room(nbytes: int) -> tuple[memoryview, int]:
+    """Writable memory of this process alone, at least a byte, with any content; and where it lies."""
+    block = received.take(nbytes)
+    return block, ctypes.addressof(ctypes.c_char.from_buffer(block))
 
 
 def loaded(ref: Ref[Any]) -> Any:
