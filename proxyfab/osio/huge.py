@@ -17,8 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from proxyfab.osio.mapping import PAGE, Mapping, advise
-from proxyfab.osio.memory import STEP
+from proxyfab.osio.mapping import PAGE, STEP, Mapping, advise
 
 LEAST = 2
 """Huge pages below which it is not worth the calls."""

@@ -37,7 +37,8 @@ UNLOCKED = 64 * 1024
 _SWEEP_EVERY = 0.25
 _COUNT = 64
 _POPULATE_WRITE = 23
-_ALIGNED = 2 << 20
+STEP = 2 * 2**20
+"""A huge page. Of a length that is a multiple of it all pages are huge; the ends of others cost 400 small ones."""
 _NOTHING, _ALONE = 0, (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)  # addresses, and no memory
 _OVER = 0x10  # MAP_FIXED, inside of what is ours
 _FAILED = ctypes.c_void_p(-1).value
@@ -118,11 +119,11 @@ class Mapping:
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable or private else mmap.PROT_READ
         flags = _PRIVATE if private else _SHARED
         self._extents = made = _Extents()
-        if self.length < 2 * _ALIGNED:
+        if self.length < 2 * STEP:
             self.address: int = made.map(None, self.length, protection, flags, fd)
         else:
-            start = made.map(None, self.length + _ALIGNED, _NOTHING, _ALONE, -1)
-            up = -start % _ALIGNED
+            start = made.map(None, self.length + STEP, _NOTHING, _ALONE, -1)
+            up = -start % STEP
             if private:  # anywhere else: which small pages are looked at is to be seen
                 up = 0 if up else PAGE
             self.address = start + up

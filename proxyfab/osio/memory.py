@@ -12,13 +12,11 @@ from time import thread_time
 from typing import Any
 
 from proxyfab.buffers import Frames, MadeFrames
-from proxyfab.osio.mapping import PAGE, UNLOCKED, advise, copy
+from proxyfab.osio.mapping import PAGE, STEP, UNLOCKED, advise, copy
 from proxyfab.pointers import PyBuffer, get_buffer, python_function, release_buffer
 
 HUGE = 4 * 2**20
 """Blocks from here on are mapped on their own, on huge pages where the kernel grants them."""
-STEP = 2 * 2**20
-"""A huge page. Of a length that is a multiple of it all pages are huge; the ends of others cost 400 small ones."""
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)
 _COLD = 0.002
 """Seconds of processor time for the first touch of a huge page, 0.2 ms by itself, that say that it is not there yet: a

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 
 from proxyfab.fork import on_fork
-from proxyfab.osio.memory import HUGE, STEP, PrivateMap, map_private, unfilled
+from proxyfab.osio.mapping import STEP
+from proxyfab.osio.memory import HUGE, PrivateMap, map_private, unfilled
 
 KEPT = 256 << 20
 _IDLE = 10.0

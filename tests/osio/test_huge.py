@@ -15,8 +15,7 @@ import pytest
 
 from proxyfab.buffers import Made
 from proxyfab.osio import huge
-from proxyfab.osio.mapping import Mapping, window
-from proxyfab.osio.memory import STEP
+from proxyfab.osio.mapping import STEP, Mapping, window
 from proxyfab.osio.root import Root
 from proxyfab.osio.segments import Pool
 from proxyfab.wire.slot import SIZE

@@ -151,19 +151,19 @@ class Lane:
         views = [byte_view(frame) for frame in frames]  # Dask's own way may crash: see `flat_view`
         large = {place: view for place, view in enumerate(views) if view.nbytes >= LARGE}
         sizes = [view.nbytes for view in large.values()]
-        if sum(sizes) < self.above:
+        nbytes = sum(sizes)
+        if nbytes < self.above:
             return plain, frames
         mark = {"inner": header, "places": list(large), "sizes": sizes, "bytes": type(x) is bytes}
-        where = self._left(list(large.values()), context)
+        where = self._left(list(large.values()), nbytes, context)
         if where is None:
             return plain, frames
         rest = [frame for place, frame in enumerate(frames) if place not in large]
-        weight = _weight(sum(sizes))
+        weight = _weight(nbytes)
         return {MARK: {**mark, **where, "weights": len(weight)}}, rest + weight
 
-    def _left(self, buffers: list[memoryview], context: dict[str, Any]) -> dict[str, Any] | None:
+    def _left(self, buffers: list[memoryview], nbytes: int, context: dict[str, Any]) -> dict[str, Any] | None:
         """Leave these where the recipient finds them, and say where; None if they have to go by the socket."""
-        nbytes = sum(each.nbytes for each in buffers)
         if self.horizon and context["recipient"].get(HORIZON) == self.horizon and (loan := lend(buffers)) is not None:
             self.figures.add("lent", nbytes)
             return {"loan": loan}
