@@ -221,7 +221,7 @@ def test_no_view_that_is_lent_holds_another_one_by_its_buffer(
 ) -> None:
     """Two such in a reference cycle, as of a failed answer, end the process: a fault of CPython's."""
     left: list[memoryview] = []
-    monkeypatch.setattr(lane, "_left", lambda buffers, _: left.extend(buffers))
+    monkeypatch.setattr(lane, "_left", lambda buffers, *_: left.extend(buffers))
     for array in (np.ones(1 << 20), np.ones((1 << 10, 1 << 10), order="F")):
         lane.send(array, {"recipient": {}})
 
