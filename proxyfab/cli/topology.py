@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,7 +107,7 @@ def status(context: click.Context, file: str, cure: bool, principal: str, as_jso
     """
     found = _read(file)
     with _Servers(found, principal) as servers:
-        seen = [_look(found, servers, name) for name in found.servers]
+        seen = _look(found, servers)
         sources = [each for held in _all_held(found) for each in _sources(found, servers, held, cure)]
     if as_json:
         show_json({"servers": [each._asdict() for each in seen], "sources": [each._asdict() for each in sources]})
@@ -169,13 +170,18 @@ class _Servers:
             self._open[key] = broker if _answers(broker) else None
         return self._open[key]
 
+    def ask(self, wanted: Iterable[tuple[str, str, str]]) -> list[NatsBroker | None]:
+        """What `at` says for each, asked at the same time: those that are away are waited for together."""
+        keys = list(wanted)
+        with ThreadPoolExecutor(max(len(keys), 1)) as pool:
+            return list(pool.map(lambda key: self.at(*key), keys))
+
     def reach(self, server: str, account: str) -> NatsBroker:
         """A broker for a server, through another one if need be; raises ConnectorError."""
         broker = self.at(server, account)
-        for other in self._found.servers:
-            broker = broker or (
-                self.at(other, account, server) if other != server and self.at(other, account) else None
-            )
+        if broker is None:
+            others = [other for other in self._found.servers if other != server and self.at(other, account)]
+            broker = next(filter(None, self.ask((other, account, server) for other in others)), None)
         if broker is None:
             raise ProxyfabError(f"{server} cannot be reached at {self._found.servers[server].address}, nor by others.")
         return broker
@@ -189,13 +195,17 @@ def _answers(broker: NatsBroker) -> bool:
     return True
 
 
-def _look(found: Topology, servers: _Servers, name: str) -> _Seen:
-    server = found.servers[name]
-    reached = servers.at(name) is not None
-    if not server.upstream:
-        return _Seen(name, server.role, reached, None)
-    up = servers.at(name, domain=server.upstream) if reached else servers.at(server.upstream, domain=name)
-    return _Seen(name, server.role, reached, up is not None)
+def _look(found: Topology, servers: _Servers) -> list[_Seen]:
+    reached = dict(zip(found.servers, servers.ask((name, "", "") for name in found.servers), strict=True))
+    below = [name for name, server in found.servers.items() if server.upstream]
+    ways = [
+        (name, "", up) if reached[name] else (up, "", name) for name in below if (up := found.servers[name].upstream)
+    ]
+    links = dict(zip(below, servers.ask(ways), strict=True))
+    return [
+        _Seen(name, server.role, reached[name] is not None, links[name] is not None if name in links else None)
+        for name, server in found.servers.items()
+    ]
 
 
 def _sources(found: Topology, servers: _Servers, held: Held, cure: bool) -> Iterator[_Source]:

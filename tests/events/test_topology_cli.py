@@ -122,20 +122,25 @@ def test_applied_watched_and_cured(file: str, servers: dict[str, NatsServer]) ->
         servers["hub"].kill()
         down = run_status(file)
         assert [each["reached"] for each in down["servers"]] == [False, True, True]
-        servers["hub"].start()
         producer.send("after")
         producer.end()
+    for edge in ("edge", "spare"):
+        servers[edge].kill()
+    servers["hub"].start()  # asks for its sources while nobody is there, and not again when somebody is
+    apart = run_status(file)
+    assert [each["reached"] for each in apart["servers"]] == [True, False, False]
+    assert [at_hub(apart)[edge]["state"] for edge in ("edge", "spare")] == ["cut", "cut"]
+    servers["edge"].start()
     assert until(lambda: run_status(file)["servers"][1]["link"])
     stalled = sources(file)["edge"]
     assert (stalled["state"], stalled["lag"] is None or stalled["lag"] > 0) == ("stalled", True), stalled
-    servers["spare"].kill()  # what comes from others is cured all the same
-    at_hub = sources(file, "--cure")
-    assert (at_hub["spare"]["state"], at_hub["edge"]["state"]) == ("cut", "cured")
+    cured = sources(file, "--cure")  # what comes from others is cured beside one that is away
+    assert (cured["spare"]["state"], cured["edge"]["state"]) == ("cut", "cured")
     servers["spare"].start()
     with NatsBroker.from_url(topology.url("hub", "operator")) as operator:
         take_sources_away(operator)  # as a cure does that is killed amid
-    at_hub = sources(file)
-    assert [at_hub[edge]["state"] for edge in ("edge", "spare")] == ["missing: proxyfab topology apply"] * 2
+    missing = sources(file)
+    assert [missing[edge]["state"] for edge in ("edge", "spare")] == ["missing: proxyfab topology apply"] * 2
     assert sources(file, "--cure")["edge"]["state"] == "cured"
     with (
         NatsBroker.from_url(topology.url("hub", "viewer")) as viewer,
@@ -145,8 +150,13 @@ def test_applied_watched_and_cured(file: str, servers: dict[str, NatsServer]) ->
 
 
 def sources(file: str, *more: str) -> dict[str, Any]:
+    """What comes to the hub by now, by where it comes from."""
+    return at_hub(run_status(file, *more))
+
+
+def at_hub(status: Any) -> dict[str, Any]:
     """What comes to the hub, by where it comes from."""
-    return {each["source"]: each for each in run_status(file, *more)["sources"] if each["server"] == "hub"}
+    return {each["source"]: each for each in status["sources"] if each["server"] == "hub"}
 
 
 def take_sources_away(broker: NatsBroker) -> None:
