@@ -88,7 +88,7 @@ def test_keys_of_any_form_come_as_they_were(keys: list[Any]) -> None:
         {"t": 0, "keys": [["a"]] * 251, "head": [], "tail": []},
         {"t": 0, "keys": [["a"]], "head": "ab", "tail": []},
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:60],
 )
 def test_letters_that_ask_nonsense(fields: dict[str, Any]) -> None:
     here, there = sides()

@@ -125,7 +125,7 @@ def test_what_nobody_asked_for_is_dropped(aps: Store, liar: Liar, server: NodeSe
         {"rows": [None, None], "found": [10**9]},
         {"rows": 7, "found": -1},
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:60],
 )
 @pytest.mark.parametrize("verb", ["exists", "evict", "stat", "wait", "push"])
 def test_answers_that_are_none(aps: Store, liar: Liar, verb: str, fields: Any) -> None:
