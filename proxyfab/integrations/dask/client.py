@@ -23,6 +23,7 @@ from proxyfab.integrations.dask.home import PLAIN as TURN_PLAIN
 from proxyfab.integrations.dask.keeping import Keeping
 from proxyfab.integrations.dask.link import Link
 from proxyfab.integrations.dask.near import Near
+from proxyfab.integrations.dask.pace import CLIENT, Paced, paced
 from proxyfab.integrations.dask.results import handles_stay, unkept
 from proxyfab.integrations.dask.scheduler import Keeper
 from proxyfab.integrations.dask.settings import Settings, settings
@@ -35,9 +36,6 @@ TIMEOUT = 20.0
 """Seconds for the talk with the scheduler when a client starts."""
 TIDY = 500
 """Milliseconds between two looks at which claims are over."""
-PACE = 0.002
-"""Seconds from one message to the scheduler to the next, in place of Dask's 10 ms: so long a task waits behind what was
-said before it, that the last one's future is not needed any more, or what the task is going to name."""
 PLAIN = distributed.Client
 """Dask's own, also where somebody puts ours in its place."""
 GRAPH = ("self", "expr", "keys", "span_metadata")
@@ -53,7 +51,7 @@ class ByReference(distributed.Client):  # type: ignore[misc]  # Dask has no type
     _proxyfab_settings: Settings | None = None
     _proxyfab_near: Near | None = None
     _proxyfab_plain: str = ""
-    _proxyfab_paced: tuple[Any, float] | None = None
+    _proxyfab_paced: Paced | None = None
 
     @functools.wraps(PLAIN.submit)
     def submit(self, func: Any, *args: Any, proxyfab: bool = True, **kwargs: Any) -> Any:
@@ -229,7 +227,7 @@ async def begin(client: Any) -> None:
     try:
         client._proxyfab_plain = ""
         client._proxyfab = await asyncio.wait_for(_met(client, chosen), TIMEOUT)
-        _pace(client)
+        client._proxyfab_paced = paced(client.scheduler_comm, CLIENT)
         if client._proxyfab_plain:
             _retire(client, client._proxyfab_plain)
     except Exception as error:  # noqa: BLE001 - whatever it is, plain Dask works
@@ -249,18 +247,9 @@ def end(client: Any) -> None:
     near, client._proxyfab_near = getattr(client, "_proxyfab_near", None), None
     if near is not None:
         near.detach()
-    paced, client._proxyfab_paced = getattr(client, "_proxyfab_paced", None), None
-    if paced is not None:
-        paced[0].interval = paced[1]
-
-
-def _pace(client: Any) -> None:
-    """Have what the client says go out sooner."""
-    stream = client.scheduler_comm
-    before = getattr(stream, "interval", None)
-    if isinstance(before, float) and before > PACE:
-        client._proxyfab_paced = stream, before
-        stream.interval = PACE
+    quick, client._proxyfab_paced = getattr(client, "_proxyfab_paced", None), None
+    if quick is not None:
+        quick.restore()
 
 
 async def _met(client: Any, chosen: Settings) -> Link:

@@ -43,6 +43,7 @@ from proxyfab.integrations.dask.home import (
 )
 from proxyfab.integrations.dask.janitor import Janitor
 from proxyfab.integrations.dask.node import held_in
+from proxyfab.integrations.dask.pace import CLUSTER, paced
 from proxyfab.integrations.dask.results import Stored, Taking, may_be_inside
 from proxyfab.integrations.dask.strangers import Strangers
 from proxyfab.keys import Key
@@ -111,6 +112,8 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
             {HELLO: self.hello, GATHER: self.gather, READ: self.read, MET: self.met, STATS: self.stats}
         )
         scheduler.stream_handlers.update({CLAIM: self.claim, RELEASE: self.release, STORED: self.stored})
+        for stream in scheduler.stream_comms.values():
+            paced(stream, CLUSTER)
         add_page(scheduler, self.counts)
 
     @safely
@@ -170,6 +173,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
 
     @safely
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        paced(scheduler.stream_comms[worker], CLUSTER)
         if NAME in scheduler.worker_plugins and not worker.startswith("inproc://"):
             self._strangers.waits(worker, scheduler.stream_comms[worker])
             asyncio.get_running_loop().call_later(ASK, self._strangers.late, worker)
@@ -215,6 +219,7 @@ class Keeper(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         except Exception as error:  # noqa: BLE001 - said to the client, which uses plain Dask then
             return Home("", "", _version()).words() | {"error": f"{type(error).__name__}: {error}"}
         self._homes[mark_of(client)] = store
+        paced(self.scheduler.client_comms.get(client), CLUSTER)
         if results == "store":
             self._storing.add(client)
         return Home(url, sight(), _version(), await self._missing()).words()

@@ -18,6 +18,7 @@ from proxyfab.errors import ProxyfabError
 from proxyfab.integrations.dask import family
 from proxyfab.integrations.dask.home import MET, version
 from proxyfab.integrations.dask.lent import lending
+from proxyfab.integrations.dask.pace import CLUSTER, Paced, paced
 from proxyfab.integrations.dask.results import keep_handles
 from proxyfab.integrations.dask.settings import Settings
 from proxyfab.integrations.dask.strangers import introduced
@@ -47,6 +48,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         self._joined = False
         self._answers: tuple[Callable[..., Awaitable[Any]], ...] = ()
         self._before: dict[str, Any] = {}
+        self._paced: Paced | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return introduced(tuple(self.settings))
@@ -59,6 +61,7 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
             warnings.warn(f"{worker.address} takes no part in shared memory: {error}", RuntimeWarning, stacklevel=2)
             return
         self._joined = True
+        self._paced = paced(worker.batched_stream, CLUSTER)
         lane.announce(worker.rpc)
         worker.handlers[SIGHT] = lambda: lane.sight
         plain = worker.handlers[ANSWER]
@@ -80,6 +83,8 @@ class Hand(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
 
     def teardown(self, worker: Any) -> None:
         keep_handles(-1)
+        if self._paced:
+            self._paced.restore()
         if self._before:
             dask.config.set(self._before)
             self._before = {}

@@ -47,14 +47,31 @@ def test_the_client_of_another_is_made_one_of_ours_and_back(cluster: Any, big: A
         enable(cluster)
 
 
-def test_what_a_client_says_goes_out_sooner(cluster: Any) -> None:
-    with distributed.Client(cluster, set_as_default=False) as client:
-        before = client.scheduler_comm.interval
-        enable(client)
-        assert client.scheduler_comm.interval < before / 3
-        enable(client)
-        disable(client)
-        assert client.scheduler_comm.interval == before
+def test_what_client_scheduler_and_workers_say_goes_out_sooner() -> None:
+    def of_cluster(dask_scheduler: Any, streams: str) -> dict[str, float]:
+        return {address: stream.interval for address, stream in getattr(dask_scheduler, streams).items()}
+
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+        [worker] = cluster.workers.values()
+        with distributed.Client(cluster, set_as_default=False) as client, distributed.Client(cluster) as other:
+            before = client.scheduler_comm.interval, worker.batched_stream.interval
+            [to_worker] = client.run_on_scheduler(of_cluster, streams="stream_comms").values()
+            to_client = client.run_on_scheduler(of_cluster, streams="client_comms")[client.id]
+            enable(client)
+            assert client.scheduler_comm.interval < before[0] / 3
+            assert worker.batched_stream.interval < before[1]
+            cluster.scale(2)
+            client.wait_for_workers(2, WAIT)
+            assert all(
+                each < to_worker for each in client.run_on_scheduler(of_cluster, streams="stream_comms").values()
+            )
+            assert all(each.batched_stream.interval < before[1] for each in cluster.workers.values())
+            found = client.run_on_scheduler(of_cluster, streams="client_comms")
+            assert found[client.id] < to_client == found[other.id]
+            enable(client)
+            disable(client)
+            client.unregister_worker_plugin("proxyfab")
+            assert (client.scheduler_comm.interval, worker.batched_stream.interval) == before
 
 
 def test_lazy_tasks_get_proxies(cluster: Any, big: Any) -> None:

@@ -212,6 +212,7 @@ class Foreign:
         self.metrics: dict[str, Any] = {}
         self.periodic_callbacks: dict[str, Any] = {}
         self.rpc = Pool()
+        self.batched_stream = SimpleNamespace(interval=0.002)
 
     def batched_send(self, message: Any) -> None: ...
 
