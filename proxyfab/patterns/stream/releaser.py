@@ -167,9 +167,19 @@ class Releaser:
             done = enough([floor.get(each.partition, 0) >= each.offset for floor in floors])
             (go if done or not each.objects else stay).append(each)
         self.released += len(evict([held for each in go for held in each.objects]))
-        for each in go:
-            self._done.setdefault(each.partition, Spans()).add(each.offset)
+        self._remember(go)
         self._waiting = stay
+
+    def _remember(self, gone: Iterable[Waiting]) -> None:
+        """These are released: in all partitions, where a number that lies in one is none of another."""
+        shared = self.broker.one_count
+        fresh: dict[int, Spans] = {}
+        for each in gone:
+            fresh.setdefault(0 if shared else each.partition, Spans()).add(each.offset)
+        if shared and fresh:  # so that other members, who never met these, do not look for them
+            fresh = dict.fromkeys(range(self.topic.partitions), fresh[0])
+        for number, spans in fresh.items():
+            self._done.setdefault(number, Spans()).update(spans)
 
     def _gather(self) -> None:
         """What is new waits, and the broker knows of it."""

@@ -157,6 +157,38 @@ def test_partitions_that_share_one_count_are_written_down_without_gaps(
         broker.delete(name)
 
 
+def test_members_do_not_look_for_what_the_others_have_released(
+    nats_server: NatsServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where partitions share one count, what one member has taken is a gap to the other: nothing lies in it."""
+    monkeypatch.setattr(releasing_module, "EVERY", 0.0)
+    monkeypatch.setattr(Releaser, "_begin", lambda self: None)  # just this thread releases
+    monkeypatch.setattr(releasing_module, "sweep", lambda *_, **__: pytest.fail("it is swept"))
+    name = f"t{uuid.uuid4().hex[:8]}"
+    with NatsBroker.from_url(nats_server.url) as broker:
+        topic = broker.ensure(Topic(name, partitions=3))
+        for n in range(12):
+            publish(broker, name, [big(n)], store=store, partition=n % 3)
+        members = [Releaser(broker, topic, "g") for _ in range(2)]
+        with broker.subscribe(name, group="g") as member:
+            found = [each for _ in range(12) for each in member.fetch(1, 20)]
+            hands = sorted(
+                [Hand(each, decode(each.body)) for each in found], key=lambda hand: hand.delivery.position.offset
+            )
+            member.ack(found)
+            assert member.info().pending == 0
+        for n, hand in enumerate(hands):
+            members[n // 2 % 2].told([hand])
+        for releaser in [*members, *members]:  # at the second look what could have gone at the first one is swept
+            releaser.work()
+        assert held(store) == 0
+        known, _ = Marker(broker.state(name)).read()
+        assert [known[number].packed() for number in range(3)] == [[1, 12]] * 3
+        for releaser in members:
+            releaser.close()
+        broker.delete(name)
+
+
 def test_redelivered_and_replayed_events_do_no_harm(broker: Broker, store: Store) -> None:
     topic = broker.ensure(Topic("t"))
     publish(broker, "t", [big()], store=store)
