@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxyfab.brokers.nats.gathering import Flow
 
 _TIMEOUT = 2.0
+_AT_ONCE = 128
 _ANYTHING = "proxyfab-check-only"
 _MISSING = "missing: proxyfab topology apply"
 
@@ -83,6 +84,7 @@ def apply(file: str, principal: str, as_json: bool) -> None:
 
     found = _read(file)
     with _Servers(found, principal) as servers:
+        servers.find(_whose(found))
         done = []
         for held in _all_held(found):
             with working(f"{held.topic.name} on {held.server}"):
@@ -108,6 +110,7 @@ def status(context: click.Context, file: str, cure: bool, principal: str, as_jso
     found = _read(file)
     with _Servers(found, principal) as servers:
         seen = _look(found, servers)
+        servers.find(_whose(found))
         sources = [each for held in _all_held(found) for each in _sources(found, servers, held, cure)]
     if as_json:
         show_json({"servers": [each._asdict() for each in seen], "sources": [each._asdict() for each in sources]})
@@ -151,8 +154,14 @@ class _Servers:
             raise ConfigurationError(f"There is no principal {principal!r} here.")
         self._found = found
         self._principal = principal
+        self.described = found.servers
+        self._beside: dict[str, list[str]] = {name: [] for name in found.servers}
+        for name, server in found.servers.items():
+            if server.upstream:
+                self._beside[name].append(server.upstream)
+                self._beside[server.upstream].append(name)
         self._stack = ExitStack()
-        self._open: dict[tuple[str, str, str], NatsBroker | None] = {}
+        self._open: dict[str, NatsBroker | None] = {}
 
     def __enter__(self) -> _Servers:
         return self
@@ -162,29 +171,48 @@ class _Servers:
 
     def at(self, server: str, account: str = "", domain: str = "") -> NatsBroker | None:
         """A broker at a server that answers, for its own domain or that of another one; None where it does not."""
-        account = account or next(iter(self._found.accounts), "")
-        key = (server, account, domain)
-        if key not in self._open:
-            who = self._principal or self._found.administrator(account)
-            broker: Any = self._stack.enter_context(open_broker(self._found.url(server, who, domain=domain)))
-            self._open[key] = broker if _answers(broker) else None
-        return self._open[key]
+        return self.ask([(server, account, domain)])[0]
 
     def ask(self, wanted: Iterable[tuple[str, str, str]]) -> list[NatsBroker | None]:
         """What `at` says for each, asked at the same time: those that are away are waited for together."""
-        keys = list(wanted)
-        with ThreadPoolExecutor(max(len(keys), 1)) as pool:
-            return list(pool.map(lambda key: self.at(*key), keys))
+        urls = [self._url(*each) for each in wanted]
+        new = [url for url in dict.fromkeys(urls) if url not in self._open]
+        if new:
+            with ThreadPoolExecutor(min(len(new), _AT_ONCE)) as pool:
+                self._open.update(zip(new, pool.map(self._opened, new), strict=True))
+        return [self._open[url] for url in urls]
+
+    def find(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Look for servers of accounts, directly and then through others, so that `reach` waits for none in turn."""
+        sought = dict.fromkeys(wanted)
+        accounts = dict.fromkeys(account for _, account in sought)
+        self.ask((name, account, "") for account in accounts for name in self.described)
+        self.ask([way for each in sought if self.at(*each) is None for way in self._ways(*each)])
 
     def reach(self, server: str, account: str) -> NatsBroker:
         """A broker for a server, through another one if need be; raises ConnectorError."""
-        broker = self.at(server, account)
+        broker = self.at(server, account) or next(filter(None, self.ask(self._ways(server, account))), None)
         if broker is None:
-            others = [other for other in self._found.servers if other != server and self.at(other, account)]
-            broker = next(filter(None, self.ask((other, account, server) for other in others)), None)
-        if broker is None:
-            raise ProxyfabError(f"{server} cannot be reached at {self._found.servers[server].address}, nor by others.")
+            raise ProxyfabError(f"{server} cannot be reached at {self.described[server].address}, nor by others.")
         return broker
+
+    def _ways(self, server: str, account: str) -> list[tuple[str, str, str]]:
+        """Through whom a server may be reached: along the links the nearest that answer; the others are behind them."""
+        found: list[str] = []
+        away = [server]
+        for name in away:  # which grows
+            for other in self._beside[name]:
+                if other not in away and other not in found:
+                    (away if self.at(other, account) is None else found).append(other)
+        return [(other, account, server) for other in found]
+
+    def _url(self, server: str, account: str, domain: str) -> str:
+        who = self._principal or self._found.administrator(account or next(iter(self._found.accounts), ""))
+        return self._found.url(server, who, domain=domain)
+
+    def _opened(self, url: str) -> NatsBroker | None:
+        broker: Any = self._stack.enter_context(open_broker(url))
+        return broker if _answers(broker) else None
 
 
 def _answers(broker: NatsBroker) -> bool:
@@ -223,6 +251,8 @@ def _sources(found: Topology, servers: _Servers, held: Held, cure: bool) -> Iter
         yield _Source(topic, server, "", None, str(error))
         return
     gone = absent(broker, held, seen)
+    silent = [flow.server for flow in (*seen, *gone) if flow.quiet and flow.server != server]
+    servers.ask([(server, account, source) for source in silent])
     states = {flow: _state(servers, flow, server, account) for flow in seen} | dict.fromkeys(gone, _MISSING)
     stalled = [flow for flow, state in states.items() if state == "stalled"]
     if cure and gone:
@@ -242,7 +272,7 @@ def _lag(servers: _Servers, flow: Flow, account: str) -> int | None:
     """What is still to come; of a source that is quiet, what the other server has and this one has not, if it tells."""
     from proxyfab.brokers.nats.gathering import last
 
-    if flow.lag is not None:
+    if flow.lag is not None or flow.server not in servers.described:  # taken out of the description, and not applied
         return flow.lag
     try:
         return max(last(servers.reach(flow.server, account), flow.stream) - flow.at, 0) if flow.at else None
@@ -260,6 +290,11 @@ def _state(servers: _Servers, flow: Flow, server: str, account: str) -> str:
 
 def _all_held(found: Topology) -> list[Held]:
     return [held for topic in found.topics for held in found.held(topic)]
+
+
+def _whose(found: Topology) -> list[tuple[str, str]]:
+    """The servers of gathered topics, with their accounts."""
+    return [(held.server, found.topics[held.topic.name].account) for held in _all_held(found)]
 
 
 def _read(file: str) -> Topology:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from proxyfab.brokers.nats.broker import NatsBroker
+from proxyfab.brokers.nats.gathering import Flow
+from proxyfab.cli import topology as cli
 from proxyfab.cli.main import main
 from proxyfab.errors import ProxyfabError
 from proxyfab.events.topology import Topology
@@ -182,3 +186,63 @@ def test_as_a_table(file: str, servers: dict[str, NatsServer]) -> None:
         assert result.exit_code in (0, 1) and "Traceback" not in result.output, result.output
     assert "EDGE_LINK_URL_MAIN" in CliRunner().invoke(main, ["topology", "check", file]).output
     assert CliRunner().invoke(main, ["topology", "status", file, "--as", "nobody"]).exit_code == 2
+
+
+def described(edges: int) -> str:
+    """A hub with so many edges, open to its own machine, where nobody listens."""
+    text = '[servers.hub]\nrole = "hub"\naddress = "127.0.0.1:1"\nleaf = "127.0.0.1:2"\nstore = "/nowhere"\n'
+    for number in range(edges):
+        text += f'[servers.edge{number}]\nrole = "edge"\naddress = "127.0.0.1:{number + 3}"\nupstream = "hub"\n'
+        text += f'store = "/nowhere/{number}"\n'
+    return f"{text}[topics.frames]\nfrom = {[f'edge{number}' for number in range(edges)]}\nto = 'hub'\n"
+
+
+@pytest.mark.parametrize("told", ["status", "apply"])
+def test_those_away_are_waited_for_together(told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, threads: int) -> None:
+            waits.append("together")
+            super().__init__(threads)
+
+    def answers(_: NatsBroker) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            waits.append("alone")
+        return False
+
+    monkeypatch.setattr(cli, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(cli, "_answers", answers)
+    taken = []
+    for edges in (2, 9):
+        waits.clear()
+        (tmp_path / "lab.toml").write_text(described(edges))
+        assert CliRunner().invoke(main, ["topology", told, str(tmp_path / "lab.toml")]).exit_code == 1
+        taken.append(len(waits))
+    assert taken[0] == taken[1] <= 2
+
+
+def test_ways_to_a_server_are_those_along_the_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Topology.parse(described(5))
+    there = {found.url("hub"), found.url("edge0"), found.url("edge1")}
+    asked = []
+
+    def answers(broker: NatsBroker) -> bool:
+        asked.append(broker.url)
+        return broker.url in there
+
+    monkeypatch.setattr(cli, "_answers", answers)
+    with cli._Servers(found, "") as servers:
+        servers.find([("edge2", "main"), ("edge3", "main")])
+        straight = {found.url(name) for name in found.servers}
+        assert set(asked) == straight | {found.url("hub", domain="edge2"), found.url("hub", domain="edge3")}
+        there.discard(found.url("hub"))
+    with cli._Servers(found, "") as servers:
+        through = {found.url(f"edge{number}", domain="edge2") for number in (0, 1)}
+        there |= through
+        assert servers.reach("edge2", "main").url in through  # the hub hangs, and its links are up
+
+
+def test_a_source_that_is_not_described_any_more() -> None:
+    with cli._Servers(Topology.parse(described(1)), "") as servers:
+        assert cli._lag(servers, Flow("pf_frames", "gone", None, None, at=3), "main") is None
