@@ -33,7 +33,9 @@ at = click.option(
 @click.argument("topic")
 @click.argument("target")
 @click.option("--to", help="Its name at the target; the same, if not given.")
-@click.option("--name", default="forward", show_default=True, help="Who forwards: the same name goes on where it was.")
+@click.option(
+    "--name", default="forward", show_default=True, help="Who forwards, one for each target: it goes on where it was."
+)
 @click.option("--copy-into", "store", help="URL of a store to copy objects into; otherwise their references travel.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
 @at

@@ -11,6 +11,8 @@ Rules:
 3. Objects are copied into a store of the target's, whose own they are then; or references travel as they are and are
    nobody's at the target. Then they must not be released at the source, where forwarding acknowledges them.
 4. The ends of producers follow when all that they sent has.
+5. One name copies one topic to one other, which the source has written down: a second target would share the group with
+   the first, and each get a part of what comes, in silence.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from proxyfab.wire.events import OBJECT, Frame, decode, encode
 BATCH = 64
 _LOOK = 0.2
 _SOURCE = "forwarding/source"
+_TARGET = "forwarding/target/"
 _STORED = 7
 _RELEASING = ("all_groups_acked", "first_ack")
 
@@ -106,7 +109,8 @@ def forward(
         topic: Its name there.
         target: Where it is written.
         to: Its name there; the same, if None. Made as it is at the source if it does not exist.
-        name: Of the group at the source, and of what is written down at the target; the same goes on.
+        name: Of the group at the source, and of what is written down at the target; the same goes on. Each target of a
+            topic has a name of its own.
         copy_objects: Copy stored objects into `store`, instead of their references.
         store: Where to, for that: a Store or a URL.
         start: Where to begin, for a name that is new.
@@ -115,8 +119,9 @@ def forward(
         told: Called after each batch with what was copied so far.
 
     Raises:
-        ConfigurationError: References would be released at the source; there is no store to copy to; or the source is
-            another topic than the one that was copied so far.
+        ConfigurationError: References would be released at the source; there is no store to copy to; the source is
+            another topic than the one that was copied so far; or the target is another one than this name copies to, or
+            the source itself.
         CapabilityError: The target keeps no values.
         Conflict: Another forwarder of this name has taken over.
         ProxyfabError: A broker or a store cannot be reached; call it again to go on.
@@ -173,6 +178,11 @@ class _Way:
         self._target = target
         self._store = store
         self._topic = _made(target, replace(self.source, name=to, groups=()))
+        if _drawn(source, topic) == _drawn(target, to):
+            raise ConfigurationError(
+                f"Topic {topic} at {source.url} cannot be forwarded to itself: name another broker, or another topic "
+                "there (to=..., --to)."
+            )
         self._ttl = None if store is None else ttl_of(self._topic)
         self._name = f"forward/{name}"
         self._found: dict[str, int] = {}
@@ -200,6 +210,7 @@ class _Way:
             except Conflict:
                 continue
             break
+        self._only(progress.home, name=self._name.partition("/")[2])
         self._progress = progress
         self._done = {number: Spans.unpacked(flat) for number, flat in progress.done.items()}
         self._found = published(self._target, self._topic.name, progress.at) if kept is not None else {}
@@ -215,6 +226,15 @@ class _Way:
                 "(name=..., --name)."
             )
         progress.source = now
+
+    def _only(self, home: str, *, name: str) -> None:
+        """Have the source know whom this name copies to, after the target does; raise if it is another topic."""
+        if _kept(self._from.state(self.source.name), _TARGET + name, home) != home:
+            raise ConfigurationError(
+                f"What forwards topic {self.source.name} of {self._from.url} under the name {name!r} copies it to "
+                f"another topic than {self._topic.name} at {self._target.url}, or to this one before it was made anew: "
+                "each would get a part. Give this one a name of its own (name=..., --name): it copies all there is."
+            )
 
     def move(self, subscription: Subscription, batch: list[Delivery]) -> None:
         """Copy some records, write that down, and acknowledge them."""
@@ -329,10 +349,14 @@ def _made(target: Broker, wanted: Topic) -> Topic:
 
 def _drawn(broker: Broker, topic: str) -> str:
     """What names a topic, not another one under its name: drawn once, and kept beside it."""
-    state = broker.state(topic)
-    while (kept := state.get(_SOURCE)) is None:
+    return _kept(broker.state(topic), _SOURCE, os.urandom(8).hex())
+
+
+def _kept(state: State, name: str, first: str) -> str:
+    """A value, which is set to `first` where there is none."""
+    while (kept := state.get(name)) is None:
         with suppress(Conflict):
-            state.put(_SOURCE, os.urandom(8).hex().encode(), revision=0)
+            state.put(name, first.encode(), revision=0)
     return kept.value.decode(errors="replace")
 
 

@@ -168,6 +168,40 @@ def test_a_topic_that_was_made_anew_is_not_taken_for_the_one_before(edge: Broker
     assert [item.get() for item in Consumer(site, "u")] == [100, 101, 102]
 
 
+def test_a_second_target_has_a_name_of_its_own(edge: Broker, site: Broker) -> None:
+    publish(_with(edge), "t", ["x"])
+    assert forward(edge, "t", site).frames == 1
+    publish(edge, "t", ["y"])
+
+    with MemoryBroker() as other:
+        with pytest.raises(ConfigurationError, match="each would get a part"):
+            forward(edge, "t", other)
+        assert edge.groups("t")["forward-forward"].lag == 1, "the first one's"
+        assert forward(edge, "t", other, name="other").frames == 2
+    with pytest.raises(ConfigurationError, match="--name"):
+        forward(edge, "t", site, to="u")
+    assert forward(edge, "t", site).frames == 1
+
+
+def test_a_target_that_was_made_anew_is_not_left_without_what_was_before(edge: Broker, site: Broker) -> None:
+    publish(_with(edge), "t", ["x"])
+    forward(edge, "t", site)
+    site.delete("t")
+
+    with pytest.raises(ConfigurationError, match="made anew"):
+        forward(edge, "t", site)
+    assert forward(edge, "t", site, name="again").frames == 1
+
+
+def test_a_topic_is_not_forwarded_to_itself(edge: Broker) -> None:
+    publish(_with(edge), "t", ["x"])
+
+    with pytest.raises(ConfigurationError, match="to itself"):
+        forward(edge, "t", edge)
+    assert (edge.describe("t").records, edge.groups("t")) == (1, {})
+    assert forward(edge, "t", edge, to="u").frames == 1
+
+
 def test_references_travel_where_they_stay(edge: Broker, site: Broker, near: Store) -> None:
     with Producer(edge, Topic("t", release="never"), store=near, above=100) as out:
         out.send(np.arange(1000))
