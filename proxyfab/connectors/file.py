@@ -7,14 +7,14 @@ outlives a power cut, so there would be nothing to come back to.
 
 On a local file system objects from 256 KiB are mapped: no copy, shared by all readers. On a network file system they
 are read into the reader's memory, because a mapping there faults page by page over the wire and raises SIGBUS when the
-server loses the file. Not promised: that clocks agree. Times to live are told by the clocks of those who put and get.
+server loses the file. Times to live are counted by the clock of the file server (`osio.clock`), whatever the clocks of
+those who put and get say.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import ClassVar, TypeVar
@@ -25,6 +25,7 @@ from proxyfab.errors import AccessDenied, ConfigurationError, ConnectorError, Ke
 from proxyfab.keys import Fresh, Key
 from proxyfab.osio import mounts, swap, sweep
 from proxyfab.osio.checkup import Lodged
+from proxyfab.osio.clock import served_at
 from proxyfab.osio.files import check_regular, open_anything, sync_directory, translate
 from proxyfab.osio.locator import Locator
 from proxyfab.osio.lodging import Lodging
@@ -80,6 +81,7 @@ class FileConnector(Lodged):
             check_name(name)
         self._lodging = Lodging(self.path, name)
         self._keys = Locator(self._lodging)
+        self._clock = served_at(self.path)
         self._closed = False
 
     @classmethod
@@ -133,7 +135,7 @@ class FileConnector(Lodged):
 
     def get(self, key: Key) -> Frames | None:
         found = self._read(key, self._whole)
-        return Frames.known((found[1],), found[1].nbytes) if found is not None and _alive(found[0]) else None
+        return Frames.known((found[1],), found[1].nbytes) if found is not None and self._clock.alive(found[0]) else None
 
     def get_range(self, key: Key, offset: int, length: int) -> Frames | None:
         check_range(offset, length)
@@ -141,7 +143,7 @@ class FileConnector(Lodged):
         def read(fd: int, path: str, id: str) -> memoryview | None:
             slot = read_slot(fd, path, id)
             cut = max(min(length, slot.length - offset), 0)
-            return read_range(fd, path, SIZE + offset, cut) if _alive(slot) else None
+            return read_range(fd, path, SIZE + offset, cut) if self._clock.alive(slot) else None
 
         found = self._read(key, read)
         return None if found is None else Frames((found,))
@@ -161,14 +163,14 @@ class FileConnector(Lodged):
         path = _path(namespace, key.id)
         try:
             if self._network:
-                found = self._read(key, lambda fd, path, _: swap.is_evictable(fd, path))
+                found = self._read(key, lambda fd, path, _: swap.is_evictable(fd, path, self._clock))
                 found = swap.take(path, locks=False) if found else found
             else:
-                found = swap.evict(path)
+                found = swap.evict(path, self._clock)
             if found or found is None:
                 return bool(found)
             with guard(namespace.path):  # what took its place meanwhile is not what was asked for
-                remove_dead(path, time.time())
+                remove_dead(path, self._clock)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -189,10 +191,9 @@ class FileConnector(Lodged):
         if namespace is None:
             return False
         path = _path(namespace, key.id)
-        expires = 0.0 if ttl is None else time.time() + ttl
         try:
             with guard(namespace.path):
-                return renew(path, key.id, expires, durable=self._writing(namespace).durable)
+                return renew(path, key.id, ttl, self._writing(namespace))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -221,12 +222,11 @@ class FileConnector(Lodged):
 
     def scan(self) -> Iterator[Stat]:
         self._use()
-        now = time.time()
         for namespace in self._keys.namespaces(all_of_them=not self._named):
             owner = namespace.owner()
             try:
                 for found in sweep.objects(namespace.path):
-                    if found.slot.alive(now):
+                    if self._clock.alive(found.slot):
                         yield self._stat(found.id, found.slot, namespace, owner)
             except OSError as error:
                 raise translate(error, "list", namespace.path) from error
@@ -241,7 +241,7 @@ class FileConnector(Lodged):
         for namespace in root.namespaces():
             if namespace.path not in gone:
                 try:
-                    taken.extend(sweep.reap(namespace.path, dry_run=dry_run))
+                    taken.extend(sweep.reap(namespace.path, self._clock, dry_run=dry_run))
                 except OSError as error:
                     taken.append(left(namespace.path, translate(error, "reap", namespace.path)))
         return taken
@@ -258,7 +258,7 @@ class FileConnector(Lodged):
                 )
             return 0
         try:
-            return sweep.clear(namespace.path, locks=not self._network)
+            return sweep.clear(namespace.path, self._clock, locks=not self._network)
         except OSError as error:
             raise translate(error, "clear", namespace.path) from error
 
@@ -277,7 +277,7 @@ class FileConnector(Lodged):
 
     @cached_property
     def _writings(self) -> tuple[Writing, Writing]:
-        return Writing(self._kind, durable=False), Writing(self._kind, durable=True)
+        return Writing(self._kind, self._clock, durable=False), Writing(self._kind, self._clock, durable=True)
 
     def _put(self, frames: Frames, key: Key | None, ttl: float | None, replace: bool) -> tuple[Key, str | None]:
         """The key, and the directory that is to be brought to the disk, if one is."""
@@ -285,7 +285,7 @@ class FileConnector(Lodged):
         directory, path = place_of(namespace.path, done.id)
         name = Name.DRAWN if key is None or type(key) is Fresh else Name.REPLACED if replace else Name.FREE
         writing = self._writing(namespace)
-        expires = 0.0 if ttl is None else time.time() + ttl
+        expires = self._clock.after(ttl)
         try:
             for attempt in range(_TRIES):
                 try:
@@ -353,12 +353,12 @@ class FileConnector(Lodged):
 
     def _slot(self, key: Key) -> Slot | None:
         slot = self._read(key, read_slot)
-        return slot if slot is not None and _alive(slot) else None
+        return slot if slot is not None and self._clock.alive(slot) else None
 
     def _stat(self, id: str, slot: Slot, namespace: Namespace, owner: str | None = None) -> Stat:
         key = Key(id, self._keys.where(namespace.name))
         owner = namespace.owner() if owner is None else owner
-        return Stat(key, slot.length, slot.created, slot.expires or None, namespace.name, owner)
+        return Stat(key, slot.length, slot.created, self._clock.wall(slot.expires), namespace.name, owner)
 
     def _watchable(self, keys: Sequence[Key]) -> list[str] | None:
         """Their files, in directories made if need be; None where notices do not come, or they cannot be made."""
@@ -377,10 +377,6 @@ class FileConnector(Lodged):
 
 def _path(namespace: Namespace, id: str) -> str:
     return place_of(namespace.path, id)[1]
-
-
-def _alive(slot: Slot) -> bool:
-    return not slot.expires or slot.alive(time.time())
 
 
 def _holds_files(path: str) -> bool:

@@ -29,6 +29,7 @@ from zlib import crc32
 
 from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError
+from proxyfab.osio.clock import Clock
 from proxyfab.osio.files import (
     MODE,
     NEW,
@@ -106,11 +107,14 @@ class Name(enum.Enum):
 
 
 class Writing:
-    """How objects are written: on which kind of file system, and whether they must survive a power cut."""
+    """How objects are written: on which kind of file system, by which clock they expire, and whether they must survive
+    a power cut.
+    """
 
-    __slots__ = ("durable", "reserve")
+    __slots__ = ("clock", "durable", "reserve")
 
-    def __init__(self, kind: str, *, durable: bool) -> None:
+    def __init__(self, kind: str, clock: Clock, *, durable: bool) -> None:
+        self.clock = clock
         self.durable = durable
         self.reserve = kind in _RESERVES
 
@@ -133,7 +137,7 @@ class Writing:
                 with guard(namespace):
                     os.rename(temporary, path)
             else:
-                _claim(temporary, path, namespace)
+                _claim(temporary, path, namespace, self.clock)
         except BaseException:
             discard(temporary)
             raise
@@ -171,7 +175,7 @@ class Writing:
             os.fsync(fd)
 
 
-def _claim(temporary: str, target: str, namespace: str) -> None:
+def _claim(temporary: str, target: str, namespace: str, clock: Clock) -> None:
     """Give a complete temporary a name that must be free; FileExistsError when an object that is alive has it."""
     while True:
         try:
@@ -179,13 +183,13 @@ def _claim(temporary: str, target: str, namespace: str) -> None:
             discard(temporary)
             return
         except FileExistsError:
-            if is_alive(target):
+            if is_alive(target, clock):
                 raise
             with guard(namespace):
-                remove_dead(target, time.time())
+                remove_dead(target, clock)
         except NoLinks:
             with guard(namespace):
-                if is_alive(target):
+                if is_alive(target, clock):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
                 os.rename(temporary, target)
             return
@@ -269,20 +273,20 @@ def read_range(fd: int, path: str, offset: int, length: int) -> memoryview:
     return block.toreadonly()
 
 
-def is_alive(path: str) -> bool:
+def is_alive(path: str, clock: Clock) -> bool:
     """Whether there is an object that has not expired; one that cannot be understood is not ours to take for dead."""
     fd = open_file(path)
     if fd is None:
         return False
     try:
-        return read_slot(fd, path).alive(time.time())
+        return clock.alive(read_slot(fd, path))
     except IntegrityError:
         return True
     finally:
         os.close(fd)
 
 
-def remove_dead(path: str, now: float) -> int | None:
+def remove_dead(path: str, clock: Clock) -> int | None:
     """Under the guard: unlink an object if it has expired; returns its payload's length, None when it has not."""
     fd = open_file(path)
     if fd is None:
@@ -293,13 +297,13 @@ def remove_dead(path: str, now: float) -> int | None:
         return None
     finally:
         os.close(fd)
-    if slot.alive(now):
+    if clock.alive(slot):
         return None
     discard(path)
     return slot.length
 
 
-def renew(path: str, id: str, expires: float, *, durable: bool) -> bool:
+def renew(path: str, id: str, ttl: float | None, writing: Writing) -> bool:
     """Under the guard: move an object's expiry in place; False when it is missing or expired.
 
     64 bytes inside one page are written by one call. A reader that meets the old and the new half sees the checksum
@@ -310,10 +314,10 @@ def renew(path: str, id: str, expires: float, *, durable: bool) -> bool:
         return False
     try:
         slot = read_slot(fd, path, id)
-        if not slot.alive(time.time()):
+        if not writing.clock.alive(slot):
             return False
-        os.pwrite(fd, pack(slot._replace(expires=expires)), 0)
-        if durable:
+        os.pwrite(fd, pack(slot._replace(expires=writing.clock.after(ttl))), 0)
+        if writing.durable:
             os.fdatasync(fd)
         return os.fstat(fd).st_nlink > 0
     finally:

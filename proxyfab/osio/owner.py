@@ -16,6 +16,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from proxyfab.errors import ConnectorError
+from proxyfab.osio.machine import boot
 from proxyfab.trace import here
 
 PATIENCE = 10.0
@@ -133,7 +134,7 @@ _machine_id = ""
 def _machine() -> str:
     global _machine_id
     if not _machine_id:
-        parts = here().encode() + _read("/proc/sys/kernel/random/boot_id") + _namespace()
+        parts = here().encode() + boot() + _namespace()
         _machine_id = blake2b(parts, digest_size=4).hexdigest()
     return _machine_id
 

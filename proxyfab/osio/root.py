@@ -1,8 +1,9 @@
 """Roots: directories in which connectors keep namespaces. A root is known by its marker file and by nothing else.
 
 Rules:
-1. A root may lie in a directory that holds other things. Only the marker, directories that carry our own `.owner` file
-   and directories that we renamed to remove them are ever changed or removed; links are not followed there.
+1. A root may lie in a directory that holds other things. Only the marker, temporaries whose names tell their writer,
+   directories that carry our own `.owner` file and directories that we renamed to remove them are ever changed or
+   removed; links are not followed there.
 2. A marker is written whole or not at all, and first come wins; its random tag stands in keys, so that a key of another
    root is refused with a sentence instead of found missing.
 3. The marker says how many directories a namespace's objects fan out to. One of before it did is refused where objects
@@ -110,6 +111,8 @@ class Root:
                 doomed = _DOOMED.fullmatch(name)
                 if doomed is not None:
                     taken.extend(self._finish(name, doomed["remover"], dry_run))
+                elif name.startswith(TEMPORARY):
+                    taken.extend(self._drop(name, dry_run))
                 elif self.namespace(name).writer() is not None:
                     taken.extend(self._judge(self.namespace(name), dry_run))
             except (ProxyfabError, OSError) as error:
@@ -137,6 +140,18 @@ class Root:
             return []
         removed = tree_size(path) if dry_run else remove_tree(path)
         return [Reclaimed(path, removed.nbytes, "its removal was interrupted")]
+
+    def _drop(self, name: str, dry_run: bool) -> list[Reclaimed]:
+        path = f"{self.path}/{name}"
+        try:
+            status = os.lstat(path)
+            if not is_abandoned(name, status.st_mtime, time.time()):
+                return []
+            if not dry_run:
+                os.unlink(path)
+        except FileNotFoundError:
+            return []
+        return [Reclaimed(path, status.st_size, "its writer ended before it was complete")]
 
 
 def left(path: str, why: object) -> Reclaimed:

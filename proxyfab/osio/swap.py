@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -26,7 +25,7 @@ from proxyfab.buffers import Frames
 from proxyfab.errors import IntegrityError, KeyExists
 from proxyfab.keys import Key
 from proxyfab.osio import entries
-from proxyfab.osio.clock import Steady
+from proxyfab.osio.clock import Clock
 from proxyfab.osio.files import (
     NoLinks,
     check_regular,
@@ -49,10 +48,10 @@ _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def holds(fd: int, expected: Frames, now: float) -> bool:
+def holds(fd: int, expected: Frames, clock: Clock) -> bool:
     """Whether an open object file is alive, by its root's clock, and holds exactly these bytes."""
     slot = entries.slot_of(fd)
-    if slot is None or slot.length != expected.nbytes or not slot.alive(now):
+    if slot is None or slot.length != expected.nbytes or not clock.alive(slot):
         return False
     return os.pread(fd, slot.length, SIZE) == expected.tobytes()  # copies, of what is small by contract
 
@@ -61,7 +60,7 @@ def holds(fd: int, expected: Frames, now: float) -> bool:
 
 
 def in_memory(
-    clock: Steady, path: str, old: Frames | None, new: Frames | None, put: Callable[[Frames, Over], object]
+    clock: Clock, path: str, old: Frames | None, new: Frames | None, put: Callable[[Frames, Over], object]
 ) -> bool:
     """Compare and set the object file `path`; `put(new, over)` writes one and has it published over what may go."""
     check_swap(old, new)
@@ -70,7 +69,7 @@ def in_memory(
             put(new, False if old is None else old)
             return True
         if old is not None:
-            return entries.take_away(path, lambda fd: holds(fd, old, clock.now()))
+            return entries.take_away(path, lambda fd: holds(fd, old, clock))
         fd = open_file(path)
     except KeyExists:
         return False
@@ -83,7 +82,7 @@ def in_memory(
             os.close(fd)
 
 
-def publish_over(clock: Steady, target: str, over: Over, source: str) -> None:
+def publish_over(clock: Clock, target: str, over: Over, source: str) -> None:
     """Give the complete file `source` the name `target` as well.
 
     Args:
@@ -103,12 +102,12 @@ def publish_over(clock: Steady, target: str, over: Over, source: str) -> None:
         raise KeyExists(f"{target} is there already; objects are written once (say replace=True).")
 
 
-def _replace(clock: Steady, source: str, target: str, old: Frames) -> bool:
+def _replace(clock: Clock, source: str, target: str, old: Frames) -> bool:
     fd = entries.open_held(target)
     if fd is None:
         return False
     try:
-        if not holds(fd, old, clock.now()):
+        if not holds(fd, old, clock):
             return False
         entries.move(source, target)
         return True
@@ -157,10 +156,10 @@ def in_directory(
     try:
         try:
             if new is not None:
-                writing.whole(temporary, id, new, 0.0 if ttl is None else time.time() + ttl)
+                writing.whole(temporary, id, new, writing.clock.after(ttl))
             with guard(namespace):
                 swap = _replace_held if locks else _swap
-                done = swap(path, temporary, old, put=new is not None)
+                done = swap(path, temporary, old, writing.clock, put=new is not None)
         finally:
             discard(temporary)
         if done and writing.durable:
@@ -183,34 +182,33 @@ def take(path: str, *, locks: bool) -> bool:
     return True
 
 
-def evict(path: str) -> bool | None:
+def evict(path: str, clock: Clock) -> bool | None:
     """Take away the object that has a name, in a local directory; None where none has, False for an expired one."""
     looked: list[bool] = []
 
     def may_go(fd: int) -> bool:
-        looked.append(is_evictable(fd, path))
+        looked.append(is_evictable(fd, path, clock))
         return looked[-1]
 
     gone = entries.take_away(path, may_go)
     return gone if looked else None
 
 
-def is_evictable(fd: int, path: str) -> bool:
+def is_evictable(fd: int, path: str, clock: Clock) -> bool:
     """Whether an open object file is there to be evicted: not an expired one, but a damaged one."""
     check_regular(fd, path)
     try:
-        slot = read_slot(fd, path)
+        return clock.alive(read_slot(fd, path))
     except IntegrityError:
         return True
-    return not slot.expires or slot.alive(time.time())
 
 
-def _replace_held(path: str, temporary: str, old: Frames, *, put: bool) -> bool:
+def _replace_held(path: str, temporary: str, old: Frames, clock: Clock, *, put: bool) -> bool:
     fd = entries.open_held(path)
     if fd is None:
         return False
     try:
-        if not holds(fd, old, time.time()):
+        if not holds(fd, old, clock):
             return False
         if put:
             os.rename(temporary, path)
@@ -221,12 +219,12 @@ def _replace_held(path: str, temporary: str, old: Frames, *, put: bool) -> bool:
         os.close(fd)
 
 
-def _swap(path: str, temporary: str, old: Frames, *, put: bool) -> bool:
+def _swap(path: str, temporary: str, old: Frames, clock: Clock, *, put: bool) -> bool:
     fd = open_file(path)
     if fd is None:
         return False
     try:
-        if not holds(fd, old, time.time()):
+        if not holds(fd, old, clock):
             return False
         if not put:
             os.rename(path, temporary)

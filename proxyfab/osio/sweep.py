@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from proxyfab.abc import Reclaimed
 from proxyfab.errors import IntegrityError
+from proxyfab.osio.clock import Clock
 from proxyfab.osio.files import OLD, TEMPORARY, is_abandoned, open_file
 from proxyfab.osio.objects import fan_of, guard, id_of, is_object, read_slot, remove_dead
 from proxyfab.osio.swap import take
@@ -40,33 +40,32 @@ def objects(namespace: str) -> Iterator[Found]:
             yield found
 
 
-def clear(namespace: str, *, locks: bool) -> int:
+def clear(namespace: str, clock: Clock, *, locks: bool) -> int:
     """Remove every object of a namespace, as `swap.take` does; says how many were alive."""
-    count, now = 0, time.time()
+    count = 0
     for path, name in _files(namespace):
         if name.startswith(TEMPORARY):
-            _remove_abandoned(path, name, now, dry_run=False)
+            _remove_abandoned(path, name, clock, dry_run=False)
         elif is_object(name):
             found = _open(path, name)
             if found is not None or _is_damaged(path, name):
-                count += take(path, locks=locks) and (found is None or found.slot.alive(now))
+                count += take(path, locks=locks) and (found is None or clock.alive(found.slot))
     return count
 
 
-def reap(namespace: str, *, dry_run: bool) -> list[Reclaimed]:
+def reap(namespace: str, clock: Clock, *, dry_run: bool) -> list[Reclaimed]:
     """Remove expired objects, and temporaries that nobody writes any more."""
     taken = []
-    now = time.time()
     for path, name in _files(namespace):
         if name.startswith(TEMPORARY):
-            nbytes = _remove_abandoned(path, name, now, dry_run=dry_run)
+            nbytes = _remove_abandoned(path, name, clock, dry_run=dry_run)
             if nbytes is not None:
                 taken.append(Reclaimed(path, nbytes, "its writer ended before it was complete"))
         elif is_object(name):
-            expired = _remove_expired(namespace, path, name, now, dry_run)
+            expired = _remove_expired(namespace, path, name, clock, dry_run)
             if expired is not None:
                 taken.append(expired)
-            elif _is_damaged(path, name) and _is_cut_off(path, now):
+            elif _is_damaged(path, name) and _is_cut_off(path, clock):
                 nbytes = os.path.getsize(path)
                 if dry_run or _unlink(path):
                     taken.append(Reclaimed(path, nbytes, "its writer ended before it was complete"))
@@ -107,15 +106,15 @@ def _is_damaged(path: str, name: str) -> bool:
     return bool(_DRAWN.match(name)) and fan_of(name) == fan and os.path.isfile(path) and not os.path.islink(path)
 
 
-def _is_cut_off(path: str, now: float) -> bool:
+def _is_cut_off(path: str, clock: Clock) -> bool:
     """Whether a file has less bytes than its header tells, or none, and has not grown for a day."""
     fd = open_file(path)
     if fd is None:
         return False
     try:
-        if now - os.fstat(fd).st_mtime < OLD:
-            return False
-        return not os.fstat(fd).st_size or unpack(os.pread(fd, SIZE, 0)).total > os.fstat(fd).st_size
+        status = os.fstat(fd)
+        cut = not status.st_size or unpack(os.pread(fd, SIZE, 0)).total > status.st_size
+        return cut and clock.now() - status.st_mtime >= OLD
     except IntegrityError:
         return False
     finally:
@@ -130,15 +129,15 @@ def _unlink(path: str) -> bool:
     return True
 
 
-def _remove_expired(namespace: str, path: str, name: str, now: float, dry_run: bool) -> Reclaimed | None:
+def _remove_expired(namespace: str, path: str, name: str, clock: Clock, dry_run: bool) -> Reclaimed | None:
     found = _open(path, name)
-    if found is None or found.slot.alive(now):
+    if found is None or clock.alive(found.slot):
         return None
     expired = Reclaimed(path, found.slot.length, remains.reason(_head(path)))
     if dry_run:
         return expired
     with guard(namespace):  # it may have been renewed, or replaced, meanwhile
-        return None if remove_dead(path, now) is None else expired
+        return None if remove_dead(path, clock) is None else expired
 
 
 def _head(path: str) -> bytes:
@@ -151,10 +150,10 @@ def _head(path: str) -> bytes:
         os.close(fd)
 
 
-def _remove_abandoned(path: str, name: str, now: float, *, dry_run: bool) -> int | None:
+def _remove_abandoned(path: str, name: str, clock: Clock, *, dry_run: bool) -> int | None:
     try:
         status = os.lstat(path)
-        if not is_abandoned(name, status.st_mtime, now):
+        if not is_abandoned(name, status.st_mtime, clock.now()):
             return None
         if not dry_run:
             os.unlink(path)

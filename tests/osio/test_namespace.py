@@ -166,6 +166,18 @@ def test_a_removal_that_was_interrupted_is_finished(place: str) -> None:
     assert os.listdir(place) == [MARKER]
 
 
+def test_what_a_killed_process_was_making_in_a_root_is_taken_and_what_a_live_one_makes_is_left(place: str) -> None:
+    Root.make(place)
+    me = this_process().writer
+    lost = Path(place, f"{TEMPORARY}{me.machine}-{me.pid}-{me.start + 1}-0")  # no process is that one
+    mine = Path(place, temporary_name())
+    for file in (lost, mine):
+        file.write_bytes(b"")
+
+    assert reap(place) == [str(lost)]
+    assert sorted(os.listdir(place)) == sorted([MARKER, mine.name])
+
+
 def test_a_removal_that_goes_on_is_left_to_who_does_it(place: str) -> None:
     Root.make(place)
     doomed = Path(place, f"{DOOMED}named{temporary_name()}")

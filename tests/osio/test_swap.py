@@ -17,6 +17,7 @@ from proxyfab.buffers import Frames
 from proxyfab.connectors.file import FileConnector
 from proxyfab.keys import Key
 from proxyfab.osio import swap
+from proxyfab.osio.clock import Clock
 from proxyfab.testing.processes import Child
 
 
@@ -37,8 +38,8 @@ def _swap_and_die(talk: Connection, directory: str, key: Key) -> None:
     """Between the look and the change it lets somebody else in, and behind the change it is killed."""
     look = swap.holds
 
-    def look_and_wait(fd: int, expected: Frames, now: float) -> bool:
-        found = look(fd, expected, now)
+    def look_and_wait(fd: int, expected: Frames, clock: Clock) -> bool:
+        found = look(fd, expected, clock)
         talk.send("looked")
         talk.recv()
         return found
