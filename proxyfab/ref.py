@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from proxyfab import background, policy, registry
 from proxyfab.abc import Source
+from proxyfab.coroutines import in_thread
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
 from proxyfab.keys import Key
 from proxyfab.proxy import Kind, factory_of, is_proxy, is_resolved, make
@@ -153,9 +154,7 @@ class Ref(Generic[T_co]):
 
     async def _aresolve(self) -> T_co:
         if self._inline is None and not self.store.local:
-            import asyncio
-
-            await asyncio.to_thread(self.prefetch_here)
+            await in_thread(self.prefetch_here)
         return self.resolve()
 
     def prefetch_here(self) -> None:

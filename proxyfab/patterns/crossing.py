@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxyfab.coroutines import in_thread
 from proxyfab.patterns.parcel import Parcel, can_be_proxied, wrapped
 from proxyfab.patterns.passing import SMALL, Limits, bare, fill, once, plan, proxies_in
 from proxyfab.patterns.wishes import REF, VALUE, Wishes
@@ -55,9 +56,7 @@ class Crossing:
         """`enter`, without blocking the event loop."""
         if self.lazy or not any(not is_resolved(proxy) for proxy in self._proxies(args, kwargs)):
             return self.enter(args, kwargs)
-        import asyncio
-
-        return await asyncio.to_thread(self.resolved, args, kwargs)
+        return await in_thread(lambda: self.resolved(args, kwargs))
 
     def send(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], wrap: Callable[[Any], Any] | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from proxyfab import Key
+from proxyfab import Key, Store, coroutines
 from proxyfab.abc import BaseConnector
 from proxyfab.buffers import Frames
 from proxyfab.connectors.redis.connector import RedisConnector
@@ -118,6 +119,26 @@ def test_a_look_is_answered_and_a_slow_server_is_not_taken_for_a_dead_one(place:
         began = time.monotonic()
         assert at_once([lambda: one.wait(key, 0), go_on])[0] is True
         assert time.monotonic() - began >= 0.4
+
+
+def test_an_event_loop_that_has_given_up_ends(place: Place) -> None:
+    async def give_up(store: Store) -> None:
+        await store.aput(b"x")
+        place.stop()
+        for asked in (store.aget(store.reserve()), store.ref_from_key(store.reserve())):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(_awaited(asked), 0.05)
+
+    with place.open() as one, Store(one) as store:
+        began = time.monotonic()
+        asyncio.run(give_up(store))
+        assert time.monotonic() - began < LATE
+        place.go_on()
+        assert until(lambda: not coroutines._left)
+
+
+async def _awaited(asked: Awaitable[Any]) -> Any:
+    return await asked
 
 
 @pytest.mark.slow

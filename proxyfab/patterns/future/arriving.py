@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from proxyfab import background
 from proxyfab.abc import check_timeout
+from proxyfab.coroutines import in_thread
 from proxyfab.errors import KeyNotFound, ResolveTimeout
 from proxyfab.keys import Key
 from proxyfab.patterns.future.board import Board
@@ -149,7 +150,7 @@ class FutureRef(Ref[T_co]):
             if not limit.expired():  # it is the place's own
                 raise
             raise late(self._key, self.url, self.limit or 0.0) from None
-        return await asyncio.to_thread(raisable, self.resolve)
+        return await in_thread(lambda: raisable(self.resolve))
 
     def reduce_proxy(self, kind: Kind | None, resolved: bool, target: Any) -> tuple[Any, ...]:
         if not resolved:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from proxyfab.abc import check_timeout, check_ttl
+from proxyfab.coroutines import in_thread
 from proxyfab.errors import ConfigurationError, KeyExists
 from proxyfab.events.broker import Broker
 from proxyfab.keys import Key, as_key
@@ -268,7 +269,7 @@ class Future(Known[T]):
         if self._state not in DONE:
             await hub.arrival(self.board, self.key, self.lease)
         try:  # the outcome is there: what is left is to get it
-            return await asyncio.to_thread(raisable, self.result)
+            return await in_thread(lambda: raisable(self.result))
         except CancelledError as error:
             raise asyncio.CancelledError(*error.args) from None
 

@@ -223,7 +223,7 @@ class Consumer:
         while True:
             items = supply.ready()
             if items is None:
-                if not await in_thread(lambda: supply.stocked(self.timeout)):
+                if not await in_thread(lambda: supply.stocked(self.timeout), waits=True):
                     return
                 continue
             try:
@@ -237,7 +237,7 @@ class Consumer:
         """`fetch`, for event loops."""
         found = self._here(most)
         try:
-            if not found and most > 0 and await in_thread(lambda: self._supply.stocked(timeout, most)):
+            if not found and most > 0 and await in_thread(lambda: self._supply.stocked(timeout, most), waits=True):
                 found = self._here(most)
         except ResolveTimeout:
             pass
