@@ -24,7 +24,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from proxyfab.fork import on_fork
@@ -57,11 +58,7 @@ advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class _Extents(list[tuple["int | None", int]]):
-    """What was mapped, by address and length: undone with the last reference to this.
-
-    Not by the mapping itself: weak references to an object lead to it until its `__del__` has returned, and while one
-    thread unmaps another would find the mapping that is gone. They lead nowhere before an attribute is let go.
-    """
+    """What was mapped, by address and length."""
 
     __slots__ = ()
 
@@ -85,10 +82,18 @@ class _Extents(list[tuple["int | None", int]]):
         if start + whole > end:
             _munmap(end, start + whole - end)
 
-    # At interpreter exit the module's globals may be gone before the last mapping.
-    def __del__(self, _unmap: Callable[[int | None, int], int] = _munmap) -> None:
-        for address, length in self:
-            _unmap(address, length)
+    def undone(self) -> Iterator[None]:
+        """Started once, it unmaps all with the last reference to it: by one C call, before any interrupt is raised, as
+        a `__del__` may meet one before it begins (`osio.leases`).
+
+        Not by the mapping itself: weak references to an object lead to it until its `__del__` has returned, and while
+        one thread unmaps another would find the mapping that is gone. They lead nowhere before an attribute is let go.
+        """
+        unmap, run = starmap(_munmap, self), sum  # at interpreter exit globals may be gone before the last mapping
+        try:
+            yield
+        finally:
+            run(unmap)
 
 
 def _error() -> OSError:
@@ -112,13 +117,15 @@ class Mapping:
         OSError: The kernel refuses; `ENOMEM` beyond 65,530 mappings.
     """
 
-    __slots__ = ("__weakref__", "_extents", "address", "length", "start")
+    __slots__ = ("__weakref__", "_undone", "address", "length", "start")
 
     def __init__(self, fd: int, length: int, *, writable: bool = False, private: bool = False) -> None:
         self.length = max(-(-length // PAGE) * PAGE, PAGE)
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable or private else mmap.PROT_READ
         flags = _PRIVATE if private else _SHARED
-        self._extents = made = _Extents()
+        made = _Extents()
+        self._undone = undone = made.undone()
+        next(undone)
         if self.length < 2 * STEP:
             self.address: int = made.map(None, self.length, protection, flags, fd)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import itertools
 import os
@@ -12,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import pytest
 from proxyfab.osio import shared
 from proxyfab.osio.mapping import PAGE, FileId, Mapping, Mappings, copy, window
 from proxyfab.testing import in_fork
+from proxyfab.testing.interrupts import Interrupted, _set_exception, _Told
 from proxyfab.testing.processes import at_once
 
 DATA = bytes(range(256)) * 64
@@ -385,3 +389,28 @@ def test_roots_may_come_while_all_are_looked_at(tmp_path: Path, monkeypatch: pyt
         assert isinstance(at_once([look, come])[0], int)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_an_interrupt_that_comes_as_the_last_reference_goes_leaves_no_mapping(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `__del__` would meet it before its first instruction, and not run."""
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    swallowed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: swallowed.append(told.exc_type))
+
+    class Doomed:
+        """Has an interrupt pending when it goes."""
+
+    fire = partial(_set_exception, ctypes.c_ulong(threading.get_ident()), ctypes.py_object(Interrupted))
+    for _ in range(10):
+        doomed = Doomed()
+        told = _Told(doomed, fire)  # type: ignore[arg-type]  # it does not look at it
+        held = (Mapping(fd, PAGE), doomed)  # ends from the back
+        del doomed
+        with contextlib.suppress(Interrupted):
+            del held
+            for _ in range(2):  # at the latest it is raised here
+                pass
+        del told
+    assert path not in Path("/proc/self/maps").read_text()
