@@ -62,7 +62,7 @@ def config(file: str) -> None:
     from proxyfab.events.people import People
     from proxyfab.events.topology_text import accounts, lines
 
-    people = People.parse(Path(file).read_text())
+    people = People.parse(Path(file).read_bytes())
     if people.callout is None:
         raise ConfigurationError(f"{file} has no [callout]; add it with the issuer that `proxyfab auth key` prints.")
     click.echo(lines(accounts(people)), nl=False)

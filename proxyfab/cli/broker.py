@@ -75,7 +75,7 @@ def _nats(url: str, store: str | None, config: str | None, say: Callable[[dict[s
     spec = ConnectorSpec.parse(url)
     sync = spec.take("sync").get("sync", "")
     host, _, port = spec.host.rpartition(":")
-    token, more = os.environ.get(TOKEN, ""), Path(config).read_text() if config else ""
+    token, more = os.environ.get(TOKEN, ""), Path(config).read_text(errors="replace") if config else ""
     if not host or not port.isdigit() or spec.path.strip("/") or sync not in ("", "always"):
         raise ConfigurationError(f"{url} is not like nats://127.0.0.1:4222 or nats://127.0.0.1:0?sync=always.")
     if host not in _LOOPBACK and not token and not config:

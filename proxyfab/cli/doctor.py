@@ -22,7 +22,7 @@ from proxyfab.cli.doctor_broker import examine_broker
 from proxyfab.cli.doctor_site import examine_peer
 from proxyfab.cli.holdings import connect
 from proxyfab.cli.machine import examine_machine
-from proxyfab.cli.output import as_json, public, show, show_json, store_url, working
+from proxyfab.cli.output import Seconds, as_json, public, show, show_json, store_url, working
 from proxyfab.cli.places import absences, fresh_memory, is_unnamed_memory, unnamed
 from proxyfab.cli.top_broker import is_broker
 from proxyfab.errors import ConfigurationError, ProxyfabError, ResolveTimeout
@@ -39,7 +39,7 @@ _PAYLOAD = 2**20
 @click.option(
     "--timeout",
     default=_STEP,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(open_=True),
     show_default=True,
     help="Seconds that a place may take for each step.",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import click
@@ -171,11 +172,12 @@ def plan(sites: int, per_site: int, afr: float, site_afr: float, target: float, 
     """Which k and m keep objects well enough, the cheapest first."""
     if sites < 1 or per_site < 1 or not 0 <= target < 1 or not 0 < days < float("inf"):
         raise ConfigurationError("A plan needs --sites and --per-site of 1 or more, a --target below 1, and --days.")
-    nodes = [
+    every = (
         Node(f"{site}.{one}", capacity=1, site=str(site), annual_failure_rate=afr, annual_site_failure_rate=site_afr)
         for one in range(per_site)
         for site in range(sites)
-    ][:MOST]
+    )
+    nodes = list(islice(every, MOST))
     rows = _codes(nodes, sites, target, days)
     if as_json:
         show_json(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import deque
@@ -30,7 +31,8 @@ _FIRST = 3.0
 _SOON = 0.2
 _MUCH = 1.0
 _TAIL = 10
-_Some, _More = click.IntRange(min=0), click.IntRange(min=1)
+_MOST = 10**9
+_Some, _More = click.IntRange(0, _MOST), click.IntRange(1, _MOST)
 _LINE = 100
 
 
@@ -214,10 +216,10 @@ def _moment(text: str) -> float:
     for unit, length in (("min", 60.0), ("h", 3600.0), ("s", 1.0), ("d", 86400.0)):
         if text.endswith(unit) and text[: -len(unit)].replace(".", "", 1).isdigit():
             return time.time() - float(text[: -len(unit)]) * length
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigurationError(f"{text!r} is no moment: write 10s, 5min, 2h, 1d, or seconds since 1970.") from None
+    with suppress(ValueError):
+        if math.isfinite(moment := float(text)):
+            return moment
+    raise ConfigurationError(f"{text!r} is no moment: write 10s, 5min, 2h, 1d, or seconds since 1970.")
 
 
 @events.command()

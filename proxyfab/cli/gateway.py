@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from proxyfab.cli.output import Seconds
 from proxyfab.errors import ConfigurationError
 from proxyfab.keyring import Keyring, check_id
 from proxyfab.spec import ConnectorSpec, nbytes
@@ -33,7 +34,9 @@ _OPTIONS = (
     ),
     click.option("--relay", "relays", multiple=True, help="HOST:PORT of a relay, for sites that cannot be dialled."),
     click.option("--copies", help="Bytes of other sites' objects that are kept; default: half of the memory."),
-    click.option("--keep", default=3600.0, show_default=True, help="Seconds that such a copy is kept at most."),
+    click.option(
+        "--keep", default=3600.0, type=Seconds(), show_default=True, help="Seconds that such a copy is kept at most."
+    ),
     click.option(
         "--dialler", default="usual", help="What dials, by its name among the entry points proxyfab.diallers."
     ),
@@ -83,18 +86,19 @@ def neighbour(text: str) -> Neighbour:
     way, *words = rest.split(",")
     where, _, key = way.partition("#")
     may, spaces = granted(words)
-    public = public_key(name, key) if key else Keyring().verifying(check_id(name))
+    public = public_key(key, name) if key else Keyring().verifying(check_id(name))
     return Neighbour(check_id(name), public, address(where) if where else None, may, spaces)
 
 
-def public_key(name: str, key: str) -> bytes:
-    """A site's key from its base64."""
+def public_key(key: str, name: str = "") -> bytes:
+    """A site's key from its base64; `name` is the site's, where that is known."""
     try:
         public = base64.b64decode(key, validate=True)
     except ValueError:
         public = b""
     if len(public) != 32:
-        raise ConfigurationError(f"The key of site {name} is not the base64 of 32 bytes; `proxyfab keys show {name}`.")
+        whose = f"The key of site {name}" if name else f"The key {key!r} of a site"
+        raise ConfigurationError(f"{whose} is not the base64 of 32 bytes; `proxyfab keys show {name or 'SITE'}`.")
     return public
 
 

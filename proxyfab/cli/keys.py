@@ -6,6 +6,7 @@ from typing import TextIO
 
 import click
 
+from proxyfab.cli.gateway import address as host_port
 from proxyfab.cli.output import as_json, show, show_json
 from proxyfab.errors import ConfigurationError
 from proxyfab.keyring import KINDS, Held, Keyring
@@ -68,7 +69,7 @@ def show_public(id: str, as_json: bool) -> None:
 @keys.command("import")
 @_kind
 @_id
-@click.argument("file", type=click.File())
+@click.argument("file", type=click.File(errors="replace"))
 @as_json
 def import_(kind: str, id: str, file: TextIO, as_json: bool) -> None:
     """Take in a key from FILE (- for standard input): a key file, or the base64 of a public or symmetric key."""
@@ -89,8 +90,13 @@ def allow(server: str, public: str, name: str) -> None:
 @click.argument("address")
 @click.argument("public")
 def trust(address: str, public: str) -> None:
-    """Note the PUBLIC curve key of the server at ADDRESS (host:port), so that clients here accept no other."""
-    Keyring().know(address, public)
+    """Note the PUBLIC curve key of the server at ADDRESS (tcp://host:port), so that clients here accept no other."""
+    scheme, way, where = address.rpartition("://")
+    if scheme not in ("", "tcp", "zmq", "ipc"):
+        raise ConfigurationError(f"{address!r} is no server's address; write tcp://HOST:PORT.")
+    if scheme != "ipc":
+        host_port(where)
+    Keyring().know(f"tcp{way}{where}" if scheme == "zmq" else address, public)
     click.echo(f"{address} has to prove that it holds {public}")
 
 

@@ -21,6 +21,26 @@ from proxyfab.abc import Reclaimed
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 store_url = click.argument("url", default="shm://")
 _ONE_LINE = 100_000
+_LONGEST = 1e9
+"""Seconds: some thirty years, which every clock can count."""
+
+
+class Seconds(click.FloatRange):
+    """An option's number of seconds, from `least` on.
+
+    Args:
+        least: The fewest.
+        open_: Whether it has to be more than that.
+    """
+
+    def __init__(self, least: float = 0, *, open_: bool = False) -> None:
+        super().__init__(min=least, max=_LONGEST, min_open=open_)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):  # which no comparison finds
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return found
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:

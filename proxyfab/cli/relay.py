@@ -7,21 +7,30 @@ from typing import TYPE_CHECKING
 import click
 
 from proxyfab.cli.gateway import address
+from proxyfab.cli.output import Seconds
 from proxyfab.cli.serve import run_until_told
 from proxyfab.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from proxyfab.relay.server import Limits
 
+_Some = click.IntRange(min=1)
+
 
 @click.command()
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="HOST:PORT; port 0 is any.")
 @click.option("--allow", multiple=True, help="Public key of a site that is served (`proxyfab keys show SITE`).")
 @click.option("--open", "open_to_all", is_flag=True, help="Serve every site that can sign with a key of its own.")
-@click.option("--sites", default=256, show_default=True, help="Sites that are registered at most.")
-@click.option("--pairs", default=1024, show_default=True, help="Connections that are passed on at most.")
-@click.option("--pairs-of-one", default=256, show_default=True, help="Of these of one site at most.")
-@click.option("--idle", default=3600.0, show_default=True, help="Seconds that a connection may be silent.")
+@click.option("--sites", default=256, type=_Some, show_default=True, help="Sites that are registered at most.")
+@click.option("--pairs", default=1024, type=_Some, show_default=True, help="Connections that are passed on at most.")
+@click.option("--pairs-of-one", default=256, type=_Some, show_default=True, help="Of these of one site at most.")
+@click.option(
+    "--idle",
+    default=3600.0,
+    type=Seconds(open_=True),
+    show_default=True,
+    help="Seconds that a connection may be silent.",
+)
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when sites can connect (JSON).")
 @click.option("--ready-fd", type=int, help="Written to and closed when sites can connect (JSON).")
 def relay(
@@ -47,7 +56,7 @@ def _run(listen: str, allow: tuple[str, ...], limits: Limits, ready_file: str | 
     from proxyfab.cli.gateway import public_key
     from proxyfab.relay.server import Relay
 
-    allowed = frozenset(public_key("that is allowed", key) for key in allow) or None
+    allowed = frozenset(public_key(key) for key in allow) or None
     server = Relay(address(listen), allowed, limits)
 
     where = "{}:{}".format(*server.address)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from proxyfab.cli.gateway import site_of, site_options
+from proxyfab.cli.output import Seconds
 from proxyfab.errors import ConfigurationError, MissingDependency
 from proxyfab.opening import open_connector
 from proxyfab.osio.shared import default_root
@@ -38,7 +39,11 @@ _PART = 4
     "--allow", type=click.Path(dir_okay=False), help="File of clients' public keys, instead of the keyring's."
 )
 @click.option(
-    "--orphans", default=60.0, show_default=True, help="Seconds without a connection until a remote client has ended."
+    "--orphans",
+    default=60.0,
+    type=Seconds(),
+    show_default=True,
+    help="Seconds without a connection until a remote client has ended.",
 )
 @click.option("--side/--no-side", default=True, help="Whether to offer sockets beside ZeroMQ, which are faster.")
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written when clients can connect (JSON).")

@@ -21,7 +21,7 @@ from rich.text import Text
 from proxyfab.abc import Status, SupportsStatus
 from proxyfab.census import status_of
 from proxyfab.cli.holdings import connect
-from proxyfab.cli.output import age, as_json, finite, public, show_json, size, store_url
+from proxyfab.cli.output import Seconds, age, as_json, finite, public, show_json, size, store_url
 from proxyfab.cli.top_broker import BrokerWatch, is_broker
 from proxyfab.cli.top_watch import Watch, in_time, number, table
 from proxyfab.errors import CapabilityError, ConfigurationError, ProxyfabError
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
 @click.option(
     "--interval",
     default=2.0,
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     show_default=True,
     help="Seconds between two looks.",
 )

@@ -298,7 +298,7 @@ def _whose(found: Topology) -> list[tuple[str, str]]:
 
 
 def _read(file: str) -> Topology:
-    return Topology.parse(Path(file).read_text())
+    return Topology.parse(Path(file).read_bytes())
 
 
 def _tested(found: Topology, name: str) -> bool:

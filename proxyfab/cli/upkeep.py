@@ -11,7 +11,7 @@ import click
 
 from proxyfab.abc import Reclaimed
 from proxyfab.brokers.opening import open_broker
-from proxyfab.cli.output import as_json, public, show_json, show_reclaimed, size, working
+from proxyfab.cli.output import Seconds, as_json, public, show_json, show_reclaimed, size, working
 from proxyfab.patterns.resilient.leavings import sweep_tasks
 from proxyfab.patterns.stream.forwarding import forward as copy
 from proxyfab.patterns.stream.letters import topic_of
@@ -70,7 +70,7 @@ def forward(
 @click.command()
 @click.argument("topic", required=False)
 @click.option("-n", "--dry-run", is_flag=True, help="Only report.")
-@click.option("--older", default=OLD, show_default=True, help="Seconds that it was left for.")
+@click.option("--older", default=OLD, type=Seconds(), show_default=True, help="Seconds that it was left for.")
 @at
 @as_json
 def sweep(topic: str | None, dry_run: bool, older: float, url: str, as_json: bool) -> None:

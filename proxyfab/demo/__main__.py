@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from proxyfab.demo.experiment import AUTO, Tell, run
 from proxyfab.demo.summary import show
-from proxyfab.errors import ProxyfabError
+from proxyfab.errors import ConfigurationError, ProxyfabError
 
 
 @click.command("demo")
@@ -48,7 +48,7 @@ def demo(
     except ProxyfabError as error:
         told = f"[bold red]{type(error).__name__}:[/] {escape(str(error))}"
         Console(stderr=True).print(told, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     if as_json:
         click.echo(json.dumps(result.as_dict(), indent=2))
     else:

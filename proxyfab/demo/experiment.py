@@ -202,6 +202,7 @@ def _checked(setup: Setup) -> Setup:
         ("frames", setup.frames, 1, 100_000),
         ("size", setup.size, 32, 2048),
         ("workers", setup.workers, 1, 64),
+        ("deadline", setup.deadline, 0.1, 86_400),
     ):
         if not low <= value <= high:
             raise ConfigurationError(f"{name} is {value}; it must lie between {low} and {high}.")

@@ -121,7 +121,7 @@ class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     topics: dict[str, Any] = {}
 
     @classmethod
-    def parse(cls, text: str) -> People:
+    def parse(cls, text: str | bytes) -> People:
         """Those that a TOML document describes, a topology or not.
 
         Raises:
@@ -137,15 +137,16 @@ class People(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return sorted({each.account for each in self.principals.values()})
 
 
-def described(text: str, what: type[D], wrong: str) -> D:
-    """What a TOML document describes.
+def described(text: str | bytes, what: type[D], wrong: str) -> D:
+    """What a TOML document describes; bytes of one are UTF-8.
 
     Raises:
         ConfigurationError: It is none, or does not describe that: `wrong`, and where.
     """
     try:
-        return msgspec.convert(tomllib.loads(text), what)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        plain = text if isinstance(text, str) else text.decode()
+        return msgspec.convert(tomllib.loads(plain), what)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigurationError(f"{wrong}: {error}.") from error
 
 

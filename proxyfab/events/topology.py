@@ -125,7 +125,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokens: dict[str, Tokens] = {}
 
     @classmethod
-    def parse(cls, text: str) -> Topology:
+    def parse(cls, text: str | bytes) -> Topology:
         """The topology that a TOML document describes.
 
         Raises:

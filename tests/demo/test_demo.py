@@ -232,6 +232,6 @@ def test_a_missing_package_is_the_pip_line(monkeypatch, tmp_path):
 def test_the_command_tells_errors_in_a_sentence(tmp_path):
     done = CliRunner().invoke(demo, ["--size", "63", "--out", str(tmp_path)])
 
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "size is 63; it must be even." in done.output
     assert "Traceback" not in done.output

@@ -237,6 +237,6 @@ class Book:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _load(self) -> tuple[People, Identities]:
-        with open(self._path) as file:
+        with open(self._path, "rb") as file:
             people = People.parse(file.read())
         return people, Identities(people)
