@@ -15,13 +15,15 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from proxyfab.errors import MissingDependency
-from proxyfab.testing.processes import Child
+from proxyfab.testing.processes import Child, until
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,6 +97,18 @@ class KafkaCluster:
         """Start it; everything is new, its ports too."""
         self._child = Child(serve, self.brokers)
         self.hosts = self._child.receive()
+
+    def stop(self) -> None:
+        """SIGSTOP: it answers nobody, and nobody is told."""
+        assert self._child is not None, "the cluster does not run"
+        os.kill(self._child.pid, signal.SIGSTOP)
+        stat = Path(f"/proc/{self._child.pid}/stat")
+        assert until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T"), "the cluster was not stopped"
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        if self._child is not None:
+            os.kill(self._child.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL: all is gone."""

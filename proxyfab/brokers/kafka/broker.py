@@ -130,7 +130,8 @@ class KafkaBroker(Broker):
     # -- records -----------------------------------------------------------------------------------------------------
 
     def publish(self, topic: str, records: Sequence[Record], *, timeout: float = TIMEOUT) -> list[Position]:
-        return self._sender.publish(check_topic(topic), records, timeout)
+        with self._client.within(timeout):
+            return self._sender.publish(check_topic(topic), records, timeout)
 
     def cut(self, topic: str, upto: Mapping[int, int], *, timeout: float = TIMEOUT) -> int:
         with self._client.within(timeout):

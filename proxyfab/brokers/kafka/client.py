@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,15 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from proxyfab.brokers.kafka.errors import PASSING, REFUSED, translate, translated
@@ -27,6 +36,8 @@ from proxyfab.fork import on_fork
 
 R = TypeVar("R")
 _PAUSE = 0.02
+_LEAST = 0.05
+"""Seconds that a question has, however late it is."""
 _TRY = 5.0
 """Seconds after which a question is asked again: it may have gone out by a connection that was just breaking."""
 _GRACE = 1.0
@@ -65,19 +76,20 @@ class Client:
 
     @property
     def timeout(self) -> float:
-        """Seconds that a call of this thread has."""
-        limit: float = getattr(self._own, "limit", TIMEOUT)
-        return self.place.timeout if limit >= TIMEOUT else min(limit, self.place.timeout)
+        """Seconds that a call of this thread has, or has left."""
+        until: float = getattr(self._own, "until", math.inf)
+        return self.place.timeout if until == math.inf else max(until - time.monotonic(), _LEAST)
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Calls of this thread have so long, if that is less."""
-        before = getattr(self._own, "limit", TIMEOUT)
-        self._own.limit = min(before, seconds)
+        """What this thread asks meanwhile has so long in all, if that is less."""
+        before = getattr(self._own, "until", math.inf)
+        seconds = self.place.timeout if seconds >= TIMEOUT else min(seconds, self.place.timeout)
+        self._own.until = min(before, time.monotonic() + seconds)
         try:
             yield
         finally:
-            self._own.limit = before
+            self._own.until = before
 
     # -- handles -----------------------------------------------------------------------------------------------------
 
@@ -234,16 +246,20 @@ class Client:
         until = time.monotonic() + (self.timeout if timeout is None else timeout)
         with self.asking(said):
             while True:
-                left = max(0.05, until - time.monotonic())
+                left = max(_LEAST, until - time.monotonic())
                 try:
                     futures = ask(self.admin(), min(left, _TRY))
-                    return {name: future.result(left + _GRACE) for name, future in futures.items()}
+                    found = {name: future.result(left + _GRACE) for name, future in futures.items()}
+                    if any(getattr(each, "offset", 0) == OFFSET_INVALID for each in found.values()):
+                        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # librdkafka does not say so of offsets
+                    return found
                 except KafkaException as error:
                     if error.args[0].code() not in PASSING or time.monotonic() > until:
                         raise
                     if error.args[0].code() == KafkaError._TIMED_OUT:
                         with self._lock:
                             self._admin = None
+                left = max(_LEAST, until - time.monotonic())
                 self.admin().list_topics(timeout=left)  # who leads what now
                 time.sleep(_PAUSE)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -30,6 +30,8 @@ MAX_VALUE = 512 << 10
 CUT = 4096
 """Records behind the last snapshot after which the log is cut."""
 _SLICE = 0.02
+_LATE = 0.25
+"""Seconds after the deadline of a wait in which an answer may come that is on its way."""
 _BATCH = 1000
 CONFIG = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 
@@ -92,10 +94,24 @@ class Journal:
                 self._cut()
         return outcome
 
-    def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
-        """As State does."""
+    def wait(self, known: Mapping[str, int], timeout: float, limit: float) -> dict[str, Kept | None]:
+        """As State does; `limit` is the seconds that a question of it may take."""
         until = time.monotonic() + timeout
-        self._now()
+
+        def look() -> None:
+            left = max(until - time.monotonic(), 0.0) + _LATE
+            with self._client.within(limit if timeout <= 0 else min(limit, left)):  # a mere look is answered
+                self._now()
+
+        try:
+            look()
+            return self._change(known, until, look)
+        except ConnectorError:
+            if timeout <= 0 or time.monotonic() < until:
+                raise
+            return {}
+
+    def _change(self, known: Mapping[str, int], until: float, look: Callable[[], object]) -> dict[str, Kept | None]:
         while True:
             with self._lock:
                 now = time.time()
@@ -109,7 +125,7 @@ class Journal:
             if not tailing:  # nobody has set anything yet
                 time.sleep(min(left, _SLICE))
                 self._client.forget(self._topic)
-                self._now()
+                look()
 
     def close(self) -> None:
         """Stop reading."""
@@ -229,8 +245,7 @@ class KafkaState(State):
         return {name: kept for name, kept in found.items() if name.startswith(prefix) and not name.startswith(".")}
 
     def wait(self, known: Mapping[str, int], timeout: float) -> dict[str, Kept | None]:
-        with self._client.within(self._timeout):
-            return self._journal.wait(known, timeout)
+        return self._journal.wait(known, timeout, self._timeout)
 
 
 def _check(name: str, outcome: Outcome, expected: int | None) -> None:

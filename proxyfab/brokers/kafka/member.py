@@ -77,7 +77,7 @@ class Member(Listening):
             self._tell_now_and_then()
             if found or time.monotonic() >= until:
                 return found
-            self._still_there()
+            self._still_there(until)
 
     def _turn(self, most: int, until: float) -> list[Delivery]:
         self._follow()

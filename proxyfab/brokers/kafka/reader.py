@@ -22,6 +22,8 @@ from proxyfab.events.model import Delivery, GroupInfo, Position, Start
 
 SLICE = 0.05
 _GONE = 1.0
+_LOOK = 0.25
+"""Seconds after its deadline that a fetch may last, once in `_GONE`, to ask whether there still is a topic."""
 
 
 class Listening(Subscription):
@@ -60,14 +62,14 @@ class Listening(Subscription):
                 raise translate(error, self._said)
         return found
 
-    def _still_there(self) -> None:
+    def _still_there(self, until: float) -> None:
         """Look whether the topic was deleted, while nothing comes; librdkafka waits for it to come back."""
         now = time.monotonic()
         if now - self._seen < _GONE:
             return
         self._seen = now
         with contextlib.suppress(ConnectorError):  # where nobody answers nobody has deleted anything
-            if self.topic not in self._client.topics(_GONE):
+            if self.topic not in self._client.topics(min(_GONE, max(until - now, 0.0) + _LOOK)):
                 raise self._client.missing(self.topic)
 
     def _bearable(self, error: KafkaError) -> bool:
@@ -106,7 +108,7 @@ class Reader(Uncounted, Listening):
                     self._cursors[each.position.partition] = each.position.offset
             if found or time.monotonic() >= until:
                 return found
-            self._still_there()
+            self._still_there(until)
 
     def seek(self, start: Start) -> None:
         self._check()
