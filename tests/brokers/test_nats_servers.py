@@ -116,7 +116,7 @@ def test_a_server_that_does_not_answer_is_noticed_in_time(server: NatsServer) ->
             for call in (
                 lambda: broker.publish("t", [Record(b"x")], timeout=1.0),
                 lambda: broker.ping(1.0),
-                lambda: member.fetch(1, 1.0),
+                lambda: member.fetch_surely(1, 1.0),
             ):
                 started = time.monotonic()
                 with pytest.raises(ConnectorError, match="in time|does not answer|was lost"):
@@ -163,7 +163,7 @@ def test_a_silent_line_is_given_up(server: NatsServer) -> None:
         with broker.subscribe("t", group="g") as member, pytest.raises(ConnectorError):
             cable.black_hole()
             try:
-                member.fetch(1, 1.0)
+                member.fetch_surely(1, 1.0)
             finally:
                 cable.heal()
         assert broker.publish("t", records(0, 1), timeout=30)

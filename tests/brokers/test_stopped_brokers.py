@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import pytest
 
+from proxyfab.brokers.nats.broker import NatsBroker
 from proxyfab.brokers.redis.broker import RedisBroker
 from proxyfab.brokers.zmq.broker import ZmqBroker
 from proxyfab.errors import ConnectorError
 from proxyfab.events.broker import Broker, Subscription
 from proxyfab.events.model import Record, Topic
 from proxyfab.testing.events import EventServer
+from proxyfab.testing.natsserver import NatsServer
 from proxyfab.testing.processes import at_once, until
 from proxyfab.testing.servers import RedisServer
 from tests.stopping import DEADLINE, in_time, stopped
@@ -30,14 +32,15 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[str, Place]]:
-    with EventServer() as events, RedisServer() as redis:
+    with EventServer() as events, RedisServer() as redis, NatsServer() as nats:
         yield {
             "zmq": Place(events.pause, events.resume, lambda: ZmqBroker.from_url(events.url)),
             "redis": Place(redis.stop, redis.go_on, lambda: RedisBroker.from_url(redis.database())),
+            "nats": Place(nats.stop, nats.go_on, lambda: NatsBroker.from_url(nats.url)),
         }
 
 
-@pytest.fixture(params=["zmq", "redis"])
+@pytest.fixture(params=["zmq", "redis", "nats"])
 def place(request: pytest.FixtureRequest, servers: dict[str, Place]) -> Iterator[Place]:
     place = servers[request.param]
     yield place

@@ -33,6 +33,8 @@ T = TypeVar("T")
 CONNECT = 5.0
 AGAIN = 3.0
 """Seconds after which a question is asked once more."""
+GRACE = 0.05
+"""Seconds after the deadline of a wait in which an answer may come that is on its way."""
 _PAUSE, _LONGEST = 0.02, 0.5
 _PAUSES = Backoff(first=0.001, longest=0.05)
 _REFUSED = 10.0
@@ -117,6 +119,11 @@ class Link:
             self._embedded.leave()
 
     # -- in the loop -------------------------------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> AccessDenied | ConnectorError | None:
+        """Why no connection could be had, since which there was none; None for unknown."""
+        return None if self._trouble is None else type(self._trouble)(str(self._trouble))
 
     @property
     def max_payload(self) -> int:

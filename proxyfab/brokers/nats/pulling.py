@@ -6,7 +6,9 @@ asked for its share of what it has, in turn where one fetch wants less than one 
 are asked for one when it comes; what comes too much then is kept for the next fetch.
 
 Promises: one request at a time to each consumer; a lost connection, a server that is started anew and a consumer that
-went (its group moved) only begin the fetch again. In the loop's thread; any number of fetches may wait.
+went (its group moved) only begin the fetch again. A fetch goes on at its deadline, whatever the server does: what was
+asked, and a connection that is being made, are the next one's then; but a mere look, with no time at all, is answered.
+In the loop's thread; any number of fetches may wait.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
@@ -22,9 +25,9 @@ from typing import Any
 import msgspec
 
 from proxyfab.brokers.nats.arrivals import Message
-from proxyfab.brokers.nats.link import STATUS, Link, described, now, status_of
+from proxyfab.brokers.nats.link import GRACE, STATUS, Link, described, now, status_of
 from proxyfab.brokers.nats.naming import unpack_id
-from proxyfab.brokers.nats.session import Lost, Session, refused
+from proxyfab.brokers.nats.session import Lost, Session, refused, seen
 from proxyfab.brokers.nats.tokens import Token
 from proxyfab.errors import ConnectorError
 from proxyfab.events.model import Delivery, Position
@@ -79,6 +82,8 @@ class Intake(ABC):
         self._bell: asyncio.Future[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._binding = asyncio.Lock()
+        self._attaching: asyncio.Task[Session] | None = None
+        """Goes on when who wanted it has left."""
         self._numbered = False
         """Whether it was bound before."""
         link.lost.add(self._lost)
@@ -101,17 +106,21 @@ class Intake(ABC):
     async def take(self, most: int, timeout: float) -> list[Delivery]:
         """Up to `most`, as soon as there is one; [] when the time is over."""
         until = now() + timeout
+        leaves = math.inf if timeout <= 0 else until + GRACE
         again = False
         while not self.ready and not self.closed:
-            if again and now() >= until:
+            if (again and now() >= until) or now() >= leaves:
                 if self._session is None:
                     raise ConnectorError(f"The connection to {self.link.place.label} was lost; it is tried again.")
                 break
-            again = True
-            session = await self._attached(max(until, now() + _SILENT))
+            session = await self._attached_by(leaves, max(until, now() + _SILENT))
+            if session is None:
+                break
             self._check(session)
+            # What was asked before, and is answered now, says nothing of what came meanwhile.
+            again = not any([feed.left and feed.due <= until + _SOON for feed in self._feeds.values()])
             try:
-                await self._round(session, most, until)
+                await self._round(session, most, until, leaves)
             except Lost:
                 continue
         return [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
@@ -126,24 +135,24 @@ class Intake(ABC):
         with contextlib.suppress(Lost):
             await self._ask(session, feeds, most, 0.0)
 
-    async def _round(self, session: Session, most: int, until: float) -> None:
+    async def _round(self, session: Session, most: int, until: float, leaves: float) -> None:
         feeds, left = list(self._feeds.values()), max(until - now(), 0.0)
         if len(feeds) == 1:
             await self._ask(session, feeds, most, min(left, _SLICE))
-            await self._wait(feeds, most, until)
+            await self._wait(feeds, most, until, leaves)
             return
         turn = next(self._turns) % len(feeds)
         feeds = feeds[turn:] + feeds[:turn]
         for at in range(0, len(feeds), most):
-            if self.ready or not self._asks(session, feeds):
+            if self.ready or now() >= leaves or not self._asks(session, feeds):
                 return
             some = feeds[at : at + most]
             await self._ask(session, some, most, 0.0)
-            await self._wait(some, most, until)
+            await self._wait(some, most, until, leaves)
         left = until - now()
         if not self.ready and left > _SOON and self._asks(session, feeds):
             await self._ask(session, feeds, len(feeds), min(left, _SLICE))
-            await self._wait(feeds, 1, until)
+            await self._wait(feeds, 1, until, leaves)
 
     def _asks(self, session: Session | None, feeds: list[Feed]) -> bool:
         """Whether these are still whom to ask: the connection was not lost, nor has to be bound anew what is read."""
@@ -166,7 +175,7 @@ class Intake(ABC):
             subject = f"{self.link.api}.CONSUMER.MSG.NEXT.{self._stream}.{feed.name}"
             await session.say(subject, body, f"{self._inbox}.{feed.number}", until=feed.due)
 
-    async def _wait(self, feeds: list[Feed], most: int, end: float) -> None:
+    async def _wait(self, feeds: list[Feed], most: int, end: float, leaves: float) -> None:
         """Until all have said that this was all, or there is enough, or the time is over."""
         rest, session = 0.0, self._session
         while not self.closed and self._asks(session, feeds):
@@ -179,9 +188,9 @@ class Intake(ABC):
             else:
                 late = [due for due in busy if due <= end + _SOON]
                 until = min(late) + _SILENT if late else end  # whom another fetch has asked may take longer
-            if at < until:
-                await self._ring(until - at)
-            elif late:
+            if at < min(until, leaves):
+                await self._ring(min(until, leaves) - at)
+            elif late and at >= until:
                 self._give_up(over=at >= end)
                 return
             else:
@@ -246,6 +255,24 @@ class Intake(ABC):
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
+    async def _attached_by(self, leaves: float, deadline: float) -> Session | None:
+        """The same; None where it is late, and left to the next one. Raises why it cannot be had, if that is known."""
+        session = self._session
+        if session is not None and session.alive and self._feeds:
+            return session
+        if leaves == math.inf:
+            return await self._attached(deadline)
+        attaching = self._attaching
+        if attaching is None or attaching.done():
+            attaching = self._attaching = asyncio.get_running_loop().create_task(self._attached(deadline))
+            attaching.add_done_callback(seen)
+        await asyncio.wait([attaching], timeout=max(leaves - now(), 0.0))
+        if attaching.done():
+            return attaching.result()
+        if self.link.trouble is not None:
+            raise self.link.trouble
+        return None
+
     async def _attached(self, deadline: float) -> Session:
         """A session that what comes in comes in through."""
         while True:
@@ -285,6 +312,8 @@ class Intake(ABC):
         """No more is taken in; what is on its way still comes."""
         self.closed = True
         self._wake()
+        if self._attaching is not None:
+            self._attaching.cancel()
         self.link.lost.discard(self._lost)
         session, listening = self._session, self._listening
         if session is not None and session.alive and listening is not None:

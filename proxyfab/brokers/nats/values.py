@@ -22,7 +22,7 @@ import msgspec
 
 from proxyfab.brokers.nats import topics
 from proxyfab.brokers.nats.arrivals import Message
-from proxyfab.brokers.nats.link import STATUS, Refusal, now, once_more, status_of
+from proxyfab.brokers.nats.link import GRACE, STATUS, Refusal, now, once_more, status_of
 from proxyfab.brokers.nats.naming import key_of, value_of
 from proxyfab.brokers.nats.session import Lost
 from proxyfab.brokers.nats.topics import Desk
@@ -119,7 +119,16 @@ class Values(State):
             check_name(name)
 
         async def work(deadline: float) -> dict[str, Kept | None]:
-            return await self._watch(known, deadline)
+            limit = asyncio.timeout_at(deadline + GRACE if timeout > 0 else None)  # a mere look is answered
+            try:
+                async with limit:
+                    return await self._watch(known, deadline)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                if self._desk.link.trouble is not None:
+                    raise self._desk.link.trouble from None
+                return {}
 
         return self._desk.link.run(work, timeout)
 
