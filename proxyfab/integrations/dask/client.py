@@ -162,7 +162,9 @@ def enable(
 
 
 def disable(client: Any) -> Any:
-    """Make a client a plain one again. Its tasks, and what they need, stay."""
+    """Make a client a plain one again, also when it connects anew. Its tasks, and what they need, stay."""
+    if isinstance(client, ByReference):
+        client._proxyfab_settings = Settings(enabled=False)
     if client.asynchronous or client.status != "running":
         end(client)
     else:

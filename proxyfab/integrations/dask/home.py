@@ -30,6 +30,7 @@ come before the bytes and before the graph that names them, on the same stream, 
 
 from __future__ import annotations
 
+import functools
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -79,6 +80,7 @@ def mark_of(client: str) -> str:
     return blake2b(client.encode(), digest_size=MARK // 2).hexdigest()
 
 
+@functools.cache
 def version() -> str:
     """Of proxyfab here. Two that differ do not know whether they understand one another."""
     from importlib.metadata import PackageNotFoundError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,11 +48,27 @@ def test_the_client_of_another_is_made_one_of_ours_and_back(cluster: Any, big: A
         enable(cluster)
 
 
+def test_a_client_that_was_made_a_plain_one_is_that_also_after_a_lost_connection(cluster: Any) -> None:
+    again = threading.Semaphore(0)
+
+    class Told(Client):
+        async def _reconnect(self) -> None:
+            await super()._reconnect()
+            again.release()
+
+    with Told(cluster, set_as_default=False) as client:
+        for change, ours in ((enable, True), (disable, False), (enable, True)):
+            change(client)
+            client.loop.add_callback(client.scheduler_comm.comm.abort)
+            assert again.acquire(timeout=WAIT)
+            assert bool(stats(client)["arguments"]) is ours
+
+
 def test_what_client_scheduler_and_workers_say_goes_out_sooner() -> None:
     def of_cluster(dask_scheduler: Any, streams: str) -> dict[str, float]:
         return {address: stream.interval for address, stream in getattr(dask_scheduler, streams).items()}
 
-    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster:
         [worker] = cluster.workers.values()
         with distributed.Client(cluster, set_as_default=False) as client, distributed.Client(cluster) as other:
             before = client.scheduler_comm.interval, worker.batched_stream.interval
