@@ -34,6 +34,10 @@ WAYS = ("?shared=1", "?shared=0", "?shared=0&side=tcp", "?shared=0&side=0")
 """Of a server on this machine: shared memory, and all bytes through a Unix socket, TCP or ZeroMQ."""
 
 
+_STARTING = 90.0
+"""Seconds until it is ready; half a minute is not enough for it on a machine full of others' work."""
+
+
 def _warm() -> None:
     """Let pyzmq start its own thread for what is sent without a copy: once begun it stays, and is nobody's leak."""
     with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
@@ -104,7 +108,7 @@ class NodeServer:
         )
         os.close(theirs)
         try:
-            self.ready = json.loads(_read(ours, time.monotonic() + DEADLINE) or "null")
+            self.ready = json.loads(_read(ours, time.monotonic() + _STARTING) or "null")
         except ValueError:
             self.ready = {}
         finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -36,6 +37,9 @@ PROGRAMS = ("redis-server", "valkey-server")
 DATABASES = 4096
 MASTER = "mymaster"
 _TRIES = 5
+_PORTS = range(10_000, 20_000)
+_first = random.SystemRandom().randrange(len(_PORTS))  # or tests that run side by side would all begin with the same
+_ports: Iterator[int] = itertools.cycle([*_PORTS[_first:], *_PORTS[:_first]])
 _GUARD = 'read line; kill -9 "$0" 2> /dev/null; rm -rf "$1"'
 _BASE = {
     "bind": HOST,
@@ -66,13 +70,22 @@ def redis_program() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, with room for a cluster's own port above it."""
-    while True:
-        with socket.socket() as one:
-            one.bind((HOST, 0))
-            port = int(one.getsockname()[1])
-        if port < 55_000:
-            return port
+    """A port that nobody listens on now, and this process was not given before; it has room for a cluster's own port
+    above it.
+
+    It is below those that the system gives to whoever connects (32,768 and above): while its server is away, it becomes
+    nobody's own end of a connection, and the server can come back to it.
+    """
+    return next(port for port in _ports if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 class ServerProcess(ABC):

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ UNTOLD = "PROXYFAB_PURE"
 """This one chooses what is imported."""
 _MAIN = "from proxyfab.testing.zygote import main; main()"
 _LONGEST = 1 << 16
+_LOADING = 10.0
+"""Seconds from its beginning in which children wait for it; later ones are interpreters until it has loaded all."""
 _PATIENCE = 2.0
 """Seconds to end in; nothing is lost with one that is killed."""
 _PR_SET_PDEATHSIG = 1
@@ -95,7 +98,8 @@ class Forked:
 
 
 class Zygote:
-    """Forks children. Thread-safe; a fork of the process that made it starts interpreters instead.
+    """Forks children. Thread-safe; a fork of the process that made it starts interpreters instead, and so does
+    whoever finds it still loading.
 
     Args:
         packages: What to load beforehand, where it is installed; none of proxyfab's.
@@ -106,6 +110,9 @@ class Zygote:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._environment = _untold(dict(os.environ))
+        self._asked = 0
+        self._loaded = False
+        self._patient_until = time.monotonic() + _LOADING
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, str(theirs.fileno()), *packages],
@@ -122,14 +129,32 @@ class Zygote:
             return processes.interpreter(talk, said)
         told = {name: value for name, value in os.environ.items() if _is_told(name)}
         with self._lock:
-            socket.send_fds(self._line, [pickle.dumps((told, os.getcwd()))], [talk, said.fileno()])
-            return Forked(self, int(self._line.recv(_LONGEST)))
+            if not self._has_loaded():
+                return processes.interpreter(talk, said)
+            return Forked(self, self._ask((told, os.getcwd()), talk, said.fileno()))
 
     def reap(self, pid: int) -> int:
         """The exit status of a child that has ended."""
         with self._lock:
-            self._line.send(pickle.dumps(pid))
-            return int(self._line.recv(_LONGEST))
+            return self._ask(pid)
+
+    def _has_loaded(self) -> bool:
+        """Whether it can fork. It is waited for a while, but not for as long as a busy machine may need to load all."""
+        if not self._loaded:
+            looking = select.poll()
+            looking.register(self._line, select.POLLIN)
+            if looking.poll(max(self._patient_until - time.monotonic(), 0) * 1000):
+                self._loaded = self._line.recv(_LONGEST) != b""  # it has ended, and never will
+        return self._loaded
+
+    def _ask(self, order: Any, *descriptors: int) -> int:
+        """Its answer to this order; those to orders that were given up or interrupted are passed over."""
+        self._asked += 1
+        socket.send_fds(self._line, [pickle.dumps((self._asked, order))], descriptors)
+        while True:
+            number, answer = pickle.loads(self._line.recv(_LONGEST))
+            if number == self._asked:
+                return int(answer)
 
     def __enter__(self) -> Self:
         return self
@@ -164,19 +189,21 @@ def main() -> None:
             importlib.import_module(package)
     gc.collect()
     gc.freeze()  # or each child would copy all that was loaded when it collects for the first time
+    line.send(b"loaded")
     while True:
-        order, descriptors, _, _ = socket.recv_fds(line, _LONGEST, 2)
-        if not order:
+        message, descriptors, _, _ = socket.recv_fds(line, _LONGEST, 2)
+        if not message:
             return
+        number, order = pickle.loads(message)
         if not descriptors:
-            answer = os.waitstatus_to_exitcode(os.waitpid(pickle.loads(order), 0)[1])
+            answer = os.waitstatus_to_exitcode(os.waitpid(order, 0)[1])
         elif (answer := os.fork()) == 0:
             line.close()
-            _become(*pickle.loads(order), *descriptors)
+            _become(*order, *descriptors)
             return
         for descriptor in descriptors:
             os.close(descriptor)
-        line.send(str(answer).encode())
+        line.send(pickle.dumps((number, answer)))
 
 
 def _become(told: dict[str, str], directory: str, talk: int, said: int) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from proxyfab.testing.processes import Child, ChildFailed, run, until
+from proxyfab.testing.processes import DEADLINE, Child, ChildFailed, run, until
 from proxyfab.testing.zygote import Forked, Zygote
 
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
     with Zygote(["json.tool", "no_such_module"]) as made:
+        assert until(made._has_loaded)
         yield made
 
 
@@ -35,6 +38,10 @@ def about(talk: Connection) -> tuple[bool, str, str | None]:
 def variables(talk: Connection) -> dict[str, str]:
     assert "json.tool" in sys.modules, "it was forked"
     return {name: value for name, value in os.environ.items() if name.startswith("PROXYFAB_")}
+
+
+def own_pid(talk: Connection) -> int:
+    return os.getpid()
 
 
 def idle(talk: Connection) -> None:
@@ -88,6 +95,7 @@ def test_its_end_is_told() -> None:
 def test_none_outlives_it() -> None:
     with Zygote([]) as other:
         children: list[Any] = []
+        assert until(other._has_loaded)
         Child.start = staticmethod(other.start)  # the fixture puts it back
         with Child(idle) as child:
             children.append(child)
@@ -102,12 +110,31 @@ def test_none_outlives_it() -> None:
 def test_a_zygote_that_still_loads_packages_ends_with_its_maker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And who starts a child meanwhile does not wait for it."""
     os.mkfifo(tmp_path / "never")
     (tmp_path / "endless_package.py").write_text(f"open({str(tmp_path / 'never')!r}).read()")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("proxyfab.testing.zygote.DEADLINE", 10.0)
+    monkeypatch.setattr("proxyfab.testing.zygote._LOADING", 0.1)
 
     with Zygote(["endless_package"]) as zygote:
-        pass
+        monkeypatch.setattr(Child, "start", staticmethod(zygote.start))
+        assert run(about)[0] is False
 
     assert zygote._process.returncode == -signal.SIGKILL
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_the_next_one() -> None:
+    """All children after one would be taken for others."""
+    ours, theirs = socket.socketpair()
+    with Zygote([]) as other, ours, theirs, tempfile.TemporaryFile() as said:
+        assert until(other._has_loaded)
+        Child.start = staticmethod(other.start)  # the fixture puts it back
+        other._process.send_signal(signal.SIGSTOP)
+        other._line.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            other.start(theirs.fileno(), said)
+        other._process.send_signal(signal.SIGCONT)
+        other._line.settimeout(DEADLINE)
+        with Child(own_pid) as child:
+            assert child.result() == child.pid
