@@ -155,8 +155,10 @@ def _stamp(directory: str) -> float:
         return status.st_ctime or status.st_mtime  # an exclusive create may use the latter for something else
     finally:
         if fds:
-            os.close(fds[0])
-            discard(path)
+            try:
+                os.close(fds[0])
+            finally:
+                discard(path)
 
 
 _steady: dict[str, Steady] = {}

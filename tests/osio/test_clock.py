@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -229,6 +230,22 @@ def test_where_nothing_is_stamped_the_wall_clock_counts(
 
     monkeypatch.setattr(clock, "_stamp", stamp)
     assert clock.Served(str(tmp_path)).now() == pytest.approx(time.time(), abs=20)
+
+
+@pytest.mark.parametrize("name", ["fstat", "close"])
+def test_a_server_that_fails_as_it_is_asked_is_left_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    done = getattr(os, name)
+
+    def fail(fd: int) -> NoReturn:
+        done(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, fail)
+        assert clock.Served(str(tmp_path)).now() == pytest.approx(time.time(), abs=20)
+    assert os.listdir(tmp_path) == []
 
 
 def test_stamps_in_whole_seconds_put_no_clock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
