@@ -8,7 +8,8 @@ Rules:
 3. What is settled is told within `keeping.LINGER` seconds, and before anybody waits for more.
 4. A frame that waits is extended while its consumer asks for events; if he does not for `ack_wait` seconds, it is given
    back untouched. One that was begun is extended while events of it are settled; what is not within `ack_wait` lapses.
-   One that comes again while it is still here is handed out once, and settled as often as it came.
+   One that comes again while it is still here is handed out once, and settled as often as it came. One that waits here
+   beyond its time, as this process stood still, is not handed out any more: others have it by now, or get it.
 5. The keeper's thread, which does all this, refers to its desk weakly: a consumer that nobody has any more is closed.
 """
 
@@ -134,6 +135,15 @@ class Desk:
         self._finished.append(hand)
         self._keep()
         self._bell.ring()
+
+    def lapsed(self, hand: Hand) -> bool:
+        """Whether the time is over for a frame that waits; then nothing is owed for it, and it comes again."""
+        if self.observing or hand.deadline > time.monotonic():
+            return False
+        if hand.begin() and hand.drop():
+            self._returned.add(spot_of(hand))
+            self._owe_nothing_for([hand])
+        return True
 
     def held(self) -> list[tuple[int, int]]:
         """What is owed and has not lapsed: partitions and offsets."""
@@ -289,8 +299,11 @@ class Desk:
         vain: list[Hand] = []
         for hand in list(self._hands):
             settled = len(hand.done)
-            if hand.over or hand.deadline <= now:
-                self._hands.discard(hand) if not hand.over else None
+            if hand.over:
+                continue
+            if hand.deadline <= now:
+                self.lapsed(hand)
+                self._hands.discard(hand)
             elif hand.waits:
                 (vain if now - max(self.asked, hand.moved) > self.ack_wait else more).append(hand)
             elif settled != hand.mark:

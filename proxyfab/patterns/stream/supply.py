@@ -78,7 +78,7 @@ class Supply:
                 hand = self._waiting.popleft()
             except IndexError:  # another thread was here
                 break
-            if not hand.begin():  # given back meanwhile
+            if self.desk.lapsed(hand) or not hand.begin():  # given back meanwhile
                 continue
             items = self.unpacking.open(hand)
             self.pace.opened(hand.total)
@@ -139,9 +139,10 @@ class Supply:
         return bool(self._waiting)
 
     def _fetched(self, want: int, timeout: float) -> Sequence[Delivery]:
-        asked, self._ahead = self._ahead, None
+        since, self._ahead = self._ahead or time.monotonic() + timeout, None
         found = self.fetching.fetch(self.pace.most(want), timeout)
-        if found and asked is not None and time.monotonic() - asked > self.desk.ack_wait / 2:
+        late = time.monotonic() - since > max(self.desk.ack_wait, _LONG) / 2  # or this process stood still meanwhile
+        if found and late and not self.desk.observing:
             self.bind()
             self.desk.give_back(self.desk.take(found))  # others may owe it by now; what we still do comes again
             return ()

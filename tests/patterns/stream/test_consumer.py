@@ -245,6 +245,27 @@ def test_a_consumer_that_nobody_has_is_closed_and_its_items_keep_it(broker: Brok
     assert (again.get(), again.attempt) == (3, 2)
 
 
+def test_who_stood_still_hands_out_nothing_that_others_have_done(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody extends what waits in a process that is stopped; what it held is another's when it goes on."""
+    out = Writer(broker)
+    for number in range(4):
+        out.send(number)
+    out.end()
+    with Consumer(broker, "t", ack_wait=0.5) as stopped, Consumer(broker, "t") as other:
+        monkeypatch.setattr(stopped._desk, "beat", lambda: None)
+        assert stopped.fetch(1) + stopped.fetch(1)  # the pace allows two frames by now: one waits, or more
+        done = []
+        while len(done) < 4:
+            (item,) = other.fetch(1, 20)
+            done.append(item.get())
+            item.ack()
+        other.flush()
+        assert list(stopped) == []
+        assert sorted(done) == [0, 1, 2, 3]
+
+
 def test_what_nobody_settles_comes_again_elsewhere(broker: Broker) -> None:
     Writer(broker).send(1)
     with Consumer(broker, "t", ack_wait=0.2) as first, Consumer(broker, "t", ack_wait=0.2) as second:

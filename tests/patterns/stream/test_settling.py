@@ -135,3 +135,24 @@ def test_what_comes_again_and_was_given_back_in_part_is_handed_out(desk: Desk) -
             assert begun.over
             assert again.begin()
             desk.close()
+
+
+def test_what_waited_longer_than_its_time_is_not_begun(desk: Desk) -> None:
+    """The keeper stood still with its process: others have it by now. What was begun may still be settled."""
+    with MemoryBroker() as broker:
+        broker.ensure(Topic("t"))
+        broker.publish("t", [Record(b"%d" % number) for number in range(4)])
+        with broker.subscribe("t", group="g") as member:
+            desk.subscription = member
+            begun, late, later, fine = desk.take(member.fetch(4, 1))
+            assert begun.begin()
+            for hand in (begun, late, later):
+                hand.deadline = 0.0
+            assert desk.lapsed(late), "who hands out looks first"
+            desk.beat()
+            assert not desk.lapsed(fine)
+            assert [hand.begin() for hand in (late, later, fine)] == [False, False, True]
+            assert desk.hands() == [fine]
+            assert desk.returned(0), "it is still to come"
+            assert not begun.over
+            desk.close()
