@@ -1,7 +1,8 @@
 """A lane: one topic of a trigger in one process. It takes events, has the function called, and settles them.
 
-Promises: no more calls than the trigger may make at once, in all its lanes; the events of calls under way are kept from
-others for as long as this process lives; what a call that came too late does is not counted.
+Promises: no more calls than the trigger may make at once, in all its lanes; the events of calls under way, and those
+that are gathered for one, are kept from others for as long as this process lives; what a call that came too late does
+is not counted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from typing import NamedTuple
 
@@ -157,6 +158,7 @@ class Lane:
             if items and plan.batch > 1:
                 until = time.monotonic() + plan.window
                 while len(items) < plan.batch and (left := until - time.monotonic()) > 0 and not self._ends():
+                    self._watch(items)
                     items += self._consumer.fetch(plan.batch - len(items), min(left, _SLICE))
         except ProxyfabError as error:
             self._book.write("failed", error=story_of(error))
@@ -260,14 +262,14 @@ class Lane:
             error=story,
         )
 
-    def _watch(self) -> None:
-        """Keep the events of calls under way, and give up those that take too long."""
+    def _watch(self, gathered: Sequence[Item] = ()) -> None:
+        """Keep the events of calls under way, or to come, and give up calls that take too long."""
         now, plan = time.monotonic(), self._plan
         with self._lock:
             calls = list(self._calls)
-        if self._last_tries and now - self._extended > plan.ack_wait / 3:
+        if now - self._extended > plan.ack_wait / 3:
             self._extended = now
-            self._extend(self._last_tries)
+            self._extend([*self._last_tries, *gathered])
         for call in calls:
             if plan.timeout is not None and now - call.began > plan.timeout:
                 late = TimeoutError(f"The call took longer than {plan.timeout:g} s.")

@@ -17,6 +17,7 @@ from proxyfab.events.broker import Broker
 from proxyfab.events.model import EARLIEST, Topic
 from proxyfab.patterns.stream import Producer
 from proxyfab.patterns.stream.deadletters import dead_letters
+from proxyfab.patterns.stream.item import Item
 from proxyfab.patterns.trigger import Backoff, Event, Trigger, disable, enable, forget, logs, statistics, triggers
 from proxyfab.store import Store
 from proxyfab.testing.processes import until
@@ -106,6 +107,33 @@ def test_batches_and_their_window(broker: Broker) -> None:
         send(broker, "frames", *range(6))
         assert until(lambda: sum(map(len, calls.seen)) == 6)
     assert [len(batch) for batch in calls.seen] == [4, 2]
+
+
+def test_what_is_gathered_or_worked_on_is_kept_through_a_long_window(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window may be longer than `ack_wait`; nothing comes again meanwhile."""
+    kept: set[Any] = set()
+    extend = Item.extend
+
+    def extended(item: Item) -> None:
+        extend(item)
+        kept.add(item.get())
+
+    monkeypatch.setattr(Item, "extend", extended)
+    go, seen = threading.Event(), Calls()
+
+    def call(events: list[Event]) -> None:
+        seen([event.object for event in events])
+        go.wait(20)
+
+    with Trigger(broker, "t", call, start=EARLIEST, batch=2, window=30, ack_wait=1.5, concurrency=2):
+        with Producer(broker, "t", awaited=False) as out:
+            for number in (1, 2, 3):
+                out.send(number).result(20)
+        assert until(lambda: kept == {1, 2, 3}, 20)
+        assert seen.seen == [[1, 2]]
+        go.set()
 
 
 def test_a_call_that_fails_is_made_again(broker: Broker) -> None:
