@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from proxyfab.brokers.opening import open_broker
 from proxyfab.errors import ConfigurationError, ConnectorError, ProxyfabError, ResolveTimeout, WorkerDied
 from proxyfab.events.broker import ACK_WAIT, Broker
-from proxyfab.events.model import LATEST, Start, check_group, check_start, check_topic
+from proxyfab.events.model import EARLIEST, LATEST, Start, check_group, check_start, check_topic
 from proxyfab.patterns.raised import story_of
 from proxyfab.patterns.stream.filtering import Where, wanted_by
 from proxyfab.patterns.trigger.lane import Lane, Plan
@@ -55,7 +55,7 @@ class Trigger:
 
     Args:
         broker: A Broker, or the URL of one.
-        topic: A name, or a pattern with `*`: topics that come later are found within a second.
+        topic: A name, or a pattern with `*`: topics that come later are found within a second, with all their events.
         fn: Called with an `Event`, or with a list of them where `batch` is more than 1. It must pickle if the executor
             runs it in another process.
         group: The trigger's name; None: the function's. One name is one topic's.
@@ -135,6 +135,8 @@ class Trigger:
         self._stop = Flag()
         self._thread: threading.Thread | None = None
         self._error: ProxyfabError | None = None
+        self._first: frozenset[str] | None = None
+        """The topics that were there when it began to run."""
 
     # -- to run it ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class Trigger:
         """
         if self._thread is None:
             self._stop.clear()
-            self._error = None
+            self._error = self._first = None
             ready = Flag()
             self._thread = threading.Thread(
                 target=self._work, args=(ready,), name=f"proxyfab-trigger-{self.name}", daemon=True
@@ -270,9 +272,17 @@ class Trigger:
             while lanes:
                 lanes.popitem()[1].join()
             return
-        for topic in self._topics():
+        topics = self._topics()
+        if self._first is None:
+            self._first = frozenset(topics)
+        for topic in topics:
             if topic not in lanes or not lanes[topic].alive:
-                lanes[topic] = Lane(self.broker, topic, self._plan, book, executor, slots)
+                lanes[topic] = Lane(self.broker, topic, self._plan_for(topic), book, executor, slots)
+
+    def _plan_for(self, topic: str) -> Plan:
+        """One that came later begins at its beginning: what was sent before it was found came when the trigger ran."""
+        late = self._first is not None and topic not in self._first and self._plan.start is LATEST
+        return self._plan._replace(start=EARLIEST) if late else self._plan
 
     def _topics(self) -> list[str]:
         if not _is_pattern(self.topic):
