@@ -23,7 +23,8 @@ from proxyfab.errors import (
     SerializationError,
 )
 from proxyfab.events.broker import Broker
-from proxyfab.events.model import EARLIEST, LATEST, Position, Record, Topic
+from proxyfab.events.model import EARLIEST, LATEST, Delivery, Position, Record, Topic
+from proxyfab.patterns.stream import supply
 from proxyfab.patterns.stream.consumer import Consumer
 from proxyfab.patterns.stream.continuity import Gap
 from proxyfab.testing import in_fork, until
@@ -264,6 +265,28 @@ def test_who_stood_still_hands_out_nothing_that_others_have_done(
         other.flush()
         assert list(stopped) == []
         assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_what_came_while_the_process_stood_still_is_given_back(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been delivered long ago: nobody knows how much of its time is left."""
+    monkeypatch.setattr(supply, "_LONG", 0.2)
+    Writer(broker).send(1)
+    with Consumer(broker, "t", ack_wait=0.2) as consumer:
+        fetching, stood = consumer._supply.fetching, []
+        fetch = fetching.fetch
+
+        def stand_still(most: int, timeout: float) -> list[Delivery]:
+            found = fetch(most, timeout)
+            if found and not stood:
+                stood.append(found)
+                time.sleep(timeout + 0.2)
+            return found
+
+        monkeypatch.setattr(fetching, "fetch", stand_still)
+        (item,) = consumer.fetch(1, 20)
+        assert stood
+        assert item._hand.delivery.attempt > 1
+        item.ack()
 
 
 def test_what_nobody_settles_comes_again_elsewhere(broker: Broker) -> None:
