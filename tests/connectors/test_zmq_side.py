@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -118,10 +119,13 @@ def _impostor(path: str, stack: list[Callable[[], None]]) -> None:
         with end:
             reading = Reading()
             while (message := reading.next()) is None:
-                reading.took(end.recv_into(reading.target))
+                if not (count := end.recv_into(reading.target)):
+                    return  # too late for who asked
+                reading.took(count)
             said: dict[str, Any] = {"incarnation": "0" * 12, "address": "x:1", "proof": bytes(32)}
-            end.sendall(written("ok", message.request, said))
-            end.recv(1)
+            with contextlib.suppress(OSError):  # likewise
+                end.sendall(written("ok", message.request, said))
+                end.recv(1)
 
     thread = threading.Thread(target=serve)
     thread.start()

@@ -239,5 +239,5 @@ def test_nobody_answers_in_time() -> None:
                 ProxyfabError, match=r"no stream to it is open; the last dial failed: .*refused"
             ) as told:
                 alcf.get(key)
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 10
             assert type(told.value).__name__ == "ResolveTimeout"

@@ -36,8 +36,12 @@ def server() -> Iterator[NodeServer]:
 
 @pytest.fixture
 def aps(server: NodeServer) -> Iterator[Store]:
-    with Store(f"site://aps?gateway={server.url.removeprefix('zmq://')}&timeout=2", cache=0) as store:
+    with at_home(server) as store:
         yield store
+
+
+def at_home(server: NodeServer, timeout: int = 30) -> Store:
+    return Store(f"site://aps?gateway={server.url.removeprefix('zmq://')}&timeout={timeout}", cache=0)
 
 
 @pytest.fixture
@@ -99,11 +103,13 @@ def unasked(liar: Liar, transfer: int) -> None:
         (lambda liar, transfer: liar.say("fail", {"t": transfer, "why": "x", "kind": "object"}), ProxyfabError),
     ],
 )
-def test_a_lie_is_an_error_in_time(aps: Store, liar: Liar, lie: Lie, error: type[ProxyfabError]) -> None:
-    begun = time.monotonic()
-    with pytest.raises(error):
-        lying(liar, lie, lambda: aps.connector.get(THERE))
-    assert time.monotonic() - begun < 3
+def test_a_lie_is_an_error_in_time(server: NodeServer, liar: Liar, lie: Lie, error: type[ProxyfabError]) -> None:
+    """Where it is not said at once, it is when the call has no more time."""
+    with at_home(server, 2 if error is ProxyfabError else 30) as aps:
+        begun = time.monotonic()
+        with pytest.raises(error):
+            lying(liar, lie, lambda: aps.connector.get(THERE))
+        assert time.monotonic() - begun < 10
 
 
 def test_what_nobody_asked_for_is_dropped(aps: Store, liar: Liar, server: NodeServer) -> None:
