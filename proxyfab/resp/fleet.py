@@ -13,7 +13,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from redis.exceptions import AskError, InvalidResponse
 
@@ -21,9 +21,9 @@ from proxyfab.background import Beginnings
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
 from proxyfab.resp.errors import ELSEWHERE, FOREIGN, NONSENSE, Doing, Late, is_refusal, translate, worth
-from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link, pack
+from proxyfab.resp.finding import Finder
+from proxyfab.resp.link import ASKING, CONNECT, SILENCE, Link
 from proxyfab.resp.place import Address, Place
-from proxyfab.resp.topology import Topology, topology_of
 from proxyfab.retry import Attempts, Patience, budget_of
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Fleet:
         self.closed = False
         self.epoch = ""
         self._budget = budget_of(place.label)
-        self._topology: Topology | None = None
+        self._finder = Finder(place, check)
         self._idle: defaultdict[tuple[Address, int], deque[Link]] = defaultdict(deque)
         self._begun: dict[tuple[Address, int], Beginnings] = {}
         self._troubles: dict[Address, BaseException] = {}
@@ -89,11 +89,11 @@ class Fleet:
             ProxyfabError: What `work` met, translated.
             Late: `ends` has passed, or `work` says so.
         """
-        return self._run(lambda: self._use().address(name), work, what, again, timeout=timeout, ends=ends)
+        return self._run(self._at(name, ends), work, what, again, timeout=timeout, ends=ends)
 
     def run_at(self, address: Address, work: Callable[[Link], T], what: str, *, again: bool = True) -> T:
         """`work(link)` on a link to one server."""
-        return self._run(lambda: address, work, what, again)
+        return self._run(lambda _: address, work, what, again)
 
     def run_watching(
         self,
@@ -115,11 +115,11 @@ class Fleet:
 
         def first(link: Link) -> T:
             attempts.up()
-            (_, places), *others = self.groups(names)
+            (_, places), *others = self.groups(names, ends)
             return self._beside([(link, places)], others, work, ends)
 
         try:
-            return self._run(lambda: self._use().address(names[0]), first, what, True, 3, attempts=attempts, ends=ends)
+            return self._run(self._at(names[0], ends), first, what, True, 3, attempts=attempts, ends=ends)
         except Late as late:
             self.tell(late, what, attempts.trouble)
             raise
@@ -132,19 +132,19 @@ class Fleet:
         if trouble is not None:
             raise translate(trouble, Doing(what, self.place.label, _UNHEARD)) from trouble
 
-    def groups(self, names: Sequence[bytes]) -> list[tuple[bytes, list[int]]]:
-        """Positions of the keys that one server has, with one key of each group."""
-        topology = self._use()
+    def groups(self, names: Sequence[bytes], ends: float = math.inf) -> list[tuple[bytes, list[int]]]:
+        """Positions of the keys that one server has, with one key of each group; raises as `run` does."""
+        finder, until = self._use(), time.monotonic() + self.place.timeout
         if not self.place.cluster:
             return [(names[0], list(range(len(names))))] if names else []
         found: dict[Address, list[int]] = {}
         for position, name in enumerate(names):
-            found.setdefault(self._guarded(lambda name=name: topology.address(name)), []).append(position)  # type: ignore[misc]
+            found.setdefault(self._guarded(lambda name=name: finder.address(name, until, ends)), []).append(position)  # type: ignore[misc]
         return [(names[positions[0]], positions) for positions in found.values()]
 
     def masters(self) -> list[Address]:
         """Every server that has keys of its own."""
-        return self._guarded(lambda: self._use().masters())
+        return self._guarded(lambda: self._use().masters(time.monotonic() + self.place.timeout))
 
     def look(self) -> str:
         """The epoch as it is now; further keys carry it."""
@@ -199,6 +199,7 @@ class Fleet:
     def after_fork(self) -> None:
         """In a child: the sockets are its parent's, which goes on talking through them."""
         self._turn = threading.Lock()
+        self._finder.after_fork()
         self._begun = {}
         old, self._idle = self._idle, defaultdict(deque)
         for links in old.values():
@@ -235,25 +236,14 @@ class Fleet:
             raise
         self.give(link, protocol)
 
-    def _use(self) -> Topology:
+    def _use(self) -> Finder:
         if self.closed:
             raise ConnectorError(f"{self.place.label} was closed; open it again.")
-        topology = self._topology
-        if topology is None:
-            topology = self._topology = topology_of(self.place, self._peek)  # of two at once, either will do
-        return topology
+        return self._finder
 
-    def _peek(self, address: Address, commands: Sequence[tuple[bytes, ...]], sentinel: bool) -> list[Any]:
-        """What one server answers to some commands: how a topology learns."""
-        place = self.place._replace(database=0)
-        if self._check is not None and address not in self.place.hosts:
-            self._check(address)
-        link = Link(address, place, None if sentinel else place.secret(), seconds=min(CONNECT, place.timeout))
-        try:
-            link.begin(min(CONNECT, place.timeout))
-            return link.calls([pack(*command) for command in commands])
-        finally:
-            link.close()
+    def _at(self, name: bytes, ends: float) -> Callable[[float], Address]:
+        """Says which server has a key, if it is told when the call is late."""
+        return lambda until: self._use().address(name, until, ends)
 
     def _drop_if_closed(self) -> None:
         if self.closed:
@@ -277,7 +267,7 @@ class Fleet:
 
     def _run(
         self,
-        where: Callable[[], Address],
+        where: Callable[[float], Address],
         work: Callable[[Link], T],
         what: str,
         again: bool,
@@ -290,7 +280,7 @@ class Fleet:
         seconds = self.place.timeout if timeout is None else timeout
         failed: BaseException
         try:
-            done = self._once(where(), work, seconds, protocol, ends=ends)
+            done = self._once(where(started + seconds), work, seconds, protocol, ends=ends)
         except ProxyfabError:  # some of them are built-in errors, too
             raise
         except FOREIGN as error:
@@ -352,7 +342,8 @@ class Fleet:
         lent: list[Link] = []
         try:
             for name, places in others:
-                lent.append(self.lend(self._use().address(name), 3, ends=ends))
+                address = self._use().address(name, time.monotonic() + self.place.timeout, ends)
+                lent.append(self.lend(address, 3, ends=ends))
                 links.append((lent[-1], places))
             done = work(links)
         except BaseException:
@@ -366,7 +357,7 @@ class Fleet:
     def _again(
         self,
         first: BaseException,
-        where: Callable[[], Address],
+        where: Callable[[float], Address],
         work: Callable[[Link], T],
         doing: Doing,
         attempts: Attempts,
@@ -389,8 +380,9 @@ class Fleet:
                 time.sleep(pause)
                 sent = 0
             try:
-                address = where() if asked is None else (asked.host, asked.port)
-                done = self._once(address, work, max(attempts.left or 0, 0.001), protocol, asked is not None, ends)
+                seconds = max(attempts.left or 0, 0.001)
+                address = where(time.monotonic() + seconds) if asked is None else (asked.host, asked.port)
+                done = self._once(address, work, seconds, protocol, asked is not None, ends)
             except ProxyfabError:
                 raise
             except FOREIGN as next_one:

@@ -23,8 +23,8 @@ Peek = Callable[[Address, Sequence[tuple[bytes, ...]], bool], list[Any]]
 class Topology(Protocol):
     """Where keys are."""
 
-    def address(self, name: bytes) -> Address:
-        """The server that has the key."""
+    def known(self, name: bytes) -> Address | None:
+        """The server that has the key, as far as is known; None for what has to be asked first."""
 
     def masters(self) -> list[Address]:
         """All servers that have keys."""
@@ -44,7 +44,7 @@ class _Single:
     def __init__(self, address: Address) -> None:
         self._address = address
 
-    def address(self, name: bytes) -> Address:  # noqa: ARG002  # all keys are there
+    def known(self, name: bytes) -> Address | None:  # noqa: ARG002  # all keys are there
         return self._address
 
     def masters(self) -> list[Address]:
@@ -60,13 +60,14 @@ class _Sentinel:
         self._peek = peek
         self._master: Address | None = None
 
-    def address(self, name: bytes) -> Address:  # noqa: ARG002  # all keys are there
-        if self._master is None:
-            self._master = self._ask()
+    def known(self, name: bytes) -> Address | None:  # noqa: ARG002  # all keys are there
         return self._master
 
     def masters(self) -> list[Address]:
-        return [self.address(b"")]
+        master = self._master
+        if master is None:
+            master = self._master = self._ask()
+        return [master]
 
     def refresh(self) -> None:
         self._master = None
@@ -95,8 +96,9 @@ class _Cluster:
         self._slots: list[Address] | None = None
         self._known: list[Address] = list(place.hosts)
 
-    def address(self, name: bytes) -> Address:
-        return self._map()[key_slot(name)]
+    def known(self, name: bytes) -> Address | None:
+        slots = self._slots
+        return None if slots is None else slots[key_slot(name)]
 
     def masters(self) -> list[Address]:
         return list(dict.fromkeys(self._map()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from math import inf
 from typing import Any
 
 import pytest
@@ -29,10 +30,10 @@ class Moving:
 
     def __init__(self, one: RedisConnector, clients: list[Any], name: bytes) -> None:
         self.slot, self.clients = key_slot(name), clients
-        topology = one._fleet._use()
-        topology.refresh()
+        finder = one._fleet._use()
+        finder.refresh()
         ports = [int(client.connection_pool.connection_kwargs["port"]) for client in clients]
-        old = ports.index(topology.address(name)[1])
+        old = ports.index(finder.address(name, inf)[1])
         new = (old + 1) % 3
         self.source, self.target, self.port = clients[old], clients[new], ports[new]
         ids = [client.execute_command("CLUSTER MYID") for client in clients]
