@@ -19,6 +19,7 @@ from typing import Any
 from redis import exceptions
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
+from proxyfab.grace import LEAST, grace
 from proxyfab.resp.errors import ELSEWHERE, Late
 from proxyfab.resp.parser import InPlaceParser, Reply, checked
 from proxyfab.resp.place import Address, Place
@@ -33,10 +34,6 @@ _UNANSWERED = 5000
 CONNECT = 5.0
 SILENCE = 5.0
 """Seconds that a server may take for a word, while it is listened to for something that may happen or not."""
-
-GRACE, _PACES, _LATEST = 0.05, 3.0, 0.5
-"""Seconds after a deadline, or times what the server took to let us in if that is more, in which its answer may come;
-and seconds that this is at most."""
 
 Part = bytes | memoryview
 
@@ -121,18 +118,18 @@ class Link:
         except (BlockingIOError, TimeoutError):
             raise exceptions.TimeoutError("the deadline passed") from None
 
-    def hear(self, until: float, grace: float = GRACE) -> None:
+    def hear(self, until: float, least: float = LEAST) -> None:
         """Wait for the first word of an answer, until shortly after a deadline; the rest has what `begin` allowed.
 
         Args:
             until: The deadline, in monotonic seconds; infinite for none but `begin`'s.
-            grace: Seconds after that, or now, in which the word may come, if the server is near.
+            least: Seconds after that, or now, in which the word may come, if the server is near.
 
         Raises:
             Late: There was none. The link is whose wait it is, and the answer may be read later on.
             redis.exceptions.TimeoutError: There was none for what `begin` allowed.
         """
-        until = max(until, monotonic()) + max(grace, min(_PACES * self.pace, _LATEST))
+        until = max(until, monotonic()) + grace(self.pace, least)
         try:
             self.parser.first(until)
         except exceptions.TimeoutError:

@@ -33,8 +33,6 @@ T = TypeVar("T")
 CONNECT = 5.0
 AGAIN = 3.0
 """Seconds after which a question is asked once more."""
-GRACE = 0.05
-"""Seconds after the deadline of a wait in which an answer may come that is on its way."""
 _PAUSE, _LONGEST = 0.02, 0.5
 _PAUSES = Backoff(first=0.001, longest=0.05)
 _REFUSED = 10.0

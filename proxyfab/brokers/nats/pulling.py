@@ -25,12 +25,13 @@ from typing import Any
 import msgspec
 
 from proxyfab.brokers.nats.arrivals import Message
-from proxyfab.brokers.nats.link import GRACE, STATUS, Link, described, now, status_of
+from proxyfab.brokers.nats.link import STATUS, Link, described, now, status_of
 from proxyfab.brokers.nats.naming import unpack_id
 from proxyfab.brokers.nats.session import Lost, Session, refused, seen
 from proxyfab.brokers.nats.tokens import Token
 from proxyfab.errors import ConnectorError
 from proxyfab.events.model import Delivery, Position
+from proxyfab.grace import LEAST
 
 _SLICE = 20.0
 _SILENT = 3.0
@@ -106,7 +107,7 @@ class Intake(ABC):
     async def take(self, most: int, timeout: float) -> list[Delivery]:
         """Up to `most`, as soon as there is one; [] when the time is over."""
         until = now() + timeout
-        leaves = math.inf if timeout <= 0 else until + GRACE
+        leaves = math.inf if timeout <= 0 else until + LEAST
         again = False
         while not self.ready and not self.closed:
             if (again and now() >= until) or now() >= leaves:

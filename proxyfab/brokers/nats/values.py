@@ -22,13 +22,14 @@ import msgspec
 
 from proxyfab.brokers.nats import topics
 from proxyfab.brokers.nats.arrivals import Message
-from proxyfab.brokers.nats.link import GRACE, STATUS, Refusal, now, once_more, status_of
+from proxyfab.brokers.nats.link import STATUS, Refusal, now, once_more, status_of
 from proxyfab.brokers.nats.naming import key_of, value_of
 from proxyfab.brokers.nats.session import Lost
 from proxyfab.brokers.nats.topics import Desk
 from proxyfab.errors import CapacityError, Conflict, ConnectorError
 from proxyfab.events.broker import TIMEOUT, State
 from proxyfab.events.model import Kept, check_name
+from proxyfab.grace import LEAST
 
 MAX_VALUE = 512 << 10
 _TTL = "Pf-Ttl"
@@ -119,7 +120,7 @@ class Values(State):
             check_name(name)
 
         async def work(deadline: float) -> dict[str, Kept | None]:
-            limit = asyncio.timeout_at(deadline + GRACE if timeout > 0 else None)  # a mere look is answered
+            limit = asyncio.timeout_at(deadline + LEAST if timeout > 0 else None)  # a mere look is answered
             try:
                 async with limit:
                     return await self._watch(known, deadline)

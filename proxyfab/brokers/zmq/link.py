@@ -21,15 +21,13 @@ from proxyfab.background import Beginnings
 from proxyfab.brokers.zmq.channel import Channel, Unsent
 from proxyfab.errors import ConnectorError, ProxyfabError
 from proxyfab.fork import on_fork
+from proxyfab.grace import grace
 from proxyfab.wire.messages import Message
 from proxyfab.zeromq.connection import PATIENCE, Broken
 from proxyfab.zeromq.guard import Guard
 
 _IDLE = 8
 _TRIES = 3
-_GRACE, _PACES, _LATEST = 0.05, 3.0, 0.5
-"""Seconds after a deadline, or times what the server took to let us in if that is more, in which its answer may come;
-and seconds that this is at most."""
 OPENING = 2 * PATIENCE
 """Seconds that a connection may take; who has less has it made beside himself."""
 
@@ -82,7 +80,7 @@ class Link:
         """
         if timeout <= 0:
             return math.inf
-        return time.monotonic() + timeout + max(_GRACE, min(_PACES * self._pace, _LATEST))
+        return time.monotonic() + timeout + grace(self._pace)
 
     def check(self) -> None:
         """Raises ConnectorError when it was closed."""

@@ -25,14 +25,13 @@ from time import monotonic
 from redis.exceptions import AskError, TimeoutError
 
 from proxyfab.connectors.redis.rounds import there
+from proxyfab.grace import grace
 from proxyfab.resp.errors import Late
 from proxyfab.resp.fleet import Fleet
 from proxyfab.resp.link import SILENCE, Link, pack
 from proxyfab.resp.parser import Push, checked
 
 HEARTBEAT = 2.0
-_GRACE, _PACES = 0.05, 3.0
-"""Seconds after a deadline, or times what the server took to let us in if that is more, in which an answer may come."""
 _MOVING = 0.02
 """Seconds between two looks for keys that are between two servers."""
 _AT_ONCE = 500
@@ -98,8 +97,7 @@ class Watch:
 
     def _begin(self) -> None:
         """Allow the server what it may take: past the end of the wait only for an answer that is on its way."""
-        grace = max(_GRACE, _PACES * self.link.pace)
-        self.link.begin(min(SILENCE, max(self.leaves - monotonic(), 0.0) + grace))
+        self.link.begin(min(SILENCE, max(self.leaves - monotonic(), 0.0) + grace(self.link.pace, most=inf)))
 
     def _doubt(self) -> None:
         """Every two seconds: ask again for some of the keys, in turn for all."""

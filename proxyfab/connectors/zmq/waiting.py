@@ -16,6 +16,7 @@ from proxyfab.connectors.zmq.batches import Wanted, cut
 from proxyfab.connectors.zmq.channel import Channel
 from proxyfab.connectors.zmq.private import Files
 from proxyfab.errors import ConnectorError, ObjectLost
+from proxyfab.grace import LEAST, grace
 from proxyfab.wire.flow import PIPELINED
 from proxyfab.wire.messages import REQUEST
 from proxyfab.zeromq.connection import Broken
@@ -24,8 +25,6 @@ _TURN = 0.02
 """Seconds that each of several servers is listened to."""
 _LOOK = 1.0
 """Seconds in which each of several servers has to say what is there at first; the others are asked in their turn."""
-_GRACE, _PACES = 0.05, 3.0
-"""Seconds after a deadline, or times what the server took for hello if that is more, in which its answer may come."""
 _SOON = 1.0
 """Seconds in which a server may be back that somebody else starts anew."""
 
@@ -104,7 +103,7 @@ def _wait(
         now = time.monotonic()
         left = None if over == inf else max(over - now, 0.0)
         if leaves < inf:
-            until = max(leaves, now) + max(_GRACE, _PACES * channel.pace)
+            until = max(leaves, now) + grace(channel.pace, most=inf)
         else:
             until = inf if left is None else now + left + patience
         try:
@@ -118,7 +117,7 @@ def _wait(
     if Files.at(link.address) is not None and not link.revives:  # whoever starts it anew is not us
         seconds = min(seconds, _SOON)
     attempts = link.patience(None if seconds == inf else seconds, outage)
-    ends = leaves + _GRACE
+    ends = leaves + LEAST
     try:
         return link.call(
             "wait", once, incarnation=incarnation, timeout=seconds + patience, attempts=attempts, ends=ends
