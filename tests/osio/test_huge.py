@@ -117,6 +117,7 @@ def test_where_there_are_none_the_file_is_written_and_they_are_not_asked_for_aga
         monkeypatch.setattr(huge, "advise", asked)
         monkeypatch.setattr(huge, "_LATE" if why == "late" else "_SLOW", -1.0)
         monkeypatch.setattr(huge, "_PART", 1e12)
+        monkeypatch.setattr(huge, "COLD", 1e3)  # a second is soon over on a busy machine
     monkeypatch.setattr(huge, "_is_on", lambda: True)
     for number in range(3):
         data = os.urandom(5_000_000)
