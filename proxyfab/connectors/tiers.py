@@ -42,6 +42,8 @@ _RECKONING = 0.1
 LIMIT = 256 * 2**20
 _DRAWN = re.compile(r"[0-9a-f]{32}")
 _WRITES = ("through", "back")
+_LODGING = ("shm", "file")
+"""Schemes whose drawn names tell the process that they end with."""
 
 
 class TieredConnector(BaseConnector):
@@ -342,6 +344,8 @@ def _open_near(url: str, home: str) -> Any:
     parts, namespace = ConnectorSpec.parse(url), namespace_of(home)
     if namespace_of(url):
         return open_connector(url)
+    if namespace.startswith("~") and parts.scheme in _LODGING and ConnectorSpec.parse(home).scheme not in _LODGING:
+        return open_connector(url)  # a name that a server's client drew tells no owner: this process is the copies'
     if namespace.startswith("~") and parts.scheme == "shm":
         return open_connector(str(parts._replace(host=namespace)))
     if namespace.startswith("~") and parts.scheme == "file":
