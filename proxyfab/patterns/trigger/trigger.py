@@ -115,8 +115,7 @@ class Trigger:
         self.topic = topic if _is_pattern(topic) else check_topic(topic)
         self.name = check_group(group or _name_of(fn))
         self._enabled = enabled
-        self._own = executor is None
-        self._executor = executor
+        self._executor, self._own = executor, executor is None
         self._plan = Plan(
             fn,
             self.name,
