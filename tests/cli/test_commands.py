@@ -116,6 +116,6 @@ def test_what_the_demo_cannot_do_is_told_whole():
 
     done = subprocess.run(called, capture_output=True, text=True, timeout=60, check=False)
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("ConfigurationError: '[demo]' cannot name a store"), "brackets are no markup"
     assert done.stderr.count("\n") == 1

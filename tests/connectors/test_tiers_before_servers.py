@@ -19,6 +19,6 @@ def test_a_store_without_a_name(near: str, home: str, tmp_path: Path, redis_serv
         key = store.put(b"x" * 9000)
         assert store.get(key) == b"x" * 9000
         nearby = store.connector.near[0].child
-        assert [stat.key.id for stat in nearby.scan()] == [key.id]
+        assert key.id in {stat.key.id for stat in nearby.scan()}, "it sees those of others, too"
         assert pickle.loads(pickle.dumps(store)) is store
         assert store.clear() == 1

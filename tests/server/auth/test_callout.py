@@ -338,11 +338,13 @@ def test_who_is_taken_out_of_the_file_does_not_come_in_again(
         assert "camera: no such user with a password" in refusals(told)
 
 
-def test_a_file_that_is_no_text_any_more_is_told_and_the_one_before_counts(file: Path) -> None:
+def test_a_file_that_is_no_text_any_more_is_told_and_the_one_before_counts(file: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    book = Book(str(file), told.append)
+    spoilt = tmp_path / file.name
+    spoilt.write_bytes(file.read_bytes())
+    book = Book(str(spoilt), told.append)
     before = book()
-    file.write_bytes(file.read_bytes() + "# f\xfcr alle".encode("latin-1"))
+    spoilt.write_bytes(file.read_bytes() + "# f\xfcr alle".encode("latin-1"))
     assert book() == before
     assert "was not taken over" in told[0] and "'utf-8'" in told[0]
 
