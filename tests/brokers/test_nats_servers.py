@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -377,3 +379,21 @@ def test_a_url_says_the_same_again() -> None:
 
     assert NatsBroker.from_url(NatsBroker.from_url(url).url).url == NatsBroker.from_url(url).url == url
     assert issubclass(TopicNotFound, ProxyfabError)
+
+
+def test_a_value_whose_topic_is_deleted_while_it_is_read_is_a_topic_that_is_not_there(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NatsBroker.from_url(server.url) as broker, NatsBroker.from_url(server.url) as other:
+        broker.ensure(Topic("t"))
+        values: Any = broker.state("t")
+        values.put("a", b"one", ttl=60)
+        described = values._described
+
+        async def deleted(deadline: float) -> Any:
+            await asyncio.to_thread(other.delete, "t")
+            return await described(deadline)
+
+        monkeypatch.setattr(values, "_described", deleted)
+        with pytest.raises(TopicNotFound):
+            values.delete("a")

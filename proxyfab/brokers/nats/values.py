@@ -163,7 +163,7 @@ class Values(State):
         offset, asked = self._clock
         before = time.monotonic()
         if before - asked > _CLOCK:
-            info = await self._described(deadline)
+            info = await self._asked(deadline)
             after = time.monotonic()
             offset = datetime.fromisoformat(info["ts"]).timestamp() - (before + after) / 2
             self._clock = offset, after
@@ -233,6 +233,16 @@ class Values(State):
                 if each.kept is not None:
                     found[name] = each.kept
         return found
+
+    async def _asked(self, deadline: float) -> dict[str, Any]:
+        """What it is; raises TopicNotFound where it went, just now, with its topic."""
+        while True:
+            try:
+                return await self._described(deadline)
+            except Refusal as refusal:
+                if refusal.number != topics.NO_STREAM:
+                    raise topics.unwilling(self._desk, "read values", refusal) from refusal
+                await self._ensure(deadline)
 
     async def _described(self, deadline: float) -> dict[str, Any]:
         body = {"subjects_filter": f"$KV.{self._bucket}.>"}
