@@ -18,12 +18,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from proxyfab.errors import MissingDependency
-from proxyfab.testing.processes import Child, until
+from proxyfab.testing.processes import Child, halt
 
 if TYPE_CHECKING:
     from typing import Self
@@ -101,9 +100,7 @@ class KafkaCluster:
     def stop(self) -> None:
         """SIGSTOP: it answers nobody, and nobody is told."""
         assert self._child is not None, "the cluster does not run"
-        os.kill(self._child.pid, signal.SIGSTOP)
-        stat = Path(f"/proc/{self._child.pid}/stat")
-        assert until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T"), "the cluster was not stopped"
+        halt(self._child.pid)
 
     def go_on(self) -> None:
         """SIGCONT."""

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -240,6 +241,13 @@ def until(condition: Callable[[], object], timeout: float = DEADLINE) -> bool:
             return False
         pause.wait(0.003)
     return True
+
+
+def halt(pid: int) -> None:
+    """SIGSTOP, until it has had its effect."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    assert until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T"), f"process {pid} was not stopped"
 
 
 def at_once(works: list[Callable[[], Any]], timeout: float = DEADLINE) -> list[Any]:

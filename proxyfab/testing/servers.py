@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxyfab.errors import ProxyfabError
-from proxyfab.testing.processes import DEADLINE, until
+from proxyfab.testing.processes import DEADLINE, halt, until
 
 if TYPE_CHECKING:
     from typing import Self
@@ -173,7 +173,7 @@ class ServerProcess(ABC):
 
     def stop(self) -> None:
         """SIGSTOP: it answers nobody, and nobody is told."""
-        os.kill(self.pid, signal.SIGSTOP)
+        halt(self.pid)
 
     def go_on(self) -> None:
         """SIGCONT."""

@@ -163,7 +163,7 @@ class Values(State):
         offset, asked = self._clock
         before = time.monotonic()
         if before - asked > _CLOCK:
-            info = await self._asked(deadline)
+            info = await self._asked("read values", deadline)
             after = time.monotonic()
             offset = datetime.fromisoformat(info["ts"]).timestamp() - (before + after) / 2
             self._clock = offset, after
@@ -217,13 +217,7 @@ class Values(State):
 
     async def _all(self, prefix: str, deadline: float) -> dict[str, Kept]:
         start = f"$KV.{self._bucket}."
-        try:
-            info = await self._described(deadline)
-        except Refusal as refusal:
-            if refusal.number != topics.NO_STREAM:
-                raise topics.unwilling(self._desk, "list values", refusal) from refusal
-            await self._ensure(deadline)
-            return {}
+        info = await self._asked("list values", deadline)
         every = sorted(value_of(subject[len(start) :]) for subject in info["state"].get("subjects") or {})
         names = [name for name in every if name.startswith(prefix) and not name.startswith("~")]
         found: dict[str, Kept] = {}
@@ -234,14 +228,14 @@ class Values(State):
                     found[name] = each.kept
         return found
 
-    async def _asked(self, deadline: float) -> dict[str, Any]:
-        """What it is; raises TopicNotFound where it went, just now, with its topic."""
+    async def _asked(self, what: str, deadline: float) -> dict[str, Any]:
+        """What it is, made if need be; raises TopicNotFound where it is missing with its topic."""
         while True:
             try:
                 return await self._described(deadline)
             except Refusal as refusal:
                 if refusal.number != topics.NO_STREAM:
-                    raise topics.unwilling(self._desk, "read values", refusal) from refusal
+                    raise topics.unwilling(self._desk, what, refusal) from refusal
                 await self._ensure(deadline)
 
     async def _described(self, deadline: float) -> dict[str, Any]:

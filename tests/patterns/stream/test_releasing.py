@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -128,65 +129,66 @@ def test_frames_acknowledged_out_of_order(broker: Broker, store: Store) -> None:
     assert Marker(broker.state("t")).read()[0][0].packed() == [1, 3]
 
 
+@pytest.fixture
+def shared(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Broker, Topic]]:
+    """A topic of three partitions that share one count; just the test's thread releases, and must not sweep."""
+    monkeypatch.setattr(releasing_module, "EVERY", 0.0)
+    monkeypatch.setattr(Releaser, "_begin", lambda self: None)  # just this thread releases
+    monkeypatch.setattr(releasing_module, "sweep", lambda *_, **__: pytest.fail("it is swept"))
+    name = f"t{uuid.uuid4().hex[:8]}"
+    with NatsBroker.from_url(nats_server.url) as broker:
+        topic = broker.ensure(Topic(name, partitions=3))
+        yield broker, topic
+        broker.delete(name)
+
+
 @pytest.mark.parametrize("first", [[0, 3], [8], list(range(8))])
 def test_partitions_that_share_one_count_are_written_down_without_gaps(
-    nats_server: NatsServer, store: Store, monkeypatch: pytest.MonkeyPatch, first: list[int]
+    shared: tuple[Broker, Topic], store: Store, first: list[int]
 ) -> None:
     """Whatever was told when it was written down: nothing is read again by a sweep."""
-    monkeypatch.setattr(releasing_module, "EVERY", 0.0)
-    monkeypatch.setattr(Releaser, "_begin", lambda self: None)  # just this thread releases
-    monkeypatch.setattr(releasing_module, "sweep", lambda *_, **__: pytest.fail("it is swept"))
-    name = f"t{uuid.uuid4().hex[:8]}"
-    with NatsBroker.from_url(nats_server.url) as broker:
-        topic = broker.ensure(Topic(name, partitions=3))
-        for n in range(9):
-            publish(broker, name, [big(n)], store=store, partition=n % 3)
-        releaser = Releaser(broker, topic, "g")
-        with broker.subscribe(name, group="g") as member:
-            found = {each.position.offset: each for _ in range(9) for each in member.fetch(1, 20)}
-            hands = [Hand(found[offset], decode(found[offset].body)) for offset in sorted(found)]
-            for some in (first, [n for n in range(9) if n not in first]):
-                member.ack([hands[n].delivery for n in some])
-                assert member.info().pending == 9 - len(some) or some is not first
-                releaser.told([hands[n] for n in some])
-                releaser.work()
-        releaser.close()
-        assert held(store) == 0
-        known, _ = Marker(broker.state(name)).read()
-        assert [known[number].packed() for number in range(3)] == [[1, 9]] * 3
-        broker.delete(name)
-
-
-def test_members_do_not_look_for_what_the_others_have_released(
-    nats_server: NatsServer, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where partitions share one count, what one member has taken is a gap to the other: nothing lies in it."""
-    monkeypatch.setattr(releasing_module, "EVERY", 0.0)
-    monkeypatch.setattr(Releaser, "_begin", lambda self: None)  # just this thread releases
-    monkeypatch.setattr(releasing_module, "sweep", lambda *_, **__: pytest.fail("it is swept"))
-    name = f"t{uuid.uuid4().hex[:8]}"
-    with NatsBroker.from_url(nats_server.url) as broker:
-        topic = broker.ensure(Topic(name, partitions=3))
-        for n in range(12):
-            publish(broker, name, [big(n)], store=store, partition=n % 3)
-        members = [Releaser(broker, topic, "g") for _ in range(2)]
-        with broker.subscribe(name, group="g") as member:
-            found = [each for _ in range(12) for each in member.fetch(1, 20)]
-            hands = sorted(
-                [Hand(each, decode(each.body)) for each in found], key=lambda hand: hand.delivery.position.offset
-            )
-            member.ack(found)
-            assert member.info().pending == 0
-        for n, hand in enumerate(hands):
-            members[n // 2 % 2].told([hand])
-        for releaser in [*members, *members]:  # at the second look what could have gone at the first one is swept
+    broker, topic = shared
+    name = topic.name
+    for n in range(9):
+        publish(broker, name, [big(n)], store=store, partition=n % 3)
+    releaser = Releaser(broker, topic, "g")
+    with broker.subscribe(name, group="g") as member:
+        found = {each.position.offset: each for _ in range(9) for each in member.fetch(1, 20)}
+        hands = [Hand(found[offset], decode(found[offset].body)) for offset in sorted(found)]
+        for some in (first, [n for n in range(9) if n not in first]):
+            member.ack([hands[n].delivery for n in some])
+            assert member.info().pending == 9 - len(some) or some is not first
+            releaser.told([hands[n] for n in some])
             releaser.work()
-        assert held(store) == 0
-        known, _ = Marker(broker.state(name)).read()
-        assert [known[number].packed() for number in range(3)] == [[1, 12]] * 3
-        for releaser in members:
-            releaser.close()
-        broker.delete(name)
+    releaser.close()
+    assert held(store) == 0
+    known, _ = Marker(broker.state(name)).read()
+    assert [known[number].packed() for number in range(3)] == [[1, 9]] * 3
+
+
+def test_members_do_not_look_for_what_the_others_have_released(shared: tuple[Broker, Topic], store: Store) -> None:
+    """Where partitions share one count, what one member has taken is a gap to the other: nothing lies in it."""
+    broker, topic = shared
+    name = topic.name
+    for n in range(12):
+        publish(broker, name, [big(n)], store=store, partition=n % 3)
+    members = [Releaser(broker, topic, "g") for _ in range(2)]
+    with broker.subscribe(name, group="g") as member:
+        found = [each for _ in range(12) for each in member.fetch(1, 20)]
+        hands = sorted(
+            [Hand(each, decode(each.body)) for each in found], key=lambda hand: hand.delivery.position.offset
+        )
+        member.ack(found)
+        assert member.info().pending == 0
+    for n, hand in enumerate(hands):
+        members[n // 2 % 2].told([hand])
+    for releaser in [*members, *members]:  # at the second look what could have gone at the first one is swept
+        releaser.work()
+    assert held(store) == 0
+    known, _ = Marker(broker.state(name)).read()
+    assert [known[number].packed() for number in range(3)] == [[1, 12]] * 3
+    for releaser in members:
+        releaser.close()
 
 
 def test_redelivered_and_replayed_events_do_no_harm(broker: Broker, store: Store) -> None:
